@@ -1,0 +1,40 @@
+"""The errors of stx: each message says what is wrong, where, and what to do.
+
+    StxError
+    ├── SpecError (ValueError)      the job description is wrong; exit code 2
+    ├── InputError (ValueError)     rows or files of the corpus; quarantined, or fatal by policy
+    ├── ModelError (ValueError)     model folder, weights, settings; exit code 2
+    └── StoreError (OSError)        storage, after its retries; exit code 1
+        ├── CommitConflict          another run committed first: plan again
+        └── Fenced                  a newer start of this run took over: stop
+
+They cross process borders (Ray pickles them), so each takes one message and nothing else.
+"""
+
+
+class StxError(Exception):
+    """Root of all errors that stx raises on purpose. Commands print it as one line."""
+
+
+class SpecError(StxError, ValueError):
+    """The user can mend this in the spec or on the command line."""
+
+
+class InputError(StxError, ValueError):
+    """A file or row of the corpus cannot be used. The message names file, row and column."""
+
+
+class ModelError(StxError, ValueError):
+    """A model folder cannot be loaded, or would not compute what it was trained for."""
+
+
+class StoreError(StxError, OSError):
+    """Storage failed after its retries. Nothing was deleted; running again is safe."""
+
+
+class CommitConflict(StoreError):
+    """Another run committed first, and it touched the same shards."""
+
+
+class Fenced(StoreError):
+    """A newer start of the same run took over; this one must stop and publish nothing."""

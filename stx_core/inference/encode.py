@@ -1,0 +1,82 @@
+"""The loop that runs batches: memory that runs out halves the budget, nothing else is lost."""
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from stx_core.errors import InputError
+from stx_core.inference.batches import make_batches
+
+logger = logging.getLogger(__name__)
+
+Output = TypeVar("Output")
+
+# Tokens of one padded batch. CPU: larger batches leave the cache and fault fresh pages in
+# (measured in the performance notes: 4,096 is the flat optimum). GPU: enough to fill it.
+TOKEN_BUDGET = {"cpu": 4096, "cuda": 65536}
+
+
+def default_token_budget(device: torch.device) -> int:
+    """Tokens of one batch for a device, padding counted."""
+    return TOKEN_BUDGET.get(device.type, TOKEN_BUDGET["cpu"])
+
+
+def run_batches(
+    lengths: np.ndarray,
+    forward: Callable[[np.ndarray], Output],
+    *,
+    token_budget: int,
+    max_rows: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[tuple[np.ndarray, Output | InputError]]:
+    """Run `forward` on batches of like length, longest first.
+
+    When memory runs out the batch is split and the budget halved for the rest of the call. An
+    input that fails alone is given back with an InputError instead of an output.
+
+    Args:
+        lengths: (N,) tokens per input.
+        forward: takes the row numbers of a batch, (B,) int64, returns its output.
+        token_budget: tokens of one batch, padding counted.
+        max_rows: inputs of one batch at most.
+        progress: called with the number of inputs finished, after each batch.
+
+    Yields:
+        Row numbers and their output. Over the whole call each row comes exactly once.
+    """
+    pending = make_batches(lengths, token_budget, max_rows)[::-1]
+    while pending:
+        rows = pending.pop()
+        try:
+            output: Output | InputError = forward(rows)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            _free_cache()
+            if len(rows) > 1:
+                token_budget = max(1, token_budget // 2)
+                rest = np.concatenate([rows, *pending[::-1]])
+                parts = make_batches(lengths[rest], token_budget, max(1, len(rows) // 2))
+                pending = [rest[part] for part in parts][::-1]
+                logger.warning("out of memory: token budget halved to %d", token_budget)
+                continue
+            output = InputError(f"a text of {lengths[rows[0]]} tokens does not fit into memory")
+        yield rows, output
+        if progress is not None:
+            progress(len(rows))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch or numpy means that memory ran out, on any device."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    # torch has no class of its own for the CPU: "DefaultCPUAllocator: can't allocate memory".
+    return "can't allocate memory" in str(error) or "not enough memory" in str(error)
+
+
+def _free_cache() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,158 @@
+"""Texts to token ids, kept ragged: exact lengths, no padding until a batch is made."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+# Encodings are Python objects of some kilobytes; this many at a time bounds their memory.
+_TEXTS_AT_ONCE = 4096
+
+# tokenizer.model_max_length is 1e30 where nothing is known; no model reads this many tokens.
+UNLIMITED = 10**9
+
+Text = str
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Token ids of N inputs, one after the other.
+
+    Attributes:
+        ids: (T,) int32.
+        offsets: (N + 1,) int64; input i owns ``ids[offsets[i]:offsets[i + 1]]``.
+        truncated: (N,) bool, the input had more tokens than the model reads.
+        type_ids: (T,) int32 segment ids, or None where the model takes none.
+        prompt_length: leading tokens that pooling must leave out; 0 when it includes the prompt.
+    """
+
+    ids: np.ndarray
+    offsets: np.ndarray
+    truncated: np.ndarray
+    type_ids: np.ndarray | None = None
+    prompt_length: int = 0
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(N,) int64, tokens per input, special tokens counted, after truncation."""
+        return np.diff(self.offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+
+def from_lists(
+    ids: Sequence[Sequence[int]],
+    truncated: Sequence[bool] | np.ndarray | None = None,
+    type_ids: Sequence[Sequence[int]] | None = None,
+) -> Tokens:
+    """Build Tokens from one id list per input."""
+    lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    total = int(offsets[-1])
+    cut = np.zeros(len(ids), bool) if truncated is None else np.asarray(truncated, bool)
+    return Tokens(
+        _flatten(ids, total), offsets, cut, None if type_ids is None else _flatten(type_ids, total)
+    )
+
+
+def _flatten(lists: Sequence[Sequence[int]], total: int) -> np.ndarray:
+    flat = np.empty(total, np.int32)
+    start = 0
+    for item in lists:
+        flat[start : start + len(item)] = item
+        start += len(item)
+    return flat
+
+
+def tokenize(
+    tokenizer: Any,  # noqa: ANN401  (transformers has no common typed tokenizer interface)
+    inputs: Sequence[Text] | Sequence[Pair],
+    max_length: int | None = None,
+) -> Tokens:
+    """Tokenise texts, or pairs of texts, with a transformers tokenizer.
+
+    Special tokens are added. Truncation is "longest first" on the tokenizer's own side.
+    Truncation and padding that a saved ``tokenizer.json`` carries have no effect.
+
+    Args:
+        tokenizer: a transformers tokenizer, fast or slow.
+        inputs: N texts, or N pairs.
+        max_length: tokens per input at most, special tokens counted; None or `UNLIMITED` for no
+            limit.
+    """
+    limit = None if max_length is None or max_length >= UNLIMITED else max_length
+    encode = _encode_fast if getattr(tokenizer, "is_fast", False) else _encode_slow
+    ids: list[list[int]] = []
+    type_ids: list[list[int]] = []
+    truncated: list[bool] = []
+    for start in range(0, len(inputs), _TEXTS_AT_ONCE):
+        encode(tokenizer, inputs[start : start + _TEXTS_AT_ONCE], limit, ids, type_ids, truncated)
+    takes_types = "token_type_ids" in tokenizer.model_input_names
+    return from_lists(ids, truncated, type_ids if takes_types else None)
+
+
+def _encode_fast(
+    tokenizer: Any,  # noqa: ANN401
+    inputs: Sequence[Text] | Sequence[Pair],
+    limit: int | None,
+    ids: list[list[int]],
+    type_ids: list[list[int]],
+    truncated: list[bool],
+) -> None:
+    backend = tokenizer.backend_tokenizer
+    backend.no_padding()
+    backend.no_truncation()
+    if limit is not None:
+        backend.enable_truncation(
+            limit, strategy="longest_first", direction=tokenizer.truncation_side
+        )
+    for encoding in backend.encode_batch_fast(list(inputs)):
+        ids.append(encoding.ids)
+        type_ids.append(encoding.type_ids)
+        truncated.append(bool(encoding.overflowing))
+
+
+def _encode_slow(
+    tokenizer: Any,  # noqa: ANN401
+    inputs: Sequence[Text] | Sequence[Pair],
+    limit: int | None,
+    ids: list[list[int]],
+    type_ids: list[list[int]],
+    truncated: list[bool],
+) -> None:
+    for item in inputs:
+        texts = (item,) if isinstance(item, str) else item
+        full = tokenizer(*texts, truncation=False, padding=False, verbose=False)
+        overlong = limit is not None and len(full["input_ids"]) > limit
+        if overlong:
+            full = tokenizer(*texts, truncation="longest_first", max_length=limit, padding=False)
+        ids.append(full["input_ids"])
+        type_ids.append(full.get("token_type_ids") or [0] * len(full["input_ids"]))
+        truncated.append(overlong)
+
+
+def pad(tokens: Tokens, rows: np.ndarray, pad_id: int, side: str = "right") -> dict[str, np.ndarray]:
+    """Pad the chosen inputs to the longest of them.
+
+    Returns:
+        ``input_ids`` and ``attention_mask``, (B, L) int64, and ``token_type_ids`` when the tokens
+        have them; padding carries id `pad_id`, mask 0 and type 0.
+    """
+    lengths = tokens.lengths[rows]
+    longest = int(lengths.max(initial=0))
+    positions = np.arange(longest)
+    real = positions >= longest - lengths[:, None] if side == "left" else positions < lengths[:, None]
+    where = np.concatenate(
+        [np.arange(tokens.offsets[row], tokens.offsets[row + 1]) for row in rows]
+        or [np.empty(0, np.int64)]
+    )
+    padded = {"input_ids": np.full(real.shape, pad_id, np.int64)}
+    padded["input_ids"][real] = tokens.ids[where]
+    padded["attention_mask"] = real.astype(np.int64)
+    if tokens.type_ids is not None:
+        padded["token_type_ids"] = np.zeros(real.shape, np.int64)
+        padded["token_type_ids"][real] = tokens.type_ids[where]
+    return padded

@@ -1,0 +1,93 @@
+"""What every module of a model folder has in common."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+
+import numpy as np
+from torch import nn
+
+from stx_core.inference.tokens import Pair, Tokens
+from stx_core.models.folder import load_weights, read_json, save_weights, write_json
+
+Features = dict[str, Any]
+"""What flows from module to module. Keys, named as in Sentence Transformers (B inputs, L tokens of
+the longest, D width):
+
+    input_ids, attention_mask, token_type_ids   (B, L) int64
+    prompt_length         int, leading tokens that pooling leaves out; absent: none
+    token_embeddings      (B, L, D) float; vocabulary logits (B, L, V) behind a masked-LM head
+    all_layer_embeddings  list of (B, L, D), only when a module asks for hidden states
+    token_weights_sum     (B,) float, replaces the mask sum of mean pooling
+    sentence_embedding    (B, D) float
+    causal_logits         (B, V) float, logits of the last token
+    scores                (B, K) float
+"""
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How a model folder may be opened. Safe by default: no pickle, no foreign code."""
+
+    model_kwargs: dict[str, Any] = field(default_factory=dict)
+    processor_kwargs: dict[str, Any] = field(default_factory=dict)
+    config_kwargs: dict[str, Any] = field(default_factory=dict)
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+    cache_folder: str | None = None
+    local_files_only: bool = False
+    token: str | bool | None = None
+
+
+class Module(nn.Module):
+    """A step of a model: features in, features out, loaded from and saved to one folder.
+
+    A subclass with plain settings and weights only names its `config_keys`; the constructor takes
+    them as arguments and keeps each as an attribute of the same name.
+    """
+
+    config_file: ClassVar[str] = "config.json"
+    config_keys: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def from_folder(cls, folder: Path, options: LoadOptions) -> Self:
+        """Build the module from its folder: settings, then weights, each key of which must match."""
+        module = cls(**cls.read_config(folder))
+        if next(iter(module.state_dict()), None) is not None:
+            module.load_state_dict(load_weights(folder, allow_pickle=options.allow_pickle))
+        return module
+
+    @classmethod
+    def read_config(cls, folder: Path) -> dict[str, Any]:
+        """Constructor arguments from the folder's config file; override to map older key names."""
+        return read_json(folder / cls.config_file)
+
+    def config(self) -> dict[str, Any]:
+        """Settings as they are saved."""
+        return {key: getattr(self, key) for key in self.config_keys}
+
+    def save(self, folder: Path) -> None:
+        """Write settings and weights (safetensors) into an existing folder."""
+        write_json(folder / self.config_file, self.config())
+        if weights := self.state_dict():
+            save_weights(folder, weights)
+
+    def forward(self, features: Features) -> Features:
+        """Read and add features. The keys are listed at `Features`."""
+        raise TypeError(f"{type(self).__name__} does not define forward")
+
+
+@runtime_checkable
+class InputModule(Protocol):
+    """The first module of a model: it also turns texts into tokens, and tokens into features."""
+
+    max_seq_length: int | None
+
+    def tokenize(
+        self, inputs: Sequence[str] | Sequence[Pair], *, prompt: str = "", task: str | None = None
+    ) -> Tokens:
+        """Ragged tokens of N inputs, prompt included, truncated to `max_seq_length`."""
+
+    def collate(self, tokens: Tokens, rows: np.ndarray) -> Features:
+        """Features of one batch, torch tensors on the CPU."""
