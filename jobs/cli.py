@@ -1,0 +1,45 @@
+"""``stx``: the commands, and what an error looks like to the person who typed them."""
+
+import sys
+
+import typer
+
+from jobs import encode, search, show
+from stx_core.errors import InputError, ModelError, SpecError, StxError
+
+app = typer.Typer(
+    help="Turn data lakes of text into embeddings and sparse vectors.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # rich's help costs half a second at every start
+    pretty_exceptions_enable=False,
+)
+app.command()(encode.encode)
+app.command()(show.show)
+app.command()(search.search)
+
+
+def run(application: typer.Typer) -> None:
+    """Run a command line; an error of ours is one line on stderr and an exit code.
+
+    Exit codes: 0 done, 1 storage or an internal error, 2 the user's mistake, 3 more rows
+    quarantined than allowed, 130 interrupted.
+    """
+    try:
+        application()
+    except StxError as error:
+        for line in str(error).splitlines():
+            print(f"stx: {line}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, (SpecError, ModelError, InputError)) else 1)
+    except KeyboardInterrupt:
+        print("stx: interrupted; finished units are kept, run again to go on", file=sys.stderr)
+        sys.exit(130)
+
+
+def main() -> None:
+    """Entry point of the ``stx`` script."""
+    run(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""``stx encode``, also ``python -m jobs.encode``: the entry point for ``ray job submit``."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a spec value.")
+]
+
+
+def encode(
+    source: Annotated[str, typer.Argument(help="Spec file (YAML), or the input.")],
+    destination: Annotated[str | None, typer.Argument(help="Output, if no spec is used.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model, if no spec is used.")] = None,
+    kind: Annotated[str, typer.Option("--type", help="dense or sparse.")] = "dense",
+    set_: Sets = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")] = False,
+) -> None:
+    """Encode a corpus into a new snapshot; what is done already is not done again.
+
+    stx encode SPEC.yaml [--set a.b=c], or stx encode INPUT OUTPUT --model NAME.
+    """
+    from jobs.console import Console
+    from pipelines.encode import run_encode
+    from pipelines.spec import load_spec, parse_spec
+    from stx_core.errors import SpecError
+
+    if destination is None:
+        spec = load_spec(source, set_ or [])
+    elif model is None:
+        raise SpecError("stx encode INPUT OUTPUT needs --model NAME")
+    else:
+        values: dict[str, Any] = {
+            "inputs": {"path": source},
+            "models": {kind: {"model": model, "type": kind}},
+            "output": {"path": destination},
+        }
+        spec = parse_spec(values, set_ or [], source="command line")
+    report = run_encode(spec, Console(), dry_run=dry_run)
+    if report.quarantined_share > spec.output.max_quarantined:
+        print(
+            f"stx: {report.quarantined_share:.2%} of the rows are quarantined, more than "
+            f"output.max_quarantined = {spec.output.max_quarantined:.2%}",
+            file=sys.stderr,
+        )
+        raise typer.Exit(3)
+
+
+if __name__ == "__main__":
+    from jobs.cli import run
+
+    command = typer.Typer(add_completion=False, rich_markup_mode=None)
+    command.command()(encode)
+    run(command)

@@ -1,0 +1,212 @@
+"""What a job description may say: YAML to frozen, validated values; unknown keys are refused."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from stx_core.errors import SpecError
+
+# Larger than any spec that a person writes; small enough that an alias bomb cannot grow in it.
+_MAX_SPEC_BYTES = 1_000_000
+
+# Names that stx writes beside the pass-through columns.
+RESERVED_COLUMNS = ("embedding", "sparse_embedding", "n_tokens", "truncated", "content_hash")
+
+Operator = Literal["==", "!=", "<", "<=", ">", ">=", "in", "not in", "is null", "is not null"]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
+
+
+class _Part(BaseModel):
+    # hide_input_in_errors: pydantic would print what the user typed, secrets too.
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class Filter(_Part):
+    """A condition on a column; several are joined by "and". Written as ``[column, op, value]``."""
+
+    column: str
+    op: Operator
+    value: Any = None
+
+
+class Inputs(_Part):
+    """The corpus: where its files are and which columns matter."""
+
+    path: str | tuple[str, ...]
+    """File, folder, glob or URL, or a list of them; ``hf-dataset://NAME[/CONFIG[/SPLIT]]``."""
+    format: Literal["parquet", "jsonl", "csv", "dataset"] | None = None
+    """Derived from the file names when not given."""
+    id_column: str = "id"
+    text_column: str | tuple[str, ...] = "text"
+    """One column, or several that are joined (a title and a body)."""
+    text_separator: str = "\n"
+    columns: tuple[str, ...] = ()
+    """Columns that are copied beside the vectors."""
+    filter: tuple[Filter, ...] = ()
+    """Rows to take; also on hive partition columns, whose files are then not opened at all."""
+
+    @field_validator("filter", mode="before")
+    @classmethod
+    def _filters_from_lists(cls, value: Any) -> Any:  # noqa: ANN401
+        if not isinstance(value, (list, tuple)):
+            return value
+        names = ("column", "op", "value")
+        return tuple(
+            dict(zip(names, item, strict=False)) if isinstance(item, (list, tuple)) else item
+            for item in value
+        )
+
+    @field_validator("columns")
+    @classmethod
+    def _not_reserved(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if taken := sorted(set(value) & set(RESERVED_COLUMNS)):
+            raise ValueError(f"{', '.join(taken)}: stx writes columns of this name; rename yours")
+        return value
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """`path` as a tuple."""
+        return (self.path,) if isinstance(self.path, str) else self.path
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """`text_column` as a tuple."""
+        return (self.text_column,) if isinstance(self.text_column, str) else self.text_column
+
+
+class Model(_Part):
+    """One encoder and how it is used; its results are the output of the same name."""
+
+    model: str
+    """Local folder or hub name."""
+    type: Literal["dense", "sparse"] = "dense"
+    revision: str | None = None
+    task: Literal["document", "query"] = "document"
+    """Which side of the model the corpus is: chooses the saved prompt and the route."""
+    prompt: str | None = None
+    """Text before every document, instead of the model's own prompt."""
+    max_seq_length: Annotated[int, Field(ge=2)] | None = None
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """What the model computes in."""
+    normalize: bool = False
+    truncate_dim: Annotated[int, Field(ge=1)] | None = None
+    store_as: Literal["float32", "float16"] = "float32"
+    """What dense vectors are stored as."""
+    max_active_dims: Annotated[int, Field(ge=1)] | None = None
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+
+
+class Output(_Part):
+    """Where snapshots are written and what happens to rows that cannot be encoded."""
+
+    path: str
+    on_bad_rows: Literal["quarantine", "fail"] = "quarantine"
+    max_quarantined: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Share of rows; when more are quarantined the command ends with exit code 3."""
+    empty_text: Literal["quarantine", "encode"] = "quarantine"
+    duplicate_ids: Literal["keep", "fail"] = "keep"
+    """Ids that occur twice are reported; "fail" refuses to commit them."""
+
+
+class Resources(_Part):
+    """Where and how large. What is not set is derived from the machine and printed in the plan."""
+
+    runner: Literal["ray", "local"] = "ray"
+    """`local` runs the same plan in this process, without Ray, and writes the same files."""
+    actors: Annotated[int, Field(ge=1)] | None = None
+    cpus_per_actor: Annotated[int, Field(ge=1)] | None = None
+    gpus_per_actor: Annotated[float, Field(ge=0)] | None = None
+    token_budget: Annotated[int, Field(ge=1)] | None = None
+    """Tokens of one batch, padding counted."""
+    rows_per_unit: Annotated[int, Field(ge=1)] = 4096
+    """Rows of one unit: the atom of writing, retry and resume, and one output file."""
+
+
+class EncodeSpec(_Part):
+    """The ``encode`` job: corpus in, one or more outputs of vectors out."""
+
+    inputs: Inputs
+    models: dict[Name, Model] = Field(min_length=1)
+    output: Output
+    resources: Resources = Resources()
+
+
+def load_spec(path: str, overrides: Sequence[str] = ()) -> EncodeSpec:
+    """Read a YAML file and apply ``a.b=value`` overrides.
+
+    Raises:
+        SpecError: unreadable file, invalid YAML, or invalid values: all of them, one line each.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise SpecError(f"{path}: {error.strerror or error}; name an existing spec file") from None
+    if len(data) > _MAX_SPEC_BYTES:
+        raise SpecError(f"{path}: {len(data)} bytes; a spec has at most {_MAX_SPEC_BYTES}")
+    try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(data, yaml.SafeLoader)):
+            raise SpecError(f"{path}: YAML aliases (*name) are not allowed; write the value out")
+        values = yaml.safe_load(data)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise SpecError(f"{path}: expected a mapping with inputs, models and output at the top")
+    return parse_spec(values, overrides, source=path)
+
+
+def parse_spec(
+    values: dict[str, Any], overrides: Sequence[str] = (), source: str = "spec"
+) -> EncodeSpec:
+    """Validate plain values; `source` names them in errors."""
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return EncodeSpec.model_validate(values)
+    except ValidationError as error:
+        raise SpecError("\n".join(_lines(error, source))) from None
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise SpecError(f"--set {override}: write it as key.key=value")
+    *parents, last = key.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise SpecError(f"--set {key}: {parent} holds a value, not keys")
+    values[last] = yaml.safe_load(text) if text else None
+
+
+def _lines(error: ValidationError, source: str) -> list[str]:
+    lines = []
+    for item in error.errors(include_url=False, include_input=False):
+        where = ".".join(str(part) for part in item["loc"] if part != "[key]") or "top level"
+        lines.append(f"{source}: {where}: {_message(item['type'], item['msg'], item['loc'])}")
+    return lines
+
+
+def _message(kind: str, message: str, location: tuple[int | str, ...]) -> str:
+    if kind == "missing":
+        return "missing; every spec needs it"
+    if kind != "extra_forbidden":
+        return message.removeprefix("Value error, ")
+    known = _known_keys(location[:-1])
+    close = difflib.get_close_matches(str(location[-1]), known, n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(known)}"
+    return f"unknown key; {hint}"
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    parts: dict[str, type[BaseModel]] = {
+        "inputs": Inputs, "models": Model, "output": Output, "resources": Resources
+    }  # fmt: skip
+    if "filter" in location:
+        return list(Filter.model_fields)
+    owner = parts[str(location[0])] if location else EncodeSpec
+    return list(owner.model_fields)

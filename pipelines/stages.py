@@ -1,0 +1,194 @@
+"""The actors: classes that load a model once and add its results to the table of a unit."""
+
+import os
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from stx_core.models.folder import fingerprint_files, resolve_folder
+from stx_core.store.schema import dense_column, sparse_column
+
+from pipelines import unit_table
+from stx_core.errors import ModelError
+
+if TYPE_CHECKING:
+    from stx_core.models.sentence_transformer import SentenceTransformer
+    from stx_core.models.sparse_encoder import SparseEncoder
+    from stx_core.models.text_model import Embedded
+
+HUB_ORGANISATION = {"dense": "sentence-transformers", "sparse": "sparse-encoder"}
+
+
+@dataclass(frozen=True)
+class EncoderSettings:
+    """All that an actor needs to rebuild one encoder; the values of `spec.Model`, resolved.
+
+    Attributes:
+        model: local folder or hub name.
+        revision: commit of a hub name, so that every actor loads the same one.
+        files: hash over the model's files, checked where it is loaded.
+    """
+
+    model: str
+    type: str
+    revision: str | None
+    files: str
+    task: str
+    prompt: str | None
+    max_seq_length: int | None
+    dtype: str
+    normalize: bool
+    truncate_dim: int | None
+    store_as: str
+    max_active_dims: int | None
+    trust_remote_code: bool
+    allow_pickle: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON and for other processes."""
+        return asdict(self)
+
+
+class Encoder:
+    """A dense or sparse model with the settings of one output."""
+
+    def __init__(self, settings: EncoderSettings, token_budget: int | None = None) -> None:
+        self.settings = settings
+        self.token_budget = token_budget
+        self.model = _load(settings)
+
+    def embed(self, texts: list[str], task: str | None = None) -> "Embedded":
+        """Encode texts the way the output is encoded; `task` overrides the side of the model."""
+        settings = self.settings
+        extra: dict[str, Any] = (
+            {"max_active_dims": settings.max_active_dims}
+            if settings.type == "sparse"
+            else {
+                "normalize_embeddings": settings.normalize,
+                "truncate_dim": settings.truncate_dim,
+            }
+        )
+        return self.model.embed(
+            texts,
+            prompt=settings.prompt if task is None else None,
+            task=task or settings.task,
+            token_budget=self.token_budget,
+            **extra,
+        )
+
+
+def _load(settings: EncoderSettings) -> "SentenceTransformer | SparseEncoder":
+    folder = resolve_folder(
+        settings.model,
+        default_org=HUB_ORGANISATION[settings.type],
+        revision=settings.revision,
+        allow_pickle=settings.allow_pickle,
+    )
+    if (found := fingerprint_files(folder)) != settings.files:
+        raise ModelError(
+            f"{settings.model}: the files changed since the run was planned "
+            f"(planned {settings.files[:12]}, found {found[:12]}); start the run again"
+        )
+    from stx_core.models.sentence_transformer import SentenceTransformer
+    from stx_core.models.sparse_encoder import SparseEncoder
+
+    model_class = SparseEncoder if settings.type == "sparse" else SentenceTransformer
+    model = model_class(
+        str(folder),
+        model_kwargs={"dtype": settings.dtype},
+        trust_remote_code=settings.trust_remote_code,
+        allow_pickle=settings.allow_pickle,
+    )
+    if settings.max_seq_length is not None:
+        model.max_seq_length = settings.max_seq_length
+    return model
+
+
+class Encode:
+    """Adds each due output's vectors to a unit: one pass over the texts, several models.
+
+    Args:
+        encoders: settings by output name.
+        threads: cores this actor was given; None leaves the libraries' own choice.
+        token_budget: tokens of one batch.
+    """
+
+    def __init__(
+        self, encoders: dict[str, dict[str, Any]], threads: int | None, token_budget: int | None
+    ) -> None:
+        if threads is not None:
+            limit_threads(threads)
+        self.encoders = {
+            name: Encoder(EncoderSettings(**settings), token_budget)
+            for name, settings in encoders.items()
+        }
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Add ``<output>.vector``, ``.n_tokens``, ``.truncated`` and ``.rejected`` columns."""
+        notes = unit_table.notes(table)
+        seconds = notes["seconds"]
+        for output in notes["due"]:
+            with unit_table.timed(seconds, f"encode.{output}"):
+                columns = encode_texts(self.encoders[output], table.column(unit_table.TEXT))
+            for name, column in columns.items():
+                table = table.append_column(f"{output}.{name}", column)
+        return unit_table.with_notes(table, seconds=seconds)
+
+
+def limit_threads(threads: int) -> None:
+    """Use `threads` cores for matrix work and for tokenising.
+
+    Ray gives workers OMP_NUM_THREADS=1 unless told otherwise, which is five times slower than
+    plain Python on this kind of work; and the tokenizers would take every core of the machine.
+    """
+    os.environ["RAYON_NUM_THREADS"] = str(threads)
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def encode_texts(encoder: Encoder, texts: pa.ChunkedArray) -> dict[str, pa.Array]:
+    """Encode the texts of a unit, equal ones once.
+
+    Args:
+        encoder: the model of one output.
+        texts: (N,) strings, null where the row was rejected before.
+
+    Returns:
+        Columns of N rows, null where the text is: ``vector``, ``n_tokens``, ``truncated``, and
+        ``rejected`` for texts that do not fit into memory or whose vector is not finite.
+    """
+    distinct = texts.combine_chunks().dictionary_encode()
+    result = encoder.embed(distinct.dictionary.to_pylist())
+    reasons: dict[int, tuple[str, str, str]] = {
+        row: ("not_finite", "text", "the model gave NaN or Inf; try dtype: float32")
+        for row in np.flatnonzero(~_finite(result)).tolist()
+    }
+    for row, detail in result.failed.items():
+        reasons[row] = ("out_of_memory", "text", detail)
+    rejected = unit_table.rejections([reasons.get(row) for row in range(len(result.n_tokens))])
+    columns = {
+        "vector": _vectors(result, encoder.settings.store_as),
+        "n_tokens": pa.array(result.n_tokens, pa.int32()),
+        "truncated": pa.array(result.truncated),
+        "rejected": rejected,
+    }
+    return {name: column.take(distinct.indices) for name, column in columns.items()}
+
+
+def _vectors(result: "Embedded", store_as: str) -> pa.Array:
+    if isinstance(result.values, np.ndarray):
+        return dense_column(result.values.astype(store_as, copy=False))
+    return sparse_column(*result.values)
+
+
+def _finite(result: "Embedded") -> np.ndarray:
+    """(N,) bool, whether all numbers of a row's vector are finite."""
+    if isinstance(result.values, np.ndarray):
+        return np.isfinite(result.values).all(axis=1)
+    finite = np.ones(len(result.n_tokens), bool)
+    bad = np.flatnonzero(~np.isfinite(result.values.values))
+    finite[np.searchsorted(result.values.offsets, bad, side="right") - 1] = False
+    return finite

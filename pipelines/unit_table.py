@@ -1,0 +1,57 @@
+"""The table of one unit on its way through the stages: its columns, and the notes it carries.
+
+    _row        int64   position in the shard
+    _id         string or int64
+    _text       string, null where the row is rejected
+    _hash       string, 128-bit hash of the text in hex
+    _rejected   struct<reason, column, detail>, null where the row is good
+    c.<name>    columns copied from the corpus
+    <output>.…  what the encode stage adds for each output that is due
+
+Notes are small JSON values in the schema's metadata: which outputs are due, and seconds spent.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+
+ROW = "_row"
+ID = "_id"
+TEXT = "_text"
+HASH = "_hash"
+REJECTED = "_rejected"
+COPIED = "c."
+
+REJECTION = pa.struct([("reason", pa.string()), ("column", pa.string()), ("detail", pa.string())])
+
+_NOTES = b"stx"
+
+
+def rejections(items: Sequence[tuple[str, str, str] | None]) -> pa.Array:
+    """A rejection column from (reason, column, detail) of each row, None for good rows."""
+    values = [
+        None if item is None else dict(zip(REJECTION.names, item, strict=True)) for item in items
+    ]
+    return pa.array(values, REJECTION)
+
+
+def notes(table: pa.Table) -> dict[str, Any]:
+    """The notes that a table carries."""
+    return dict(json.loads((table.schema.metadata or {}).get(_NOTES, b"{}")))
+
+
+def with_notes(table: pa.Table, **values: Any) -> pa.Table:  # noqa: ANN401
+    """The same table with notes added."""
+    return table.replace_schema_metadata({_NOTES: json.dumps(notes(table) | values)})
+
+
+@contextmanager
+def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Add the seconds that the block takes to ``seconds[name]``."""
+    start = time.perf_counter()
+    yield
+    seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start

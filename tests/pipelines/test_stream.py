@@ -1,0 +1,115 @@
+import os
+
+import pyarrow as pa
+import pytest
+import ray
+
+from pipelines.stream import StageSpec, check_fits, run, start_ray
+from stx_core.errors import InputError, SpecError
+
+
+class AddSum:
+    """A stage: adds a column and says in which process it ran."""
+
+    def __init__(self, offset):
+        self.offset = offset
+
+    def __call__(self, table):
+        numbers = table.column("number").to_pylist()
+        table = table.append_column("sum", pa.array([n + self.offset for n in numbers]))
+        return table.append_column("process", pa.array([os.getpid()] * len(numbers)))
+
+
+class DropRow:
+    """A stage that breaks its promise."""
+
+    def __call__(self, table):
+        return table.slice(1)
+
+
+class Refuse:
+    """A stage that finds bad input."""
+
+    def __call__(self, table):
+        raise InputError("part-7.parquet row 3: 'text' is null")
+
+
+def read(unit):
+    return pa.table({"number": list(range(unit["start"], unit["stop"]))})
+
+
+def write(unit, table):
+    return {
+        "start": unit["start"],
+        "numbers": table.column("number").to_pylist(),
+        "sums": table.column("sum").to_pylist(),
+        "processes": sorted(set(table.column("process").to_pylist())),
+    }
+
+
+UNITS = [
+    {"start": start, "stop": start + size} for start, size in ((0, 3), (3, 1), (4, 50), (54, 2))
+]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    start_ray(2)
+    yield
+    ray.shutdown()
+
+
+def results(runner, stages):
+    found = list(run(UNITS, read, stages, write, runner))
+    return sorted(found, key=lambda result: result["start"])
+
+
+def test_units_come_through_ray_whole_and_once(cluster):
+    found = results("ray", [StageSpec(AddSum, {"offset": 10})])
+
+    assert [result["start"] for result in found] == [0, 3, 4, 54]
+    assert [result["numbers"] for result in found] == [
+        list(range(unit["start"], unit["stop"])) for unit in UNITS
+    ]
+    assert all(result["sums"] == [number + 10 for number in result["numbers"]] for result in found)
+    assert all(os.getpid() not in result["processes"] for result in found)
+
+
+def test_the_local_runner_gives_the_same_results(cluster):
+    stages = [StageSpec(AddSum, {"offset": 1})]
+
+    local, remote = results("local", stages), results("ray", stages)
+
+    for result in local + remote:
+        result.pop("processes")
+    assert local == remote
+
+
+@pytest.mark.parametrize("runner", ["local", "ray"])
+def test_an_error_of_a_stage_arrives_as_it_was_raised(cluster, runner):
+    with pytest.raises(InputError, match=r"part-7\.parquet row 3"):
+        results(runner, [StageSpec(Refuse)])
+
+
+def test_a_stage_that_loses_a_row_is_stopped():
+    with pytest.raises(AssertionError, match="DropRow took 3 rows and returned 2"):
+        results("local", [StageSpec(DropRow)])
+
+
+def test_no_units_need_no_ray():
+    assert list(run([], read, [], write, "ray")) == []
+
+
+def test_pools_that_do_not_fit_are_refused_with_the_arithmetic():
+    stages = [StageSpec(AddSum, actors=2, cpus=2)]
+
+    with pytest.raises(
+        SpecError, match="take 4 CPUs, readers and writers 1, but the cluster has 4"
+    ):
+        check_fits(stages, cpus=4, gpus=0)
+    check_fits(stages, cpus=5, gpus=0)
+
+
+def test_gpus_that_are_not_there_are_refused():
+    with pytest.raises(SpecError, match="take 2 GPUs, but the cluster has 1"):
+        check_fits([StageSpec(AddSum, actors=2, cpus=0, gpus=1)], cpus=8, gpus=1)
