@@ -1,0 +1,26 @@
+"""``stx search``: exact search over one output of a snapshot, with the model that wrote it."""
+
+from typing import Annotated
+
+import typer
+
+
+def search(
+    path: Annotated[str, typer.Argument(help="Dataset that `stx encode` wrote.")],
+    query: Annotated[str, typer.Argument(help="What to look for.")],
+    output: Annotated[str | None, typer.Option(help="Output, if there are several.")] = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Rows to show.")] = 5,
+    show: Annotated[
+        list[str] | None, typer.Option(help="Column to print; all of them if not given.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Where the model is now, if moved.")] = None,
+) -> None:
+    """Show the rows nearest to a query."""
+    from pipelines.search import search_snapshot
+
+    rows = search_snapshot(path, query, output=output, top_k=top_k, model=model)
+    print(f'\n"{query}"')
+    for rank, row in enumerate(rows, start=1):
+        names = show or [name for name in row if name not in ("id", "score")]
+        told = " · ".join(" ".join(str(row.get(name, "")).split())[:100] for name in names)
+        print(f"  {rank}. {row['score']:.4f}  {row['id']}  {told}")

@@ -1,0 +1,90 @@
+"""What a run will cost, measured: each encoder on a sample of the corpus, in a process of its own.
+
+A process of its own keeps model and torch out of the driver, which holds plan and counts only.
+"""
+
+import multiprocessing
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+# Enough texts for a mean token count within some percent, few enough for seconds on one core.
+SAMPLE_ROWS = 256
+_TIMED_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class EncoderProbe:
+    """What loading an encoder and running a sample told.
+
+    Attributes:
+        dim: width of dense vectors; None for sparse ones.
+        similarity: name of the model's similarity function.
+        max_seq_length: tokens the model reads; None without a limit.
+        device: where it ran.
+        tokens_per_row: mean over the sample, after truncation.
+        truncated_share: share of the sample that was cut.
+        tokens_per_second: measured on this machine's cores, all of them; None without a sample.
+    """
+
+    dim: int | None
+    similarity: str
+    max_seq_length: int | None
+    device: str
+    tokens_per_row: float
+    truncated_share: float
+    tokens_per_second: float | None
+
+
+def probe_encoders(
+    encoders: Mapping[str, Mapping[str, Any]], texts: Sequence[str], threads: int | None
+) -> dict[str, EncoderProbe]:
+    """Load each encoder in a fresh process, run the sample, and say what was found.
+
+    Args:
+        encoders: `EncoderSettings` as plain values, by output name.
+        texts: the sample.
+        threads: cores to use.
+
+    Raises:
+        ModelError: a model cannot be loaded; better here than in every actor.
+    """
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        plain = {name: dict(settings) for name, settings in encoders.items()}
+        return pool.submit(_probe_all, plain, list(texts), threads).result()
+
+
+def _probe_all(
+    encoders: dict[str, dict[str, Any]], texts: list[str], threads: int | None
+) -> dict[str, EncoderProbe]:
+    from pipelines.stages import limit_threads
+
+    if threads is not None:
+        limit_threads(threads)
+    return {name: _probe(settings, texts) for name, settings in encoders.items()}
+
+
+def _probe(settings: dict[str, Any], texts: list[str]) -> EncoderProbe:
+    from pipelines.stages import Encoder, EncoderSettings
+
+    encoder = Encoder(EncoderSettings(**settings))
+    model = encoder.model
+    tokens = model.count_tokens(texts)
+    mean = float(tokens.lengths.mean()) if texts else 0.0
+    timed = texts[: max(1, int(_TIMED_TOKENS / max(mean, 1.0)))]
+    encoder.embed(timed)  # the first call pays for allocations and lazy initialisation
+    start = time.perf_counter()
+    n_tokens = encoder.embed(timed).n_tokens.sum()
+    seconds = time.perf_counter() - start
+    return EncoderProbe(
+        dim=None if settings["type"] == "sparse" else model.get_embedding_dimension(),
+        similarity=str(model.similarity_fn_name),
+        max_seq_length=model.max_seq_length,
+        device=model.device.type,
+        tokens_per_row=mean,
+        truncated_share=float(tokens.truncated.mean()) if texts else 0.0,
+        tokens_per_second=float(n_tokens / seconds) if timed else None,
+    )

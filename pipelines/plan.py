@@ -1,0 +1,233 @@
+"""Spec and inputs to a plan: which units each output still needs, what they will cost, and where."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.estimate import EncoderProbe
+from pipelines.spec import EncodeSpec, Model, Resources
+from pipelines.stages import HUB_ORGANISATION, EncoderSettings
+from stx_core.errors import SpecError
+from stx_core.models.folder import fingerprint_files, resolve_folder
+from stx_core.store.units import Unit, unit_key
+
+# Part of every unit key: what is written for the same input changes with it.
+FORMAT_VERSION = 1
+
+# Cores of one CPU actor: matrix work of small encoders stops scaling beyond, and several actors
+# tokenise and copy side by side.
+_CORES_PER_ACTOR = 2
+
+_CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one output needs.
+
+    Attributes:
+        settings: its encoder.
+        fingerprint: hash of all that changes its vectors.
+        keys: (units,) unit keys, in the order of the plan's units.
+        due: units to encode, as indices into the plan's units.
+        n_carried: units that the current snapshot has already.
+        n_done: units that an interrupted start of this run has finished.
+        rows_due: rows of the due units, before filters.
+        probe: measured on a sample; None before that, or when nothing is due.
+    """
+
+    settings: EncoderSettings
+    fingerprint: str
+    keys: tuple[str, ...]
+    due: tuple[int, ...]
+    n_carried: int
+    n_done: int
+    rows_due: int
+    probe: EncoderProbe | None = None
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The actors that encode."""
+
+    runner: str
+    actors: int
+    cpus: int
+    gpus: float
+    token_budget: int | None
+
+    def __str__(self) -> str:
+        budget = "" if self.token_budget is None else f", {self.token_budget:,} tokens per batch"
+        if self.runner == "local":
+            return f"this process: {self.cpus} cores{budget}"
+        gpus = f" + {self.gpus:g} GPU" if self.gpus else ""
+        return f"ray: {self.actors} actors x {self.cpus} cores{gpus}{budget}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Units of one corpus and what each output still needs of them."""
+
+    inputs: tuple[str, ...]
+    output: str
+    units: tuple[Unit, ...]
+    parts: Mapping[str, Part]
+    pool: Pool | None = None
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the corpus, before filters."""
+        return sum(unit.n_rows for unit in self.units)
+
+    @property
+    def due(self) -> dict[int, list[str]]:
+        """Units to read, by index, and the outputs that each is due for."""
+        work: dict[int, list[str]] = {}
+        for name, part in self.parts.items():
+            for index in part.due:
+                work.setdefault(index, []).append(name)
+        return dict(sorted(work.items()))
+
+    @property
+    def n_due_rows(self) -> int:
+        """Rows of the units to read."""
+        return sum(self.units[index].n_rows for index in self.due)
+
+    @property
+    def seconds(self) -> float | None:
+        """Estimated duration of the encoding; None where it cannot be measured from here."""
+        if self.pool is None or self.pool.gpus:
+            return None
+        total = 0.0
+        for part in self.parts.values():
+            if part.probe is not None and part.probe.tokens_per_second:
+                total += part.rows_due * part.probe.tokens_per_row / part.probe.tokens_per_second
+        # The sample ran on the cores of one actor.
+        return total / self.pool.actors
+
+
+def encoder_settings(model: Model) -> EncoderSettings:
+    """Resolve a model to a verified folder and hash it.
+
+    Raises:
+        ModelError: not found, or not a model folder.
+    """
+    folder = resolve_folder(
+        model.model,
+        default_org=HUB_ORGANISATION[model.type],
+        revision=model.revision,
+        allow_pickle=model.allow_pickle,
+    )
+    local = Path(model.model).exists()
+    plain = model.model_dump(exclude={"model", "revision"})
+    return EncoderSettings(
+        model=str(folder.resolve()) if local else model.model,
+        # A hub snapshot is kept in a folder that is named by its commit.
+        revision=None if local else folder.name,
+        files=fingerprint_files(folder),
+        **plain,
+    )
+
+
+def fingerprint(settings: EncoderSettings) -> str:
+    """Hash of everything that changes an output: files and settings, not where the files are."""
+    values = settings.as_dict()
+    for irrelevant in ("model", "revision", "trust_remote_code", "allow_pickle"):
+        del values[irrelevant]
+    return _digest(values)
+
+
+def content_hash(spec: EncodeSpec, fingerprints: Mapping[str, str]) -> str:
+    """Hash of what the spec asks for: two starts with the same one are the same run."""
+    asked = {
+        "inputs": spec.inputs.model_dump(mode="json"),
+        "fingerprints": dict(fingerprints),
+        "empty_text": spec.output.empty_text,
+        "rows_per_unit": spec.resources.rows_per_unit,
+        "format": FORMAT_VERSION,
+    }
+    return _digest(asked)
+
+
+def _digest(values: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def unit_keys(spec: EncodeSpec, units: Sequence[Unit], output_fingerprint: str) -> tuple[str, ...]:
+    """The key of each unit for one output: same work, same key, in every run."""
+    fields = {
+        "fingerprint": output_fingerprint,
+        "inputs": spec.inputs.model_dump(mode="json", exclude={"path"}),
+        "empty_text": spec.output.empty_text,
+        "format": FORMAT_VERSION,
+    }
+    return tuple(unit_key(unit, fields) for unit in units)
+
+
+def make_part(
+    settings: EncoderSettings,
+    units: Sequence[Unit],
+    keys: tuple[str, ...],
+    carried: set[str],
+    done: set[str],
+) -> Part:
+    """Subtract what the current snapshot and an interrupted start have from what is wanted."""
+    due = tuple(i for i, key in enumerate(keys) if key not in carried and key not in done)
+    n_carried = sum(key in carried for key in keys)
+    return Part(
+        settings=settings,
+        fingerprint=fingerprint(settings),
+        keys=keys,
+        due=due,
+        n_carried=n_carried,
+        n_done=len(keys) - n_carried - len(due),
+        rows_due=sum(units[index].n_rows for index in due),
+    )
+
+
+def make_pool(resources: Resources, cpus: float, gpus: float) -> Pool:
+    """Derive the actor pool from what the cluster has; what the spec sets is taken as it is.
+
+    Args:
+        resources: the spec's part.
+        cpus: CPUs that actors may take, those of readers and writers taken off.
+        gpus: GPUs of the cluster.
+    """
+    if resources.runner == "local":
+        threads = resources.cpus_per_actor or available_cores()
+        return Pool("local", 1, threads, 0, resources.token_budget)
+    per_actor_gpus = resources.gpus_per_actor
+    if per_actor_gpus is None:
+        per_actor_gpus = 1.0 if gpus else 0.0
+    per_actor_cpus = resources.cpus_per_actor or max(1, min(_CORES_PER_ACTOR, int(cpus)))
+    by_cpu = int(cpus // per_actor_cpus)
+    by_gpu = int(gpus // per_actor_gpus) if per_actor_gpus else by_cpu
+    actors = resources.actors or max(1, min(by_cpu, by_gpu))
+    return Pool("ray", actors, per_actor_cpus, per_actor_gpus, resources.token_budget)
+
+
+def available_cores() -> int:
+    """Cores that this process may use: its affinity, and the quota of its container."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = _CGROUP_QUOTA.read_text().split()
+    except (OSError, ValueError):
+        return cores
+    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
+
+
+def check_outputs(names: Sequence[str], existing: Mapping[str, str]) -> None:
+    """Refuse a spec that would silently drop an output which the dataset has.
+
+    Args:
+        names: outputs of the spec.
+        existing: outputs of the current snapshot, name to model.
+    """
+    if missing := sorted(set(existing) - set(names)):
+        raise SpecError(
+            f"models: the dataset has outputs {', '.join(sorted(existing))}, the spec only "
+            f"{', '.join(names)}; add {', '.join(missing)}, or write to another output.path"
+        )

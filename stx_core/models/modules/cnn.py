@@ -1,0 +1,65 @@
+"""Convolutions of several widths over the token embeddings."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from stx_core.models.folder import read_json
+from stx_core.models.modules.module import Features, Module
+
+
+class CNN(Module):
+    """One 1-D convolution per kernel size; their outputs lie side by side.
+
+    Args:
+        in_embedding_dimension: width of the incoming token embeddings.
+        out_channels: channels of each convolution.
+        kernel_sizes: tokens that each convolution sees; odd sizes keep the length.
+        stride_sizes: stride of each convolution, 1 by default.
+    """
+
+    config_file: ClassVar[str] = "cnn_config.json"
+    config_keys: ClassVar[tuple[str, ...]] = (
+        "in_embedding_dimension",
+        "out_channels",
+        "kernel_sizes",
+        "stride_sizes",
+    )
+
+    def __init__(
+        self,
+        in_embedding_dimension: int,
+        out_channels: int = 256,
+        kernel_sizes: tuple[int, ...] | list[int] = (1, 3, 5),
+        stride_sizes: list[int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_embedding_dimension = in_embedding_dimension
+        self.out_channels = out_channels
+        self.kernel_sizes = list(kernel_sizes)
+        self.stride_sizes = stride_sizes or [1] * len(self.kernel_sizes)
+        self.convs = nn.ModuleList(
+            nn.Conv1d(in_embedding_dimension, out_channels, size, stride, padding=(size - 1) // 2)
+            for size, stride in zip(self.kernel_sizes, self.stride_sizes, strict=True)
+        )
+
+    @classmethod
+    def read_config(cls, folder: Path) -> dict[str, Any]:
+        """Settings; before 5.4 the width was called ``in_word_embedding_dimension``."""
+        config = read_json(folder / cls.config_file)
+        if "in_word_embedding_dimension" in config:
+            config["in_embedding_dimension"] = config.pop("in_word_embedding_dimension")
+        return config
+
+    def get_embedding_dimension(self) -> int:
+        """Width of the outgoing token embeddings."""
+        return self.out_channels * len(self.kernel_sizes)
+
+    def forward(self, features: Features) -> Features:
+        """Replace ``token_embeddings``: (B, L, D) to (B, L, channels x kernels)."""
+        tokens_BDL = features["token_embeddings"].transpose(1, 2)
+        channels_BCL = torch.cat([conv(tokens_BDL) for conv in self.convs], dim=1)
+        features["token_embeddings"] = channels_BCL.transpose(1, 2)
+        return features

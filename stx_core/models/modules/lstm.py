@@ -1,0 +1,80 @@
+"""An LSTM over the token embeddings."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from stx_core.models.folder import read_json
+from stx_core.models.modules.module import Features, Module
+
+
+class LSTM(Module):
+    """Reads the token embeddings one after the other, in both directions by default.
+
+    Args:
+        embedding_dimension: width of the incoming token embeddings.
+        hidden_dim: width of the outgoing ones, per direction.
+        num_layers: layers on top of each other.
+        dropout: between layers, in training.
+        bidirectional: also read backwards.
+    """
+
+    config_file: ClassVar[str] = "lstm_config.json"
+    config_keys: ClassVar[tuple[str, ...]] = (
+        "embedding_dimension",
+        "hidden_dim",
+        "num_layers",
+        "dropout",
+        "bidirectional",
+    )
+
+    def __init__(
+        self,
+        embedding_dimension: int,
+        hidden_dim: int,
+        num_layers: int = 1,
+        dropout: float = 0,
+        bidirectional: bool = True,
+    ) -> None:
+        super().__init__()
+        self.embedding_dimension = embedding_dimension
+        self.hidden_dim = hidden_dim
+        self.num_layers = num_layers
+        self.dropout = dropout
+        self.bidirectional = bidirectional
+        self.encoder = nn.LSTM(
+            embedding_dimension,
+            hidden_dim,
+            num_layers,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            batch_first=True,
+        )
+
+    @classmethod
+    def read_config(cls, folder: Path) -> dict[str, Any]:
+        """Settings; before 5.4 the width was called ``word_embedding_dimension``."""
+        config = read_json(folder / cls.config_file)
+        if "word_embedding_dimension" in config:
+            config["embedding_dimension"] = config.pop("word_embedding_dimension")
+        return config
+
+    def get_embedding_dimension(self) -> int:
+        """Width of the outgoing token embeddings."""
+        return self.hidden_dim * (2 if self.bidirectional else 1)
+
+    def forward(self, features: Features) -> Features:
+        """Replace ``token_embeddings``: (B, L, D) to (B, L, hidden x directions)."""
+        mask = features["attention_mask"]
+        # torch packs no empty sequence: a text without tokens reads one masked position.
+        lengths = mask.sum(1).clamp(min=1).cpu()
+        packed = pack_padded_sequence(
+            features["token_embeddings"], lengths, batch_first=True, enforce_sorted=False
+        )
+        output, _ = self.encoder(packed)
+        features["token_embeddings"], _ = pad_packed_sequence(
+            output, batch_first=True, total_length=mask.shape[1]
+        )
+        return features

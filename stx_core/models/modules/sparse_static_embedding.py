@@ -1,0 +1,149 @@
+"""Inference-free sparse embeddings: each token that occurs has a fixed weight."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import AutoTokenizer
+
+from stx_core.errors import ModelError
+from stx_core.inference.tokens import UNLIMITED, Pair, Tokens, from_lists
+from stx_core.models.folder import inside, load_weights, read_json
+from stx_core.models.modules.bags import bag_rows, collate_bags, with_prompt
+from stx_core.models.modules.module import Features, LoadOptions, Module
+
+
+class SparseStaticEmbedding(Module):
+    """One weight per vocabulary entry, idf for example; how often a token occurs is ignored.
+
+    Args:
+        tokenizer: a transformers tokenizer. Special tokens are not added.
+        weight: (V,) float, ones by default.
+        frozen: whether training leaves the weights alone; saved.
+    """
+
+    config_keys: ClassVar[tuple[str, ...]] = ("frozen",)
+
+    def __init__(
+        self,
+        tokenizer: Any,  # noqa: ANN401  (transformers has no common typed tokenizer interface)
+        weight: torch.Tensor | None = None,
+        frozen: bool = False,
+    ) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.frozen = frozen
+        weight = torch.ones(len(tokenizer.get_vocab())) if weight is None else weight
+        self.weight = nn.Parameter(weight, requires_grad=not frozen)
+        limit = tokenizer.model_max_length
+        self.max_seq_length: int | None = None if limit >= UNLIMITED else limit
+
+    @classmethod
+    def from_folder(cls, folder: Path, options: LoadOptions) -> Self:
+        """Build from settings, tokenizer and weights (or the JSON table that ``path`` names)."""
+        config = read_json(folder / cls.config_file)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        table = config.pop("path", None)
+        if table is not None:
+            return cls.from_json(inside(folder, table), tokenizer, **config)
+        weights = load_weights(folder, allow_pickle=options.allow_pickle)
+        if set(weights) != {"weight"}:
+            raise ModelError(f"{folder}: expected one tensor 'weight', found {sorted(weights)}")
+        return cls(tokenizer, weights["weight"], **config)
+
+    @classmethod
+    def from_json(
+        cls,
+        path: str | Path,
+        tokenizer: Any,  # noqa: ANN401
+        frozen: bool = False,
+    ) -> Self:
+        """Build from a JSON object token -> weight; tokens that are not in it weigh nothing.
+
+        Raises:
+            ModelError: the table names a token that the tokenizer does not have.
+        """
+        table = read_json(Path(path))
+        vocab = tokenizer.get_vocab()
+        if unknown := sorted(set(table) - set(vocab)):
+            raise ModelError(
+                f"{path}: {len(unknown)} of {len(table)} tokens are not in the tokenizer's "
+                f"vocabulary, such as {unknown[:3]}; use the tokenizer that the table was made with"
+            )
+        weight = torch.zeros(len(vocab))
+        weight[[vocab[token] for token in table]] = torch.tensor(list(table.values())).float()
+        return cls(tokenizer, weight, frozen)
+
+    def save(self, folder: Path) -> None:
+        """Write settings, weights and tokenizer."""
+        super().save(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    def get_embedding_dimension(self) -> int:
+        """Size of the vocabulary."""
+        return len(self.weight)
+
+    def tokenize(
+        self, inputs: Sequence[str] | Sequence[Pair], *, prompt: str = "", task: str | None = None
+    ) -> Tokens:
+        """Ragged tokens of N texts, without special tokens."""
+        texts = with_prompt(inputs, prompt)
+        if not texts:
+            return from_lists([])
+        encoded = self.tokenizer(
+            texts,
+            add_special_tokens=False,
+            truncation=False,
+            padding=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )
+        return self._cut(encoded["input_ids"])
+
+    def _cut(self, ids: list[list[int]]) -> Tokens:
+        limit = self.max_seq_length
+        if limit is None:
+            return from_lists(ids)
+        side = slice(-limit, None) if self.tokenizer.truncation_side == "left" else slice(limit)
+        return from_lists([row[side] for row in ids], [len(row) > limit for row in ids])
+
+    def collate(self, tokens: Tokens, rows: np.ndarray) -> Features:
+        """Flat ``input_ids`` with ``offsets``, see `stx_core.models.modules.bags`."""
+        return collate_bags(tokens, rows)
+
+    def forward(self, features: Features) -> Features:
+        """Add ``sentence_embedding``, (B, V) as a coalesced sparse COO tensor.
+
+        Behind another module the ids are padded, and that module's (B, V) embedding is multiplied
+        with the weights of the tokens that occur: the result is dense.
+        """
+        present = self._present(features)
+        before = features.get("sentence_embedding")
+        features["sentence_embedding"] = (
+            present if before is None else before * present.to_dense()
+        )
+        return features
+
+    def _present(self, features: Features) -> torch.Tensor:
+        """Weights of the tokens that occur, each once."""
+        ids = features["input_ids"]
+        if "offsets" in features:
+            n_rows, rows = len(features["offsets"]), bag_rows(ids, features["offsets"])
+        else:
+            n_rows = len(ids)
+            rows, columns = features["attention_mask"].nonzero(as_tuple=True)
+            ids = ids[rows, columns]
+        # Unique sorts: rows in order, ids ascending in each, as a coalesced tensor wants them.
+        keys = torch.unique(rows * len(self.weight) + ids)
+        rows, ids = keys // len(self.weight), keys % len(self.weight)
+        return torch.sparse_coo_tensor(
+            torch.stack([rows, ids]),
+            self.weight[ids],
+            (n_rows, len(self.weight)),
+            is_coalesced=True,
+            check_invariants=False,
+        )

@@ -1,0 +1,149 @@
+"""Static embeddings: a text is the mean of its tokens' rows in one table."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+from transformers import PreTrainedTokenizerFast
+
+from stx_core.errors import ModelError
+from stx_core.inference.tokens import Pair, Tokens, from_lists
+from stx_core.models.folder import load_weights, save_weights
+from stx_core.models.modules.bags import collate_bags, with_prompt
+from stx_core.models.modules.module import Features, LoadOptions, Module
+
+# Encodings are Python objects of some kilobytes; this many at a time bounds their memory.
+_TEXTS_AT_ONCE = 4096
+
+
+class StaticEmbedding(Module):
+    """Mean of token rows. No special tokens, no padding; an empty text is the zero vector.
+
+    A truncation that is baked into the folder's ``tokenizer.json`` stays in force, because the
+    reference keeps it too; there is no limit otherwise.
+
+    Args:
+        tokenizer: a fast tokenizer; its padding is switched off.
+        embedding_weights: (V, D) float table, or None for random rows of `embedding_dim`.
+        embedding_dim: D of a random table; not together with `embedding_weights`.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer | PreTrainedTokenizerFast,
+        embedding_weights: np.ndarray | torch.Tensor | None = None,
+        embedding_dim: int | None = None,
+    ) -> None:
+        super().__init__()
+        if (embedding_weights is None) == (embedding_dim is None):
+            raise ValueError("give either embedding_weights or embedding_dim, and not both")
+        self.tokenizer = _rust_tokenizer(tokenizer)
+        self.tokenizer.no_padding()
+        if embedding_weights is None:
+            table = nn.EmbeddingBag(self.tokenizer.get_vocab_size(), int(embedding_dim or 0))
+        else:
+            table = nn.EmbeddingBag.from_pretrained(_floating(embedding_weights), freeze=False)
+        self.embedding = table
+
+    @classmethod
+    def from_folder(cls, folder: Path, options: LoadOptions) -> Self:
+        """Load ``tokenizer.json`` and the table, spelt as either library spells it.
+
+        Sentence Transformers: ``embedding.weight``. model2vec: ``embeddings``, with an optional
+        ``mapping`` of token ids to rows and optional ``weights`` per token.
+        """
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise ModelError(f"{folder} has no tokenizer.json, which StaticEmbedding needs")
+        weights = load_weights(folder, allow_pickle=options.allow_pickle)
+        table = weights.get("embedding.weight")
+        if table is None:
+            table = _model2vec_table(weights, folder)
+        return cls(Tokenizer.from_file(str(path)), table)
+
+    @classmethod
+    def from_model2vec(cls, folder: str | Path) -> Self:
+        """Load a local model2vec folder. Its own normalisation is a module of its own here."""
+        return cls.from_folder(Path(folder), LoadOptions())
+
+    def save(self, folder: Path) -> None:
+        """Write the table and ``tokenizer.json``; there are no settings."""
+        save_weights(folder, self.state_dict())
+        self.tokenizer.save(str(folder / "tokenizer.json"))
+
+    @property
+    def max_seq_length(self) -> int | None:
+        """Tokens per text at most, or None for no limit."""
+        return None if self.tokenizer.truncation is None else self.tokenizer.truncation["max_length"]
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int | None) -> None:
+        if value is None:
+            self.tokenizer.no_truncation()
+        else:
+            self.tokenizer.enable_truncation(value)
+
+    def get_embedding_dimension(self) -> int:
+        """Width of the sentence embedding."""
+        return self.embedding.embedding_dim
+
+    def tokenize(
+        self, inputs: Sequence[str] | Sequence[Pair], *, prompt: str = "", task: str | None = None
+    ) -> Tokens:
+        """Ragged tokens of N texts, without special tokens."""
+        texts = with_prompt(inputs, prompt)
+        ids: list[list[int]] = []
+        truncated: list[bool] = []
+        for start in range(0, len(texts), _TEXTS_AT_ONCE):
+            for encoding in self.tokenizer.encode_batch_fast(
+                texts[start : start + _TEXTS_AT_ONCE], add_special_tokens=False
+            ):
+                ids.append(encoding.ids)
+                truncated.append(bool(encoding.overflowing))
+        return from_lists(ids, truncated)
+
+    def collate(self, tokens: Tokens, rows: np.ndarray) -> Features:
+        """Flat ``input_ids`` with ``offsets``, see `stx_core.models.modules.bags`."""
+        return collate_bags(tokens, rows)
+
+    def forward(self, features: Features) -> Features:
+        """Add ``sentence_embedding``, (B, D)."""
+        features["sentence_embedding"] = self.embedding(features["input_ids"], features["offsets"])
+        return features
+
+
+def _rust_tokenizer(tokenizer: Tokenizer | PreTrainedTokenizerFast) -> Tokenizer:
+    if isinstance(tokenizer, PreTrainedTokenizerFast):
+        return tokenizer.backend_tokenizer
+    if isinstance(tokenizer, Tokenizer):
+        return tokenizer
+    raise TypeError(
+        f"StaticEmbedding needs a fast tokenizer (tokenizers.Tokenizer or PreTrainedTokenizerFast),"
+        f" got {type(tokenizer).__name__}"
+    )
+
+
+def _floating(table: np.ndarray | torch.Tensor) -> torch.Tensor:
+    """Integer tables (model2vec's int8) become float32: means of integers would be cut."""
+    tensor = torch.as_tensor(table)
+    return tensor if tensor.is_floating_point() else tensor.float()
+
+
+def _model2vec_table(weights: dict[str, torch.Tensor], folder: Path) -> torch.Tensor:
+    """One row per token id, (V, D), with mapping and token weights worked in."""
+    if "embeddings" not in weights:
+        raise ModelError(
+            f"{folder}: expected a tensor 'embedding.weight' or 'embeddings', "
+            f"the weights file has {sorted(weights)}"
+        )
+    table = weights["embeddings"]
+    if "mapping" in weights:
+        table = table[weights["mapping"].long()]
+    if "weights" in weights:
+        table = table.to(torch.promote_types(table.dtype, torch.float32))
+        table = table * weights["weights"].to(table.dtype)[:, None]
+    return table.contiguous()

@@ -1,0 +1,67 @@
+"""Weighted mean of the backbone's layers."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from stx_core.errors import ModelError
+from stx_core.models.folder import read_json
+from stx_core.models.modules.module import Features, Module
+
+
+class WeightedLayerPooling(Module):
+    """Averages the token embeddings of the upper layers with one learned weight per layer.
+
+    Args:
+        embedding_dimension: width of the token embeddings.
+        num_hidden_layers: layers of the backbone, the embedding layer not counted.
+        layer_start: first layer that counts; 0 is the embedding layer.
+    """
+
+    config_keys: ClassVar[tuple[str, ...]] = (
+        "embedding_dimension",
+        "layer_start",
+        "num_hidden_layers",
+    )
+
+    def __init__(
+        self, embedding_dimension: int, num_hidden_layers: int = 12, layer_start: int = 4
+    ) -> None:
+        super().__init__()
+        self.embedding_dimension = embedding_dimension
+        self.num_hidden_layers = num_hidden_layers
+        self.layer_start = layer_start
+        self.layer_weights = nn.Parameter(torch.ones(num_hidden_layers + 1 - layer_start))
+
+    @classmethod
+    def read_config(cls, folder: Path) -> dict[str, Any]:
+        """Settings; before 5.4 the width was called ``word_embedding_dimension``."""
+        config = read_json(folder / cls.config_file)
+        if "word_embedding_dimension" in config:
+            config["embedding_dimension"] = config.pop("word_embedding_dimension")
+        return config
+
+    def get_embedding_dimension(self) -> int:
+        """Width of the token embeddings."""
+        return self.embedding_dimension
+
+    def forward(self, features: Features) -> Features:
+        """Replace ``token_embeddings`` (B, L, D) by the mean over ``all_layer_embeddings``.
+
+        Raises:
+            ModelError: the backbone gave no hidden states. The reference then leaves this module
+                out without a word.
+        """
+        layers = features.get("all_layer_embeddings")
+        if layers is None:
+            raise ModelError(
+                "WeightedLayerPooling needs the hidden states of all layers: "
+                'load the model with config_kwargs={"output_hidden_states": True}'
+            )
+        # K layers that count, B inputs, L tokens, D width
+        stacked_KBLD = torch.stack(list(layers)[self.layer_start :])
+        weights_K = self.layer_weights / self.layer_weights.sum()
+        features["token_embeddings"] = torch.einsum("kbld,k->bld", stacked_KBLD, weights_K)
+        return features

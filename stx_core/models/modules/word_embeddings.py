@@ -1,0 +1,99 @@
+"""Word embeddings: one row per word (GloVe, word2vec), without context."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import nn
+
+from stx_core.errors import ModelError
+from stx_core.inference.tokens import Pair, Tokens, from_lists, pad
+from stx_core.models.folder import load_weights, read_json
+from stx_core.models.modules.bags import with_prompt
+from stx_core.models.modules.module import Features, LoadOptions, Module
+from stx_core.models.modules.word_tokenizers import WordTokenizer, load_word_tokenizer
+
+# Row 0 is the padding row: tables read from text files start with it.
+_PAD_ID = 0
+
+
+class WordEmbeddings(Module):
+    """Looks words up in a table.
+
+    Args:
+        tokenizer: a word-level tokenizer whose ids are rows of the table.
+        embedding_weights: (V, D) table.
+        update_embeddings: whether training may change the table; saved, of no effect here.
+        max_seq_length: words per text at most.
+    """
+
+    config_file: ClassVar[str] = "wordembedding_config.json"
+
+    def __init__(
+        self,
+        tokenizer: WordTokenizer,
+        embedding_weights: np.ndarray | torch.Tensor,
+        update_embeddings: bool = False,
+        max_seq_length: int | None = 1_000_000,
+    ) -> None:
+        super().__init__()
+        table = torch.as_tensor(embedding_weights, dtype=torch.float32)
+        self.tokenizer = tokenizer
+        self.update_embeddings = update_embeddings
+        self.max_seq_length = max_seq_length
+        self.emb_layer = nn.Embedding.from_pretrained(table, freeze=not update_embeddings)
+
+    @classmethod
+    def from_folder(cls, folder: Path, options: LoadOptions) -> Self:
+        """Build from ``wordembedding_config.json``, the tokenizer's own config and the table."""
+        config = read_json(folder / cls.config_file)
+        tokenizer = load_word_tokenizer(config.pop("tokenizer_class"), folder)
+        weights = load_weights(folder, allow_pickle=options.allow_pickle)
+        if "emb_layer.weight" not in weights:
+            raise ModelError(
+                f"{folder}: expected a tensor 'emb_layer.weight', the file has {sorted(weights)}"
+            )
+        return cls(tokenizer, weights["emb_layer.weight"], **config)
+
+    def config(self) -> dict[str, Any]:
+        """Settings as they are saved."""
+        return {
+            "tokenizer_class": self.tokenizer.saved_as,
+            "update_embeddings": self.update_embeddings,
+            "max_seq_length": self.max_seq_length,
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write settings, table and tokenizer."""
+        super().save(folder)
+        self.tokenizer.save(folder)
+
+    def get_embedding_dimension(self) -> int:
+        """Width of the token embeddings."""
+        return self.emb_layer.embedding_dim
+
+    def tokenize(
+        self, inputs: Sequence[str] | Sequence[Pair], *, prompt: str = "", task: str | None = None
+    ) -> Tokens:
+        """Ragged word ids of N texts; unknown words and stop words are gone."""
+        words = [self.tokenizer.tokenize(text) for text in with_prompt(inputs, prompt)]
+        limit = self.max_seq_length
+        truncated = [limit is not None and len(ids) > limit for ids in words]
+        return from_lists([ids[:limit] for ids in words], truncated)
+
+    def collate(self, tokens: Tokens, rows: np.ndarray) -> Features:
+        """``input_ids`` and ``attention_mask``, (B, L), padded right; L is at least 1."""
+        features: Features = {
+            key: torch.from_numpy(value) for key, value in pad(tokens, rows, _PAD_ID).items()
+        }
+        if features["input_ids"].shape[1] == 0:
+            # Texts without a known word still need one masked column: CNN and LSTM refuse none.
+            features = {key: value.new_zeros(len(rows), 1) for key, value in features.items()}
+        return features
+
+    def forward(self, features: Features) -> Features:
+        """Add ``token_embeddings``, (B, L, D)."""
+        features["token_embeddings"] = self.emb_layer(features["input_ids"])
+        return features

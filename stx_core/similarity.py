@@ -1,0 +1,214 @@
+"""How alike embeddings are: cosine, dot product, and negative Euclidean or Manhattan distance.
+
+Shapes: N and M rows, D width. Inputs may be (nested) lists, numpy arrays, torch tensors dense or
+sparse, or lists of one-dimensional arrays or tensors. Results are dense torch tensors. Higher means
+more alike, always: distances are negated.
+"""
+
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Embeddings = Sequence[Any] | np.ndarray | Tensor
+Array = TypeVar("Array", np.ndarray, Tensor)
+
+# Norms below this count as this, so that a zero vector stays zero; torch's own value.
+_SMALLEST_NORM = 1e-12
+
+
+def cos_sim(a: Embeddings, b: Embeddings) -> Tensor:
+    """Cosine of every row of `a` (N, D) with every row of `b` (M, D): (N, M). Zero rows give 0."""
+    return dot_score(normalize_embeddings(_as_matrix(a)), normalize_embeddings(_as_matrix(b)))
+
+
+def dot_score(a: Embeddings, b: Embeddings) -> Tensor:
+    """Dot product of every row of `a` (N, D) with every row of `b` (M, D): (N, M)."""
+    return torch.mm(_as_matrix(a), _as_matrix(b).t()).to_dense()
+
+
+def euclidean_sim(a: Embeddings, b: Embeddings) -> Tensor:
+    """Negative Euclidean distance of every row of `a` to every row of `b`: (N, M), at most 0."""
+    return -torch.cdist(*_as_dense_matrices(a, b), p=2.0)
+
+
+def manhattan_sim(a: Embeddings, b: Embeddings) -> Tensor:
+    """Negative sum of absolute differences, every row of `a` to every row of `b`: (N, M)."""
+    return -torch.cdist(*_as_dense_matrices(a, b), p=1.0)
+
+
+def pairwise_cos_sim(a: Embeddings, b: Embeddings) -> Tensor:
+    """Cosine of row i of `a` with row i of `b`: (N,)."""
+    left, right = _as_pairs(a, b)
+    return pairwise_dot_score(normalize_embeddings(left), normalize_embeddings(right))
+
+
+def pairwise_dot_score(a: Embeddings, b: Embeddings) -> Tensor:
+    """Dot product of row i of `a` with row i of `b`: (N,)."""
+    left, right = _as_pairs(a, b)
+    return (left * right).sum(dim=-1).to_dense()
+
+
+def pairwise_euclidean_sim(a: Embeddings, b: Embeddings) -> Tensor:
+    """Negative Euclidean distance of row i of `a` to row i of `b`: (N,)."""
+    left, right = _as_pairs(a, b)
+    return -(left - right).square().sum(dim=-1).to_dense().sqrt()
+
+
+def pairwise_manhattan_sim(a: Embeddings, b: Embeddings) -> Tensor:
+    """Negative sum of absolute differences of row i of `a` and row i of `b`: (N,)."""
+    left, right = _as_pairs(a, b)
+    return -(left - right).abs().sum(dim=-1).to_dense()
+
+
+def normalize_embeddings(embeddings: Array) -> Array:
+    """Scale rows to unit L2 length over the last axis; zero rows stay zero.
+
+    Shape, type and layout stay, except that sparse tensors come back as coalesced COO.
+
+    Args:
+        embeddings: (N, D) or (D,) floats; a torch tensor may be sparse.
+    """
+    if isinstance(embeddings, np.ndarray):
+        return normalize_embeddings(torch.tensor(embeddings)).numpy()
+    if embeddings.layout != torch.strided:
+        return _normalize_sparse(embeddings)
+    return torch.nn.functional.normalize(embeddings, p=2, dim=-1, eps=_SMALLEST_NORM)
+
+
+def truncate_embeddings(embeddings: Array, truncate_dim: int | None) -> Array:
+    """The first `truncate_dim` values of each row, not normalised again; all of them for None."""
+    return embeddings[..., :truncate_dim]
+
+
+class SimilarityFunction(Enum):
+    """The similarity functions a model folder can name."""
+
+    COSINE = "cosine"
+    DOT_PRODUCT = "dot"
+    DOT = "dot"  # both names lead to one member
+    EUCLIDEAN = "euclidean"
+    MANHATTAN = "manhattan"
+
+    @staticmethod
+    def possible_values() -> list[str]:
+        """The names, as they stand in a model folder."""
+        return [member.value for member in SimilarityFunction]
+
+    @staticmethod
+    def to_similarity_fn(
+        similarity_function: "str | SimilarityFunction",
+    ) -> Callable[[Embeddings, Embeddings], Tensor]:
+        """The function that compares every row of one side with every row of the other.
+
+        Raises:
+            ValueError: there is no such similarity.
+        """
+        return _FUNCTIONS[_member(similarity_function)][0]
+
+    @staticmethod
+    def to_similarity_pairwise_fn(
+        similarity_function: "str | SimilarityFunction",
+    ) -> Callable[[Embeddings, Embeddings], Tensor]:
+        """The function that compares row i of one side with row i of the other.
+
+        Raises:
+            ValueError: there is no such similarity.
+        """
+        return _FUNCTIONS[_member(similarity_function)][1]
+
+
+_FUNCTIONS = {
+    SimilarityFunction.COSINE: (cos_sim, pairwise_cos_sim),
+    SimilarityFunction.DOT_PRODUCT: (dot_score, pairwise_dot_score),
+    SimilarityFunction.EUCLIDEAN: (euclidean_sim, pairwise_euclidean_sim),
+    SimilarityFunction.MANHATTAN: (manhattan_sim, pairwise_manhattan_sim),
+}
+
+
+def _member(name: str | SimilarityFunction) -> SimilarityFunction:
+    try:
+        return SimilarityFunction(name)
+    except ValueError:
+        known = ", ".join(SimilarityFunction.possible_values())
+        raise ValueError(
+            f"no similarity function is called {name!r}; choose one of {known}"
+        ) from None
+
+
+def _as_tensor(embeddings: Embeddings) -> Tensor:
+    """A floating tensor of at least single precision, sparse ones as coalesced COO.
+
+    Half precision would round scores of near neighbours to ties, and integers would wrap around.
+    """
+    if isinstance(embeddings, Tensor):
+        tensor = embeddings
+    elif len(embeddings) and isinstance(embeddings[0], Tensor):
+        tensor = torch.stack(list(embeddings))
+    else:
+        # Through numpy: torch reads a list of arrays one element at a time. It views the array's
+        # memory where it can, and refuses read-only or reversed memory.
+        tensor = torch.from_numpy(np.require(_as_array(embeddings), requirements=["C", "W"]))
+    if tensor.layout != torch.strided:
+        tensor = tensor.to_sparse().coalesce()
+    if not tensor.is_floating_point() or torch.finfo(tensor.dtype).bits < 32:
+        tensor = tensor.to(torch.float32)
+    return tensor
+
+
+def _as_array(embeddings: Sequence[Any] | np.ndarray) -> np.ndarray:
+    of_arrays = len(embeddings) and isinstance(embeddings[0], np.ndarray)
+    if isinstance(embeddings, np.ndarray) or of_arrays:
+        return np.asarray(embeddings)
+    return np.asarray(embeddings, np.float32)
+
+
+def _as_matrix(embeddings: Embeddings) -> Tensor:
+    tensor = _as_tensor(embeddings)
+    return tensor.unsqueeze(0) if tensor.dim() == 1 else tensor
+
+
+def _as_dense_matrices(a: Embeddings, b: Embeddings) -> tuple[Tensor, Tensor]:
+    """Dense (N, C), (M, C). Of sparse inputs only the C columns that either side uses."""
+    left, right = _as_matrix(a), _as_matrix(b)
+    if not (left.is_sparse and right.is_sparse):
+        return left.to_dense(), right.to_dense()
+    columns = torch.unique(torch.cat([left.indices()[1], right.indices()[1]]))
+    return _dense_columns(left, columns), _dense_columns(right, columns)
+
+
+def _dense_columns(matrix: Tensor, columns: Tensor) -> Tensor:
+    rows, used = matrix.indices()
+    dense = matrix.values().new_zeros(matrix.shape[0], len(columns))
+    dense[rows, torch.searchsorted(columns, used)] = matrix.values()
+    return dense
+
+
+def _as_pairs(a: Embeddings, b: Embeddings) -> tuple[Tensor, Tensor]:
+    left, right = _as_tensor(a), _as_tensor(b)
+    if left.shape != right.shape:
+        raise ValueError(
+            f"pairwise similarity needs equal shapes, got {tuple(left.shape)} and "
+            f"{tuple(right.shape)}; compare all with all by the function without 'pairwise_'"
+        )
+    if left.is_sparse != right.is_sparse:
+        return left.to_dense(), right.to_dense()
+    return left, right
+
+
+def _normalize_sparse(embeddings: Tensor) -> Tensor:
+    matrix = embeddings.to_sparse().coalesce()
+    values = matrix.values().float()
+    # A sparse vector has one row; of a matrix all axes but the last say which row.
+    row_shape = matrix.shape[:-1]
+    rows = torch.zeros_like(matrix.indices()[0])
+    for axis, size in enumerate(row_shape):
+        rows = rows * size + matrix.indices()[axis]
+    squares = values.new_zeros(row_shape.numel()).index_add(0, rows, values.square())
+    scaled = values / squares.sqrt().clamp_min(_SMALLEST_NORM)[rows]
+    return torch.sparse_coo_tensor(
+        matrix.indices(), scaled.to(matrix.dtype), matrix.shape, is_coalesced=True
+    )

@@ -1,0 +1,178 @@
+"""Arrow types of what is written, Parquet settings, and the way between columns and arrays."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stx_core.errors import InputError
+
+DenseDtype = Literal["float32", "float16", "int8", "uint8"]
+
+QUARANTINE = pa.schema(
+    [
+        pa.field("unit", pa.string()),
+        pa.field("file", pa.string()),
+        pa.field("row", pa.int64()),
+        pa.field("id", pa.string()),
+        pa.field("column", pa.string()),
+        pa.field("reason", pa.string()),
+        pa.field("detail", pa.string()),
+    ]
+)
+
+# Readers load a row group at once: 32 MB is what bulk importers of search engines expect.
+ROW_GROUP_BYTES = 32 * 2**20
+
+# What `datasets` writes too: pages cut by content, so that hubs store equal parts once.
+_CONTENT_CHUNKS = {"min_chunk_size": 2**18, "max_chunk_size": 2**20, "norm_level": 0}
+
+
+def dense_type(dim: int, dtype: DenseDtype = "float32") -> Any:  # noqa: ANN401  (a pyarrow DataType)
+    """Type of a dense vector column: ``fixed_size_list<dtype>[dim]``, never an extension type."""
+    if dim < 1:
+        raise ValueError(f"a vector has at least one dimension, got {dim}")
+    if dtype not in get_args(DenseDtype):
+        raise ValueError(f"dtype must be one of {get_args(DenseDtype)}, got {dtype!r}")
+    # Parquet calls list items "element"; the same name here survives every round trip.
+    return pa.list_(pa.field("element", pa.from_numpy_dtype(dtype)), dim)
+
+
+def sparse_type() -> Any:  # noqa: ANN401  (a pyarrow DataType)
+    """Type of a sparse vector column: sorted indices with their weights."""
+    indices = pa.list_(pa.field("element", pa.int32()))
+    values = pa.list_(pa.field("element", pa.float32()))
+    return pa.struct([pa.field("indices", indices), pa.field("values", values)])
+
+
+def dense_column(values: np.ndarray) -> pa.FixedSizeListArray:
+    """Wrap (N, D) float32, float16, int8 or uint8 as a column; no copy if C-contiguous."""
+    if values.ndim != 2:
+        raise ValueError(f"expected an (N, D) array, got shape {values.shape}")
+    kind = dense_type(values.shape[1], values.dtype.name)  # type: ignore[arg-type]
+    flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, type=kind)
+
+
+def dense_matrix(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """Give a dense column as (N, D); no copy where it is one chunk.
+
+    Raises:
+        InputError: the column has nulls, or is no fixed-size list.
+    """
+    if not pa.types.is_fixed_size_list(column.type):
+        raise InputError(f"expected vectors as fixed_size_list, the column is {column.type}")
+    if column.null_count:
+        raise InputError(f"{column.null_count} of {len(column)} vectors are null")
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    width = column.type.list_size
+    parts = [chunk.flatten().to_numpy(zero_copy_only=True).reshape(-1, width) for chunk in chunks]
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate(
+        parts or [np.empty((0, width), column.type.value_type.to_pandas_dtype())]
+    )
+
+
+def sparse_column(offsets: np.ndarray, indices: np.ndarray, values: np.ndarray) -> pa.StructArray:
+    """Wrap CSR rows as a column.
+
+    Args:
+        offsets: (N + 1,) integer; row i owns ``[offsets[i], offsets[i + 1])``. At most 2**31
+            non-zeros in all.
+        indices: (T,) integer, ascending within a row.
+        values: (T,) float.
+    """
+    if len(indices) != len(values) or int(offsets[-1]) != len(indices):
+        raise ValueError(
+            f"offsets end at {int(offsets[-1])}, but there are {len(indices)} indices "
+            f"and {len(values)} values"
+        )
+    kind = sparse_type()
+    ends = pa.array(offsets.astype(np.int32))
+    return pa.StructArray.from_arrays(
+        [
+            pa.ListArray.from_arrays(
+                ends, pa.array(indices.astype(np.int32, copy=False)), type=kind[0].type
+            ),
+            pa.ListArray.from_arrays(
+                ends, pa.array(values.astype(np.float32, copy=False)), type=kind[1].type
+            ),
+        ],
+        fields=list(kind),
+    )
+
+
+def sparse_csr(
+    column: pa.Array | pa.ChunkedArray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Give a sparse column as CSR: offsets (N + 1,) int64, indices (T,) int32, values (T,) float32.
+
+    Raises:
+        InputError: the column has nulls, or is no struct of indices and values.
+    """
+    if not pa.types.is_struct(column.type) or column.type.names != ["indices", "values"]:
+        raise InputError(f"expected struct<indices, values>, the column is {column.type}")
+    if column.null_count:
+        raise InputError(f"{column.null_count} of {len(column)} sparse vectors are null")
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    indices, values = column.flatten()
+    offsets = indices.offsets.to_numpy().astype(np.int64)
+    return (
+        offsets - offsets[0],
+        indices.flatten().to_numpy(zero_copy_only=True),
+        values.flatten().to_numpy(zero_copy_only=True),
+    )
+
+
+def write_options(schema: pa.Schema) -> dict[str, Any]:
+    """Parquet settings for a schema (measured: `reference/ecosystem.md` 2.2).
+
+    zstd for all; dictionaries for strings and 8-bit vectors, which Parquet would else store as
+    32-bit integers; float32 vectors split by byte (smaller, and faster to read). Not for float16:
+    DuckDB cannot read that.
+    """
+    leaves = [leaf for field in schema for leaf in _leaves(field.name, field.type)]
+    in_list = [(path, kind) for path, kind in leaves if path.endswith(".list.element")]
+    return {
+        "compression": "zstd",
+        "compression_level": 3,
+        "use_dictionary": [path for path, kind in leaves if _repeats(kind)],
+        "use_byte_stream_split": [path for path, kind in in_list if pa.types.is_float32(kind)],
+        "write_page_index": True,
+        "use_content_defined_chunking": _CONTENT_CHUNKS,
+    }
+
+
+def _leaves(path: str, kind: Any) -> list[tuple[str, Any]]:  # noqa: ANN401
+    if pa.types.is_struct(kind):
+        return [leaf for field in kind for leaf in _leaves(f"{path}.{field.name}", field.type)]
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return _leaves(f"{path}.list.element", kind.value_type)
+    return [(path, kind)]
+
+
+def _repeats(kind: Any) -> bool:  # noqa: ANN401
+    text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return bool(text or pa.types.is_int8(kind) or pa.types.is_uint8(kind))
+
+
+def to_parquet(table: pa.Table, metadata: Mapping[str, str] | None = None) -> bytes:
+    """Write a table as one Parquet file in memory: uploads are then all or nothing.
+
+    Args:
+        table: no extension types; readers disagree about them.
+        metadata: put into the file's key-value metadata, beside the Arrow schema.
+    """
+    for field in table.schema:
+        if isinstance(field.type, pa.BaseExtensionType):
+            raise ValueError(f"column {field.name!r} is {field.type}: no extension types in files")
+    table = table.replace_schema_metadata(dict(metadata or {}))
+    rows = ROW_GROUP_BYTES * max(1, table.num_rows) // max(1, table.nbytes)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, row_group_size=max(1, rows), **write_options(table.schema))
+    data: bytes = sink.getvalue().to_pybytes()
+    return data

@@ -1,0 +1,114 @@
+"""What planning and reading share: a file of the corpus, the rows read from it, the bad ones."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from urllib.parse import unquote
+
+import numpy as np
+import pyarrow as pa
+
+Format = Literal["parquet", "jsonl", "csv", "arrow"]
+
+_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A place in a file of lines from which reading can go on.
+
+    Attributes:
+        row: number of the row that starts here.
+        line: number of the line that starts here; rows are fewer than lines.
+        byte: position in the (decompressed) file.
+    """
+
+    row: int
+    line: int
+    byte: int
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A file of the corpus, as the plan sees it.
+
+    Attributes:
+        url: where it is.
+        identity: see `FileInfo.identity`.
+        format: how it is read.
+        n_rows: its rows, bad ones counted.
+        boundaries: row numbers at which row groups start, then `n_rows`; (0, n_rows) where a file
+            has none.
+        schema: its columns, hive partition columns of the path (as strings) included.
+        marks: for files of lines, ascending; empty for others.
+    """
+
+    url: str
+    identity: str
+    format: Format
+    n_rows: int
+    boundaries: tuple[int, ...]
+    schema: pa.Schema
+    marks: tuple[Mark, ...] = ()
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that could not be read.
+
+    Attributes:
+        row: its position in the shard.
+        id: its id where that could be read.
+        column: the column at fault; None when the whole row is.
+        reason: a short closed word: ``invalid_utf8``, ``malformed``, ``wrong_type``.
+        detail: for people; never holds text of the document.
+    """
+
+    row: int
+    id: str | int | None
+    column: str | None
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a range of a shard: read, filtered out or bad; together all of the range.
+
+    Attributes:
+        table: the good rows, in file order, in the schema that was asked for.
+        row_numbers: (N,) int64, position of each in the shard.
+        bad: the rows that could not be read.
+        n_filtered: rows that a filter left out.
+    """
+
+    table: pa.Table
+    row_numbers: np.ndarray
+    bad: list[BadRow] = field(default_factory=list)
+    n_filtered: int = 0
+
+
+def partitions(url: str) -> dict[str, str | None]:
+    """Hive partition columns of a path: ``…/lang=en/part-0.parquet`` gives ``{"lang": "en"}``."""
+    folders = [part.partition("=") for part in url.split("/")[:-1]]
+    return {
+        unquote(name): None if value == _HIVE_NULL else unquote(value)
+        for name, equals, value in folders
+        if equals and name
+    }
+
+
+def with_partitions(schema: pa.Schema, url: str) -> pa.Schema:
+    """Add the partition columns of a path to the columns of its file, which win."""
+    for name in partitions(url):
+        if name not in schema.names:
+            schema = schema.append(pa.field(name, pa.string()))
+    return schema
+
+
+def partition_column(value: str | None, n_rows: int, kind: Any) -> pa.Array:  # noqa: ANN401
+    """Repeat a partition value for each row, as a type (a pyarrow DataType).
+
+    Raises:
+        pa.ArrowInvalid: the value cannot be read as this type.
+    """
+    return pa.repeat(pa.scalar(value, pa.string()).cast(kind), n_rows)

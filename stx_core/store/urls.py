@@ -1,0 +1,36 @@
+"""Text of URLs: join, split, and hide secrets. Nothing here touches a store."""
+
+import os
+import re
+
+LOCAL = "file"
+
+_SECRET_QUERY = re.compile(r"(\b[\w+.-]+://[^\s'\"?]*)\?[^\s'\"]*=[^\s'\"]*")
+# abfs://container@account/… uses the place of user names for something public.
+_USER = re.compile(r"\b((?!abfss?|wasbs?)[\w+.-]+)://[^/@\s'\"]+@")
+
+
+def scheme(url: str) -> str:
+    """Scheme in lower case; a plain path has `LOCAL`."""
+    head, found, _ = url.partition("://")
+    return head.lower() if found else LOCAL
+
+
+def local_path(url: str) -> str:
+    """Absolute path of a local URL or plain path."""
+    return os.path.abspath(url.removeprefix("file://"))
+
+
+def normal(url: str) -> str:
+    """One spelling per place: local paths become absolute, no slash at the end."""
+    return local_path(url) if scheme(url) == LOCAL else url.rstrip("/")
+
+
+def join(url: str, *parts: str) -> str:
+    """Put path parts behind a URL, with exactly one slash between them."""
+    return "/".join([url.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+def redact(text: str) -> str:
+    """Hide user names, passwords and signatures of every URL in a text."""
+    return _SECRET_QUERY.sub(r"\1?…", _USER.sub(r"\1://…@", text))
