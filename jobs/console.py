@@ -116,7 +116,13 @@ def _bar(results: Iterator[dict[str, Any]], plan: "Plan") -> Iterator[dict[str, 
 
 def _progress() -> "Progress":
     from rich.console import Console as Terminal
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     return Progress(
         TextColumn("  {task.description}"),

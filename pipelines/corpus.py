@@ -1,8 +1,7 @@
 """The corpus: its shards, a sample of its texts, and the rows of a unit as the unit's table."""
 
-import itertools
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,80 +10,92 @@ import xxhash
 from pipelines import unit_table
 from pipelines.spec import Inputs, Output
 from stx_core.errors import InputError
-from stx_core.store.filesystem import file_info, list_files
-from stx_core.store.readers import BadRow, Rows, ShardInfo, prune, read_rows, shard_rows
-from stx_core.store.units import Unit
+from stx_core.store.columns import check_id, check_text, corpus_schema
+from stx_core.store.filters import Filter
+from stx_core.store.readers import list_shards, read_rows
+from stx_core.store.shards import BadRow, Rows, Shard
+from stx_core.store.units import Unit, id_hash, plan_units
+from stx_core.store.urls import redact
 
-# Footers are small and far away: many at once.
-_LISTING_THREADS = 32
+
+@dataclass(frozen=True)
+class Corpus:
+    """The listed input.
+
+    Attributes:
+        shards: its files, sorted by URL.
+        schema: id, text and copied columns, with the one type each has in all shards.
+    """
+
+    shards: tuple[Shard, ...]
+    schema: pa.Schema
 
 
-def list_shards(inputs: Inputs) -> list[ShardInfo]:
-    """The files of the corpus with their row counts, in the order of their names.
+def list_corpus(inputs: Inputs) -> Corpus:
+    """Look into each file of the corpus and agree on the types of its columns.
 
     Raises:
-        InputError: nothing found, or a file or column that cannot be used.
+        InputError: nothing is there, or a file or a column cannot be used.
     """
-    conditions = filters(inputs)
-    files = list(itertools.chain.from_iterable(list_files(path) for path in inputs.paths))
-    if not files:
-        raise InputError(f"{', '.join(inputs.paths)}: no files found; check inputs.path")
-    taken = prune(files, conditions)
-    with ThreadPoolExecutor(_LISTING_THREADS) as pool:
-        return list(pool.map(lambda file: shard_rows(file, inputs.format, columns(inputs)), taken))
+    shards = list_shards(inputs.paths, inputs.format, filters(inputs))
+    columns = [*([inputs.id_column] if inputs.id_column else []), *inputs.text_columns]
+    if not any(shard.n_rows for shard in shards):
+        return Corpus(tuple(shards), pa.schema([(name, pa.string()) for name in columns]))
+    filled = [shard for shard in shards if shard.n_rows]
+    schema = corpus_schema(filled, [*columns, *inputs.columns])
+    for name in inputs.text_columns:
+        check_text(schema, name)
+    if inputs.id_column:
+        check_id(schema, inputs.id_column)
+    return Corpus(tuple(shards), schema)
 
 
-def filters(inputs: Inputs) -> list[tuple[str, str, object]]:
+def filters(inputs: Inputs) -> list[Filter]:
     """The spec's conditions as (column, operator, value)."""
     return [(item.column, item.op, item.value) for item in inputs.filter]
 
 
-def columns(inputs: Inputs) -> list[str]:
-    """All columns to read, each once, id first."""
-    return list(dict.fromkeys([inputs.id_column, *inputs.text_columns, *inputs.columns]))
-
-
-def sample_texts(shards: Sequence[ShardInfo], inputs: Inputs, n_rows: int) -> list[str]:
+def sample_texts(corpus: Corpus, inputs: Inputs, n_rows: int) -> list[str]:
     """Texts of up to `n_rows` rows, from the starts of shards spread over the corpus."""
-    filled = [shard for shard in shards if shard.n_rows]
+    filled = [shard for shard in corpus.shards if shard.n_rows]
     chosen = filled[:: max(1, len(filled) // 8)][:8]
     texts: list[str] = []
     for shard in chosen:
         share = -(-n_rows // len(chosen))
-        rows = read_rows(shard, 0, min(share, shard.n_rows), columns(inputs), filters(inputs))
+        unit = next(iter(plan_units([shard], share)))
+        rows = read_rows(unit, corpus.schema, filters(inputs))
         texts += [text for text in _texts(rows.table, inputs).to_pylist() if text]
     return texts[:n_rows]
 
 
-def read_unit(unit: Unit, inputs: Inputs, output: Output) -> tuple[pa.Table, int]:
-    """The rows of a unit as its table, bad ones marked as rejected.
-
-    Returns:
-        The table, rows in the order of the shard, and the number of rows that the filter left out.
+def read_unit(unit: Unit, schema: pa.Schema, inputs: Inputs, output: Output) -> pa.Table:
+    """The rows of a unit as its table, bad ones marked as rejected, in the order of the shard.
 
     Raises:
         InputError: the shard changed since it was planned, cannot be read, or has a bad row under
             ``on_bad_rows: fail``.
     """
-    rows = read_rows(unit, unit.start, unit.stop, columns(inputs), filters(inputs))
-    # Checked after reading: a file replaced while it was read shows as well.
-    if (identity := file_info(unit.url).identity) != unit.identity:
-        raise InputError(
-            f"{unit.url}: changed since the run was planned (then {unit.identity}, now {identity});"
-            " start the run again"
-        )
-    table = _good_rows(rows, inputs, output.empty_text == "quarantine")
-    if rows.bad:
-        bad = _bad_rows(rows.bad, table.schema)
-        table = pa.concat_tables([table, bad]).sort_by(unit_table.ROW)
+    seconds: dict[str, float] = {}
+    with unit_table.timed(seconds, "read"):
+        rows = read_rows(unit, schema, filters(inputs), inputs.id_column)
+        table = _readable_rows(unit, rows, inputs, output.empty_text == "quarantine")
+        if rows.bad:
+            bad = _unreadable_rows(rows.bad, table.schema)
+            table = pa.concat_tables([table, bad]).sort_by(unit_table.ROW)
     if output.on_bad_rows == "fail":
         _refuse_rejected(unit, table)
-    return table, rows.n_filtered
+    return unit_table.with_notes(
+        table,
+        seconds=seconds,
+        rows_in=table.num_rows,
+        n_filtered=rows.n_filtered,
+        id_hash_in=f"{id_hash(table.column(unit_table.ID)):032x}",
+    )
 
 
 def _texts(table: pa.Table, inputs: Inputs) -> pa.ChunkedArray:
     """One text per row; several columns are joined, null where all of them are."""
-    parts = [table.column(name).cast(pa.string()) for name in inputs.text_columns]
+    parts = [table.column(name) for name in inputs.text_columns]
     if len(parts) == 1:
         return parts[0]
     joined = pc.binary_join_element_wise(*parts, inputs.text_separator, null_handling="skip")
@@ -94,29 +105,34 @@ def _texts(table: pa.Table, inputs: Inputs) -> pa.ChunkedArray:
     return pc.if_else(missing, pa.scalar(None, pa.string()), joined)
 
 
-def _good_rows(rows: Rows, inputs: Inputs, refuse_empty: bool) -> pa.Table:
-    ids = rows.table.column(inputs.id_column)
-    texts = _texts(rows.table, inputs)
+def _ids(unit: Unit, rows: Rows, inputs: Inputs) -> pa.ChunkedArray | pa.Array:
+    if inputs.id_column:
+        return rows.table.column(inputs.id_column)
+    return pa.array([f"{unit.url}:{row}" for row in rows.row_numbers.tolist()], pa.string())
+
+
+def _readable_rows(unit: Unit, rows: Rows, inputs: Inputs, refuse_empty: bool) -> pa.Table:
+    ids, texts = _ids(unit, rows, inputs), _texts(rows.table, inputs)
+    text_column = inputs.text_columns[0]
     checks = [
-        (pc.is_null(texts), ("null_text", inputs.text_columns[0], "is null")),
-        (pc.is_null(ids), ("null_id", inputs.id_column, "is null")),
+        (pc.is_null(texts), ("null_text", text_column, "is null")),
+        (pc.is_null(ids), ("null_id", inputs.id_column or "", "is null")),
     ]
     if refuse_empty:
         empty = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(texts), ""), False)
-        checks.insert(0, (empty, ("empty_text", inputs.text_columns[0], "is empty")))
+        checks.insert(0, (empty, ("empty_text", text_column, "is empty")))
     found: list[tuple[str, str, str] | None] = [None] * rows.table.num_rows
     for mask, rejection in checks:
         for row in pc.indices_nonzero(mask).to_pylist():
             found[row] = rejection
     rejected = unit_table.rejections(found)
     texts = pc.if_else(rejected.is_null(), texts, pa.scalar(None, pa.string()))
-    hashes = [None if text is None else _hash(text) for text in texts.to_pylist()]
     table = pa.table(
         {
             unit_table.ROW: rows.row_numbers,
             unit_table.ID: ids,
             unit_table.TEXT: texts,
-            unit_table.HASH: pa.array(hashes, pa.string()),
+            unit_table.HASH: content_hashes(texts),
             unit_table.REJECTED: rejected,
         }
     )
@@ -125,30 +141,37 @@ def _good_rows(rows: Rows, inputs: Inputs, refuse_empty: bool) -> pa.Table:
     return table
 
 
-def _hash(text: str) -> str:
-    return xxhash.xxh3_128_hexdigest(text.encode())
+def content_hashes(texts: pa.ChunkedArray) -> pa.Array:
+    """(N,) 128-bit xxh3 of each text's UTF-8 bytes in hex, null for null."""
+    values = texts.cast(pa.large_binary()).to_pylist()
+    return pa.array(
+        [None if value is None else xxhash.xxh3_128_hexdigest(value) for value in values],
+        pa.string(),
+    )
 
 
-def _bad_rows(bad: Sequence[BadRow], schema: pa.Schema) -> pa.Table:
-    """Rows that could not be parsed: a number and a reason, everything else null."""
+def _unreadable_rows(bad: Sequence[BadRow], schema: pa.Schema) -> pa.Table:
+    """Rows that could not be parsed: number, id where known, and a reason; the rest is null."""
+    id_type = schema.field(unit_table.ID).type
     values = {
         unit_table.ROW: pa.array([row.row for row in bad], pa.int64()),
+        unit_table.ID: pa.array([row.id for row in bad], id_type),
         unit_table.REJECTED: unit_table.rejections(
-            [(row.reason, row.column, row.detail) for row in bad]
+            [(row.reason, row.column or "", row.detail) for row in bad]
         ),
     }
-    return pa.table(
-        [values.get(field.name, pa.nulls(len(bad), field.type)) for field in schema], schema
-    )
+    columns = [values.get(field.name, pa.nulls(len(bad), field.type)) for field in schema]
+    return pa.table(columns, schema=schema)
 
 
 def _refuse_rejected(unit: Unit, table: pa.Table) -> None:
     rejected = table.column(unit_table.REJECTED).combine_chunks()
-    rows = pc.indices_nonzero(rejected.is_valid())
-    if len(rows):
-        first = rejected[rows[0].as_py()].as_py()
-        number = table.column(unit_table.ROW)[rows[0].as_py()].as_py()
+    places = pc.indices_nonzero(rejected.is_valid()).to_pylist()
+    if places:
+        first = rejected[places[0]].as_py()
+        row = table.column(unit_table.ROW)[places[0]].as_py()
         raise InputError(
-            f"{unit.url} row {number}: column '{first['column']}' {first['detail']}; "
-            "mend the row, or set output.on_bad_rows: quarantine"
+            f"{redact(unit.url)} row {row}: column '{first['column']}' {first['detail']}; "
+            f"mend the row, or set output.on_bad_rows: quarantine ({len(places)} bad rows in rows "
+            f"{unit.start} to {unit.stop})"
         )

@@ -211,7 +211,9 @@ def make_pool(resources: Resources, cpus: float, gpus: float) -> Pool:
 
 def available_cores() -> int:
     """Cores that this process may use: its affinity, and the quota of its container."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     try:
         quota, period = _CGROUP_QUOTA.read_text().split()
     except (OSError, ValueError):

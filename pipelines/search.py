@@ -57,7 +57,10 @@ def search_snapshot(
         ]
         best = heapq.nsmallest(top_k, best + found, key=lambda item: item[:2])
     return [
-        {"score": -negative, **dict(zip(("id", *columns[1:]), row.to_pylist()[0].values(), strict=True))}
+        {
+            "score": -negative,
+            **dict(zip(("id", *columns[1:]), row.to_pylist()[0].values(), strict=True)),
+        }
         for negative, _, row in best
     ]
 
@@ -77,7 +80,9 @@ def _scores(query: Any, column: pa.Array, similarity: str) -> np.ndarray:  # noq
         documents = dense_matrix(column).astype(np.float32, copy=False)
         return score(query, documents).numpy()[0]
     offsets, indices, values = sparse_csr(column)
-    weights = np.zeros(int(max(indices.max(initial=0), query.indices.max(initial=0))) + 1, np.float32)
+    weights = np.zeros(
+        int(max(indices.max(initial=0), query.indices.max(initial=0))) + 1, np.float32
+    )
     weights[query.indices] = query.values
     products = np.concatenate([[0.0], np.cumsum(values * weights[indices], dtype=np.float64)])
     dot = products[offsets[1:]] - products[offsets[:-1]]

@@ -14,7 +14,7 @@ from stx_core.errors import SpecError
 _MAX_SPEC_BYTES = 1_000_000
 
 # Names that stx writes beside the pass-through columns.
-RESERVED_COLUMNS = ("embedding", "sparse_embedding", "n_tokens", "truncated", "content_hash")
+RESERVED_COLUMNS = ("id", "embedding", "sparse_embedding", "n_tokens", "truncated", "content_hash")
 
 Operator = Literal["==", "!=", "<", "<=", ">", ">=", "in", "not in", "is null", "is not null"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
@@ -38,9 +38,10 @@ class Inputs(_Part):
 
     path: str | tuple[str, ...]
     """File, folder, glob or URL, or a list of them; ``hf-dataset://NAME[/CONFIG[/SPLIT]]``."""
-    format: Literal["parquet", "jsonl", "csv", "dataset"] | None = None
+    format: Literal["parquet", "jsonl", "csv", "arrow"] | None = None
     """Derived from the file names when not given."""
-    id_column: str = "id"
+    id_column: str | None = "id"
+    """None: ids are made of shard name and row number."""
     text_column: str | tuple[str, ...] = "text"
     """One column, or several that are joined (a title and a body)."""
     text_separator: str = "\n"

@@ -210,5 +210,9 @@ def _normalize_sparse(embeddings: Tensor) -> Tensor:
     squares = values.new_zeros(row_shape.numel()).index_add(0, rows, values.square())
     scaled = values / squares.sqrt().clamp_min(_SMALLEST_NORM)[rows]
     return torch.sparse_coo_tensor(
-        matrix.indices(), scaled.to(matrix.dtype), matrix.shape, is_coalesced=True
+        matrix.indices(),
+        scaled.to(matrix.dtype),
+        matrix.shape,
+        is_coalesced=True,
+        check_invariants=False,  # the indices are those of a valid tensor
     )

@@ -269,7 +269,7 @@ def retry(call: Callable[[], Result], url: str) -> Result:
 
 def is_transient(error: BaseException) -> bool:
     """Whether a storage error may be gone at the next attempt."""
-    if isinstance(error, _FINAL) or isinstance(error, StoreError):
+    if isinstance(error, (*_FINAL, StoreError)):
         return False
     return isinstance(error, OSError) or type(error).__module__.split(".")[0] in _CLIENTS
 

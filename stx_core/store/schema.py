@@ -70,10 +70,9 @@ def dense_matrix(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     width = column.type.list_size
     parts = [chunk.flatten().to_numpy(zero_copy_only=True).reshape(-1, width) for chunk in chunks]
     if len(parts) == 1:
-        return parts[0]
-    return np.concatenate(
-        parts or [np.empty((0, width), column.type.value_type.to_pandas_dtype())]
-    )
+        matrix: np.ndarray = parts[0]
+        return matrix
+    return np.concatenate(parts or [np.empty((0, width), column.type.value_type.to_pandas_dtype())])
 
 
 def sparse_column(offsets: np.ndarray, indices: np.ndarray, values: np.ndarray) -> pa.StructArray:
@@ -129,7 +128,7 @@ def sparse_csr(
 
 
 def write_options(schema: pa.Schema) -> dict[str, Any]:
-    """Parquet settings for a schema (measured: `reference/ecosystem.md` 2.2).
+    """Parquet settings for a schema (measured on 60,000 unit vectors of 384 numbers).
 
     zstd for all; dictionaries for strings and 8-bit vectors, which Parquet would else store as
     32-bit integers; float32 vectors split by byte (smaller, and faster to read). Not for float16:

@@ -16,6 +16,9 @@ from stx_core.similarity import (
     truncate_embeddings,
 )
 
+# torch says so once per process when it multiplies two sparse tensors.
+pytestmark = pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta:UserWarning")
+
 A = np.array([[1.0, 0.0, 2.0], [0.0, 3.0, 0.0], [0.0, 0.0, 0.0]], np.float32)
 B = np.array([[2.0, 1.0, 0.0], [0.0, -3.0, 4.0], [1.0, 0.0, 2.0]], np.float32)
 
@@ -87,13 +90,12 @@ def test_pairwise_of_two_vectors_is_one_number(function):
     assert function(A[0], B[0]).shape == ()
 
 
-@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta:UserWarning")
 def test_compressed_sparse_rows_are_accepted():
     assert torch.equal(dot_score(torch.tensor(A).to_sparse_csr(), B), dot_score(A, B))
 
 
 def test_sparse_entries_that_come_twice_are_added_up():
-    twice = torch.sparse_coo_tensor([[0, 0], [1, 1]], [1.0, 2.0], (1, 3), is_coalesced=False)
+    twice = torch.sparse_coo_tensor([[0, 0], [1, 1]], [1.0, 2.0], (1, 3), check_invariants=True)
 
     assert pairwise_dot_score(twice, [[0.0, 1.0, 0.0]]).tolist() == [3.0]
     assert normalize_embeddings(twice).to_dense().tolist() == [[0.0, 1.0, 0.0]]

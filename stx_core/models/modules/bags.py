@@ -1,8 +1,8 @@
 """Bags of words: token ids without order, flat, so that no padding is computed.
 
-    T tokens of the batch, B inputs
-    input_ids   (T,) int64, the ids of input 0, then of input 1, ...
-    offsets     (B,) int64, where each input starts in input_ids
+T tokens of the batch, B inputs
+input_ids   (T,) int64, the ids of input 0, then of input 1, ...
+offsets     (B,) int64, where each input starts in input_ids
 """
 
 from collections.abc import Sequence

@@ -123,9 +123,7 @@ class SparseStaticEmbedding(Module):
         """
         present = self._present(features)
         before = features.get("sentence_embedding")
-        features["sentence_embedding"] = (
-            present if before is None else before * present.to_dense()
-        )
+        features["sentence_embedding"] = present if before is None else before * present.to_dense()
         return features
 
     def _present(self, features: Features) -> torch.Tensor:

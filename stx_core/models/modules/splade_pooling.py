@@ -1,5 +1,6 @@
 """SPLADE pooling: vocabulary logits of all tokens to one weight per vocabulary entry."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
@@ -86,9 +87,11 @@ class SpladePooling(Module):
 
     def _chunks(
         self, logits_BLV: torch.Tensor, padding_BL1: torch.Tensor
-    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        size = self.chunk_size or max(1, logits_BLV.shape[1])
-        return list(zip(logits_BLV.split(size, 1), padding_BL1.split(size, 1), strict=True))
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        length = logits_BLV.shape[1]
+        size = self.chunk_size or max(1, length)
+        for start in range(0, length, size):
+            yield logits_BLV[:, start : start + size], padding_BL1[:, start : start + size]
 
     def _activate(self, logits: torch.Tensor) -> torch.Tensor:
         weights = logits.relu().log1p()

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Self, cast
 
 import numpy as np
 import torch
@@ -78,7 +78,9 @@ class StaticEmbedding(Module):
     @property
     def max_seq_length(self) -> int | None:
         """Tokens per text at most, or None for no limit."""
-        return None if self.tokenizer.truncation is None else self.tokenizer.truncation["max_length"]
+        return (
+            None if self.tokenizer.truncation is None else self.tokenizer.truncation["max_length"]
+        )
 
     @max_seq_length.setter
     def max_seq_length(self, value: int | None) -> None:
@@ -118,7 +120,7 @@ class StaticEmbedding(Module):
 
 def _rust_tokenizer(tokenizer: Tokenizer | PreTrainedTokenizerFast) -> Tokenizer:
     if isinstance(tokenizer, PreTrainedTokenizerFast):
-        return tokenizer.backend_tokenizer
+        return cast(Tokenizer, tokenizer.backend_tokenizer)
     if isinstance(tokenizer, Tokenizer):
         return tokenizer
     raise TypeError(

@@ -43,7 +43,9 @@ class WordEmbeddings(Module):
         self.tokenizer = tokenizer
         self.update_embeddings = update_embeddings
         self.max_seq_length = max_seq_length
-        self.emb_layer = nn.Embedding.from_pretrained(table, freeze=not update_embeddings)
+        self.emb_layer: nn.Embedding = nn.Embedding.from_pretrained(  # type: ignore[no-untyped-call]
+            table, freeze=not update_embeddings
+        )
 
     @classmethod
     def from_folder(cls, folder: Path, options: LoadOptions) -> Self:

@@ -1,5 +1,6 @@
 """Word-level tokenizers of the oldest models: split, look the words up, drop the rest."""
 
+import importlib
 import string
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -172,9 +173,8 @@ def _strip(word: str) -> str:
 
 def _nltk_split() -> Any:  # noqa: ANN401  (an optional package without types)
     try:
-        from nltk import word_tokenize
+        return importlib.import_module("nltk").word_tokenize
     except ImportError as error:
         raise ModelError(
             "this model splits words with NLTK, which is not installed: pip install nltk"
         ) from error
-    return word_tokenize

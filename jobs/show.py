@@ -1,0 +1,31 @@
+"""``stx show``: what is in a dataset."""
+
+from typing import Annotated
+
+import typer
+
+
+def show(
+    path: Annotated[str, typer.Argument(help="Dataset that `stx encode` wrote.")],
+    files: Annotated[bool, typer.Option("--files", help="List the files, one a line.")] = False,
+    output: Annotated[str | None, typer.Option(help="Only this output.")] = None,
+    version: Annotated[int | None, typer.Option(help="A version other than the current.")] = None,
+) -> None:
+    """Show the current snapshot, or list its files for other engines."""
+    from stx_core.store.snapshot import open_snapshot, snapshot_files, snapshot_info
+
+    if files:
+        for url in snapshot_files(path, output=output, version=version):
+            print(url)
+        return
+    info = snapshot_info(path, version=version)
+    print(f"{path}: version {info.version}, committed {info.created} by run {info.run}")
+    for name, part in info.outputs.items():
+        if output in (None, name):
+            shape = "sparse" if part["dim"] is None else f"{part['dim']} x {part['store_as']}"
+            print(f"  {name}: {part['rows']:,} rows, {shape}, {part['bytes'] / 1e6:,.1f} MB")
+            print(f"    model        {part['model']} ({part['similarity']} similarity)")
+            print(f"    fingerprint  {part['fingerprint']}")
+            print(f"    quarantined  {part['quarantined']:,} rows")
+            for field in open_snapshot(path, output=name, version=version).schema:
+                print(f"    {field.name:<18} {field.type}")

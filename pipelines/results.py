@@ -1,0 +1,195 @@
+"""A unit's finished table to files: per output the good rows, the quarantined ones, the record."""
+
+import time
+import uuid
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import xxhash
+
+from pipelines import unit_table
+from stx_core.errors import StoreError
+from stx_core.store import ledger
+from stx_core.store.filesystem import open_file, write_new
+from stx_core.store.schema import QUARANTINE, dense_type, sparse_type, to_parquet
+from stx_core.store.units import Unit, id_hash
+from stx_core.store.urls import join
+
+VECTOR_COLUMN = {"dense": "embedding", "sparse": "sparse_embedding"}
+
+
+@dataclass(frozen=True)
+class Sink:
+    """Where the units of one run go; small and picklable, every writer has a copy.
+
+    Attributes:
+        root: the dataset.
+        run: the run's id.
+        epoch: which start of the run this is.
+        schemas: Arrow schema of each output's files, fixed by the plan.
+        metadata: key-value metadata of each output's files.
+    """
+
+    root: str
+    run: str
+    epoch: int
+    schemas: dict[str, pa.Schema]
+    metadata: dict[str, dict[str, str]]
+
+
+def output_schema(
+    id_type: Any,  # noqa: ANN401  (a pyarrow DataType)
+    copied: list[pa.Field],
+    kind: str,
+    dim: int | None,
+    store_as: str,
+) -> pa.Schema:
+    """Schema of an output's files: id, copied columns, the vector, and what is known of the text."""
+    vector = sparse_type() if dim is None else dense_type(dim, store_as)  # type: ignore[arg-type]
+    return pa.schema(
+        [
+            pa.field("id", id_type),
+            *copied,
+            pa.field(VECTOR_COLUMN[kind], vector),
+            pa.field("n_tokens", pa.int32()),
+            pa.field("truncated", pa.bool_()),
+            pa.field("content_hash", pa.string()),
+        ]
+    )
+
+
+def write_unit(unit: Unit, keys: dict[str, str], table: pa.Table, sink: Sink) -> dict[str, Any]:
+    """Write the due outputs of a unit and make it done.
+
+    A unit is done when its ledger record exists. A record that another attempt created first is
+    taken, and this attempt's file stays behind unnamed.
+
+    Args:
+        unit: the unit.
+        keys: unit key by due output.
+        table: as the stages left it.
+        sink: where to write.
+
+    Returns:
+        Plain values for the driver: the records, and counts for the progress view.
+    """
+    records = [_write_output(unit, name, key, table, sink) for name, key in keys.items()]
+    return {
+        "records": [asdict(record) for record in records],
+        "rows": unit.n_rows,
+        "tokens": sum(record.n_tokens for record in records),
+        "quarantined": sum(record.rows_quarantined for record in records),
+    }
+
+
+def _write_output(unit: Unit, name: str, key: str, table: pa.Table, sink: Sink) -> ledger.Record:
+    start = time.perf_counter()
+    notes = unit_table.notes(table)
+    rejected = _rejected(table, name)
+    good, bad = table.filter(rejected.is_null()), table.filter(rejected.is_valid())
+    stem = f"{key}-{sink.run}-{sink.epoch}-{uuid.uuid4().hex[:12]}.parquet"
+    file, size, checksum = "", 0, ""
+    if good.num_rows:
+        file = f"data/{name}/{stem}"
+        data = to_parquet(_output_rows(good, name, sink.schemas[name]), sink.metadata[name])
+        size, checksum = len(data), xxhash.xxh3_128_hexdigest(data)
+        write_new(join(sink.root, file), data)
+        _check_footer(join(sink.root, file), good.num_rows)
+    quarantine = ""
+    if bad.num_rows:
+        quarantine = f"quarantine/{stem}"
+        reasons = rejected.filter(rejected.is_valid())
+        write_new(join(sink.root, quarantine), to_parquet(_quarantined(unit, key, bad, reasons)))
+    record = ledger.Record(
+        key=key,
+        output=name,
+        url=unit.url,
+        identity=unit.identity,
+        start=unit.start,
+        stop=unit.stop,
+        file=file,
+        quarantine_file=quarantine,
+        rows_in=notes["rows_in"],
+        rows_filtered=notes["n_filtered"],
+        rows_out=good.num_rows,
+        rows_quarantined=bad.num_rows,
+        reasons=_counts(rejected),
+        id_hash_in=notes["id_hash_in"],
+        id_hash_out=_hex(good),
+        id_hash_quarantined=_hex(bad),
+        n_tokens=pc.sum(good.column(f"{name}.n_tokens")).as_py() or 0,
+        n_truncated=pc.sum(good.column(f"{name}.truncated")).as_py() or 0,
+        size=size,
+        checksum=checksum,
+        seconds=notes["seconds"] | {"write": time.perf_counter() - start},
+        run=sink.run,
+        epoch=sink.epoch,
+    )
+    return ledger.record(sink.root, sink.run, record)
+
+
+def _rejected(table: pa.Table, output: str) -> pa.Array:
+    """Why a row is not in an output: rejected when read, else by this output's encoder."""
+    read = table.column(unit_table.REJECTED).combine_chunks()
+    encoded = table.column(f"{output}.rejected").combine_chunks()
+    if encoded.null_count == len(encoded):
+        return read
+    return unit_table.rejections(
+        [
+            tuple(item.values()) if item else None
+            for item in (a or b for a, b in zip(read.to_pylist(), encoded.to_pylist(), strict=True))
+        ]
+    )
+
+
+def _output_rows(good: pa.Table, output: str, schema: pa.Schema) -> pa.Table:
+    sources = {
+        "id": unit_table.ID,
+        "embedding": f"{output}.vector",
+        "sparse_embedding": f"{output}.vector",
+        "n_tokens": f"{output}.n_tokens",
+        "truncated": f"{output}.truncated",
+        "content_hash": unit_table.HASH,
+    }
+    columns = [
+        good.column(sources.get(field.name, unit_table.COPIED + field.name)) for field in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
+def _quarantined(unit: Unit, key: str, bad: pa.Table, reasons: pa.Array) -> pa.Table:
+    reason, column, detail = reasons.flatten()
+    values = {
+        "unit": pa.repeat(key, bad.num_rows),
+        "file": pa.repeat(unit.url, bad.num_rows),
+        "row": bad.column(unit_table.ROW),
+        "id": bad.column(unit_table.ID).cast(pa.string()),
+        "column": column,
+        "reason": reason,
+        "detail": detail,
+    }
+    return pa.table([values[field.name] for field in QUARANTINE], schema=QUARANTINE)
+
+
+def _check_footer(url: str, n_rows: int) -> None:
+    with open_file(url) as file:
+        found = pq.read_metadata(file).num_rows
+    if found != n_rows:
+        raise StoreError(f"{url}: wrote {n_rows} rows, but its footer says {found}")
+
+
+def _counts(rejected: pa.Array) -> dict[str, int]:
+    reasons = rejected.field("reason").filter(rejected.is_valid())
+    return {item["values"]: item["counts"] for item in reasons.value_counts().to_pylist()}
+
+
+def _hex(rows: pa.Table) -> str:
+    return f"{id_hash(rows.column(unit_table.ID)):032x}"
+
+
+def records_of(result: dict[str, Any]) -> list[ledger.Record]:
+    """The records in what `write_unit` returned, after its way through JSON."""
+    return [ledger.Record(**item) for item in result["records"]]

@@ -1,0 +1,44 @@
+"""Models and algorithms of stx. A name is imported on first use, so importing stx_core is quick."""
+
+from importlib import import_module
+from typing import Any
+
+_HOME = {
+    "SentenceTransformer": "stx_core.models.sentence_transformer",
+    "SparseEncoder": "stx_core.models.sparse_encoder",
+    "CrossEncoder": "stx_core.models.cross_encoder",
+    "SimilarityFunction": "stx_core.similarity",
+    "cos_sim": "stx_core.similarity",
+    "dot_score": "stx_core.similarity",
+    "euclidean_sim": "stx_core.similarity",
+    "manhattan_sim": "stx_core.similarity",
+    "pairwise_cos_sim": "stx_core.similarity",
+    "pairwise_dot_score": "stx_core.similarity",
+    "pairwise_euclidean_sim": "stx_core.similarity",
+    "pairwise_manhattan_sim": "stx_core.similarity",
+    "normalize_embeddings": "stx_core.similarity",
+    "truncate_embeddings": "stx_core.similarity",
+    "quantize_embeddings": "stx_core.quantization",
+    "StxError": "stx_core.errors",
+    "SpecError": "stx_core.errors",
+    "InputError": "stx_core.errors",
+    "ModelError": "stx_core.errors",
+    "StoreError": "stx_core.errors",
+    "CommitConflict": "stx_core.errors",
+    "Fenced": "stx_core.errors",
+}
+_SUBMODULES = ("models", "util")
+
+__all__ = [*_HOME, *_SUBMODULES]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401  (PEP 562: any public name)
+    if name in _SUBMODULES:
+        return import_module(f"{__name__}.{name}")
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

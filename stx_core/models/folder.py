@@ -1,0 +1,252 @@
+"""Model folders: a name or path becomes a local folder; its files are read, written and hashed."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from stx_core.errors import ModelError
+from stx_core.models.hub_names import NAMES_WITHOUT_ORGANISATION
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_HUB_ERRORS = (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled)
+
+SAFE_WEIGHTS = "model.safetensors"
+PICKLED_WEIGHTS = "pytorch_model.bin"
+
+# Weights of other runtimes: never loaded, so neither downloaded nor part of the fingerprint.
+_OTHER_RUNTIMES = (
+    "*.onnx", "*.onnx_data", "onnx/*", "openvino/*", "openvino_model*", "coreml/*", "*.mlmodel",
+    "*.h5", "*.msgpack", "*.ot", "*.tflite", "*.ckpt*", "*.gguf",
+)  # fmt: skip
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl")
+
+# Files that cannot change a vector: texts about the model, version control, traces of training.
+_WITHOUT_EFFECT = (
+    ".*", "*/.*", "*.md", "LICENSE*", "NOTICE*", "*.png", "*.jpg", "*.svg", "*.pdf", "*.csv",
+    "training_args.bin", "optimizer.*", "scheduler.*", "scaler.*", "rng_state*", "checkpoint-*",
+    "trainer_state.json", "eval/*", "runs/*", "logs/*", "events.out.tfevents*", "*/__pycache__/*",
+)  # fmt: skip
+
+
+def resolve_folder(
+    name_or_path: str | Path,
+    *,
+    default_org: str,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_folder: str | None = None,
+    local_files_only: bool = False,
+    allow_pickle: bool = False,
+) -> Path:
+    """Turn a local path or a name on the Hugging Face hub into a local folder.
+
+    An existing local folder is used as it is; nothing is looked up on the hub then. A name on the
+    hub is downloaded once, without the weights of other runtimes and without pickled weights.
+
+    Args:
+        name_or_path: a folder, ``organisation/name`` or a short name.
+        default_org: organisation of short names, such as ``sentence-transformers``.
+        revision: branch, tag or commit on the hub.
+        token: access token of the hub; True for the one that is stored on this machine.
+        cache_folder: where downloads are kept; default: the hub client's own cache.
+        local_files_only: use what was downloaded before, never the network.
+        allow_pickle: download ``.bin`` weights too.
+
+    Raises:
+        ModelError: there is no such folder, or the hub does not have it or cannot be reached.
+    """
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        return path
+    name = str(name_or_path)
+    if path.exists():
+        raise ModelError(f"{name} is a file; a model is a folder with a config.json")
+    if name.count("/") > 1 or name.startswith((".", "/", "~")) or "\\" in name:
+        raise ModelError(f"there is no folder {name}; give an existing folder or a name on the hub")
+    if "/" not in name and name.lower() not in NAMES_WITHOUT_ORGANISATION:
+        name = f"{default_org}/{name}"
+    try:
+        return Path(
+            snapshot_download(
+                name,
+                revision=revision,
+                token=token,
+                cache_dir=cache_folder,
+                local_files_only=local_files_only,
+                ignore_patterns=[*_OTHER_RUNTIMES, *(() if allow_pickle else _PICKLES)],
+            )
+        )
+    except (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+    ) as error:
+        raise ModelError(_why_not(name, str(name_or_path), revision, error)) from error
+
+
+def _why_not(name: str, given: str, revision: str | None, error: Exception) -> str:
+    """Explain in one sentence why the hub did not give a model."""
+    if isinstance(error, GatedRepoError):
+        return f"{name} is gated on the hub: accept its terms there and give token="
+    if isinstance(error, RepositoryNotFoundError):
+        return (
+            f"there is neither a local folder {given!r} nor a repository {name!r} on the hub; "
+            f"check the spelling, or give token= if it is private"
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return f"{name} has no revision {revision!r} on the hub"
+    if isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled)):
+        return (
+            f"there is no local folder {given!r}, {name!r} was not downloaded before, and the hub "
+            f"cannot be used now (no network, offline mode or local_files_only): give a folder"
+        )
+    return f"the hub refused {name!r}: {error}"
+
+
+def inside(folder: Path, relative: str) -> Path:
+    """A path below a model folder, as a file of that folder names it.
+
+    Links may stay inside the folder; in a download cache of the hub, where every file is a link,
+    inside the repository's own cache.
+
+    Raises:
+        ModelError: the path leaves the folder.
+    """
+    parts = Path(relative).parts
+    path = folder / relative
+    if Path(relative).is_absolute() or ".." in parts or "\\" in relative or ":" in relative:
+        raise ModelError(f"{folder}: path {relative!r} must be relative and stay inside the folder")
+    root = folder.absolute()
+    # <cache>/models--org--name/snapshots/<commit>/file links to <cache>/models--org--name/blobs/..
+    allowed = root.parent.parent if root.parent.name == "snapshots" else root
+    if not path.resolve().is_relative_to(allowed.resolve()):
+        raise ModelError(
+            f"{folder}: path {relative!r} is a link to {path.resolve()}, outside of it"
+        )
+    return path
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ModelError: the file is missing, or is not a JSON object.
+    """
+    value = read_any_json(path)
+    if not isinstance(value, dict):
+        raise ModelError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def read_any_json(path: Path) -> Any:  # noqa: ANN401  (JSON has no narrower type)
+    """Read a JSON value.
+
+    Raises:
+        ModelError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(f"{path} is missing; the model folder is not complete") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path} is not valid JSON: {error}") from error
+
+
+def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
+    """Write a JSON value, indented, UTF-8."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def load_weights(folder: Path, *, allow_pickle: bool) -> "dict[str, Tensor]":
+    """Weights of one module, on the CPU: safetensors, or a pickle where that is allowed.
+
+    Raises:
+        ModelError: there are no weights, or only pickled ones and `allow_pickle` is False.
+    """
+    from safetensors.torch import load_file
+
+    if (folder / SAFE_WEIGHTS).is_file():
+        return dict(load_file(folder / SAFE_WEIGHTS))
+    refuse_pickle(folder, SAFE_WEIGHTS, allow_pickle=allow_pickle)
+    import torch
+
+    # weights_only: the unpickler builds tensors and containers, it calls nothing else.
+    weights = torch.load(folder / PICKLED_WEIGHTS, map_location="cpu", weights_only=True)
+    return dict(weights)
+
+
+def refuse_pickle(folder: Path, wanted: str, *, allow_pickle: bool) -> None:
+    """Check that weights which are not in safetensors may be read from `PICKLED_WEIGHTS`.
+
+    Raises:
+        ModelError: they are missing, or they are there and `allow_pickle` is False.
+    """
+    if any(folder.glob("pytorch_model*.bin")):
+        if not allow_pickle:
+            raise ModelError(
+                f"{folder} has only pickled weights ({PICKLED_WEIGHTS}); pass allow_pickle=True "
+                f"if you trust where they come from, or convert them to {wanted}"
+            )
+        return
+    hint = "" if allow_pickle else (
+        f"; if the repository has only {PICKLED_WEIGHTS}, it was not downloaded: "
+        f"pass allow_pickle=True if you trust it"
+    )  # fmt: skip
+    raise ModelError(f"{folder / wanted} is missing{hint}")
+
+
+def save_weights(folder: Path, weights: "Mapping[str, Tensor]") -> None:
+    """Write the weights of one module as safetensors.
+
+    Tensors that share memory are refused by safetensors: a module with tied weights leaves the
+    alias out.
+    """
+    from safetensors.torch import save_file
+
+    tensors = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
+    save_file(tensors, folder / SAFE_WEIGHTS, metadata={"format": "pt"})
+
+
+def fingerprint_files(folder: Path) -> str:
+    """Hash of all files that can change a model's output: sha256, hex.
+
+    Unknown files count, so that nothing that matters is forgotten. Left out are texts about the
+    model, traces of training, weights of other runtimes, and pickled weights beside safetensors:
+    a git clone and a download of the same model have the same fingerprint.
+    """
+    digest = hashlib.sha256()
+    for relative in sorted(_files_with_effect(folder)):
+        content = hashlib.sha256()
+        with (folder / relative).open("rb") as file:
+            while part := file.read(1 << 20):
+                content.update(part)
+        digest.update(f"{relative}\0{content.hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def _files_with_effect(folder: Path) -> Iterator[str]:
+    for path in folder.rglob("*"):
+        relative = path.relative_to(folder).as_posix()
+        patterns = list(_WITHOUT_EFFECT + _OTHER_RUNTIMES)
+        if any(path.parent.glob("*.safetensors")):
+            patterns += _PICKLES
+        ignored = any(fnmatch(relative, p) or fnmatch(path.name, p) for p in patterns)
+        if path.is_file() and not ignored:
+            yield relative

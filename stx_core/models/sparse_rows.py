@@ -1,0 +1,75 @@
+"""Sparse embeddings as compressed rows: batches in, one table in input order out."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from stx_core.models.text_model import SparseRows
+
+# B inputs of a batch, N of a call, V dimensions, Z non-zero values
+
+
+def keep_top(embeddings_BV: torch.Tensor, k: int) -> torch.Tensor:
+    """Keep the k values of each row that are largest in absolute terms, zero elsewhere.
+
+    Returns:
+        (B, V) dense, a new tensor. Which of several equal values stay is not defined.
+    """
+    dense_BV = embeddings_BV.to_dense() if embeddings_BV.is_sparse else embeddings_BV
+    top = dense_BV.abs().topk(min(k, dense_BV.shape[1]), dim=1).indices
+    return torch.zeros_like(dense_BV).scatter_(1, top, dense_BV.gather(1, top))
+
+
+def compress(embeddings_BV: torch.Tensor) -> SparseRows:
+    """Non-zero values of a batch, (B, V) dense or coalesced COO, as float32 on the CPU."""
+    if embeddings_BV.is_sparse:
+        values = embeddings_BV.values()
+        kept = values != 0
+        rows, columns = embeddings_BV.indices()[:, kept]
+        values = values[kept]
+    else:
+        rows, columns = embeddings_BV.nonzero(as_tuple=True)
+        values = embeddings_BV[rows, columns]
+    counts = torch.bincount(rows, minlength=len(embeddings_BV)).cpu().numpy()
+    return SparseRows(
+        _offsets(counts), columns.int().cpu().numpy(), values.float().cpu().numpy()
+    )
+
+
+def in_order(parts: Sequence[tuple[np.ndarray, SparseRows]], n_rows: int) -> SparseRows:
+    """Put the rows of all batches where they belong.
+
+    Args:
+        parts: row numbers (B,) of a batch, and its rows.
+        n_rows: N; rows that no batch names stay empty.
+    """
+    counts = np.zeros(n_rows, np.int64)
+    for rows, part in parts:
+        counts[rows] = np.diff(part.offsets)
+    offsets = _offsets(counts)
+    indices = np.empty(offsets[-1], np.int32)
+    values = np.empty(offsets[-1], np.float32)
+    for rows, part in parts:
+        shifts = np.repeat(offsets[rows] - part.offsets[:-1], np.diff(part.offsets))
+        where = shifts + np.arange(len(part.values))
+        indices[where] = part.indices
+        values[where] = part.values
+    return SparseRows(offsets, indices, values)
+
+
+def to_coo(rows: SparseRows, width: int, dtype: torch.dtype) -> torch.Tensor:
+    """A coalesced COO tensor (N, width) on the CPU."""
+    n_rows = len(rows.offsets) - 1
+    numbers = np.repeat(np.arange(n_rows), np.diff(rows.offsets))
+    return torch.sparse_coo_tensor(
+        torch.from_numpy(np.stack([numbers, rows.indices.astype(np.int64)])),
+        torch.from_numpy(rows.values).to(dtype),
+        (n_rows, width),
+        is_coalesced=True,
+        check_invariants=False,
+    )
+
+
+def _offsets(counts: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)

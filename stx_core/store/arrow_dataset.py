@@ -1,0 +1,96 @@
+"""Rows of a folder saved by `datasets`, or of a dataset of the Hugging Face hub."""
+
+import functools
+import os
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+import pyarrow as pa
+
+from stx_core.errors import InputError, SpecError
+from stx_core.store.filesystem import FileInfo
+from stx_core.store.filters import Filter
+from stx_core.store.select_rows import concat, select_rows
+from stx_core.store.shards import Rows, Shard, partitions, with_partitions
+from stx_core.store.units import Unit
+from stx_core.store.urls import LOCAL, local_path, normal, redact, scheme
+
+HUB = "hf-dataset"
+
+_BATCH_ROWS = 8192
+
+
+def is_dataset(url: str) -> bool:
+    """Whether a URL names a hub dataset or a local folder written by ``save_to_disk``."""
+    if scheme(url) == HUB:
+        return True
+    if scheme(url) != LOCAL:
+        return False
+    folder = local_path(url)
+    markers = ("state.json", "dataset_dict.json")
+    return any(os.path.isfile(os.path.join(folder, marker)) for marker in markers)
+
+
+def describe(url: str) -> FileInfo:
+    """Give a dataset the identity that `datasets` gives it: a hash of its origin and changes."""
+    dataset = _open(normal(url))
+    return FileInfo(normal(url), int(dataset.dataset_size or 0), dataset._fingerprint)
+
+
+@functools.lru_cache(maxsize=8)
+def _open(url: str) -> Any:  # noqa: ANN401  (a datasets.Dataset, mapped into memory)
+    try:
+        import datasets
+    except ImportError as error:
+        raise SpecError(f"{redact(url)} needs `datasets`: pip install 'stx[hf]'") from error
+    if scheme(url) == HUB:
+        name, config, split = _hub_parts(url)
+        return datasets.load_dataset(name, config, split=split)
+    try:
+        dataset = datasets.load_from_disk(url)
+    except (OSError, ValueError, pa.ArrowInvalid) as error:
+        raise InputError(f"{redact(url)}: no whole datasets folder ({error})") from error
+    if isinstance(dataset, datasets.DatasetDict):
+        splits = ", ".join(f"{redact(url)}/{split}" for split in dataset)
+        raise InputError(f"{redact(url)} holds several splits; name one: {splits}")
+    return dataset
+
+
+def _hub_parts(url: str) -> tuple[str, str | None, str]:
+    """``hf-dataset://[owner/]name/config/split``; ``default`` is the config of most datasets."""
+    parts = [unquote(part) for part in url.split("://", 1)[1].split("/")]
+    if len(parts) not in (3, 4) or not all(parts):
+        raise SpecError(
+            f"{url}: expected hf-dataset://owner/name/config/split (config is often 'default')"
+        )
+    return "/".join(parts[:-2]), parts[-2], parts[-1]
+
+
+def shard(file: FileInfo) -> Shard:
+    """Describe a dataset; reading may start at any row."""
+    dataset = _open(file.url)
+    schema = with_partitions(dataset.features.arrow_schema.remove_metadata(), file.url)
+    n_rows = len(dataset)
+    return Shard(file.url, file.identity, "arrow", n_rows, (0, n_rows), schema)
+
+
+def read(unit: Unit, schema: pa.Schema, filters: Sequence[Filter], id_column: str | None) -> Rows:
+    """Read the row range of a unit."""
+    dataset = _open(unit.url)
+    wanted = dict.fromkeys([*schema.names, *(column for column, _, _ in filters)])
+    in_path = partitions(unit.url)
+    names = [name for name in wanted if name in dataset.column_names]
+    if missing := [name for name in wanted if name not in names and name not in in_path]:
+        raise InputError(
+            f"{redact(unit.url)}: no column {missing[0]!r}; it has {dataset.column_names}"
+        )
+    selected = dataset.with_format("arrow")
+    parts: list[Rows] = []
+    for start in range(unit.start, unit.stop, _BATCH_ROWS):
+        stop = min(start + _BATCH_ROWS, unit.stop)
+        table = selected[start:stop].select(names)
+        rows = np.arange(start, stop, dtype=np.int64)
+        parts.append(select_rows(table, rows, schema, filters, unit.url, id_column))
+    return concat(parts, schema)

@@ -1,0 +1,86 @@
+"""Types of the columns that a job reads: one schema for all shards, checked before work starts."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from stx_core.errors import InputError
+from stx_core.store.shards import Shard
+from stx_core.store.urls import redact
+
+# In files of lines a column may be absent from the rows that planning looks at.
+_OPEN_FORMATS = ("jsonl",)
+
+
+def corpus_schema(shards: Sequence[Shard], columns: Sequence[str]) -> pa.Schema:
+    """Find one type per column that holds the values of all shards.
+
+    Strings of any kind become ``string``, integers ``int64``; dictionaries are decoded.
+
+    Raises:
+        InputError: a shard lacks a column, or two shards disagree about its type.
+    """
+    return pa.schema([_common_field(shards, name) for name in dict.fromkeys(columns)])
+
+
+def _common_field(shards: Sequence[Shard], name: str) -> pa.Field:
+    common: Any = None
+    first = ""
+    for shard in shards:
+        if name not in shard.schema.names:
+            if shard.format in _OPEN_FORMATS:
+                continue
+            has = ", ".join(shard.schema.names)
+            raise InputError(f"{redact(shard.url)}: no column {name!r}; it has {has}")
+        kind = plain_type(shard.schema.field(name).type)
+        if common is None or pa.types.is_null(common):
+            common, first = kind, shard.url
+        elif kind != common and not pa.types.is_null(kind):
+            common = _wider(common, kind, name, first, shard.url)
+    if common is None:
+        where = redact(shards[0].url) if shards else "the corpus"
+        raise InputError(f"{where}: no row has a column {name!r}")
+    return pa.field(name, common)
+
+
+def _wider(one: Any, other: Any, name: str, first: str, second: str) -> Any:  # noqa: ANN401
+    try:
+        fields = [pa.schema([pa.field(name, kind)]) for kind in (one, other)]
+        return pa.unify_schemas(fields, promote_options="permissive").field(name).type
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise InputError(
+            f"column {name!r} is {one} in {redact(first)}, but {other} in {redact(second)}; "
+            "give them one type"
+        ) from error
+
+
+def plain_type(kind: Any) -> Any:  # noqa: ANN401
+    """The type that stands for all of its kind: string, int64; dictionaries are decoded."""
+    if pa.types.is_dictionary(kind):
+        return plain_type(kind.value_type)
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return pa.string()
+    return pa.int64() if pa.types.is_integer(kind) and kind != pa.uint64() else kind
+
+
+def check_text(schema: pa.Schema, column: str) -> None:
+    """Refuse a text column that is no string.
+
+    Raises:
+        InputError: names column and type.
+    """
+    kind = schema.field(column).type
+    if plain_type(kind) != pa.string():
+        raise InputError(f"column {column!r} is {kind}, not string; choose another text column")
+
+
+def check_id(schema: pa.Schema, column: str) -> None:
+    """Refuse an id column that is neither string nor integer.
+
+    Raises:
+        InputError: names column and type.
+    """
+    kind = schema.field(column).type
+    if plain_type(kind) != pa.string() and not pa.types.is_integer(kind):
+        raise InputError(f"column {column!r} is {kind}, not string or integer; choose another id")

@@ -1,0 +1,196 @@
+"""Rows of a CSV or TSV file with a header line; every value is text until the plan casts it."""
+
+import csv
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+
+from stx_core.errors import InputError
+from stx_core.store.filesystem import FileInfo
+from stx_core.store.filters import Filter
+from stx_core.store.jsonl import MARK_ROWS, open_lines
+from stx_core.store.select_rows import concat, select_rows
+from stx_core.store.shards import BadRow, Mark, Rows, Shard, partitions, with_partitions
+from stx_core.store.units import Unit
+from stx_core.store.urls import redact
+
+_BATCH_ROWS = 8192
+
+# The csv module's own limit, 128 KiB, is for the whole process and shorter than long documents.
+_FIELD_LIMIT = 2**31 - 1
+
+
+class _Lines:
+    """Decoded lines of a stream, counted, for csv.reader to take as many as a record needs."""
+
+    def __init__(self, stream: IO[bytes], line: int, byte: int) -> None:
+        self._stream = stream
+        self.line = line
+        self.byte = byte
+
+    def __iter__(self) -> "_Lines":
+        return self
+
+    def __next__(self) -> str:
+        raw = next(self._stream)
+        encoding = "utf-8-sig" if self.line == 0 else "utf-8"
+        self.line += 1
+        self.byte += len(raw)
+        # Bytes that are no UTF-8 travel as surrogates, so that one row is bad and not the file.
+        return raw.decode(encoding, errors="surrogateescape")
+
+
+def _records(stream: IO[bytes], url: str, mark: Mark) -> Iterator[tuple[Mark, list[str] | None]]:
+    """Records that are not empty, each with its place; None where the syntax is broken."""
+    stream.seek(mark.byte)
+    lines = _Lines(stream, mark.line, mark.byte)
+    csv.field_size_limit(_FIELD_LIMIT)
+    name = url.lower().removesuffix(".gz")
+    reader = csv.reader(lines, delimiter="\t" if name.endswith(".tsv") else ",")
+    row = mark.row
+    while True:
+        place = Mark(row, lines.line, lines.byte)
+        fields: list[str] | None
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error:
+            fields = None
+        if fields != []:
+            yield place, fields
+            row += 1
+
+
+def _header(stream: IO[bytes], url: str) -> tuple[list[str], Mark]:
+    """Column names, and where the rows begin."""
+    records = _records(stream, url, Mark(-1, 0, 0))
+    _, names = next(records, (None, []))
+    if names is None or any(_invalid(name) for name in names):
+        raise InputError(f"{redact(url)}: the header line is no valid UTF-8 CSV")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"{redact(url)}: the header names column {twice[0]!r} twice")
+    place, _ = next(records, (None, None))
+    return names, place or Mark(0, 1, stream.tell())
+
+
+def _invalid(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def shard(file: FileInfo) -> Shard:
+    """Count the rows of a file in one pass."""
+    marks: list[Mark] = []
+    n_rows = 0
+    with open_lines(file.url) as stream:
+        names, start = _header(stream, file.url)
+        for place, _ in _records(stream, file.url, start):
+            if place.row % MARK_ROWS == 0:
+                marks.append(place)
+            n_rows += 1
+    schema = with_partitions(pa.schema([pa.field(name, pa.string()) for name in names]), file.url)
+    return Shard(file.url, file.identity, "csv", n_rows, (0, n_rows), schema, tuple(marks))
+
+
+def read(unit: Unit, schema: pa.Schema, filters: Sequence[Filter], id_column: str | None) -> Rows:
+    """Read the row range of a unit; records that cannot be used become bad rows."""
+    parts: list[Rows] = []
+    with open_lines(unit.url) as stream:
+        names, start = _header(stream, unit.url)
+        wanted = _wanted(names, schema, filters, unit.url)
+        records = _records(stream, unit.url, unit.mark or start)
+        inside = (record for record in records if record[0].row >= unit.start)
+        left = unit.n_rows
+        while batch := list(islice(inside, min(_BATCH_ROWS, left))):
+            left -= len(batch)
+            parts.append(_to_rows(batch, names, wanted, schema, filters, unit.url, id_column))
+    return concat(parts, schema)
+
+
+def _wanted(
+    names: list[str], schema: pa.Schema, filters: Sequence[Filter], url: str
+) -> dict[str, Any]:
+    """Columns to take, with the type of each: that of the plan, or of the filter's value."""
+    wanted = {field.name: field.type for field in schema}
+    for name, op, value in filters:
+        kind = pa.infer_type(value if op in ("in", "not in") else [value])
+        wanted.setdefault(name, pa.string() if pa.types.is_null(kind) else kind)
+    wanted = {name: kind for name, kind in wanted.items() if name not in partitions(url)}
+    if missing := [name for name in wanted if name not in names]:
+        raise InputError(
+            f"{redact(url)}: no column {missing[0]!r}; the header has {', '.join(names)}"
+        )
+    return wanted
+
+
+def _to_rows(
+    records: Sequence[tuple[Mark, list[str] | None]],
+    names: list[str],
+    wanted: dict[str, Any],
+    schema: pa.Schema,
+    filters: Sequence[Filter],
+    url: str,
+    id_column: str | None,
+) -> Rows:
+    places = {name: names.index(name) for name in wanted}
+    rows: list[int] = []
+    values: dict[str, list[Any]] = {name: [] for name in wanted}
+    bad: list[BadRow] = []
+    for place, fields in records:
+        problem = _problem(fields, len(names), places, wanted)
+        if fields is None or problem is not None:
+            column, reason, detail = problem or (None, "malformed", "broken quotes or line ends")
+            known = _known_id(fields, places, id_column, column, len(names))
+            text = f"line {place.line + 1}: {detail}"
+            bad.append(BadRow(place.row, known, column, reason, text))
+            continue
+        rows.append(place.row)
+        for name, position in places.items():
+            values[name].append(_value(fields[position], wanted[name]))
+    table = pa.table({name: pa.array(column, wanted[name]) for name, column in values.items()})
+    found = select_rows(table, np.array(rows, np.int64), schema, filters, url, id_column)
+    return Rows(found.table, found.row_numbers, bad, found.n_filtered)
+
+
+def _problem(
+    fields: list[str] | None, n_columns: int, places: dict[str, int], wanted: dict[str, Any]
+) -> tuple[str | None, str, str] | None:
+    if fields is None:
+        return None
+    if len(fields) != n_columns:
+        return None, "malformed", f"{len(fields)} fields, the header has {n_columns}"
+    for name, position in places.items():
+        if _invalid(fields[position]):
+            return name, "invalid_utf8", f"column {name!r} is not valid UTF-8"
+        try:
+            _value(fields[position], wanted[name])
+        except pa.ArrowInvalid:
+            return name, "wrong_type", f"column {name!r} cannot be read as {wanted[name]}"
+    return None
+
+
+def _known_id(
+    fields: list[str] | None,
+    places: dict[str, int],
+    id_column: str | None,
+    column: str | None,
+    n_columns: int,
+) -> str | None:
+    if fields is None or id_column not in places or column == id_column:
+        return None
+    value = fields[places[id_column]] if len(fields) == n_columns else ""
+    return None if not value or _invalid(value) else value
+
+
+def _value(text: str, kind: Any) -> Any:  # noqa: ANN401
+    """A field as a type; an empty one is an empty string, or null for other types."""
+    if kind == pa.string():
+        return text
+    return pa.scalar(text).cast(kind).as_py() if text else None

@@ -1,0 +1,168 @@
+"""Corpus files to shards and rows, whatever their format."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import get_args
+
+import pyarrow as pa
+
+from stx_core.errors import InputError, SpecError
+from stx_core.store import arrow_dataset, csv_rows, jsonl, parquet
+from stx_core.store.filesystem import FileInfo, file_info, list_files
+from stx_core.store.filters import Filter, check_filters, keep_file
+from stx_core.store.shards import Format, Rows, Shard
+from stx_core.store.units import Unit
+from stx_core.store.urls import redact
+
+# Footers are small and far away: read many at once.
+_THREADS = 16
+
+_ENDINGS: dict[str, Format] = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".tsv": "csv",
+}
+
+_SHARDS: dict[Format, Callable[[FileInfo], Shard]] = {
+    "parquet": parquet.shard,
+    "jsonl": jsonl.shard,
+    "csv": csv_rows.shard,
+    "arrow": arrow_dataset.shard,
+}
+_READERS: dict[Format, Callable[[Unit, pa.Schema, Sequence[Filter], str | None], Rows]] = {
+    "parquet": parquet.read,
+    "jsonl": jsonl.read,
+    "csv": csv_rows.read,
+    "arrow": arrow_dataset.read,
+}
+
+
+def format_of(url: str) -> Format:
+    """Tell a file's format by its name.
+
+    Raises:
+        InputError: the ending is unknown.
+    """
+    name = url.lower().removesuffix(".gz")
+    for ending, kind in _ENDINGS.items():
+        if name.endswith(ending) and not (kind == "parquet" and name != url.lower()):
+            return kind
+    raise InputError(
+        f"{redact(url)}: cannot tell its format; expected one of {', '.join(_ENDINGS)} "
+        f"(.gz allowed for lines), or set the format: {', '.join(get_args(Format))}"
+    )
+
+
+def list_shards(
+    urls: Sequence[str], format: Format | None = None, filters: Sequence[Filter] = ()
+) -> list[Shard]:
+    """List the shards of a corpus, sorted by URL, and look into each.
+
+    Files whose partition columns do not pass the filters are left out unopened. Of Parquet files
+    the footer is read; files of lines are read through once, to count.
+
+    Args:
+        urls: files, folders, globs, saved `datasets` folders, ``hf-dataset://name/config/split``.
+        format: of all of them; None to tell by name.
+        filters: checked here for their form.
+
+    Raises:
+        InputError: nothing is there, or a file cannot be used; names the first such file.
+        SpecError: a filter is wrong.
+    """
+    check_filters(filters)
+    files: dict[str, FileInfo] = {}
+    for url in urls:
+        files.update((file.url, file) for file in _find(url, format))
+    kept = [file for file in prune(list(files.values()), filters)]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        shards = list(pool.map(lambda file: shard_rows(file, format), kept))
+    return sorted(shards, key=lambda shard: shard.url)
+
+
+def _find(url: str, format: Format | None) -> list[FileInfo]:
+    if arrow_dataset.is_dataset(url):
+        return [arrow_dataset.describe(url)]
+    if format == "arrow":
+        raise InputError(f"{redact(url)}: no saved datasets folder (state.json is missing)")
+    try:
+        files = list_files(url)
+    except FileNotFoundError as error:
+        raise InputError(str(error)) from error
+    if not files:
+        raise InputError(f"{redact(url)}: the folder holds no files")
+    return files
+
+
+def prune(files: Sequence[FileInfo], filters: Sequence[Filter]) -> list[FileInfo]:
+    """Leave out files whose hive partition columns do not pass the filters."""
+    return [file for file in files if keep_file(file.url, filters)]
+
+
+def shard_rows(file: FileInfo, format: Format | None = None) -> Shard:
+    """Describe one file: its rows, row groups and columns.
+
+    Raises:
+        InputError: it cannot be read; says why.
+    """
+    if format is None:
+        format = "arrow" if arrow_dataset.is_dataset(file.url) else format_of(file.url)
+    return _SHARDS[format](file)
+
+
+def read_rows(
+    unit: Unit,
+    schema: pa.Schema,
+    filters: Sequence[Filter] = (),
+    id_column: str | None = None,
+) -> Rows:
+    """Read the rows of a unit.
+
+    Every row of the range is in the table, among the bad ones, or counted as filtered out.
+
+    Args:
+        unit: from `plan_units`.
+        schema: columns to read and the types to give them, see `corpus_schema`.
+        filters: all must pass; their columns need not be in the schema.
+        id_column: gives bad rows their id, where it is readable; must be in the schema.
+
+    Raises:
+        InputError: the file changed since it was planned, is damaged, or lacks a column.
+        SpecError: `id_column` is not in the schema.
+    """
+    if id_column is not None and id_column not in schema.names:
+        raise SpecError(f"id column {id_column!r} is not among the columns {schema.names}")
+    check_identity(unit)
+    rows = _READERS[unit.format](unit, schema, filters, id_column)
+    # Again after reading: an overwrite half-way would mix two versions.
+    check_identity(unit)
+    counted = len(rows.table) + len(rows.bad) + rows.n_filtered
+    if counted != unit.n_rows:
+        raise InputError(
+            f"{redact(unit.url)}: rows {unit.start} to {unit.stop} were planned, {counted} were "
+            "found; the file changed, plan again"
+        )
+    return rows
+
+
+def check_identity(unit: Unit) -> None:
+    """Refuse a shard that is not the one that was planned.
+
+    Raises:
+        InputError: it changed or is gone.
+    """
+    try:
+        if unit.format == "arrow":
+            identity = arrow_dataset.describe(unit.url).identity
+        else:
+            identity = file_info(unit.url).identity
+    except FileNotFoundError as error:
+        raise InputError(f"{redact(unit.url)}: gone since it was planned; plan again") from error
+    if identity != unit.identity:
+        raise InputError(
+            f"{redact(unit.url)}: changed since it was planned (identity {identity}, planned "
+            f"{unit.identity}); plan again"
+        )

@@ -1,0 +1,26 @@
+"""Small JSON documents that know when they were damaged: each carries a digest of itself."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from stx_core.store.units import canonical_json
+
+# The nonce is added when the object is created; it says who wrote, not what.
+_OUTSIDE = ("digest", "nonce")
+
+
+def seal(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the digest."""
+    return {**body, "digest": digest(body)}
+
+
+def is_whole(body: Mapping[str, Any]) -> bool:
+    """Whether a document is as it was sealed."""
+    return body.get("digest") == digest(body)
+
+
+def digest(body: Mapping[str, Any]) -> str:
+    """SHA-256 in hex of all but the digest and the nonce."""
+    content = {key: value for key, value in body.items() if key not in _OUTSIDE}
+    return hashlib.sha256(canonical_json(content)).hexdigest()

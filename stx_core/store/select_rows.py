@@ -1,0 +1,120 @@
+"""Raw columns of a row range to the rows asked for: filtered, checked, in the planned schema."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stx_core.errors import InputError
+from stx_core.store.filters import Filter, filter_mask, partition_type
+from stx_core.store.shards import BadRow, Rows, partition_column, partitions
+from stx_core.store.urls import redact
+
+
+def select_rows(
+    table: pa.Table,
+    row_numbers: np.ndarray,
+    schema: pa.Schema,
+    filters: Sequence[Filter],
+    url: str,
+    id_column: str | None,
+) -> Rows:
+    """Filter a table, take out rows that hold invalid UTF-8, and cast it to a schema.
+
+    Args:
+        table: columns of the schema and of the filters, partition columns excepted.
+        row_numbers: (N,) int64, positions in the shard.
+        schema: what to return.
+        filters: all must pass.
+        url: of the shard, for partition values and messages.
+        id_column: gives bad rows their id, where it is readable.
+
+    Raises:
+        InputError: a column is missing, or has a type that does not fit.
+    """
+    table = _add_partitions(table, schema, filters, url)
+    passed = filter_mask(table, filters, url)
+    n_filtered = len(table) - (pc.sum(passed).as_py() or 0)
+    if n_filtered:
+        table = table.filter(passed)
+        row_numbers = row_numbers[passed.to_numpy()]
+    bad = _invalid_rows(table.select(schema.names), row_numbers, id_column)
+    if bad:
+        good = ~np.isin(row_numbers, [row.row for row in bad])
+        table, row_numbers = table.filter(pa.array(good)), row_numbers[good]
+    return Rows(_cast(table.select(schema.names), schema, url), row_numbers, bad, n_filtered)
+
+
+def concat(parts: Sequence[Rows], schema: pa.Schema) -> Rows:
+    """Put the rows of consecutive ranges together."""
+    return Rows(
+        pa.concat_tables([schema.empty_table(), *(part.table for part in parts)]),
+        np.concatenate([np.empty(0, np.int64), *(part.row_numbers for part in parts)]),
+        [row for part in parts for row in part.bad],
+        sum(part.n_filtered for part in parts),
+    )
+
+
+def _add_partitions(
+    table: pa.Table, schema: pa.Schema, filters: Sequence[Filter], url: str
+) -> pa.Table:
+    for name, value in partitions(url).items():
+        wanted = name in schema.names or any(column == name for column, _, _ in filters)
+        if not wanted or name in table.column_names:
+            continue
+        kind = partition_type(name, filters)
+        if name in schema.names and not any(column == name for column, _, _ in filters):
+            kind = schema.field(name).type
+        try:
+            table = table.append_column(name, partition_column(value, len(table), kind))
+        except pa.ArrowInvalid as error:
+            raise InputError(
+                f"{redact(url)}: partition {name!r} is {value!r}, which is no {kind}"
+            ) from error
+    return table
+
+
+def _invalid_rows(table: pa.Table, row_numbers: np.ndarray, id_column: str | None) -> list[BadRow]:
+    bad: dict[int, BadRow] = {}
+    for name in table.column_names:
+        # Parquet promises UTF-8 and pyarrow believes it; only a full check looks.
+        if _is_valid(table[name]):
+            continue
+        for position in range(len(table)):
+            if position not in bad and not _is_valid(table[name].slice(position, 1)):
+                row = int(row_numbers[position])
+                known = _readable(table, id_column, position)
+                bad[position] = BadRow(
+                    row, known, name, "invalid_utf8", f"column {name!r} is not valid UTF-8"
+                )
+    return [bad[position] for position in sorted(bad)]
+
+
+def _is_valid(column: pa.ChunkedArray) -> bool:
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _readable(table: pa.Table, id_column: str | None, position: int) -> Any:  # noqa: ANN401
+    if id_column is None or not _is_valid(table[id_column].slice(position, 1)):
+        return None
+    return table[id_column][position].as_py()
+
+
+def _cast(table: pa.Table, schema: pa.Schema, url: str) -> pa.Table:
+    columns = []
+    for field in schema:
+        column = table[field.name]
+        try:
+            columns.append(column if column.type == field.type else column.cast(field.type))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise InputError(
+                f"{redact(url)}: column {field.name!r} is {column.type}, the plan says "
+                f"{field.type}, and its values do not fit; plan again or mend the file"
+            ) from error
+    return pa.Table.from_arrays(columns, schema=schema)

@@ -1,0 +1,76 @@
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+
+from pipelines.spec import parse_spec
+
+WORDS = ["plants", "eat", "light", "rivers", "carry", "sand", "glass", "is", "made", "of", "stars"]
+
+
+@pytest.fixture(scope="session")
+def static_model(tmp_path_factory):
+    """A real StaticEmbedding folder with random vectors: loads and encodes in milliseconds."""
+    folder = tmp_path_factory.mktemp("model")
+    module = folder / "0_StaticEmbedding"
+    module.mkdir()
+    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(["[UNK]", *WORDS])}, "[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.save(str(module / "tokenizer.json"))
+    weights = np.random.default_rng(0).standard_normal((len(WORDS) + 1, 8)).astype(np.float32)
+    save_file({"embedding.weight": weights}, module / "model.safetensors")
+    entry = {
+        "idx": 0,
+        "name": "0",
+        "path": "0_StaticEmbedding",
+        "type": "sentence_transformers.models.StaticEmbedding",
+    }
+    (folder / "modules.json").write_text(json.dumps([entry]))
+    return folder
+
+
+def texts(n_rows, seed=0):
+    random = np.random.default_rng(seed)
+    return [" ".join(random.choice(WORDS, random.integers(1, 9))) for _ in range(n_rows)]
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Three Parquet shards: 250 rows, row groups of 40."""
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    table = pa.table(
+        {
+            "id": [f"d{i}" for i in range(250)],
+            "text": texts(250),
+            "lang": ["en" if i % 3 else "de" for i in range(250)],
+        }
+    )
+    for shard, (start, length) in enumerate(((0, 100), (100, 90), (190, 60))):
+        path = folder / f"part-{shard}.parquet"
+        pq.write_table(table.slice(start, length), path, row_group_size=40)
+    return folder
+
+
+@pytest.fixture
+def spec_of(static_model, tmp_path):
+    """Builds a spec for the local runner with the static model; keyword arguments override parts."""
+
+    def build(path, **parts):
+        values = {
+            "inputs": {"path": str(path)},
+            "models": {"dense": {"model": str(static_model)}},
+            "output": {"path": str(tmp_path / "out")},
+            "resources": {"runner": "local", "rows_per_unit": 64},
+        }
+        for name, part in parts.items():
+            values[name] = values[name] | part
+        return parse_spec(values)
+
+    return build

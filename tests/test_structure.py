@@ -1,0 +1,109 @@
+import ast
+import pickle
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import stx_core
+from stx_core import errors
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAVY = ("torch", "transformers", "ray")
+STARTS_LIGHT = ("stx_core", "stx_core.models", "stx_core.store", "pipelines.spec")
+ERRORS = [
+    value
+    for value in vars(errors).values()
+    if isinstance(value, type) and issubclass(value, errors.StxError)
+]
+
+
+def python_files(package):
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imported_modules(path):
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+
+
+def test_layers_import_only_what_lies_below_them():
+    lint_imports = Path(sys.executable).with_name("lint-imports")
+
+    result = subprocess.run(
+        [lint_imports, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("name", STARTS_LIGHT)
+def test_light_parts_start_without_torch_and_ray(name):
+    script = f"import sys, {name}; print([heavy for heavy in {HEAVY} if heavy in sys.modules])"
+
+    result = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+
+    assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
+def test_errors_survive_pickle_with_their_message(error):
+    # Ray carries exceptions between processes by pickle.
+    copy = pickle.loads(pickle.dumps(error("what, where, what to do")))  # noqa: S301  (our own)
+
+    assert type(copy) is error
+    assert str(copy) == "what, where, what to do"
+
+
+@pytest.mark.parametrize("package", ["stx_core", "stx_core.models", "stx_core.util"])
+def test_every_public_name_resolves(package):
+    module = import_module(package)
+
+    missing = [name for name in module.__all__ if getattr(module, name, None) is None]
+
+    assert missing == []
+    assert sorted(set(module.__all__)) == sorted(module.__all__)
+
+
+@pytest.mark.parametrize("package", [stx_core, stx_core.models], ids=lambda module: module.__name__)
+def test_an_unknown_name_is_an_attribute_error_and_known_ones_are_listed(package):
+    assert set(package.__all__) <= set(dir(package))
+    with pytest.raises(AttributeError, match="has no attribute 'SentenceTransfomer'"):
+        _ = package.SentenceTransfomer
+
+
+def test_every_error_is_public():
+    assert {error.__name__ for error in ERRORS} <= set(stx_core.__all__)
+
+
+def test_no_file_of_the_core_imports_ray():
+    # import-linter looks at the graph; this looks at the text, planted lazy imports included.
+    found = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in python_files("stx_core")
+        for name in imported_modules(path)
+        if name.split(".")[0] == "ray"
+    ]
+
+    assert found == []
+
+
+def test_util_holds_names_and_no_logic():
+    tree = ast.parse((ROOT / "stx_core" / "util.py").read_text())
+
+    too_long = [
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (node.end_lineno or 0) - node.lineno + 1 > 15
+    ]
+
+    assert too_long == []
