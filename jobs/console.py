@@ -77,22 +77,26 @@ def _probe_line(part: Any) -> str:  # noqa: ANN401
 
 
 def _report_lines(report: "Report") -> Iterator[str]:
-    if report.unchanged:
+    if report.version is None:
+        return
+    if not report.committed:
         yield f"nothing to do: version {report.version} of {report.output} has all of it"
         return
     yield f"committed version {report.version} of {report.output} in {_duration(report.seconds)}"
     for name, part in report.parts.items():
         yield (
             f"  {name:<8} {part.rows:,} rows in {part.files:,} files, {part.size / 1e6:,.1f} MB; "
-            f"{part.encoded_rows:,} encoded now, {part.truncated:,} cut, "
-            f"{part.quarantined:,} quarantined"
+            f"{part.quarantined:,} quarantined; {part.encoded_rows:,} encoded now, "
+            f"{part.truncated:,} of them cut"
         )
         for reason, count in sorted(part.reasons.items()):
             yield f"           {count:,} x {reason}"
-    if report.encode_seconds > 0:
+    tokens = sum(part.encoded_tokens for part in report.parts.values())
+    if tokens:
+        rows = max(part.encoded_rows for part in report.parts.values())
         yield (
-            f"  speed    {report.encoded_rows / report.stream_seconds:,.0f} rows/s and "
-            f"{report.encoded_tokens / report.stream_seconds:,.0f} tokens/s while running"
+            f"  speed    {rows / report.stream_seconds:,.0f} rows/s, "
+            f"{tokens / report.stream_seconds:,.0f} tokens/s, start of the actors counted"
         )
     for line in report.warnings:
         yield f"  warning  {line}"
@@ -137,24 +141,23 @@ def _progress() -> "Progress":
 
 def _log_lines(results: Iterator[dict[str, Any]], plan: "Plan") -> Iterator[dict[str, Any]]:
     start = last = time.monotonic()
-    units = rows = tokens = quarantined = 0
-    for result in results:
-        units += 1
+    rows = tokens = quarantined = 0
+    for units, result in enumerate(results, start=1):
         rows += result["rows"]
         tokens += result["tokens"]
         quarantined += result["quarantined"]
         now = time.monotonic()
         if now - last >= _SECONDS_BETWEEN_LINES:
             last = now
-            rate = rows / (now - start)
+            seconds = now - start
             line = {
                 "units": units,
                 "units_total": plan.n_due,
                 "rows": rows,
                 "rows_total": plan.n_due_rows,
-                "tokens_per_s": round(tokens / (now - start)),
+                "tokens_per_s": round(tokens / seconds),
                 "quarantined": quarantined,
-                "eta_s": round((plan.n_due_rows - rows) / rate) if rate else None,
+                "eta_s": round((plan.n_due_rows - rows) * seconds / rows),
             }
             print(json.dumps(line), file=sys.stderr, flush=True)
         yield result

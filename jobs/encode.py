@@ -22,7 +22,7 @@ def encode(
 
     stx encode SPEC.yaml [--set a.b=c], or stx encode INPUT OUTPUT --model NAME.
     """
-    from jobs.console import Console
+    from jobs.console import Console, configure_logging
     from pipelines.encode import run_encode
     from pipelines.spec import load_spec, parse_spec
     from stx_core.errors import SpecError
@@ -38,7 +38,10 @@ def encode(
             "output": {"path": destination},
         }
         spec = parse_spec(values, set_ or [], source="command line")
-    report = run_encode(spec, Console(), dry_run=dry_run)
+    configure_logging()
+    console = Console()
+    report = run_encode(spec, console, dry_run=dry_run)
+    console.report(report)
     if report.quarantined_share > spec.output.max_quarantined:
         print(
             f"stx: {report.quarantined_share:.2%} of the rows are quarantined, more than "

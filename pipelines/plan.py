@@ -1,17 +1,21 @@
-"""Spec and inputs to a plan: which units each output still needs, what they will cost, and where."""
+"""Spec and inputs to a plan: which units each output still needs, and what they will cost."""
 
+import functools
 import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipelines.estimate import EncoderProbe
 from pipelines.spec import EncodeSpec, Model, Resources
 from pipelines.stages import HUB_ORGANISATION, EncoderSettings
 from stx_core.errors import SpecError
 from stx_core.models.folder import fingerprint_files, resolve_folder
+from stx_core.store import ledger, log
+from stx_core.store.snapshot import read_manifest, snapshot_info
 from stx_core.store.units import Unit, unit_key
 
 # Part of every unit key: what is written for the same input changes with it.
@@ -82,7 +86,7 @@ class Plan:
         """Rows of the corpus, before filters."""
         return sum(unit.n_rows for unit in self.units)
 
-    @property
+    @functools.cached_property
     def due(self) -> dict[int, list[str]]:
         """Units to read, by index, and the outputs that each is due for."""
         work: dict[int, list[str]] = {}
@@ -92,6 +96,11 @@ class Plan:
         return dict(sorted(work.items()))
 
     @property
+    def n_due(self) -> int:
+        """Number of units to read."""
+        return len(self.due)
+
+    @property
     def n_due_rows(self) -> int:
         """Rows of the units to read."""
         return sum(self.units[index].n_rows for index in self.due)
@@ -99,12 +108,15 @@ class Plan:
     @property
     def seconds(self) -> float | None:
         """Estimated duration of the encoding; None where it cannot be measured from here."""
-        if self.pool is None or self.pool.gpus:
+        if self.pool is None:
             return None
         total = 0.0
         for part in self.parts.values():
-            if part.probe is not None and part.probe.tokens_per_second:
-                total += part.rows_due * part.probe.tokens_per_row / part.probe.tokens_per_second
+            if not part.due or part.probe is None or not part.probe.tokens_per_second:
+                continue
+            if (part.probe.device != "cpu") != (self.pool.gpus > 0):
+                return None
+            total += part.rows_due * part.probe.tokens_per_row / part.probe.tokens_per_second
         # The sample ran on the cores of one actor.
         return total / self.pool.actors
 
@@ -167,25 +179,75 @@ def unit_keys(spec: EncodeSpec, units: Sequence[Unit], output_fingerprint: str) 
     return tuple(unit_key(unit, fields) for unit in units)
 
 
-def make_part(
-    settings: EncoderSettings,
+@dataclass(frozen=True)
+class Held:
+    """What exists already: by output, the keys of the current snapshot; keys of finished units.
+
+    Attributes:
+        version: of the current snapshot; 0 for none.
+        outputs: what the snapshot says of its outputs.
+        carried: (output, key) pairs in the snapshot.
+        done: keys with a record of an interrupted start.
+    """
+
+    version: int
+    outputs: Mapping[str, Mapping[str, Any]]
+    carried: frozenset[tuple[str, str]]
+    done: frozenset[str]
+
+
+def read_held(root: str, spec_hash: str) -> Held:
+    """Look at the dataset: its current snapshot, and records of this spec's unfinished run."""
+    entry = log.latest(root)
+    if entry is None:
+        return Held(0, {}, frozenset(), frozenset())
+    run = log.unfinished_run(entry.state, spec_hash)
+    done = frozenset(ledger.load_all(root, run)) if run else frozenset()
+    if entry.state["snapshot"] is None:
+        return Held(0, {}, frozenset(), done)
+    info = snapshot_info(root)
+    manifest = read_manifest(root, info.version)
+    pairs = zip(manifest["output"].to_pylist(), manifest["key"].to_pylist(), strict=True)
+    return Held(info.version, info.outputs, frozenset(pairs), done)
+
+
+def make_plan(
+    spec: EncodeSpec,
     units: Sequence[Unit],
-    keys: tuple[str, ...],
-    carried: set[str],
-    done: set[str],
-) -> Part:
-    """Subtract what the current snapshot and an interrupted start have from what is wanted."""
-    due = tuple(i for i, key in enumerate(keys) if key not in carried and key not in done)
-    n_carried = sum(key in carried for key in keys)
-    return Part(
-        settings=settings,
-        fingerprint=fingerprint(settings),
-        keys=keys,
-        due=due,
-        n_carried=n_carried,
-        n_done=len(keys) - n_carried - len(due),
-        rows_due=sum(units[index].n_rows for index in due),
-    )
+    encoders: Mapping[str, EncoderSettings],
+    held: Held,
+) -> Plan:
+    """Subtract what exists from what the spec wants. Pure.
+
+    Raises:
+        SpecError: the spec lacks an output that the dataset has.
+    """
+    if missing := sorted(held.outputs.keys() - encoders.keys()):
+        raise SpecError(
+            f"models: {spec.output.path} has the outputs {', '.join(sorted(held.outputs))}, the "
+            f"spec only {', '.join(encoders)}; add {', '.join(missing)}, or set another output.path"
+        )
+    parts = {}
+    for name, settings in encoders.items():
+        keys = unit_keys(spec, units, fingerprint(settings))
+        carried = [(name, key) in held.carried for key in keys]
+        due = tuple(i for i, key in enumerate(keys) if not carried[i] and key not in held.done)
+        parts[name] = Part(
+            settings=settings,
+            fingerprint=fingerprint(settings),
+            keys=keys,
+            due=due,
+            n_carried=sum(carried),
+            n_done=len(keys) - sum(carried) - len(due),
+            rows_due=sum(units[index].n_rows for index in due),
+        )
+    return Plan(spec.inputs.paths, spec.output.path, tuple(units), parts)
+
+
+def is_current(plan: Plan, held: Held) -> bool:
+    """Whether the current snapshot is exactly what the plan wants, no more and no less."""
+    wanted = {(name, key) for name, part in plan.parts.items() for key in part.keys}
+    return held.version > 0 and wanted == held.carried
 
 
 def make_pool(resources: Resources, cpus: float, gpus: float) -> Pool:
@@ -193,7 +255,7 @@ def make_pool(resources: Resources, cpus: float, gpus: float) -> Pool:
 
     Args:
         resources: the spec's part.
-        cpus: CPUs that actors may take, those of readers and writers taken off.
+        cpus: CPUs of the cluster.
         gpus: GPUs of the cluster.
     """
     if resources.runner == "local":
@@ -202,8 +264,9 @@ def make_pool(resources: Resources, cpus: float, gpus: float) -> Pool:
     per_actor_gpus = resources.gpus_per_actor
     if per_actor_gpus is None:
         per_actor_gpus = 1.0 if gpus else 0.0
-    per_actor_cpus = resources.cpus_per_actor or max(1, min(_CORES_PER_ACTOR, int(cpus)))
-    by_cpu = int(cpus // per_actor_cpus)
+    free = int(cpus) - 1  # one is for readers and writers
+    per_actor_cpus = resources.cpus_per_actor or max(1, min(_CORES_PER_ACTOR, free))
+    by_cpu = free // per_actor_cpus
     by_gpu = int(gpus // per_actor_gpus) if per_actor_gpus else by_cpu
     actors = resources.actors or max(1, min(by_cpu, by_gpu))
     return Pool("ray", actors, per_actor_cpus, per_actor_gpus, resources.token_budget)
@@ -219,17 +282,3 @@ def available_cores() -> int:
     except (OSError, ValueError):
         return cores
     return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
-
-
-def check_outputs(names: Sequence[str], existing: Mapping[str, str]) -> None:
-    """Refuse a spec that would silently drop an output which the dataset has.
-
-    Args:
-        names: outputs of the spec.
-        existing: outputs of the current snapshot, name to model.
-    """
-    if missing := sorted(set(existing) - set(names)):
-        raise SpecError(
-            f"models: the dataset has outputs {', '.join(sorted(existing))}, the spec only "
-            f"{', '.join(names)}; add {', '.join(missing)}, or write to another output.path"
-        )

@@ -1,7 +1,9 @@
 """Counts and timings of a finished run."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from stx_core.store.ledger import Record
 
@@ -11,19 +13,19 @@ class OutputReport:
     """One output of the committed snapshot.
 
     Attributes:
-        rows, files, size, truncated, quarantined, reasons: of the whole snapshot; size in bytes,
-            reasons as row counts by reason.
-        encoded_rows, encoded_tokens: of this start alone.
+        rows, files, size, quarantined: of the whole snapshot; size in bytes.
+        encoded_rows, encoded_tokens, truncated, reasons: of what this start encoded; reasons are
+            quarantined rows by reason.
     """
 
     rows: int
     files: int
     size: int
-    truncated: int
     quarantined: int
-    reasons: Mapping[str, int]
     encoded_rows: int
     encoded_tokens: int
+    truncated: int
+    reasons: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -60,19 +62,19 @@ class Report:
         )
 
 
-def output_report(records: Sequence[Record], encoded: Sequence[Record]) -> OutputReport:
-    """Add up the records of an output: all of the snapshot's, and those of this start."""
-    reasons: dict[str, int] = {}
-    for record in records:
-        for reason, count in record.reasons.items():
-            reasons[reason] = reasons.get(reason, 0) + count
+def output_report(name: str, facts: Mapping[str, Any], fresh: Mapping[str, Record]) -> OutputReport:
+    """Put together what the snapshot says of an output and what this start encoded for it."""
+    mine = [record for record in fresh.values() if record.output == name]
+    reasons: Counter[str] = Counter()
+    for record in mine:
+        reasons.update(record.reasons)
     return OutputReport(
-        rows=sum(record.rows_out for record in records),
-        files=sum(bool(record.file) for record in records),
-        size=sum(record.size for record in records),
-        truncated=sum(record.n_truncated for record in records),
-        quarantined=sum(record.rows_quarantined for record in records),
-        reasons=reasons,
-        encoded_rows=sum(record.rows_out for record in encoded),
-        encoded_tokens=sum(record.n_tokens for record in encoded),
+        rows=facts["rows"],
+        files=facts["files"],
+        size=facts["bytes"],
+        quarantined=facts["rows_quarantined"],
+        encoded_rows=sum(record.rows_out for record in mine),
+        encoded_tokens=sum(record.n_tokens for record in mine),
+        truncated=sum(record.n_truncated for record in mine),
+        reasons=dict(reasons),
     )

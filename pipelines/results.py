@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,6 +12,8 @@ import pyarrow.parquet as pq
 import xxhash
 
 from pipelines import unit_table
+from pipelines.plan import Held, Plan
+from pipelines.spec import Inputs
 from stx_core.errors import StoreError
 from stx_core.store import ledger
 from stx_core.store.filesystem import open_file, write_new
@@ -30,35 +33,54 @@ class Sink:
         run: the run's id.
         epoch: which start of the run this is.
         schemas: Arrow schema of each output's files, fixed by the plan.
-        metadata: key-value metadata of each output's files.
+        facts: see `output_facts`.
     """
 
     root: str
     run: str
     epoch: int
-    schemas: dict[str, pa.Schema]
-    metadata: dict[str, dict[str, str]]
+    schemas: Mapping[str, pa.Schema]
+    facts: Mapping[str, Mapping[str, Any]]
 
 
-def output_schema(
-    id_type: Any,  # noqa: ANN401  (a pyarrow DataType)
-    copied: list[pa.Field],
-    kind: str,
-    dim: int | None,
-    store_as: str,
-) -> pa.Schema:
-    """Schema of an output's files: id, copied columns, the vector, and what is known of the text."""
-    vector = sparse_type() if dim is None else dense_type(dim, store_as)  # type: ignore[arg-type]
-    return pa.schema(
-        [
-            pa.field("id", id_type),
-            *copied,
-            pa.field(VECTOR_COLUMN[kind], vector),
-            pa.field("n_tokens", pa.int32()),
-            pa.field("truncated", pa.bool_()),
-            pa.field("content_hash", pa.string()),
-        ]
-    )
+def output_facts(plan: Plan, held: Held) -> dict[str, dict[str, Any]]:
+    """What a snapshot remembers of each output: enough to encode a query the same way."""
+    facts = {}
+    for name, part in plan.parts.items():
+        known = held.outputs.get(name, {}) if part.probe is None else asdict(part.probe)
+        facts[name] = {
+            "type": part.settings.type,
+            "model": part.settings.model,
+            "fingerprint": part.fingerprint,
+            "dim": known["dim"],
+            "similarity": known["similarity"],
+            "store_as": part.settings.store_as,
+            "settings": part.settings.as_dict(),
+        }
+    return facts
+
+
+def output_schemas(
+    corpus: pa.Schema, inputs: Inputs, facts: Mapping[str, Mapping[str, Any]]
+) -> dict[str, pa.Schema]:
+    """Schema of each output's files: id, copied columns, the vector, what is known of the text."""
+    id_type = corpus.field(inputs.id_column).type if inputs.id_column else pa.string()
+    copied = [corpus.field(name) for name in inputs.columns if name in corpus.names]
+    schemas = {}
+    for name, known in facts.items():
+        sparse = known["type"] == "sparse"
+        vector = sparse_type() if sparse else dense_type(known["dim"], known["store_as"])
+        schemas[name] = pa.schema(
+            [
+                pa.field("id", id_type),
+                *copied,
+                pa.field(VECTOR_COLUMN[known["type"]], vector),
+                pa.field("n_tokens", pa.int32()),
+                pa.field("truncated", pa.bool_()),
+                pa.field("content_hash", pa.string()),
+            ]
+        )
+    return schemas
 
 
 def write_unit(unit: Unit, keys: dict[str, str], table: pa.Table, sink: Sink) -> dict[str, Any]:
@@ -94,7 +116,7 @@ def _write_output(unit: Unit, name: str, key: str, table: pa.Table, sink: Sink) 
     file, size, checksum = "", 0, ""
     if good.num_rows:
         file = f"data/{name}/{stem}"
-        data = to_parquet(_output_rows(good, name, sink.schemas[name]), sink.metadata[name])
+        data = to_parquet(_output_rows(good, name, sink.schemas[name]), _metadata(name, sink))
         size, checksum = len(data), xxhash.xxh3_128_hexdigest(data)
         write_new(join(sink.root, file), data)
         _check_footer(join(sink.root, file), good.num_rows)
@@ -190,6 +212,13 @@ def _hex(rows: pa.Table) -> str:
     return f"{id_hash(rows.column(unit_table.ID)):032x}"
 
 
-def records_of(result: dict[str, Any]) -> list[ledger.Record]:
-    """The records in what `write_unit` returned, after its way through JSON."""
-    return [ledger.Record(**item) for item in result["records"]]
+def _metadata(name: str, sink: Sink) -> dict[str, str]:
+    """Key-value metadata of a file: so that a file that was copied away still says what it is."""
+    facts = sink.facts[name]
+    return {
+        "stx.output": name,
+        "stx.run": sink.run,
+        "stx.model": str(facts["model"]),
+        "stx.fingerprint": str(facts["fingerprint"]),
+        "stx.similarity": str(facts["similarity"]),
+    }

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from stx_core.models.folder import fingerprint_files, resolve_folder
-from stx_core.store.schema import dense_column, sparse_column
 
 from pipelines import unit_table
 from stx_core.errors import ModelError
+from stx_core.models.folder import fingerprint_files, resolve_folder
+from stx_core.store.schema import dense_column, sparse_column
 
 if TYPE_CHECKING:
     from stx_core.models.sentence_transformer import SentenceTransformer

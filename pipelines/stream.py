@@ -182,6 +182,22 @@ def _original_errors() -> Iterator[None]:
         raise
 
 
+def cluster_size(runner: str, cores: int) -> tuple[float, float]:
+    """CPUs and GPUs that actors can be given; Ray is started, or connected to, for the answer.
+
+    Args:
+        runner: "local" asks no cluster.
+        cores: of this machine.
+    """
+    if runner == "local":
+        return cores + 2 * _IO_CPUS, 0
+    start_ray(cores)
+    import ray
+
+    size = ray.cluster_resources()
+    return size.get("CPU", 0.0), size.get("GPU", 0.0)
+
+
 def start_ray(cpus: int) -> None:
     """Connect to the cluster named by RAY_ADDRESS, or start Ray on this machine.
 

@@ -25,7 +25,9 @@ class Tokens:
         offsets: (N + 1,) int64; input i owns ``ids[offsets[i]:offsets[i + 1]]``.
         truncated: (N,) bool, the input had more tokens than the model reads.
         type_ids: (T,) int32 segment ids, or None where the model takes none.
-        prompt_length: leading tokens that pooling must leave out; 0 when it includes the prompt.
+        prompt_length: leading tokens that belong to the prompt, for models whose pooling leaves
+            them out.
+        task: what the inputs are ("query", "document"), for models that route by it.
     """
 
     ids: np.ndarray
@@ -33,6 +35,7 @@ class Tokens:
     truncated: np.ndarray
     type_ids: np.ndarray | None = None
     prompt_length: int = 0
+    task: str | None = None
 
     @property
     def lengths(self) -> np.ndarray:

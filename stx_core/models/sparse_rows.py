@@ -32,9 +32,7 @@ def compress(embeddings_BV: torch.Tensor) -> SparseRows:
         rows, columns = embeddings_BV.nonzero(as_tuple=True)
         values = embeddings_BV[rows, columns]
     counts = torch.bincount(rows, minlength=len(embeddings_BV)).cpu().numpy()
-    return SparseRows(
-        _offsets(counts), columns.int().cpu().numpy(), values.float().cpu().numpy()
-    )
+    return SparseRows(_offsets(counts), columns.int().cpu().numpy(), values.float().cpu().numpy())
 
 
 def in_order(parts: Sequence[tuple[np.ndarray, SparseRows]], n_rows: int) -> SparseRows:

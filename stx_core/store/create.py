@@ -1,4 +1,4 @@
-"""Create an object only if it is absent: the one thing that the commit protocol needs of a store."""
+"""Create an object only if it is absent: the one thing the commit protocol needs of a store."""
 
 import json
 import threading

@@ -146,6 +146,16 @@ def append(root: str, kind: str, change: Callable[[State, int], State | None]) -
         time.sleep(random.uniform(0, 0.05))
 
 
+def unfinished_run(state: State, spec_hash: str) -> str | None:
+    """The run of a spec that was claimed and not committed: the next start goes on with it."""
+    runs = [
+        run
+        for run, facts in state["runs"].items()
+        if facts["spec_hash"] == spec_hash and facts["state"] in ("open", "paused")
+    ]
+    return runs[-1] if runs else None
+
+
 def claim(root: str, spec_hash: str) -> Claim:
     """Take the unfinished run of a spec, or open a new one.
 
@@ -157,12 +167,8 @@ def claim(root: str, spec_hash: str) -> Claim:
 
     def change(state: State, number: int) -> State:
         base = state["snapshot"]["version"] if state["snapshot"] else 0
-        unfinished = [
-            run
-            for run, facts in state["runs"].items()
-            if facts["spec_hash"] == spec_hash and facts["state"] in ("open", "paused")
-        ]
-        run = unfinished[-1] if unfinished else new_run
+        unfinished = unfinished_run(state, spec_hash)
+        run = unfinished or new_run
         epoch = state["runs"][run]["epoch"] + 1 if unfinished else 1
         state["runs"][run] = {
             "spec_hash": spec_hash,
@@ -172,7 +178,7 @@ def claim(root: str, spec_hash: str) -> Claim:
             "base": base,
             "adopts": [],
         }
-        taken.update(run=run, epoch=epoch, base=base, resumed=bool(unfinished))
+        taken.update(run=run, epoch=epoch, base=base, resumed=unfinished is not None)
         return state
 
     append(root, "claim", change)

@@ -241,7 +241,7 @@ def _choose_output(root: str, snapshot: Mapping[str, Any], output: str | None) -
     names = list(snapshot["outputs"])
     if output is None and len(names) == 1:
         return str(names[0])
-    if output not in names:
+    if output is None or output not in names:
         problem = "has several outputs" if output is None else f"has no output {output!r}"
         raise StoreError(f"{redact(root)}: the snapshot {problem}; name one of {', '.join(names)}")
     return output

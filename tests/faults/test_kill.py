@@ -1,4 +1,4 @@
-"""Kill -9 in the middle of a run, on a real Ray cluster with real weights; the next start goes on."""
+"""Kill -9 in the middle of a run, with Ray and real weights: the next start goes on."""
 
 import json
 import os
@@ -21,10 +21,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
 ROWS = 1920
 ROWS_PER_UNIT = 64
-WORDS = (
-    "the river carries fine sand from the hills to the sea where glass makers melt it with ash and "
-    "lime until light passes through what once was stone"
-).split()
+WORDS = ["river", "carries", "fine", "sand", "hills", "glass", "melt", "ash", "light", "stone"]
 
 
 @pytest.fixture

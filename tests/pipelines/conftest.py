@@ -60,7 +60,7 @@ def corpus(tmp_path):
 
 @pytest.fixture
 def spec_of(static_model, tmp_path):
-    """Builds a spec for the local runner with the static model; keyword arguments override parts."""
+    """Builds a spec for the local runner and the static model; keywords override parts of it."""
 
     def build(path, **parts):
         values = {

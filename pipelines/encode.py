@@ -1,0 +1,160 @@
+"""The encode job: its units, stages and writer, and what is done before and after the stream."""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from pipelines import stream, unit_table
+from pipelines.corpus import Corpus, list_corpus, read_unit, sample_texts
+from pipelines.duplicates import find_duplicates
+from pipelines.estimate import SAMPLE_ROWS, probe_encoders
+from pipelines.plan import (
+    Held,
+    Plan,
+    available_cores,
+    content_hash,
+    encoder_settings,
+    fingerprint,
+    is_current,
+    make_plan,
+    make_pool,
+    read_held,
+)  # fmt: skip
+from pipelines.report import Report, output_report
+from pipelines.results import Sink, output_facts, output_schemas, write_unit
+from pipelines.spec import EncodeSpec
+from pipelines.stages import Encode
+from stx_core.errors import InputError
+from stx_core.store import create, ledger, log
+from stx_core.store.shards import Mark
+from stx_core.store.snapshot import commit_snapshot
+from stx_core.store.units import Unit, plan_units
+
+
+class View(Protocol):
+    """Whoever watches a run."""
+
+    def plan(self, plan: Plan) -> None:
+        """Called once, before anything runs."""
+
+    def watch(self, results: Iterator[dict[str, Any]], plan: Plan) -> Iterator[dict[str, Any]]:
+        """Passes the finished units through."""
+
+
+def run_encode(spec: EncodeSpec, view: View, *, dry_run: bool = False) -> Report:
+    """Bring a dataset up to date with a spec: encode what is due, commit one snapshot.
+
+    Raises:
+        StxError: the spec, the input, a model or the store does not allow it. Finished units are
+            kept: the next start goes on from there.
+    """
+    started = time.monotonic()
+    corpus = list_corpus(spec.inputs)
+    encoders = {name: encoder_settings(model) for name, model in spec.models.items()}
+    spec_hash = content_hash(spec, {name: fingerprint(one) for name, one in encoders.items()})
+    held = read_held(spec.output.path, spec_hash)
+    units = plan_units(corpus.shards, spec.resources.rows_per_unit)
+    plan = make_plan(spec, units, encoders, held)
+    if is_current(plan, held):
+        return Report(spec.output.path, held.version, committed=False)
+    plan = _with_costs(plan, spec, corpus, held)
+    view.plan(plan)
+    if dry_run:
+        return Report(spec.output.path, None, committed=False)
+    return _run(spec, plan, corpus, held, spec_hash, view, started)
+
+
+def _with_costs(plan: Plan, spec: EncodeSpec, corpus: Corpus, held: Held) -> Plan:
+    """Add the actor pool, checked against the cluster, and what a sample says of each encoder."""
+    cpus, gpus = stream.cluster_size(spec.resources.runner, available_cores())
+    pool = make_pool(spec.resources, cpus, gpus)
+    stream.check_fits([_stage(replace(plan, pool=pool))], cpus, gpus)
+    # An output whose encoder wrote the current snapshot, and that is not due, is known already.
+    known = {name for name, facts in held.outputs.items() if not plan.parts[name].due
+             and facts["fingerprint"] == plan.parts[name].fingerprint}  # fmt: skip
+    wanted = {n: part.settings.as_dict() for n, part in plan.parts.items() if n not in known}
+    texts = sample_texts(corpus, spec.inputs, SAMPLE_ROWS)
+    probes = probe_encoders(wanted, texts, pool.cpus) if wanted else {}
+    parts = {name: replace(part, probe=probes.get(name)) for name, part in plan.parts.items()}
+    return replace(plan, pool=pool, parts=parts)
+
+
+def _stage(plan: Plan) -> stream.StageSpec:
+    assert plan.pool is not None
+    settings = {
+        "encoders": {name: part.settings.as_dict() for name, part in plan.parts.items()},
+        "threads": plan.pool.cpus,
+        "token_budget": plan.pool.token_budget,
+    }
+    return stream.StageSpec(Encode, settings, plan.pool.actors, plan.pool.cpus, plan.pool.gpus)
+
+
+def _run(
+    spec: EncodeSpec,
+    plan: Plan,
+    corpus: Corpus,
+    held: Held,
+    spec_hash: str,
+    view: View,
+    started: float,
+) -> Report:
+    root = spec.output.path
+    create.probe(root)
+    claim = log.claim(root, spec_hash)
+    facts = output_facts(plan, held)
+    schemas = output_schemas(corpus.schema, spec.inputs, facts)
+    records = ledger.load_all(root, claim.run) if claim.resumed else {}
+    streaming = time.monotonic()
+    sink = Sink(root, claim.run, claim.epoch, schemas, facts)
+    fresh = _stream(spec, plan, corpus.schema, sink, view)
+    stream_seconds = time.monotonic() - streaming
+    records |= fresh
+    planned = {n: dict(zip(part.keys, plan.units, strict=True)) for n, part in plan.parts.items()}
+    warnings = find_duplicates(root, held, next(iter(planned.values())), records)
+    if warnings and spec.output.duplicate_ids == "fail":
+        raise InputError(warnings[0])
+    info = commit_snapshot(root, claim, planned, records, facts, schemas)
+    return Report(
+        output=root,
+        version=info.version,
+        committed=True,
+        seconds=time.monotonic() - started,
+        stream_seconds=stream_seconds,
+        parts={name: output_report(name, facts, fresh) for name, facts in info.outputs.items()},
+        warnings=warnings,
+    )
+
+
+def _stream(
+    spec: EncodeSpec, plan: Plan, schema: pa.Schema, sink: Sink, view: View
+) -> dict[str, ledger.Record]:
+    """Encode the due units; their records, by key."""
+    work = [
+        {"unit": asdict(plan.units[i]), "keys": {n: plan.parts[n].keys[i] for n in names}}
+        for i, names in plan.due.items()
+    ]
+    read, write = partial(_read, schema=schema, spec=spec), partial(_write, sink=sink)
+    results = stream.run(work, read, [_stage(plan)], write, spec.resources.runner)
+    records: dict[str, ledger.Record] = {}
+    for result in view.watch(results, plan):
+        records |= {item["key"]: ledger.Record(**item) for item in result["records"]}
+    return records
+
+
+def _read(description: Mapping[str, Any], schema: pa.Schema, spec: EncodeSpec) -> pa.Table:
+    table = read_unit(_unit(description), schema, spec.inputs, spec.output)
+    return unit_table.with_notes(table, due=list(description["keys"]))
+
+
+def _write(description: Mapping[str, Any], table: pa.Table, sink: Sink) -> dict[str, Any]:
+    return write_unit(_unit(description), description["keys"], table, sink)
+
+
+def _unit(description: Mapping[str, Any]) -> Unit:
+    values = dict(description["unit"])
+    mark = values.pop("mark")
+    return Unit(**values, mark=None if mark is None else Mark(**mark))

@@ -1,0 +1,72 @@
+import uuid
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+import pytest
+
+from stx_core.store.filesystem import write_new
+from stx_core.store.ledger import Record
+from stx_core.store.schema import dense_column, to_parquet
+from stx_core.store.shards import Shard
+from stx_core.store.units import Unit, id_hash, plan_units, unit_key
+from stx_core.store.urls import join
+
+VECTORS = pa.schema([("id", pa.string()), ("embedding", pa.list_(pa.field("element", pa.float32()), 2))])
+
+
+@pytest.fixture(params=["local", "memory"])
+def root(request, tmp_path):
+    """An empty place of each kind that needs no server."""
+    return str(tmp_path / "out") if request.param == "local" else f"memory://{uuid.uuid4().hex}"
+
+
+@dataclass
+class Job:
+    """Two shards of ten rows, in units of five, and the means to finish a unit by hand."""
+
+    root: str
+    units: list[Unit]
+
+    def key(self, unit, output="dense"):
+        return unit_key(unit, {"output": output})
+
+    def planned(self, output="dense"):
+        return {output: {self.key(unit, output): unit for unit in self.units}}
+
+    def finish(self, unit, run, epoch=1, output="dense"):
+        import numpy as np
+
+        ids = pa.array([f"{unit.url}:{row}" for row in range(unit.start, unit.stop)])
+        vectors = dense_column(np.full((unit.n_rows, 2), unit.index, np.float32))
+        data = to_parquet(pa.table([ids, vectors], schema=VECTORS))
+        file = f"data/{output}/{uuid.uuid4().hex}.parquet"
+        write_new(join(self.root, file), data)
+        return make_record(
+            unit, self.key(unit, output), output=output, file=file, ids=ids, size=len(data),
+            run=run, epoch=epoch,
+        )
+
+
+def make_record(unit, key, *, output, file, ids, size, run, epoch):
+    in_hex = f"{id_hash(ids):032x}"
+    return Record(
+        key=key, output=output, url=unit.url, identity=unit.identity, start=unit.start,
+        stop=unit.stop, file=file, quarantine_file="", rows_in=unit.n_rows, rows_filtered=0,
+        rows_out=unit.n_rows, rows_quarantined=0, reasons={}, id_hash_in=in_hex,
+        id_hash_out=in_hex, id_hash_quarantined=f"{0:032x}", n_tokens=30, n_truncated=0,
+        size=size, checksum="", seconds={"encode": 0.25}, run=run, epoch=epoch,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def job(root):
+    shards = [
+        Shard(f"/corpus/{name}.parquet", f"etag-{name}", "parquet", 10, (0, 10), pa.schema([]))
+        for name in "ab"
+    ]
+    return Job(root, plan_units(shards, 5))
+
+
+@pytest.fixture
+def change():
+    return replace
