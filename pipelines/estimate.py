@@ -72,7 +72,7 @@ def _probe(settings: dict[str, Any], texts: list[str]) -> EncoderProbe:
 
     encoder = Encoder(EncoderSettings(**settings))
     model = encoder.model
-    tokens = model.count_tokens(texts)
+    tokens = encoder.tokens(texts)
     mean = float(tokens.lengths.mean()) if texts else 0.0
     timed = texts[: max(1, int(_TIMED_TOKENS / max(mean, 1.0)))]
     encoder.embed(timed)  # the first call pays for allocations and lazy initialisation

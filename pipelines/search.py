@@ -50,19 +50,12 @@ def search_snapshot(
     best: list[tuple[float, str, dict[str, Any]]] = []
     for batch in dataset.to_batches(columns=[*columns, vector], batch_size=_ROWS_AT_ONCE):
         scores = _scores(wanted, batch.column(vector), str(info["similarity"]))
-        rows = batch.select(columns)
-        found = [
-            (-float(scores[row]), str(rows.column(0)[row].as_py()), rows.slice(row, 1))
-            for row in _highest(scores, top_k)
-        ]
-        best = heapq.nsmallest(top_k, best + found, key=lambda item: item[:2])
-    return [
-        {
-            "score": -negative,
-            **dict(zip(("id", *columns[1:]), row.to_pylist()[0].values(), strict=True)),
-        }
-        for negative, _, row in best
-    ]
+        rows = _highest(scores, top_k)
+        found = pa.Table.from_batches([batch]).select(columns).take(pa.array(rows)).to_pylist()
+        scored = zip(scores[rows].tolist(), found, strict=True)
+        best += [(-score, str(row["id"]), {"score": score} | row) for score, row in scored]
+        best = heapq.nsmallest(top_k, best, key=lambda item: item[:2])
+    return [row for _, _, row in best]
 
 
 def _highest(scores: np.ndarray, top_k: int) -> np.ndarray:

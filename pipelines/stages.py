@@ -13,6 +13,7 @@ from stx_core.models.folder import fingerprint_files, resolve_folder
 from stx_core.store.schema import dense_column, sparse_column
 
 if TYPE_CHECKING:
+    from stx_core.inference.tokens import Tokens
     from stx_core.models.sentence_transformer import SentenceTransformer
     from stx_core.models.sparse_encoder import SparseEncoder
     from stx_core.models.text_model import Embedded
@@ -76,6 +77,13 @@ class Encoder:
             token_budget=self.token_budget,
             **extra,
         )
+
+    def tokens(self, texts: list[str]) -> "Tokens":
+        """The tokens that `embed` would give the model."""
+        settings = self.settings
+        name = self.model.prompt_name_for(settings.task, settings.prompt, None)
+        prompt = self.model.resolve_prompt(settings.prompt, name)
+        return self.model.to_tokens(texts, prompt=prompt, task=settings.task)
 
 
 def _load(settings: EncoderSettings) -> "SentenceTransformer | SparseEncoder":

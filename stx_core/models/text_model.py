@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypedDict, TypeVar, Unpack
+from typing import Any, ClassVar, NamedTuple, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -336,6 +336,7 @@ class TextModel(nn.Sequential):
         token_budget: int | None = None,
         show_progress_bar: bool | None = False,
         device: str | torch.device | None = None,
+        extra: Mapping[str, Any] | None = None,
     ) -> Iterator[tuple[np.ndarray, Output | InputError]]:
         """Run all inputs in batches of like length, under inference mode.
 
@@ -347,6 +348,7 @@ class TextModel(nn.Sequential):
             token_budget: tokens of one batch, padding counted; None: what suits the device.
             show_progress_bar: None shows it when info messages are logged.
             device: move the model there first.
+            extra: features beside the tokens that modules read, such as ``max_active_dims``.
 
         Returns:
             An iterator over row numbers, (B,) int64, with what `collect` gave for them, or with an
@@ -363,7 +365,7 @@ class TextModel(nn.Sequential):
 
         def forward(rows: np.ndarray) -> Output:
             with torch.inference_mode():
-                features = self.collate(tokens, rows)
+                features = self.collate(tokens, rows) | dict(extra or {})
                 return collect(self(_to_device(features, target)))
 
         return run_batches(

@@ -175,10 +175,19 @@ def test_redaction_keeps_the_place_and_hides_the_secret(text, shown):
     assert redact(text) == shown
 
 
-def test_the_listing_cache_is_off():
-    client, _ = filesystem.connect("memory://x/y")
+def test_clients_of_stores_are_private_and_cache_no_listings(monkeypatch):
+    seen = {}
 
-    assert isinstance(client, fsspec.get_filesystem_class("memory"))
-    assert not getattr(client, "_cached", False) or client.storage_options == {
-        "use_listings_cache": False
+    def url_to_fs(url, **options):
+        seen.update(options, url=url)
+        return fsspec.filesystem("memory"), ""
+
+    monkeypatch.setattr(filesystem.fsspec.core, "url_to_fs", url_to_fs)
+
+    filesystem.connect("memory://some-bucket-of-its-own/key")
+
+    assert seen == {
+        "url": "memory://some-bucket-of-its-own",
+        "skip_instance_cache": True,
+        "use_listings_cache": False,
     }

@@ -117,7 +117,8 @@ def test_files_have_no_extension_types_and_refuse_them():
     schema = pq.read_schema(io.BytesIO(to_parquet(vectors_table())))
     tensor = pa.FixedShapeTensorArray.from_numpy_ndarray(np.zeros((2, 3), np.float32))
 
-    assert all("ARROW:extension:name" not in (field.metadata or {}) for field in schema)
+    assert all(b"ARROW:extension:name" not in (field.metadata or {}) for field in schema)
+    assert not any(isinstance(field.type, pa.BaseExtensionType) for field in schema)
     with pytest.raises(ValueError, match="no extension types"):
         to_parquet(pa.table({"v": tensor}))
 

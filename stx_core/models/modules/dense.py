@@ -1,0 +1,133 @@
+"""A linear layer with an activation."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from stx_core.errors import ModelError
+from stx_core.models.folder import read_json
+from stx_core.models.modules.module import Features, Module
+
+_ACTIVATION_CLASSES: tuple[type[nn.Module], ...] = (
+    nn.Identity, nn.Tanh, nn.Sigmoid, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU,
+    nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish,
+    nn.LogSigmoid, nn.Tanhshrink, nn.PReLU,
+)  # fmt: skip
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    name: activation
+    for activation in _ACTIVATION_CLASSES
+    for name in (
+        f"{activation.__module__}.{activation.__name__}",
+        f"torch.nn.{activation.__name__}",
+        f"torch.nn.modules.{activation.__name__}",
+    )
+}
+"""Dotted name of an activation in a model folder -> class. Nothing else is accepted."""
+
+
+def load_activation(name: str, where: str) -> nn.Module:
+    """Build the activation that a folder names.
+
+    Args:
+        name: dotted class, such as ``torch.nn.modules.activation.Tanh``.
+        where: the file that names it, for the message.
+
+    Raises:
+        ModelError: the name is not in `ACTIVATIONS`. It is never replaced by another one.
+    """
+    if name not in ACTIVATIONS:
+        raise ModelError(
+            f"{where}: activation {name!r} is unknown; code from model folders is not run, known "
+            f"are the activations of torch.nn: {sorted({c.__name__ for c in _ACTIVATION_CLASSES})}"
+        )
+    return ACTIVATIONS[name]()
+
+
+class Dense(Module):
+    """``activation(x @ weight.T + bias)``, with an optional residual connection.
+
+    Args:
+        in_features: width of the feature that is read.
+        out_features: width of the feature that is written.
+        bias: whether the layer adds a bias.
+        activation_function: None for none.
+        init_weight: (out_features, in_features) weights to start from.
+        init_bias: (out_features,) bias to start from.
+        module_input_name: feature to read, (..., in_features).
+        module_output_name: feature to write; default: the one that was read. ``scores`` makes the
+            layer a cross-encoder's head.
+        use_residual: add the input, projected where the widths differ.
+    """
+
+    config_keys: ClassVar[tuple[str, ...]] = (
+        "in_features",
+        "out_features",
+        "bias",
+        "module_input_name",
+        "module_output_name",
+    )
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        activation_function: Callable[[torch.Tensor], torch.Tensor] | None = nn.Tanh(),  # noqa: B008
+        init_weight: torch.Tensor | None = None,
+        init_bias: torch.Tensor | None = None,
+        module_input_name: str = "sentence_embedding",
+        module_output_name: str | None = None,
+        use_residual: bool = False,
+    ) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+        self.bias = bias
+        self.activation_function = activation_function or nn.Identity()
+        self.module_input_name = module_input_name
+        self.module_output_name = module_output_name or module_input_name
+        self.use_residual = use_residual
+        self.linear = nn.Linear(in_features, out_features, bias=bias)
+        if use_residual and in_features != out_features:
+            self.residual = nn.Linear(in_features, out_features, bias=False)
+        if init_weight is not None:
+            self.linear.weight = nn.Parameter(init_weight)
+        if init_bias is not None and bias:
+            self.linear.bias = nn.Parameter(init_bias)
+
+    @classmethod
+    def read_config(cls, folder: Path) -> dict[str, Any]:
+        """Settings, the activation built from its name."""
+        path = folder / cls.config_file
+        config = read_json(path)
+        if "activation_function" in config:
+            config["activation_function"] = load_activation(
+                config["activation_function"], str(path)
+            )
+        return config
+
+    def config(self) -> dict[str, Any]:
+        """Settings as they are saved; `use_residual` only where it is on: libraries before 5.7
+        do not know it.
+        """
+        name = type(self.activation_function)
+        config = super().config() | {"activation_function": f"{name.__module__}.{name.__qualname__}"}
+        return config | ({"use_residual": True} if self.use_residual else {})
+
+    def get_embedding_dimension(self) -> int:
+        """Width of the output."""
+        return self.out_features
+
+    def forward(self, features: Features) -> Features:
+        """Read (..., in_features), write (..., out_features)."""
+        value = features[self.module_input_name]
+        output = self.activation_function(self.linear(value))
+        if self.use_residual:
+            same_width = self.in_features == self.out_features
+            output = output + (value if same_width else self.residual(value))
+        features[self.module_output_name] = output
+        return features

@@ -1,0 +1,121 @@
+"""What a person at the command line meets: exit codes, one-line errors, the output of commands."""
+
+import subprocess
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+
+def stx(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "jobs.cli", *map(str, arguments)], capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory, minilm):
+    folder = tmp_path_factory.mktemp("cli")
+    texts = [
+        "A cat sleeps on the warm windowsill.",
+        "The bank raised its interest rates again.",
+        "Plants turn sunlight into sugar.",
+        None,
+    ]
+    table = pa.table({"id": [1, 2, 3, 4], "text": texts, "kind": ["pet", "money", "leaf", "none"]})
+    pq.write_table(table, folder / "corpus.parquet")
+    out = folder / "out"
+    done = stx(
+        *("encode", folder / "corpus.parquet", out, "--model", minilm),
+        *("--set", "inputs.columns=[kind]", "--set", "resources.runner=local"),
+    )
+    assert done.returncode == 0, done.stderr
+    return out, done.stdout
+
+
+def test_encode_says_what_it_did(dataset):
+    out, printed = dataset
+
+    assert f"committed version 1 of {out}" in printed
+    assert "3 rows in 1 files" in printed
+    assert "1 x null_text" in printed
+
+
+def test_search_finds_the_nearest_row_with_the_snapshots_own_model(dataset):
+    out, _ = dataset
+
+    found = stx("search", out, "how does photosynthesis work", "--top-k", 1)
+
+    assert found.returncode == 0, found.stderr
+    assert "leaf" in found.stdout
+    assert "money" not in found.stdout
+
+
+def test_show_tells_version_rows_and_schema(dataset):
+    out, _ = dataset
+
+    shown = stx("show", out)
+
+    assert "version 1" in shown.stdout
+    assert "3 rows, 384 x float32" in shown.stdout
+    assert "fixed_size_list<element: float>[384]" in shown.stdout
+
+
+def test_show_files_lists_what_other_engines_can_open(dataset):
+    out, _ = dataset
+
+    listed = stx("show", out, "--files").stdout.split()
+
+    assert [pq.read_table(file).num_rows for file in listed] == [3]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["encode", "nowhere.yaml"], 2, "stx: nowhere.yaml: No such file"),
+        (["encode", "a", "b"], 2, "stx: stx encode INPUT OUTPUT needs --model NAME"),
+        (["show", "nowhere"], 1, "no snapshot was committed here"),
+        (["search", "nowhere", "q"], 1, "no snapshot was committed here"),
+    ],
+)
+def test_mistakes_are_one_line_with_an_exit_code(arguments, code, message):
+    failed = stx(*arguments)
+
+    assert failed.returncode == code
+    assert message in failed.stderr
+    assert len(failed.stderr.splitlines()) == 1
+
+
+def test_too_many_quarantined_rows_end_with_exit_code_3(dataset, tmp_path, minilm):
+    corpus = dataset[0].parent / "corpus.parquet"
+
+    done = stx(
+        *("encode", corpus, tmp_path / "out", "--model", minilm),
+        *("--set", "output.max_quarantined=0.1", "--set", "resources.runner=local"),
+    )
+
+    assert done.returncode == 3
+    assert "25.00% of the rows are quarantined" in done.stderr
+
+
+def test_the_entry_point_for_ray_jobs_is_the_same_command():
+    helped = subprocess.run(
+        [sys.executable, "-m", "jobs.encode", "--help"], capture_output=True, text=True
+    )
+
+    assert helped.returncode == 0
+    assert "--dry-run" in helped.stdout
+
+
+def test_help_loads_neither_torch_nor_ray():
+    code = (
+        "import sys; sys.argv = ['stx', '--help']\n"
+        "import jobs.cli\n"
+        "try: jobs.cli.main()\n"
+        "except SystemExit: print([n for n in ('torch', 'ray', 'pydantic') if n in sys.modules])"
+    )
+
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    assert answer.stdout.splitlines()[-1] == "[]", answer.stdout + answer.stderr

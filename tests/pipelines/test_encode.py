@@ -1,0 +1,286 @@
+"""The encode job from spec to snapshot, without Ray: the same plan, stages and files."""
+
+import json
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.encode import run_encode
+from stx_core import SentenceTransformer
+from stx_core.errors import Fenced, SpecError
+from stx_core.store import log
+from stx_core.store.snapshot import open_snapshot, read_manifest, snapshot_info
+
+
+class Watcher:
+    """A view that remembers, and can stop the run after some units."""
+
+    def __init__(self, stop_after=None):
+        self.plans, self.results, self.stop_after = [], [], stop_after
+
+    def plan(self, plan):
+        self.plans.append(plan)
+
+    def watch(self, results, plan):
+        for result in results:
+            self.results.append(result)
+            yield result
+            if len(self.results) == self.stop_after:
+                raise KeyboardInterrupt
+
+
+def rows(root, output=None):
+    table = open_snapshot(str(root), output=output).to_table()
+    return {row["id"]: row for row in table.to_pylist()}
+
+
+def everything_below(root):
+    return {path: path.stat().st_mtime_ns for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def test_every_row_is_in_the_snapshot_with_the_vector_of_its_text(
+    corpus, spec_of, tmp_path, static_model
+):
+    report = run_encode(spec_of(corpus, inputs={"columns": ["lang", "text"]}), Watcher())
+
+    found = rows(tmp_path / "out")
+    model = SentenceTransformer(str(static_model))
+    expected = model.encode([found[f"d{i}"]["text"] for i in range(250)])
+    written = np.array([found[f"d{i}"]["embedding"] for i in range(250)])
+    assert report.parts["dense"].rows == len(found) == 250
+    np.testing.assert_array_equal(written, expected)
+    assert [found[f"d{i}"]["lang"] for i in range(6)] == ["de", "en", "en", "de", "en", "en"]
+    assert found["d7"]["n_tokens"] == len(found["d7"]["text"].split())
+
+
+def test_a_second_run_with_nothing_changed_writes_nothing(corpus, spec_of, tmp_path):
+    run_encode(spec_of(corpus), Watcher())
+    before = everything_below(tmp_path / "out")
+    watcher = Watcher()
+
+    report = run_encode(spec_of(corpus), watcher)
+
+    assert (report.version, report.committed) == (1, False)
+    assert watcher.plans == []
+    assert everything_below(tmp_path / "out") == before
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(corpus, spec_of, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run_encode(spec_of(corpus), Watcher(stop_after=3))
+    kept = everything_below(tmp_path / "out" / "_stx" / "runs")
+    watcher = Watcher()
+
+    report = run_encode(spec_of(corpus), watcher)
+
+    part = watcher.plans[0].parts["dense"]
+    assert (part.n_done, len(part.due)) == (3, len(part.keys) - 3)
+    assert len(watcher.results) == len(part.due)
+    assert kept.items() <= everything_below(tmp_path / "out" / "_stx" / "runs").items()
+    assert report.version == 1
+    assert len(rows(tmp_path / "out")) == 250
+
+
+def test_only_a_new_shard_is_encoded_and_a_removed_one_leaves(corpus, spec_of, tmp_path):
+    run_encode(spec_of(corpus), Watcher())
+    (corpus / "part-0.parquet").unlink()
+    pq.write_table(
+        pa.table({"id": ["new"], "text": ["stars"], "lang": ["en"]}), corpus / "part-9.parquet"
+    )
+    watcher = Watcher()
+
+    report = run_encode(spec_of(corpus), watcher)
+
+    assert [result["rows"] for result in watcher.results] == [1]
+    assert report.version == 2
+    assert rows(tmp_path / "out").keys() == {"new", *(f"d{i}" for i in range(100, 250))}
+
+
+def test_a_removed_shard_alone_makes_a_new_version_without_encoding(corpus, spec_of, tmp_path):
+    run_encode(spec_of(corpus), Watcher())
+    (corpus / "part-0.parquet").unlink()
+    watcher = Watcher()
+
+    run_encode(spec_of(corpus), watcher)
+
+    assert watcher.results == []
+    assert snapshot_info(str(tmp_path / "out")).version == 2
+    assert len(rows(tmp_path / "out")) == 150
+    old = open_snapshot(str(tmp_path / "out"), version=1)
+    assert old.count_rows() == 250
+
+
+def test_a_changed_setting_of_one_model_leaves_the_other_output_alone(
+    corpus, spec_of, tmp_path, static_model
+):
+    models = {"one": {"model": str(static_model)}, "two": {"model": str(static_model)}}
+    run_encode(spec_of(corpus, models=models | {"dense": models["one"]}), Watcher())
+    models["two"] = models["two"] | {"normalize": True}
+    watcher = Watcher()
+
+    run_encode(spec_of(corpus, models=models | {"dense": models["one"]}), watcher)
+
+    parts = watcher.plans[0].parts
+    assert (len(parts["one"].due), len(parts["dense"].due)) == (0, 0)
+    assert len(parts["two"].due) == len(parts["two"].keys)
+    one, two = rows(tmp_path / "out", "one"), rows(tmp_path / "out", "two")
+    assert np.linalg.norm(two["d3"]["embedding"]) == pytest.approx(1)
+    assert np.linalg.norm(one["d3"]["embedding"]) != pytest.approx(1)
+
+
+def test_two_outputs_come_from_one_pass_over_the_text(corpus, spec_of, static_model):
+    watcher = Watcher()
+    models = {"other": {"model": str(static_model), "truncate_dim": 4}}
+
+    run_encode(spec_of(corpus, models=models), watcher)
+
+    assert sum(result["rows"] for result in watcher.results) == 250
+    assert all(len(result["records"]) == 2 for result in watcher.results)
+
+
+def test_filters_leave_rows_out_and_count_them(corpus, spec_of, tmp_path):
+    run_encode(spec_of(corpus, inputs={"filter": [["lang", "==", "de"]]}), Watcher())
+
+    found = rows(tmp_path / "out")
+    assert set(found) == {f"d{i}" for i in range(0, 250, 3)}
+    manifest = read_manifest(str(tmp_path / "out"))
+    assert sum(manifest.column("rows_filtered").to_pylist()) == 250 - len(found)
+
+
+def test_partitions_that_the_filter_excludes_are_not_opened(tmp_path, spec_of):
+    for lang, text in (("de", "stars"), ("en", "sand")):
+        folder = tmp_path / "c" / f"lang={lang}"
+        folder.mkdir(parents=True)
+        pq.write_table(pa.table({"id": [lang], "text": [text]}), folder / "a.parquet")
+    (tmp_path / "c" / "lang=de" / "a.parquet").write_bytes(b"damaged")
+
+    run_encode(
+        spec_of(tmp_path / "c", inputs={"filter": [["lang", "==", "en"]], "columns": ["lang"]}),
+        Watcher(),
+    )
+
+    found = rows(tmp_path / "out")
+    assert {name: row["lang"] for name, row in found.items()} == {"en": "en"}
+
+
+def test_several_text_columns_are_joined(tmp_path, spec_of):
+    shard = tmp_path / "a.parquet"
+    pq.write_table(
+        pa.table({"id": [1, 2, 3], "title": ["stars", None, None], "body": ["sand", "sand", None]}),
+        shard,
+    )
+
+    run_encode(spec_of(shard, inputs={"text_column": ["title", "body"]}), Watcher())
+
+    found = rows(tmp_path / "out")
+    assert {name: row["n_tokens"] for name, row in found.items()} == {1: 2, 2: 1}
+
+
+def test_without_an_id_column_ids_are_made_of_shard_and_row(tmp_path, spec_of):
+    shard = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["stars", "sand"]}), shard)
+
+    run_encode(spec_of(shard, inputs={"id_column": None}), Watcher())
+
+    assert set(rows(tmp_path / "out")) == {f"{shard}:0", f"{shard}:1"}
+
+
+def test_a_dry_run_touches_nothing(corpus, spec_of, tmp_path):
+    watcher = Watcher()
+
+    report = run_encode(spec_of(corpus), watcher, dry_run=True)
+
+    (plan,) = watcher.plans
+    assert plan.n_due_rows == 250
+    assert plan.parts["dense"].probe.dim == 8
+    assert plan.parts["dense"].probe.tokens_per_row > 1
+    assert plan.seconds is not None
+    assert report.version is None
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_spec_that_would_drop_an_output_is_refused(corpus, spec_of, static_model):
+    both = {"other": {"model": str(static_model)}}
+    run_encode(spec_of(corpus, models=both), Watcher())
+
+    with pytest.raises(SpecError, match=r"has the outputs dense, other, the spec only dense"):
+        run_encode(spec_of(corpus), Watcher())
+
+
+def test_a_start_that_was_overtaken_publishes_nothing(corpus, spec_of, tmp_path):
+    root = str(tmp_path / "out")
+
+    class Overtaken(Watcher):
+        def watch(self, results, plan):
+            yield from results
+            entry = log.latest(root)
+            (run,) = entry.state["runs"].values()
+            log.claim(root, run["spec_hash"])
+
+    with pytest.raises(Fenced, match="a newer start took over"):
+        run_encode(spec_of(corpus), Overtaken())
+
+    assert log.latest(root).state["snapshot"] is None
+
+
+def test_a_moved_model_folder_is_the_same_model(corpus, spec_of, tmp_path, static_model):
+    run_encode(spec_of(corpus), Watcher())
+    moved = shutil.copytree(static_model, tmp_path / "moved")
+
+    report = run_encode(spec_of(corpus, models={"dense": {"model": str(moved)}}), Watcher())
+
+    assert report.committed is False
+
+
+def test_a_changed_weight_is_another_model(corpus, spec_of, tmp_path, static_model):
+    run_encode(spec_of(corpus), Watcher())
+    changed = shutil.copytree(static_model, tmp_path / "changed")
+    weights = changed / "0_StaticEmbedding" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    watcher = Watcher()
+
+    run_encode(spec_of(corpus, models={"dense": {"model": str(changed)}}), watcher)
+
+    assert sum(result["rows"] for result in watcher.results) == 250
+
+
+def test_equal_texts_are_encoded_once_and_written_for_each_row(tmp_path, spec_of, monkeypatch):
+    from pipelines.stages import Encoder
+
+    seen = []
+    embed = Encoder.embed
+    monkeypatch.setattr(
+        Encoder, "embed", lambda self, texts, task=None: seen.append(texts) or embed(self, texts)
+    )
+    shard = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"id": [1, 2, 3], "text": ["sand", "stars", "sand"]}), shard)
+
+    run_encode(spec_of(shard), Watcher())
+
+    found = rows(tmp_path / "out")
+    assert seen == [["sand", "stars"]]
+    assert found[1]["embedding"] == found[3]["embedding"] != found[2]["embedding"]
+
+
+def test_jsonl_and_csv_give_what_parquet_gives(tmp_path, spec_of):
+    texts = ["stars", 'glass "is" made\nof sand', "light, plants"]
+    data = [{"id": f"d{i}", "text": text} for i, text in enumerate(texts)]
+    pq.write_table(pa.Table.from_pylist(data), tmp_path / "a.parquet")
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in data))
+    quoted = [row["text"].replace('"', '""') for row in data]
+    lines = [f'{row["id"]},"{text}"\n' for row, text in zip(data, quoted, strict=True)]
+    (tmp_path / "a.csv").write_text("id,text\n" + "".join(lines))
+    found = []
+    for name in ("a.parquet", "a.jsonl", "a.csv"):
+        out = {"path": str(tmp_path / f"out-{name}")}
+
+        run_encode(spec_of(tmp_path / name, output=out), Watcher())
+
+        found.append(rows(tmp_path / f"out-{name}"))
+    assert found[0] == found[1] == found[2]
+    assert len(found[0]) == 3

@@ -1,0 +1,158 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines import plan as planning
+from pipelines.plan import EncoderSettings, Held, fingerprint, is_current, make_plan, make_pool
+from pipelines.spec import Resources, parse_spec
+from stx_core.store.units import Unit
+
+NOTHING = Held(0, {}, frozenset(), frozenset())
+
+
+def settings(**changes):
+    values = {
+        "model": "some/model",
+        "type": "dense",
+        "revision": "abc",
+        "files": "f00d",
+        "task": "document",
+        "prompt": None,
+        "max_seq_length": None,
+        "dtype": "float32",
+        "normalize": False,
+        "truncate_dim": None,
+        "store_as": "float32",
+        "max_active_dims": None,
+        "trust_remote_code": False,
+        "allow_pickle": False,
+    }
+    return EncoderSettings(**(values | changes))
+
+
+def spec_with(**changes):
+    values = {
+        "inputs": {"path": "corpus"},
+        "models": {"dense": {"model": "some/model"}},
+        "output": {"path": "out"},
+    }
+    return parse_spec(values | changes)
+
+
+def units(n):
+    return [
+        Unit(i, f"shard-{i // 3}", "1", "parquet", i % 3 * 10, i % 3 * 10 + 10) for i in range(n)
+    ]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"files": "beef"},
+        {"task": "query"},
+        {"prompt": "passage: "},
+        {"max_seq_length": 128},
+        {"dtype": "bfloat16"},
+        {"normalize": True},
+        {"truncate_dim": 64},
+        {"store_as": "float16"},
+        {"max_active_dims": 10},
+        {"type": "sparse"},
+    ],
+)
+def test_everything_that_changes_vectors_changes_the_fingerprint(change):
+    assert fingerprint(settings(**change)) != fingerprint(settings())
+
+
+@pytest.mark.parametrize("change", [{"model": "/elsewhere"}, {"revision": None}])
+def test_where_a_model_is_does_not_change_the_fingerprint(change):
+    assert fingerprint(settings(**change)) == fingerprint(settings())
+
+
+def test_without_a_snapshot_everything_is_due():
+    plan = make_plan(spec_with(), units(5), {"dense": settings()}, NOTHING)
+
+    assert plan.parts["dense"].due == (0, 1, 2, 3, 4)
+    assert plan.due == {i: ["dense"] for i in range(5)}
+    assert plan.n_due_rows == plan.n_rows == 50
+
+
+@given(st.sets(st.integers(0, 11)), st.sets(st.integers(0, 11)))
+def test_each_unit_is_either_carried_over_or_done_or_due(carried, done):
+    keys = make_plan(spec_with(), units(12), {"dense": settings()}, NOTHING).parts["dense"].keys
+    held = Held(
+        1 if carried else 0,
+        {},
+        frozenset(("dense", keys[i]) for i in carried),
+        frozenset(keys[i] for i in done),
+    )
+
+    part = make_plan(spec_with(), units(12), {"dense": settings()}, held).parts["dense"]
+
+    assert part.n_carried + part.n_done + len(part.due) == 12
+    assert set(part.due) == set(range(12)) - carried - done
+    assert part.n_carried == len(carried)
+
+
+def test_the_same_unit_has_another_key_for_each_output_and_input_setting():
+    found = {
+        make_plan(spec, units(1), {"dense": one}, NOTHING).parts["dense"].keys[0]
+        for one in (settings(), settings(normalize=True))
+        for spec in (
+            spec_with(),
+            spec_with(inputs={"path": "corpus", "columns": ["lang"]}),
+            spec_with(inputs={"path": "corpus", "filter": [["lang", "==", "en"]]}),
+            spec_with(output={"path": "out", "empty_text": "encode"}),
+        )
+    }
+
+    assert len(found) == 8
+
+
+def test_where_the_output_goes_and_how_many_actors_work_do_not_change_keys():
+    specs = [
+        spec_with(),
+        spec_with(output={"path": "other"}),
+        spec_with(resources={"actors": 7, "token_budget": 100, "runner": "local"}),
+    ]
+
+    found = {
+        make_plan(s, units(3), {"dense": settings()}, NOTHING).parts["dense"].keys for s in specs
+    }
+
+    assert len(found) == 1
+
+
+def test_a_snapshot_is_current_only_if_it_has_no_more_and_no_less():
+    plan = make_plan(spec_with(), units(3), {"dense": settings()}, NOTHING)
+    pairs = [("dense", key) for key in plan.parts["dense"].keys]
+
+    assert is_current(plan, Held(4, {}, frozenset(pairs), frozenset()))
+    assert not is_current(plan, Held(4, {}, frozenset(pairs[1:]), frozenset()))
+    assert not is_current(plan, Held(4, {}, frozenset([*pairs, ("dense", "old")]), frozenset()))
+
+
+@pytest.mark.parametrize(
+    ("asked", "cpus", "gpus", "actors", "per_actor"),
+    [
+        ({}, 3, 0, 1, (2, 0)),  # a laptop of two cores; Ray was told of one more
+        ({}, 5, 0, 2, (2, 0)),
+        ({}, 2, 0, 1, (1, 0)),  # a cluster of two CPUs: one stays for readers and writers
+        ({}, 64, 8, 8, (2, 1)),
+        ({}, 9, 8, 4, (2, 1)),  # more GPUs than CPUs to feed them
+        ({"actors": 3, "cpus_per_actor": 4}, 64, 0, 3, (4, 0)),
+        ({"gpus_per_actor": 0.5}, 64, 2, 4, (2, 0.5)),
+    ],
+)
+def test_the_pool_is_derived_from_the_cluster(asked, cpus, gpus, actors, per_actor):
+    pool = make_pool(Resources(**asked), cpus, gpus)
+
+    assert (pool.actors, (pool.cpus, pool.gpus)) == (actors, per_actor)
+
+
+def test_a_container_quota_counts_as_cores(tmp_path, monkeypatch):
+    quota = tmp_path / "cpu.max"
+    quota.write_text("100000 100000\n")
+    monkeypatch.setattr(planning, "_CGROUP_QUOTA", quota)
+
+    assert planning.available_cores() == 1
