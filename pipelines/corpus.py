@@ -93,9 +93,10 @@ def read_unit(unit: Unit, schema: pa.Schema, inputs: Inputs, output: Output) -> 
     )
 
 
-def _texts(table: pa.Table, inputs: Inputs) -> pa.ChunkedArray:
+def _texts(table: pa.Table, inputs: Inputs) -> pa.Array:
     """One text per row; several columns are joined, null where all of them are."""
-    parts = [table.column(name) for name in inputs.text_columns]
+    # One chunk: joining gives a wrong number of rows where a column begins with an empty chunk.
+    parts = [table.column(name).combine_chunks() for name in inputs.text_columns]
     if len(parts) == 1:
         return parts[0]
     joined = pc.binary_join_element_wise(*parts, inputs.text_separator, null_handling="skip")
@@ -141,7 +142,7 @@ def _readable_rows(unit: Unit, rows: Rows, inputs: Inputs, refuse_empty: bool) -
     return table
 
 
-def content_hashes(texts: pa.ChunkedArray) -> pa.Array:
+def content_hashes(texts: pa.Array) -> pa.Array:
     """(N,) 128-bit xxh3 of each text's UTF-8 bytes in hex, null for null."""
     values = texts.cast(pa.large_binary()).to_pylist()
     return pa.array(

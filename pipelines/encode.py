@@ -11,7 +11,7 @@ import pyarrow as pa
 from pipelines import stream, unit_table
 from pipelines.corpus import Corpus, list_corpus, read_unit, sample_texts
 from pipelines.duplicates import find_duplicates
-from pipelines.estimate import SAMPLE_ROWS, probe_encoders
+from pipelines.estimate import SAMPLE_ROWS, probe_encoders, probe_here
 from pipelines.plan import (
     Held,
     Plan,
@@ -78,7 +78,9 @@ def _with_costs(plan: Plan, spec: EncodeSpec, corpus: Corpus, held: Held) -> Pla
              and facts["fingerprint"] == plan.parts[name].fingerprint}  # fmt: skip
     wanted = {n: part.settings.as_dict() for n, part in plan.parts.items() if n not in known}
     texts = sample_texts(corpus, spec.inputs, SAMPLE_ROWS)
-    probes = probe_encoders(wanted, texts, pool.cpus) if wanted else {}
+    # In process the models are loaded here in any case.
+    probe = probe_here if pool.runner == "local" else probe_encoders
+    probes = probe(wanted, texts, pool.cpus) if wanted else {}
     parts = {name: replace(part, probe=probes.get(name)) for name, part in plan.parts.items()}
     return replace(plan, pool=pool, parts=parts)
 

@@ -10,6 +10,8 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 # Enough texts for a mean token count within some percent, few enough for seconds on one core.
 SAMPLE_ROWS = 256
 _TIMED_TOKENS = 4096
@@ -41,7 +43,7 @@ class EncoderProbe:
 def probe_encoders(
     encoders: Mapping[str, Mapping[str, Any]], texts: Sequence[str], threads: int | None
 ) -> dict[str, EncoderProbe]:
-    """Load each encoder in a fresh process, run the sample, and say what was found.
+    """Load each encoder in a fresh process, run the sample with `probe_here`, and end the process.
 
     Args:
         encoders: `EncoderSettings` as plain values, by output name.
@@ -54,20 +56,21 @@ def probe_encoders(
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         plain = {name: dict(settings) for name, settings in encoders.items()}
-        return pool.submit(_probe_all, plain, list(texts), threads).result()
+        return pool.submit(probe_here, plain, list(texts), threads).result()
 
 
-def _probe_all(
-    encoders: dict[str, dict[str, Any]], texts: list[str], threads: int | None
+def probe_here(
+    encoders: Mapping[str, Mapping[str, Any]], texts: Sequence[str], threads: int | None
 ) -> dict[str, EncoderProbe]:
+    """Load each encoder in this process, run the sample, and say what was found."""
     from pipelines.stages import limit_threads
 
     if threads is not None:
         limit_threads(threads)
-    return {name: _probe(settings, texts) for name, settings in encoders.items()}
+    return {name: _probe(settings, list(texts)) for name, settings in encoders.items()}
 
 
-def _probe(settings: dict[str, Any], texts: list[str]) -> EncoderProbe:
+def _probe(settings: Mapping[str, Any], texts: list[str]) -> EncoderProbe:
     from pipelines.stages import Encoder, EncoderSettings
 
     encoder = Encoder(EncoderSettings(**settings))
@@ -75,12 +78,13 @@ def _probe(settings: dict[str, Any], texts: list[str]) -> EncoderProbe:
     tokens = encoder.tokens(texts)
     mean = float(tokens.lengths.mean()) if texts else 0.0
     timed = texts[: max(1, int(_TIMED_TOKENS / max(mean, 1.0)))]
-    encoder.embed(timed)  # the first call pays for allocations and lazy initialisation
+    # The first call also pays for allocations and lazy initialisation.
+    values = encoder.embed(timed or ["a"]).values
     start = time.perf_counter()
     n_tokens = encoder.embed(timed).n_tokens.sum()
     seconds = time.perf_counter() - start
     return EncoderProbe(
-        dim=None if settings["type"] == "sparse" else model.get_embedding_dimension(),
+        dim=values.shape[1] if isinstance(values, np.ndarray) else None,
         similarity=str(model.similarity_fn_name),
         max_seq_length=model.max_seq_length,
         device=model.device.type,

@@ -168,9 +168,12 @@ def _digest(values: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def unit_keys(spec: EncodeSpec, units: Sequence[Unit], output_fingerprint: str) -> tuple[str, ...]:
+def unit_keys(
+    spec: EncodeSpec, units: Sequence[Unit], output: str, output_fingerprint: str
+) -> tuple[str, ...]:
     """The key of each unit for one output: same work, same key, in every run."""
     fields = {
+        "output": output,
         "fingerprint": output_fingerprint,
         "inputs": spec.inputs.model_dump(mode="json", exclude={"path"}),
         "empty_text": spec.output.empty_text,
@@ -229,7 +232,7 @@ def make_plan(
         )
     parts = {}
     for name, settings in encoders.items():
-        keys = unit_keys(spec, units, fingerprint(settings))
+        keys = unit_keys(spec, units, name, fingerprint(settings))
         carried = [(name, key) in held.carried for key in keys]
         due = tuple(i for i, key in enumerate(keys) if not carried[i] and key not in held.done)
         parts[name] = Part(

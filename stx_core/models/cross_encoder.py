@@ -11,13 +11,14 @@ from torch import nn
 
 from stx_core.errors import InputError, ModelError
 from stx_core.inference.tokens import Pair, Tokens
-from stx_core.models.folder import read_json
 from stx_core.models.loading import CONFIG
-from stx_core.models.messages import message_format, tokenize_as_messages
+from stx_core.models.messages import tokenize_as_messages
 from stx_core.models.modules.dense import ACTIVATIONS, Dense, load_activation
 from stx_core.models.modules.logit_score import LogitScore
 from stx_core.models.modules.module import Features, LoadOptions
 from stx_core.models.modules.transformer import Transformer
+from stx_core.models.pairs import as_pairs, is_one_pair
+from stx_core.models.plain_scorer import content_format, load_plain_scorer
 from stx_core.models.text_model import ModelOptions, TextModel
 
 # N pairs of a call, B of a batch, K labels
@@ -97,18 +98,7 @@ class CrossEncoder(TextModel):
         Raises:
             ModelError: the checkpoint is neither, so its scoring head would be untrained.
         """
-        architecture = str((read_json(folder / "config.json").get("architectures") or [""])[0])
-        if architecture.endswith("ForSequenceClassification"):
-            return [_read_as_messages(_transformer(folder, options, "sequence-classification"))]
-        if architecture.endswith("ForCausalLM"):
-            transformer = _read_as_messages(_transformer(folder, options, "text-generation"))
-            yes, no = (_token_id(transformer.tokenizer, word, folder) for word in ("yes", "no"))
-            return [transformer, LogitScore(yes, no)]
-        raise ModelError(
-            f"{folder}: the checkpoint is a {architecture or 'model of unknown architecture'}, "
-            "which has no trained scoring head; as a CrossEncoder it would give untrained scores. "
-            "Use a *ForSequenceClassification checkpoint"
-        )
+        return load_plain_scorer(folder, options)
 
     # --- What the model is -----------------------------------------------------------------------
 
@@ -174,12 +164,13 @@ class CrossEncoder(TextModel):
         first = self[0]
         if not (isinstance(first, Transformer) and "message" in first.modality_config):
             return super().to_tokens(inputs, prompt=prompt, task=task)
+        content = first.modality_config["message"].get("format", "auto")
         return tokenize_as_messages(
             first.tokenizer,
-            _pairs(inputs),
+            as_pairs(inputs),
             prompt=prompt,
             max_length=first.max_seq_length,
-            content=first.modality_config["message"].get("format", "auto"),
+            content=content_format(first) if content == "auto" else content,
             template_kwargs=first.processing_kwargs.get("chat_template"),
         )
 
@@ -206,11 +197,10 @@ class CrossEncoder(TextModel):
         Raises:
             InputError: a pair is not two texts.
         """
-        tokens = self.to_tokens(_pairs(pairs), prompt=self.resolve_prompt(prompt, prompt_name))
+        tokens = self._prompted_tokens(pairs, prompt, prompt_name)
         scores, failed = self._scores(tokens, activation_fn, token_budget=token_budget)
-        return Scored(
-            scores.float().numpy(), tokens.lengths.astype(np.int32), tokens.truncated, failed
-        )
+        n_tokens = tokens.lengths.astype(np.int32)
+        return Scored(scores.numpy(), n_tokens, tokens.truncated, failed)
 
     def predict(
         self,
@@ -244,27 +234,24 @@ class CrossEncoder(TextModel):
             InputError: a pair is not two texts, or does not fit into memory.
             ValueError: `batch_size` is not positive, or there is no such prompt.
         """
-        single = _is_one_pair(inputs)
-        pairs = _pairs([inputs] if single else inputs)
-        scores, failed = self._scores(
-            self.to_tokens(pairs, prompt=self.resolve_prompt(prompt, prompt_name)),
+        single = is_one_pair(inputs)
+        tokens = self._prompted_tokens([inputs] if single else inputs, prompt, prompt_name)
+        scores = self._all_scores(
+            tokens,
             activation_fn,
             apply_softmax=bool(apply_softmax),
             batch_size=batch_size,
             show_progress_bar=show_progress_bar,
             device=device,
         )
-        for row, reason in failed.items():
-            raise InputError(f"pair {row}: {reason}; shorten it or lower max_seq_length")
-        if not pairs:  # no batch has shown how many scores a pair has
-            scores = torch.empty(0)
+        found: np.ndarray | torch.Tensor | list[torch.Tensor]
         if convert_to_tensor:
-            return scores.to(self.device)[0] if single else scores.to(self.device)
-        if convert_to_numpy:
-            array = scores.float().numpy() if pairs else np.array([])
-            return array[0] if single else array
-        rows = list(scores.to(self.device))
-        return rows[0] if single else rows
+            found = scores.to(self.device)
+        elif convert_to_numpy:
+            found = scores.numpy()
+        else:
+            found = list(scores.to(self.device))
+        return found[0] if single else found
 
     def rank(
         self,
@@ -286,12 +273,12 @@ class CrossEncoder(TextModel):
             documents: N texts.
             top_k: keep this many; None keeps all.
             return_documents: add the text of each document.
-            prompt_name: see `predict`, as for the other arguments.
-            prompt: see `predict`.
-            batch_size: see `predict`.
-            show_progress_bar: see `predict`.
-            activation_fn: see `predict`.
-            device: see `predict`.
+            prompt_name: see `predict`, as for all that follow.
+            prompt: text before the query.
+            batch_size: pairs of one batch at most.
+            show_progress_bar: None shows it when info messages are logged.
+            activation_fn: instead of the model's own.
+            device: move the model there first.
 
         Returns:
             ``{"corpus_id": int, "score": float}``, and ``"text"``, per document.
@@ -305,22 +292,39 @@ class CrossEncoder(TextModel):
                 "order by the label that you want"
             )
         texts = list(documents)
-        scores = self.predict(
-            [(query, text) for text in texts],
-            prompt_name,
-            prompt,
-            batch_size,
-            show_progress_bar,
+        scores = self._all_scores(
+            self._prompted_tokens([(query, text) for text in texts], prompt, prompt_name),
             activation_fn,
-            convert_to_tensor=True,
+            batch_size=batch_size,
+            show_progress_bar=show_progress_bar,
             device=device,
         )
-        rows = [
-            {"corpus_id": row, "score": float(score)}
+        best_first = scores.argsort(descending=True, stable=True)[:top_k].tolist()
+        return [
+            {"corpus_id": row, "score": float(scores[row])}
             | ({"text": texts[row]} if return_documents else {})
-            for row, score in enumerate(scores)
+            for row in best_first
         ]
-        return sorted(rows, key=lambda row: row["score"], reverse=True)[:top_k]
+
+    def _prompted_tokens(
+        self,
+        pairs: Any,  # noqa: ANN401  (see `as_pairs`)
+        prompt: str | None,
+        prompt_name: str | None,
+    ) -> Tokens:
+        return self.to_tokens(as_pairs(pairs), prompt=self.resolve_prompt(prompt, prompt_name))
+
+    def _all_scores(
+        self,
+        tokens: Tokens,
+        activation_fn: Activation | None,
+        **running: Any,  # noqa: ANN401  (see `_scores`)
+    ) -> torch.Tensor:
+        scores, failed = self._scores(tokens, activation_fn, **running)
+        for row, reason in failed.items():
+            raise InputError(f"pair {row}: {reason}; shorten it or lower max_seq_length")
+        # Without pairs the reference gives (0,), whatever the number of labels.
+        return scores if len(tokens) else scores.flatten()
 
     def _scores(
         self,
@@ -367,25 +371,3 @@ def _class_path(activation: Activation) -> str:
             "of a torch.nn activation with its default settings"
         )
     return path
-
-
-def _is_one_pair(inputs: Any) -> bool:  # noqa: ANN401  (whatever a caller gives)
-    if isinstance(inputs, np.ndarray):
-        return inputs.ndim == 1 and inputs.size > 0
-    return len(inputs) > 0 and isinstance(inputs[0], str)
-
-
-def _pairs(inputs: Any) -> list[Pair]:  # noqa: ANN401
-    """N pairs of texts as tuples.
-
-    Raises:
-        InputError: an item is not two texts.
-    """
-    pairs = []
-    for row, item in enumerate(inputs.tolist() if isinstance(inputs, np.ndarray) else inputs):
-        pair = tuple(item) if isinstance(item, list | tuple | np.ndarray) else (item,)
-        if len(pair) != 2 or not all(isinstance(text, str) for text in pair):
-            kinds = ", ".join(type(part).__name__ for part in pair)
-            raise InputError(f"pair {row} must be two texts (query, document), got ({kinds})")
-        pairs.append(pair)
-    return pairs

@@ -47,7 +47,7 @@ _WITHOUT_EFFECT = (
 def resolve_folder(
     name_or_path: str | Path,
     *,
-    default_org: str,
+    default_org: str | None,
     revision: str | None = None,
     token: str | bool | None = None,
     cache_folder: str | None = None,
@@ -61,7 +61,8 @@ def resolve_folder(
 
     Args:
         name_or_path: a folder, ``organisation/name`` or a short name.
-        default_org: organisation of short names, such as ``sentence-transformers``.
+        default_org: organisation of short names, such as ``sentence-transformers``; None leaves
+            them as they are.
         revision: branch, tag or commit on the hub.
         token: access token of the hub; True for the one that is stored on this machine.
         cache_folder: where downloads are kept; default: the hub client's own cache.
@@ -79,7 +80,7 @@ def resolve_folder(
         raise ModelError(f"{name} is a file; a model is a folder with a config.json")
     if name.count("/") > 1 or name.startswith((".", "/", "~")) or "\\" in name:
         raise ModelError(f"there is no folder {name}; give an existing folder or a name on the hub")
-    if "/" not in name and name.lower() not in NAMES_WITHOUT_ORGANISATION:
+    if default_org and "/" not in name and name.lower() not in NAMES_WITHOUT_ORGANISATION:
         name = f"{default_org}/{name}"
     try:
         return Path(

@@ -99,8 +99,8 @@ def load_modules(
             name, relative, type_string = entry["name"], entry["path"], entry["type"]
         except (KeyError, TypeError) as error:
             raise ModelError(f"{path}: module {position} needs name, path and type") from error
-        if name in modules:
-            raise ModelError(f"{path}: module name {name!r} appears twice")
+        if name in modules or not name or "." in name:
+            raise ModelError(f"{path}: module name {name!r} is empty, has a dot or appears twice")
         found = module_class(type_string, str(path))
         modules[name] = found.from_folder(inside(folder, relative), options)
         arguments[name] = list(entry.get("kwargs", []))

@@ -26,14 +26,16 @@ _STRUCTURED_SIGNS = ("content[0]", ".type", "'type'", '"type"', "message.content
 _FLAT_BACKBONES = frozenset({"apertus", "deepseek_v3", "gpt_oss", "seed_oss"})
 
 
-def message_format(chat_template: str, model_type: str) -> MessageFormat:
+def message_format(chat_template: str | dict[str, str] | None, model_type: str) -> MessageFormat:
     """Whether a template wants the content of a message as text or as a list of typed parts.
 
     Args:
-        chat_template: the template's source.
+        chat_template: the template's source, or several by name, or none.
         model_type: the backbone's name in its ``config.json``.
     """
-    structured = any(sign in chat_template for sign in _STRUCTURED_SIGNS)
+    named = chat_template if isinstance(chat_template, dict) else {"": chat_template or ""}
+    sources = " ".join(named.values())
+    structured = any(sign in sources for sign in _STRUCTURED_SIGNS)
     return "structured" if structured and model_type not in _FLAT_BACKBONES else "flat"
 
 
@@ -57,14 +59,17 @@ def tokenize_as_messages(
         prompt: instruction for the system message; empty for none.
         max_length: tokens per pair at most.
         content: how a message carries its text, see `message_format`.
-        template_kwargs: further variables of the template.
+        template_kwargs: further variables of the template; ``restore_suffix: False`` among them
+            lets truncation take the fixed ending too.
 
     Raises:
         ModelError: the template leaves out the query or the document, or fails to render.
     """
-    template = _Template(tokenizer, prompt, content, template_kwargs or {})
+    variables = dict(template_kwargs or {})
+    keeps_ending = variables.pop("restore_suffix", True)
+    template = _Template(tokenizer, prompt, content, variables)
     template.check_roles()
-    ending = template.fixed_ending()
+    ending = template.fixed_ending() if keeps_ending else []
     ids: list[list[int]] = []
     truncated: list[bool] = []
     for start in range(0, len(pairs), _PAIRS_AT_ONCE):

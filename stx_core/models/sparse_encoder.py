@@ -1,8 +1,8 @@
 """Sparse encoders (SPLADE, CSR, inference-free): a text to weights of a few of many dimensions."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from stx_core.errors import InputError, ModelError
 from stx_core.inference.encode import default_token_budget
+from stx_core.inference.tokens import Tokens
 from stx_core.models.folder import read_json
+from stx_core.models.inputs import read_texts
 from stx_core.models.modules.module import Features, LoadOptions
 from stx_core.models.modules.pooling import Pooling
 from stx_core.models.modules.sparse_auto_encoder import SparseAutoEncoder
@@ -18,12 +20,33 @@ from stx_core.models.modules.splade_pooling import SpladePooling
 from stx_core.models.modules.transformer import Transformer
 from stx_core.models.sparse_rows import compress, in_order, keep_top, to_coo
 from stx_core.models.sparse_tensors import decode, intersection, sparsity
-from stx_core.models.text_model import Embedded, ModelOptions, SparseRows, TextModel
+from stx_core.models.text_model import (
+    Embedded,
+    ModelOptions,
+    RunOptions,
+    SparseRows,
+    TextModel,
+)
 from stx_core.similarity import Embeddings, SimilarityFunction
 
 # SPLADE holds the logits of a whole batch, tokens x vocabulary. 2 GiB are 17,000 tokens of BERT's
 # vocabulary in float32: they fill a GPU, and 250,000 entries (XLM-R) still leave 2,000 tokens.
 _LOGITS_BYTES = 2 << 30
+
+Texts = str | Iterable[str] | np.ndarray
+
+
+class EncodeOptions(TypedDict, total=False):
+    """Keyword arguments of `SparseEncoder.encode` beside text and prompt."""
+
+    batch_size: int | None
+    show_progress_bar: bool | None
+    convert_to_tensor: bool
+    convert_to_sparse_tensor: bool
+    save_to_cpu: bool
+    device: str | torch.device | None
+    max_active_dims: int | None
+    token_budget: int | None
 
 
 class SparseEncoder(TextModel):
@@ -79,14 +102,14 @@ class SparseEncoder(TextModel):
                 f"SparseEncoder needs a *ForMaskedLM one, any other would get an untrained head; "
                 f"give a trained sparse encoder, or open it with SentenceTransformer"
             )
-        transformer = Transformer.from_plain_folder(folder, options, task="fill-mask")
+        transformer = Transformer.load(folder, options, {"transformer_task": "fill-mask"})
         return [transformer, SpladePooling("max", "relu")]
 
     # --- Encoding --------------------------------------------------------------------------------
 
     def encode(
         self,
-        inputs: str | Sequence[str] | np.ndarray,
+        inputs: Texts | None = None,
         prompt_name: str | None = None,
         prompt: str | None = None,
         batch_size: int | None = None,
@@ -99,11 +122,13 @@ class SparseEncoder(TextModel):
         *,
         task: str | None = None,
         token_budget: int | None = None,
+        sentences: Texts | None = None,
+        **unknown: Any,  # noqa: ANN401  (named in the error)
     ) -> Tensor | list[Tensor]:
         """Encode texts.
 
         Args:
-            inputs: one text or N of them.
+            inputs: one text or N of them: list, tuple, numpy array, datasets column, iterator.
             prompt_name: name of the prompt to put before each text.
             prompt: the prompt itself; wins over `prompt_name`.
             batch_size: texts of one batch at most; None: as many as the token budget allows.
@@ -115,6 +140,8 @@ class SparseEncoder(TextModel):
             max_active_dims: dimensions that stay non-zero per text; None: as the model says.
             task: "query" or "document", the route of a model that has several.
             token_budget: tokens of one batch, padding counted; None: what suits the model.
+            sentences: older name of `inputs`.
+            **unknown: refused.
 
         Returns:
             (N, V) in the model's number format, coalesced COO by default; (V,) for one text;
@@ -122,20 +149,18 @@ class SparseEncoder(TextModel):
 
         Raises:
             InputError: an input is no text, or does not fit into memory.
-            ValueError: no prompt has that name, or a number is not positive.
+            ValueError: an argument is unknown or not possible.
         """
-        single = isinstance(inputs, str)
-        texts = [inputs] if single else list(inputs)
-        embedded = self._embed(
-            texts,
-            prompt=self.resolve_prompt(prompt, prompt_name),
-            task=task,
-            max_active_dims=max_active_dims,
+        self._refuse(unknown, device)
+        texts, single = read_texts(sentences if inputs is None else inputs)
+        tokens = self.to_tokens(texts, prompt=self.resolve_prompt(prompt, prompt_name), task=task)
+        running = RunOptions(
             batch_size=batch_size,
             token_budget=token_budget,
             show_progress_bar=show_progress_bar,
             device=device,
         )
+        embedded = self._embed(tokens, max_active_dims, running)
         for row, reason in embedded.failed.items():
             raise InputError(f"input {row}: {reason}")
         result = self._as_tensor(embedded, convert_to_sparse_tensor)
@@ -144,10 +169,197 @@ class SparseEncoder(TextModel):
             return result[0]
         return result if convert_to_tensor else list(result)
 
-    def encode_query(self, inputs: str | Sequence[str] | np.ndarray, **kwargs: Any) -> Any:
+    def encode_query(
+        self,
+        inputs: Texts,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        **options: Unpack[EncodeOptions],
+    ) -> Tensor | list[Tensor]:
         """`encode` with the prompt "query", unless one is given, along the route "query"."""
-        return self._encode_as("query", inputs, **kwargs)
+        name = self.prompt_name_for("query", prompt, prompt_name)
+        return self.encode(inputs, name, prompt, task="query", **options)
 
-    def encode_document(self, inputs: str | Sequence[str] | np.ndarray, **kwargs: Any) -> Any:
+    def encode_document(
+        self,
+        inputs: Texts,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        **options: Unpack[EncodeOptions],
+    ) -> Tensor | list[Tensor]:
         """`encode` with the prompt "document", unless one is given, along the route "document"."""
-        return self._encode_as("document", inputs, **kwargs)
+        name = self.prompt_name_for("document", prompt, prompt_name)
+        return self.encode(inputs, name, prompt, task="document", **options)
+
+    def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        task: str | None = None,
+        token_budget: int | None = None,
+        max_active_dims: int | None = None,
+    ) -> Embedded:
+        """Encode texts for a corpus: the numbers of `encode`, as rows, with counts beside them.
+
+        No (N, V) matrix is made: each batch is compressed at once.
+
+        Args:
+            texts: N texts.
+            prompt: text to put before each text.
+            prompt_name: name of that prompt.
+            task: "query" or "document": the prompt and the route of `encode_query` or
+                `encode_document`. None: those of `encode`.
+            token_budget: tokens of one batch, padding counted; None: what suits the model.
+            max_active_dims: dimensions that stay non-zero per text; None: as the model says.
+
+        Returns:
+            `SparseRows`, float32. A text that does not fit into memory has an empty row and a
+            reason in ``failed``.
+        """
+        if task is not None:
+            prompt_name = self.prompt_name_for(task, prompt, prompt_name)
+        listed, _ = read_texts(texts)
+        tokens = self.to_tokens(listed, prompt=self.resolve_prompt(prompt, prompt_name), task=task)
+        return self._embed(tokens, max_active_dims, RunOptions(token_budget=token_budget))
+
+    def _embed(self, tokens: Tokens, max_active_dims: int | None, running: RunOptions) -> Embedded:
+        k = _positive(max_active_dims) or self.max_active_dims
+
+        def collect(features: Features) -> SparseRows:
+            embeddings = features["sentence_embedding"]
+            return compress(embeddings if k is None else keep_top(embeddings, k))
+
+        budget = running.get("token_budget")
+        if budget is None:
+            budget = self._default_token_budget(running.get("device"))
+        # An autoencoder keeps k dimensions itself, and may be asked for more than usual.
+        running = running | RunOptions(token_budget=budget, extra={"max_active_dims": k})
+        parts: list[tuple[np.ndarray, SparseRows]] = []
+        failed: dict[int, str] = {}
+        for rows, output in self.run(tokens, collect, **running):
+            if isinstance(output, InputError):
+                failed[int(rows[0])] = str(output)
+            else:
+                parts.append((rows, output))
+        values = in_order(parts, len(tokens))
+        return Embedded(values, tokens.lengths.astype(np.int32), tokens.truncated, failed)
+
+    def _refuse(self, unknown: dict[str, Any], device: object) -> None:
+        several = isinstance(device, (list, tuple))
+        if several or any(unknown.pop(key, None) is not None for key in ("pool", "chunk_size")):
+            raise ValueError(
+                "encode runs in this process, on one device; for several devices or machines "
+                "use the job `stx encode`"
+            )
+        if unknown:
+            raise ValueError(
+                f"encode does not know {sorted(unknown)}; modules of this model take "
+                f"{self.get_model_kwargs() or 'no further arguments'}"
+            )
+
+    def _default_token_budget(self, device: str | torch.device | None) -> int:
+        """What suits the device, or fewer tokens where vocabulary logits would fill its memory."""
+        target = self.device if device is None else torch.device(device)
+        budget = default_token_budget(target)
+        width = self.get_embedding_dimension()
+        if not self._splade_poolings() or width is None:
+            return budget
+        bytes_per_token = width * (self.dtype or torch.float32).itemsize
+        return max(1, min(budget, _LOGITS_BYTES // bytes_per_token))
+
+    def _as_tensor(self, embedded: Embedded, sparse: bool) -> Tensor:
+        """(N, V) on the CPU in the model's number format; (0,) for no texts."""
+        rows = embedded.values
+        width = self.get_embedding_dimension()
+        if not isinstance(rows, SparseRows) or width is None:
+            raise ModelError("no module of this model knows the dimension of its embeddings")
+        if len(embedded.n_tokens) == 0:
+            return torch.zeros(0).to_sparse() if sparse else torch.zeros(0)
+        tensor = to_coo(rows, width, self.dtype or torch.float32)
+        return tensor if sparse else tensor.to_dense()
+
+    # --- Similarity ------------------------------------------------------------------------------
+
+    @property
+    def similarity_fn_name(self) -> str:
+        """Name of the similarity: "dot", unless the folder or the caller says otherwise."""
+        return self._similarity_fn_name or SimilarityFunction.DOT.value
+
+    @similarity_fn_name.setter
+    def similarity_fn_name(self, value: str | SimilarityFunction | None) -> None:
+        self._similarity_fn_name = None if value is None else SimilarityFunction(value).value
+
+    def similarity(self, embeddings1: Embeddings, embeddings2: Embeddings) -> Tensor:
+        """Scores of all pairs, (N, M), dense; embeddings may be sparse or dense."""
+        score = SimilarityFunction.to_similarity_fn(self.similarity_fn_name)
+        return score(embeddings1, embeddings2)
+
+    def similarity_pairwise(self, embeddings1: Embeddings, embeddings2: Embeddings) -> Tensor:
+        """Scores row by row, (N,), dense; embeddings may be sparse or dense."""
+        score = SimilarityFunction.to_similarity_pairwise_fn(self.similarity_fn_name)
+        return score(embeddings1, embeddings2)
+
+    # --- Looking into embeddings -----------------------------------------------------------------
+
+    sparsity = staticmethod(sparsity)
+    get_sparsity_stats = staticmethod(sparsity)
+    intersection = staticmethod(intersection)
+
+    def decode(
+        self, embeddings: Tensor, top_k: int | None = None
+    ) -> list[tuple[str, float]] | list[list[tuple[str, float]]]:
+        """Active dimensions as (token, weight), heaviest first.
+
+        Args:
+            embeddings: (V,) or (N, V), sparse or dense.
+            top_k: tokens per text at most.
+
+        Returns:
+            A list for (V,), a list of lists for (N, V).
+        """
+        rows = decode(embeddings, self.tokenizer.convert_ids_to_tokens, top_k)
+        return rows[0] if embeddings.ndim == 1 else rows
+
+    # --- What the model is -----------------------------------------------------------------------
+
+    def get_embedding_dimension(self) -> int | None:
+        """V; None for a SPLADE folder that does not say, until the first text is encoded."""
+        known = (getattr(module, "get_embedding_dimension", lambda: None)() for module in self)
+        return next((width for width in reversed(list(known)) if width is not None), None)
+
+    @property
+    def splade_pooling_chunk_size(self) -> int | None:
+        """Tokens of each sequence that SPLADE pools at a time; None for all. Never saved."""
+        return next((pooling.chunk_size for pooling in self._splade_poolings()), None)
+
+    @splade_pooling_chunk_size.setter
+    def splade_pooling_chunk_size(self, value: int | None) -> None:
+        poolings = self._splade_poolings()
+        if not poolings:
+            raise ModelError("this model has no SpladePooling, so it takes no chunk size")
+        for pooling in poolings:
+            pooling.chunk_size = _positive(value)
+
+    def _splade_poolings(self) -> list[SpladePooling]:
+        return [module for module in self.modules() if isinstance(module, SpladePooling)]
+
+    def set_pooling_include_prompt(self, include_prompt: bool) -> None:
+        """Whether the pooling of a CSR model counts the tokens of the prompt."""
+        for module in self.modules():
+            if isinstance(module, Pooling):
+                module.include_prompt = include_prompt
+
+    def model_config(self) -> dict[str, Any]:
+        """Settings of the whole model as they are saved."""
+        config = super().model_config() | {"similarity_fn_name": self._similarity_fn_name}
+        if self.max_active_dims is not None:
+            config["max_active_dims"] = self.max_active_dims
+        return config
+
+
+def _positive(value: int | None) -> int | None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ValueError(f"a positive integer or None is needed, got {value!r}")
+    return value

@@ -73,6 +73,16 @@ class ModelOptions(TypedDict, total=False):
     allow_pickle: bool
 
 
+class RunOptions(TypedDict, total=False):
+    """Keyword arguments of `TextModel.run`."""
+
+    batch_size: int | None
+    token_budget: int | None
+    show_progress_bar: bool | None
+    device: str | torch.device | None
+    extra: Mapping[str, Any] | None
+
+
 class TextModel(nn.Sequential):
     """Modules in a row; the first one reads texts.
 
@@ -415,7 +425,9 @@ def default_device() -> torch.device:
     """The accelerator of this process: CUDA, MPS, NPU, XPU, else the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    for kind in ("mps", "npu", "xpu"):
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    for kind in ("npu", "xpu"):
         backend = getattr(torch, kind, None)
         if backend is not None and backend.is_available():
             return torch.device(kind)

@@ -11,6 +11,7 @@ import tenacity
 
 from stx_core.errors import StoreError
 from stx_core.store.filesystem import connect, link_new, read_bytes
+from stx_core.store.sealed import decode
 from stx_core.store.urls import LOCAL, join, local_path, redact, scheme
 
 # Stores whose clients pass the condition on to the server (or, for memory, are guarded here).
@@ -81,7 +82,7 @@ def _attempt(url: str, data: bytes, mine: dict[str, Any]) -> Created:
     else:
         return Created(True, mine)
     try:
-        seen = _parse(read_bytes(url))
+        seen = decode(read_bytes(url))
     except OSError as error:
         # Refused, yet not to be read: never take that for absent.
         raise _Unclear(f"taken, but not readable: {error}") from error
@@ -97,7 +98,7 @@ def put_if_absent(url: str, data: bytes) -> None:
             f"of {', '.join(sorted(CONDITIONAL))}"
         )
     if kind == LOCAL:
-        link_new(local_path(url), data)
+        _put_local(url, data)
         return
     filesystem, path = connect(url)
     if kind == "memory":
@@ -107,6 +108,19 @@ def put_if_absent(url: str, data: bytes) -> None:
             filesystem.pipe_file(path, data)
         return
     filesystem.pipe_file(path, data, mode="create")
+
+
+def _put_local(url: str, data: bytes) -> None:
+    try:
+        link_new(local_path(url), data)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        # Disks do not answer later: no reason to try again.
+        raise StoreError(
+            f"{url}: {type(error).__name__}: {error} (the folder must be writable, on a file "
+            "system with hard links)"
+        ) from error
 
 
 def outcome_of(error: BaseException) -> Literal["exists", "failed", "unclear"]:
@@ -145,14 +159,6 @@ def _http_status(error: BaseException) -> int | None:
             return status
         seen = seen.__cause__
     return None
-
-
-def _parse(data: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(data)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def probe(root: str) -> None:

@@ -147,7 +147,7 @@ def _to_rows(
         problem = _problem(fields, len(names), places, wanted)
         if fields is None or problem is not None:
             column, reason, detail = problem or (None, "malformed", "broken quotes or line ends")
-            known = _known_id(fields, places, id_column, column, len(names))
+            known = _known_id(fields, places, wanted, id_column, len(names))
             text = f"line {place.line + 1}: {detail}"
             bad.append(BadRow(place.row, known, column, reason, text))
             continue
@@ -179,14 +179,17 @@ def _problem(
 def _known_id(
     fields: list[str] | None,
     places: dict[str, int],
+    wanted: dict[str, Any],
     id_column: str | None,
-    column: str | None,
     n_columns: int,
-) -> str | None:
-    if fields is None or id_column not in places or column == id_column:
+) -> Any:  # noqa: ANN401  (a value of the id column's type, or None)
+    if fields is None or id_column not in places or len(fields) != n_columns:
         return None
-    value = fields[places[id_column]] if len(fields) == n_columns else ""
-    return None if not value or _invalid(value) else value
+    text = fields[places[id_column]]
+    try:
+        return None if _invalid(text) else _value(text, wanted[id_column])
+    except pa.ArrowInvalid:
+        return None
 
 
 def _value(text: str, kind: Any) -> Any:  # noqa: ANN401

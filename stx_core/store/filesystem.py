@@ -208,12 +208,18 @@ def write_new(url: str, data: bytes) -> None:
     """Write a file under a name that nobody else uses; all of it is visible, or nothing.
 
     Local parent folders are made; object stores have none.
+
+    Raises:
+        StoreError: it cannot be written.
     """
     filesystem, path = connect(url)
-    if scheme(url) == LOCAL:
-        retry(lambda: link_new(path, data), url)
-    else:
-        retry(lambda: filesystem.pipe_file(path, data), url)
+    try:
+        if scheme(url) == LOCAL:
+            retry(lambda: link_new(path, data), url)
+        else:
+            retry(lambda: filesystem.pipe_file(path, data), url)
+    except (FileNotFoundError, FileExistsError) as error:
+        raise StoreError(f"{redact(url)}: cannot be written ({error})") from error
 
 
 def link_new(path: str, data: bytes) -> None:
@@ -223,7 +229,11 @@ def link_new(path: str, data: bytes) -> None:
     the temporary file, where creating the name first would leave an empty winner for ever.
     """
     folder, name = os.path.split(path)
-    os.makedirs(folder, exist_ok=True)
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except FileExistsError as error:
+        # Of the folder, not of the file: must not look like a lost race.
+        raise NotADirectoryError(f"{error.filename} is a file, a folder is needed") from error
     temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
     try:
         with io.FileIO(temporary, "x") as file:

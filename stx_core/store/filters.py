@@ -70,6 +70,7 @@ def _check(column: pa.ChunkedArray, name: str, op: str, value: Any, where: str) 
         return pc.is_valid(column)
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
+    column = column.cast(comparison_type(column.type, value), safe=False)
     if op in _SETS:
         values = pa.array(
             [typed_value(item, column.type, name, where) for item in value], type=column.type
@@ -78,6 +79,14 @@ def _check(column: pa.ChunkedArray, name: str, op: str, value: Any, where: str) 
         return inside if op == "in" else pc.and_(pc.invert(inside), pc.is_valid(column))
     wanted = pa.scalar(typed_value(value, column.type, name, where), column.type)
     return pc.fill_null(_COMPARE[op](column, wanted), False)
+
+
+def comparison_type(kind: Any, value: Any) -> Any:  # noqa: ANN401
+    """Type in which a column is compared: integers as floats where a value is a fraction."""
+    values = value if isinstance(value, (list, tuple)) else [value]
+    if pa.types.is_integer(kind) and any(isinstance(item, float) for item in values):
+        return pa.float64()
+    return kind
 
 
 def typed_value(value: Any, kind: Any, name: str, where: str) -> Any:  # noqa: ANN401

@@ -109,14 +109,13 @@ def _type_of(value: Any) -> Any:  # noqa: ANN401
 
 def read(unit: Unit, schema: pa.Schema, filters: Sequence[Filter], id_column: str | None) -> Rows:
     """Read the row range of a unit; lines that cannot be used become bad rows."""
-    wanted = _with_filter_columns(schema, filters, unit.url)
     parts: list[Rows] = []
     with open_lines(unit.url) as stream:
         places = _rows(stream, unit.mark or Mark(0, 0, 0))
         inside = (place for place in places if place[0].row >= unit.start)
         while lines := list(itertools.islice(inside, min(_BATCH_ROWS, _left(unit, parts)))):
             objects, bad = _parse_all(lines)
-            parts.append(_to_rows(objects, bad, schema, wanted, filters, unit.url, id_column))
+            parts.append(_to_rows(objects, bad, schema, filters, unit.url, id_column))
     return concat(parts, schema)
 
 
@@ -139,13 +138,17 @@ def _parse_all(
     return objects, bad
 
 
-def _with_filter_columns(schema: pa.Schema, filters: Sequence[Filter], url: str) -> pa.Schema:
-    """Columns to take from each object; a filter column has the type of the filter's value."""
+def _columns(
+    schema: pa.Schema, filters: Sequence[Filter], sample: Sequence[dict[str, Any]], url: str
+) -> pa.Schema:
+    """Columns to take from each object; those only filtered on have the type of their values."""
     for name, op, value in filters:
         if name in schema.names:
             continue
-        kind = pa.infer_type(value if op in ("in", "not in") else [value])
-        schema = schema.append(pa.field(name, pa.string() if pa.types.is_null(kind) else kind))
+        kind = _infer_type(name, sample)
+        if pa.types.is_null(kind):
+            kind = pa.infer_type(value if op in ("in", "not in") else [value])
+        schema = schema.append(pa.field(name, kind))
     in_path = partitions(url)
     return pa.schema([field for field in schema if field.name not in in_path])
 
@@ -154,11 +157,11 @@ def _to_rows(
     objects: list[tuple[Mark, dict[str, Any]]],
     bad: list[BadRow],
     schema: pa.Schema,
-    wanted: pa.Schema,
     filters: Sequence[Filter],
     url: str,
     id_column: str | None,
 ) -> Rows:
+    wanted = _columns(schema, filters, [row for _, row in objects], url)
     misfits = _misfits(objects, wanted, id_column)
     bad = sorted([*bad, *misfits.values()], key=lambda row: row.row)
     good = [(place.row, row) for place, row in objects if place.row not in misfits]
@@ -188,16 +191,22 @@ def _misfits(
                 if isinstance(value, str) and field.type == pa.string()
                 else ("wrong_type")
             )
-            known = row.get(id_column) if id_column is not None else None
             bad[place.row] = BadRow(
                 place.row,
-                known if field.name != id_column and isinstance(known, (str, int)) else None,
+                _known_id(row, wanted, id_column),
                 field.name,
                 reason,
                 f"line {place.line + 1}: column {field.name!r} should be {field.type}, "
                 f"found {type(value).__name__}",
             )
     return bad
+
+
+def _known_id(row: dict[str, Any], wanted: pa.Schema, id_column: str | None) -> Any:  # noqa: ANN401
+    if id_column is None or id_column not in wanted.names:
+        return None
+    value = row.get(id_column)
+    return value if _fits([value], wanted.field(id_column).type) else None
 
 
 def _fits(values: list[Any], kind: Any) -> bool:  # noqa: ANN401

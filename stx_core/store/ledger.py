@@ -1,6 +1,5 @@
 """Records of finished units: a unit is done when a valid record exists, and not before."""
 
-import json
 import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,7 @@ from typing import Any
 from stx_core.errors import StoreError
 from stx_core.store.create import create
 from stx_core.store.filesystem import list_sizes, read_bytes
-from stx_core.store.sealed import is_whole, seal
+from stx_core.store.sealed import decode, is_whole, seal
 from stx_core.store.units import HASH_MODULUS, Unit
 from stx_core.store.urls import join, redact
 
@@ -108,7 +107,7 @@ def find(root: str, run: str, key: str) -> Record | None:
             data = read_bytes(url)
         except FileNotFoundError:
             return None
-        if found := _parse(_decode(data), key):
+        if found := _parse(decode(data), key):
             return found
         logger.warning("%s: damaged record ignored", redact(url))
     raise AssertionError("count() has no end")
@@ -166,14 +165,6 @@ def _folder(root: str, run: str) -> str:
 def _url(root: str, run: str, key: str, attempt: int) -> str:
     # Two characters of the key as a folder: object stores spread load over prefixes.
     return join(_folder(root, run), key[:2], f"{key}.{attempt}.json")
-
-
-def _decode(data: bytes) -> dict[str, Any]:
-    try:
-        body = json.loads(data)
-    except ValueError:
-        return {}
-    return body if isinstance(body, dict) else {}
 
 
 def _parse(body: Mapping[str, Any], key: str) -> Record | None:

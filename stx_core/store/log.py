@@ -12,7 +12,6 @@ number taken, reads again, and sees whether it may still act.
 """
 
 import copy
-import json
 import random
 import time
 import uuid
@@ -24,7 +23,7 @@ from typing import Any
 from stx_core.errors import CommitConflict, Fenced, StoreError
 from stx_core.store.create import create
 from stx_core.store.filesystem import list_names, read_bytes
-from stx_core.store.sealed import is_whole, seal
+from stx_core.store.sealed import decode, is_whole, seal
 from stx_core.store.urls import join, redact
 
 FORMAT = 1
@@ -96,9 +95,9 @@ def read_entry(root: str, number: int) -> Entry:
     """
     url = join(_folder(root), _name(number))
     try:
-        return _to_entry(json.loads(read_bytes(url)), number, url)
-    except (ValueError, FileNotFoundError) as error:
-        raise StoreError(f"{redact(url)}: damaged or missing log entry ({error})") from error
+        return _to_entry(decode(read_bytes(url)), number, url)
+    except FileNotFoundError as error:
+        raise StoreError(f"{redact(url)}: this log entry is missing") from error
 
 
 def _to_entry(body: dict[str, Any], number: int, url: str) -> Entry:

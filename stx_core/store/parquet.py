@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from stx_core.errors import InputError
 from stx_core.store.filesystem import FileInfo, open_file
-from stx_core.store.filters import Filter, may_match, typed_value
+from stx_core.store.filters import Filter, comparison_type, may_match, typed_value
 from stx_core.store.select_rows import concat, select_rows
 from stx_core.store.shards import Rows, Shard, partitions, with_partitions
 from stx_core.store.units import Unit
@@ -143,6 +143,7 @@ def _may_pass(statistics: Any, field: pa.Field, op: str, value: Any, url: str) -
     if op == "is not null" or not statistics.has_min_max:
         return True
     kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    kind = comparison_type(kind, value)
     if op in ("in", "not in"):
         value = [typed_value(item, kind, field.name, url) for item in value]
     else:

@@ -1,6 +1,7 @@
 """Small JSON documents that know when they were damaged: each carries a digest of itself."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,3 +25,12 @@ def digest(body: Mapping[str, Any]) -> str:
     """SHA-256 in hex of all but the digest and the nonce."""
     content = {key: value for key, value in body.items() if key not in _OUTSIDE}
     return hashlib.sha256(canonical_json(content)).hexdigest()
+
+
+def decode(data: bytes) -> dict[str, Any]:
+    """Parse a document; what is no JSON object gives an empty one, which is never whole."""
+    try:
+        value = json.loads(data)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -119,12 +119,13 @@ def _manifest_rows(
             check_unit(records[key], unit)
             if problem := find_problem(records[key]):
                 raise StoreError(f"{redact(root)}: record of unit {key}: {problem}")
-            rows.append(to_row(records[key]))
+            # Two outputs of the same encoder have the same keys, and share records and files.
+            rows.append({**to_row(records[key]), "output": output})
     return rows
 
 
 def _check_files(root: str, rows: list[dict[str, Any]]) -> None:
-    """Each named file is there, with its size, and named once."""
+    """Each named file is there, with its size, and named once by an output."""
     sizes = {f"data/{name}": size for name, size in list_sizes(join(root, "data")).items()}
     quarantined = list_sizes(join(root, "quarantine"))
     for row in rows:
@@ -139,7 +140,7 @@ def _check_files(root: str, rows: list[dict[str, Any]]) -> None:
             raise StoreError(
                 f"{redact(join(root, bad))}: missing, unit {row['key']} names it; restore the file"
             )
-    names = [row["file"] for row in rows if row["file"]]
+    names = [(row["output"], row["file"]) for row in rows if row["file"]]
     if len(set(names)) != len(names):
         raise StoreError(f"{redact(root)}: two units name the same file; nothing was published")
 
@@ -223,18 +224,45 @@ def open_snapshot(
     """
     snapshot = _state(root, version)
     name = _choose_output(root, snapshot, output)
-    table = read_segments(root, snapshot["segments"])
-    table = table.filter(pc.and_(pc.equal(table["output"], name), pc.not_equal(table["file"], "")))
     filesystem, path = arrow_filesystem(root)
     schema = pa.ipc.read_schema(
         pa.BufferReader(base64.b64decode(snapshot["outputs"][name]["schema"]))
     )
     return ds.FileSystemDataset.from_paths(
-        [join(path, file) for file in table["file"].to_pylist()],
+        [join(path, file) for file in _files(root, snapshot, name)],
         schema=schema,
         format=ds.ParquetFileFormat(),
         filesystem=filesystem,
     )
+
+
+def snapshot_files(
+    root: str, *, output: str | None = None, version: int | None = None
+) -> list[str]:
+    """URLs of a snapshot's data files in corpus order, for engines that read files.
+
+    Args:
+        root: the dataset.
+        output: None for all outputs.
+        version: None for the current one.
+
+    Raises:
+        StoreError: there is no such snapshot or output.
+    """
+    snapshot = _state(root, version)
+    if output is not None:
+        output = _choose_output(root, snapshot, output)
+    return [join(root, file) for file in dict.fromkeys(_files(root, snapshot, output))]
+
+
+def _files(root: str, snapshot: Mapping[str, Any], output: str | None) -> list[str]:
+    """Data files of one output, or of all, relative to the dataset."""
+    table = read_segments(root, snapshot["segments"])
+    wanted = pc.not_equal(table["file"], "")
+    if output is not None:
+        wanted = pc.and_(wanted, pc.equal(table["output"], output))
+    files: list[str] = table.filter(wanted)["file"].to_pylist()
+    return files
 
 
 def _choose_output(root: str, snapshot: Mapping[str, Any], output: str | None) -> str:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer as ReferenceModel
+from sentence_transformers.base.modules import Transformer as ReferenceTransformer
 from sentence_transformers.sentence_transformer import modules as reference
 from sentence_transformers.sentence_transformer.modules.tokenizer import (
     PhraseTokenizer as ReferencePhraseTokenizer,
@@ -17,7 +18,7 @@ from sentence_transformers.sentence_transformer.modules.tokenizer import (
 )
 from sentence_transformers.sparse_encoder import modules as sparse_reference
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, BertConfig, BertModel
 
 from stx_core.models.modules.bow import BoW
 from stx_core.models.modules.cnn import CNN
@@ -32,6 +33,7 @@ from stx_core.models.modules.static_embedding import StaticEmbedding
 from stx_core.models.modules.weighted_layer_pooling import WeightedLayerPooling
 from stx_core.models.modules.word_embeddings import WordEmbeddings
 from stx_core.models.modules.word_weights import WordWeights
+from stx_core.models.sentence_transformer import SentenceTransformer
 
 TEXTS = [
     "The weather is lovely today.",
@@ -348,3 +350,89 @@ def test_trap_15_the_reference_saves_the_tied_matrix_once(tmp_path):
     keys = set(load_file(Path(tmp_path) / "model.safetensors"))
 
     assert len(keys & {"encoder.weight", "decoder.linear.weight"}) == 1
+
+
+def word_model(*between: torch.nn.Module, width: int = D) -> list[torch.nn.Module]:
+    """GloVe-like: word embeddings, something between, mean pooling."""
+    table = np.random.default_rng(0).normal(size=(len(VOCAB), D))
+    words = reference.WordEmbeddings(whitespace_tokenizer(), table)
+    return [words, *(randomised(module) for module in between), reference.Pooling(width, "mean")]
+
+
+WHOLE_MODELS = {
+    "words": word_model,
+    "words_cnn": lambda: word_model(reference.CNN(D, 3, [1, 3]), width=6),
+    "words_lstm": lambda: word_model(reference.LSTM(D, 3), width=6),
+    "words_norm": lambda: [*word_model(), reference.Dropout(), randomised(reference.LayerNorm(D))],
+    "bow": lambda: [reference.BoW(VOCAB, {"sunny": 2.5}), reference.Dense(len(VOCAB), 4)],
+}
+
+
+@pytest.mark.parametrize("generation", ["new", "old"])
+@pytest.mark.parametrize("name", WHOLE_MODELS)
+def test_trap_8_whole_models_in_both_spellings(tmp_path, name, generation):
+    theirs = ReferenceModel(modules=WHOLE_MODELS[name](), device="cpu").eval()
+    theirs.save_pretrained(str(tmp_path))
+    if generation == "old":
+        modules = json.loads((tmp_path / "modules.json").read_text())
+        for module in modules:
+            module["type"] = f"sentence_transformers.models.{module['type'].rpartition('.')[2]}"
+        (tmp_path / "modules.json").write_text(json.dumps(modules))
+
+    ours = SentenceTransformer(tmp_path, device="cpu")
+
+    np.testing.assert_allclose(ours.encode(TEXTS), theirs.encode(TEXTS), atol=1e-5, rtol=0)
+    assert ours.get_embedding_dimension() == theirs.get_embedding_dimension()
+
+
+def test_word_weights_decide_the_mean(tmp_path):
+    words = word_model()
+    weights = reference.WordWeights(VOCAB, {"weather": 3.0, "sunny": 0.5}, 0.1)
+    theirs = ReferenceModel(modules=[words[0], weights, words[-1]], device="cpu")
+    theirs.save_pretrained(str(tmp_path))
+
+    ours = SentenceTransformer(tmp_path, device="cpu")
+
+    np.testing.assert_allclose(ours.encode(TEXTS), theirs.encode(TEXTS), atol=1e-5, rtol=0)
+
+
+def test_the_published_static_model_with_its_normalisation(shared_data, tmp_path):
+    ours = SentenceTransformer(shared_data / "models/model2vec_semhash_test", device="cpu")
+    ours.save_pretrained(tmp_path)  # float rows, which the reference can load
+
+    theirs = ReferenceModel(str(tmp_path), device="cpu")
+
+    np.testing.assert_allclose(ours.encode(TEXTS), theirs.encode(TEXTS), atol=1e-5, rtol=0)
+    np.testing.assert_allclose(np.linalg.norm(ours.encode(TEXTS), axis=1), [1, 1, 0, 1], atol=1e-5)
+
+
+def test_layers_are_weighted_when_the_backbone_gives_them(tmp_path, minilm):
+    config = BertConfig(
+        vocab_size=30522,
+        hidden_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=64,
+        initializer_range=0.5,
+        output_hidden_states=True,
+    )
+    torch.manual_seed(0)
+    BertModel(config).save_pretrained(tmp_path / "plain")
+    AutoTokenizer.from_pretrained(minilm, model_max_length=64).save_pretrained(tmp_path / "plain")
+    layers = reference.WeightedLayerPooling(16, num_hidden_layers=3, layer_start=1)
+    with torch.no_grad():
+        layers.layer_weights.copy_(torch.tensor([1.0, 2.0, 4.0]))
+    theirs = ReferenceModel(
+        modules=[
+            ReferenceTransformer(str(tmp_path / "plain")),
+            layers,
+            reference.Pooling(16, "mean"),
+        ],
+        device="cpu",
+    )
+    theirs.save_pretrained(str(tmp_path / "model"))
+
+    ours = SentenceTransformer(tmp_path / "model", device="cpu")
+
+    np.testing.assert_allclose(ours.encode(TEXTS), theirs.encode(TEXTS), atol=1e-5, rtol=0)

@@ -111,11 +111,11 @@ class Dense(Module):
         return config
 
     def config(self) -> dict[str, Any]:
-        """Settings as they are saved; `use_residual` only where it is on: libraries before 5.7
-        do not know it.
-        """
+        """Settings as they are saved; `use_residual` where it is on: it is unknown before 5.7."""
         name = type(self.activation_function)
-        config = super().config() | {"activation_function": f"{name.__module__}.{name.__qualname__}"}
+        config = super().config() | {
+            "activation_function": f"{name.__module__}.{name.__qualname__}"
+        }
         return config | ({"use_residual": True} if self.use_residual else {})
 
     def get_embedding_dimension(self) -> int:

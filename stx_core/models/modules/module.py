@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 import numpy as np
 from torch import nn
 
+from stx_core.errors import ModelError
 from stx_core.inference.tokens import Pair, Tokens
 from stx_core.models.folder import load_weights, read_json, save_weights, write_json
 
@@ -52,10 +53,25 @@ class Module(nn.Module):
 
     @classmethod
     def from_folder(cls, folder: Path, options: LoadOptions) -> Self:
-        """Build the module from its folder: settings, then weights, each key of which must match."""
-        module = cls(**cls.read_config(folder))
-        if next(iter(module.state_dict()), None) is not None:
-            module.load_state_dict(load_weights(folder, allow_pickle=options.allow_pickle))
+        """Build the module from its folder: settings, then weights.
+
+        Raises:
+            ModelError: a setting is unknown or missing, or the weights' names or shapes differ
+                from the module's.
+        """
+        try:
+            module = cls(**cls.read_config(folder))
+        except (TypeError, ValueError) as error:
+            if isinstance(error, ModelError):
+                raise
+            where = folder / cls.config_file
+            raise ModelError(f"{where}: settings do not fit {cls.__name__}: {error}") from error
+        if module.state_dict():
+            weights = load_weights(folder, allow_pickle=options.allow_pickle)
+            try:
+                module.load_state_dict(weights)
+            except RuntimeError as error:
+                raise ModelError(f"{folder}: weights do not fit {cls.__name__}: {error}") from error
         return module
 
     @classmethod

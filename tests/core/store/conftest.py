@@ -11,7 +11,9 @@ from stx_core.store.shards import Shard
 from stx_core.store.units import Unit, id_hash, plan_units, unit_key
 from stx_core.store.urls import join
 
-VECTORS = pa.schema([("id", pa.string()), ("embedding", pa.list_(pa.field("element", pa.float32()), 2))])
+VECTORS = pa.schema(
+    [("id", pa.string()), ("embedding", pa.list_(pa.field("element", pa.float32()), 2))]
+)
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -42,8 +44,14 @@ class Job:
         file = f"data/{output}/{uuid.uuid4().hex}.parquet"
         write_new(join(self.root, file), data)
         return make_record(
-            unit, self.key(unit, output), output=output, file=file, ids=ids, size=len(data),
-            run=run, epoch=epoch,
+            unit,
+            self.key(unit, output),
+            output=output,
+            file=file,
+            ids=ids,
+            size=len(data),
+            run=run,
+            epoch=epoch,
         )
 
 

@@ -189,3 +189,20 @@ def test_the_probe_refuses_a_store_that_ignores_conditions(monkeypatch, tmp_path
 
     with pytest.raises(StoreError, match="If-None-Match is ignored"):
         probe(str(tmp_path))
+
+
+def test_a_file_where_a_folder_is_needed_is_an_error_and_no_lost_race(tmp_path):
+    (tmp_path / "out").write_bytes(b"")
+
+    with pytest.raises(StoreError, match="is a file, a folder is needed"):
+        create(str(tmp_path / "out" / "1.json"), {"a": 1})
+
+
+def test_a_file_system_without_hard_links_is_named(tmp_path, monkeypatch):
+    def no_links(*args):
+        raise PermissionError("Operation not permitted")
+
+    monkeypatch.setattr("os.link", no_links)
+
+    with pytest.raises(StoreError, match="hard links"):
+        probe(str(tmp_path))

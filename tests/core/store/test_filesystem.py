@@ -191,3 +191,11 @@ def test_clients_of_stores_are_private_and_cache_no_listings(monkeypatch):
         "skip_instance_cache": True,
         "use_listings_cache": False,
     }
+
+
+def test_a_name_that_is_taken_is_never_overwritten(tmp_path):
+    put(str(tmp_path), "x")
+
+    with pytest.raises(StoreError, match="cannot be written"):
+        write_new(str(tmp_path / "x"), b"other")
+    assert read_bytes(str(tmp_path / "x")) == b"x"

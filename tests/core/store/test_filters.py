@@ -107,3 +107,10 @@ def test_files_are_kept_or_left_out_by_their_partition(condition, kept):
 def test_a_partition_that_is_no_number_is_an_error():
     with pytest.raises(InputError, match="partition 'year'.*'new'"):
         keep_file("/year=new/x", [("year", ">", 2024)])
+
+
+def test_integers_compare_with_fractions():
+    assert filter_mask(TABLE, [("n", ">", 1.5)], "f").to_pylist() == [False, True, False, True]
+    assert filter_mask(TABLE, [("n", "in", [1.5, 2])], "f").to_pylist() == [
+        False, True, False, False,
+    ]  # fmt: skip

@@ -201,3 +201,33 @@ def test_a_header_alone_is_no_row(tmp_path):
     (shard,) = list_shards([write(tmp_path, "a.csv", b"id,text")])
 
     assert (shard.n_rows, shard.schema.names) == (0, ["id", "text"])
+
+
+def test_the_id_of_a_bad_row_has_the_type_of_the_id_column(tmp_path):
+    schema = pa.schema([("text", pa.string()), ("id", pa.int64())])
+    lines = write(tmp_path, "a.jsonl", b'{"id": 1, "text": 5}\n{"id": "x", "text": 5}\n')
+    table = write(tmp_path, "a.csv", b"id,text\n1,\xff\nx,\xff\n")
+
+    for url in (lines, table):
+        (rows,) = read_all(url, schema=schema)
+
+        assert [bad.id for bad in rows.bad] == [1, None]
+
+
+def test_a_filter_on_numbers_of_both_kinds_leaves_no_row_bad(tmp_path):
+    url = write(tmp_path, "a.jsonl", jsonl_of([{"id": "a", "n": 1}, {"id": "b", "n": 2.5}, {}]))
+    schema = pa.schema([("id", pa.string())])
+
+    for value in (2, 2.0, 1.5):
+        (rows,) = read_all(url, schema=schema, filters=[("n", ">=", value)])
+
+        assert rows.table["id"].to_pylist() == ["b"]
+        assert rows.bad == []
+
+
+def test_a_filter_on_a_column_that_no_row_has_passes_no_row(tmp_path):
+    url = write(tmp_path, "a.jsonl", jsonl_of([{"id": "a"}]))
+
+    (rows,) = read_all(url, filters=[("lang", "==", "en")])
+
+    assert (len(rows.table), rows.n_filtered) == (0, 1)

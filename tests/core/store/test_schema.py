@@ -185,9 +185,7 @@ def test_polars_reads_the_vectors_as_a_matrix(tmp_path):
     frame = polars.read_parquet(path)
 
     assert frame["embedding"].dtype == polars.Array(polars.Float32, 8)
-    np.testing.assert_array_equal(
-        frame["embedding"].to_numpy(), dense_matrix(table["embedding"])
-    )
+    np.testing.assert_array_equal(frame["embedding"].to_numpy(), dense_matrix(table["embedding"]))
 
 
 def test_datasets_reads_the_vectors_with_their_length(tmp_path):

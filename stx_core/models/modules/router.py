@@ -1,0 +1,235 @@
+"""Router: one path of modules for queries, another for documents."""
+
+import ast
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from torch import nn
+
+from stx_core.errors import ModelError
+from stx_core.inference.tokens import Pair, Tokens
+from stx_core.models.folder import inside, read_json, write_json
+from stx_core.models.modules import module_class, saved_type
+from stx_core.models.modules.module import Features, InputModule, LoadOptions, Module
+
+Route = tuple[str | None, str | tuple[str, ...] | None]
+"""(task, modality) that a route is for; None for any."""
+
+_MODALITY = "text"
+
+
+class Router(Module):
+    """Sends inputs through the modules of one route, chosen by task.
+
+    As the first module of a model it also reads texts, with the first module of the route.
+
+    Args:
+        sub_modules: route name -> its modules, in order. Routes may share modules.
+        default_route: route for inputs without a task.
+        allow_empty_key: use the first route when there is no default route.
+        route_mappings: (task, modality) -> route name.
+
+    Raises:
+        ValueError: there is no route, or a default or mapping names one that does not exist.
+    """
+
+    config_file: ClassVar[str] = "router_config.json"
+    forward_kwargs: ClassVar[frozenset[str]] = frozenset({"task"})
+
+    def __init__(
+        self,
+        sub_modules: Mapping[str, Sequence[nn.Module]],
+        default_route: str | None = None,
+        allow_empty_key: bool = True,
+        route_mappings: Mapping[Route, str] | None = None,
+    ) -> None:
+        super().__init__()
+        named = {default_route} - {None} | set((route_mappings or {}).values())
+        if not sub_modules or not named <= set(sub_modules):
+            raise ValueError(
+                f"routes are {list(sub_modules)}, but {sorted(map(str, named))} are named"
+            )
+        self.sub_modules = nn.ModuleDict(
+            {route: nn.Sequential(*modules) for route, modules in sub_modules.items()}
+        )
+        first = next(iter(sub_modules)) if allow_empty_key else None
+        self.default_route = default_route or first
+        self.allow_empty_key = allow_empty_key
+        self.route_mappings = {
+            (task, tuple(sorted(kind)) if isinstance(kind, tuple) else kind): route
+            for (task, kind), route in (route_mappings or {}).items()
+        }
+
+    @classmethod
+    def for_query_document(
+        cls,
+        query_modules: Sequence[nn.Module],
+        document_modules: Sequence[nn.Module],
+        default_route: str | None = "document",
+        allow_empty_key: bool = True,
+    ) -> Self:
+        """A router with the routes "query" and "document"."""
+        routes = {"query": query_modules, "document": document_modules}
+        return cls(routes, default_route, allow_empty_key)
+
+    # --- Files -----------------------------------------------------------------------------------
+
+    @classmethod
+    def from_folder(cls, folder: Path, options: LoadOptions) -> Self:
+        """Load ``router_config.json`` (of an Asym: ``config.json``) and the modules it lists."""
+        path = folder / cls.config_file
+        path = path if path.is_file() else folder / "config.json"
+        config = read_json(path)
+        try:
+            types, structure = dict(config["types"]), dict(config["structure"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(f"{path}: a router needs types and structure") from error
+        modules = {
+            name: module_class(type_string, str(path)).from_folder(inside(folder, name), options)
+            for name, type_string in types.items()
+        }
+        settings = dict(config.get("parameters") or {})
+        mappings = settings.pop("route_mappings", None) or {}
+        try:
+            return cls(
+                {route: [modules[name] for name in names] for route, names in structure.items()},
+                route_mappings={_parse_route(key, path): to for key, to in mappings.items()},
+                **settings,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(f"{path}: the routes do not fit together: {error}") from error
+
+    def config(self) -> dict[str, Any]:
+        """Settings as they are saved, under ``parameters``."""
+        return {
+            "default_route": self.default_route,
+            "allow_empty_key": self.allow_empty_key,
+            "route_mappings": {str(key): route for key, route in self.route_mappings.items()},
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write each module once, into ``<route>_<position>_<class>``, and the routes."""
+        names: dict[int, str] = {}
+        types: dict[str, str] = {}
+        structure: dict[str, list[str]] = {}
+        for route, modules in self._routes():
+            structure[route] = []
+            for position, module in enumerate(modules):
+                if id(module) not in names:
+                    class_name = saved_type(module).rpartition(".")[2]
+                    names[id(module)] = name = f"{route}_{position}_{class_name}"
+                    types[name] = saved_type(module)
+                    (folder / name).mkdir(exist_ok=True)
+                    module.save(folder / name)
+                structure[route].append(names[id(module)])
+        config = {"types": types, "structure": structure, "parameters": self.config()}
+        write_json(folder / self.config_file, config)
+
+    def _routes(self) -> list[tuple[str, list[Module]]]:
+        return [
+            (route, [module for module in modules if isinstance(module, Module)])
+            for route, modules in self.sub_modules.items()
+            if isinstance(modules, nn.Sequential)
+        ]
+
+    # --- Routes ----------------------------------------------------------------------------------
+
+    def route_for(self, task: str | None) -> str:
+        """Name of the route for a task.
+
+        Mappings come first, the more exact before the less exact, then a route named like the
+        task, then one named like the modality (text), then the default.
+
+        Raises:
+            ValueError: the task has no route, or there is neither task nor default route.
+        """
+        for key in ((task, _MODALITY), (task, None), (None, _MODALITY), (None, None)):
+            if key in self.route_mappings:
+                return self.route_mappings[key]
+        for name in (task, _MODALITY):
+            if name is not None and name in self.sub_modules:
+                return name
+        if task is not None or self.default_route is None:
+            raise ValueError(f"no route for task {task!r}; there are {list(self.sub_modules)}")
+        return self.default_route
+
+    def _reader(self, task: str | None) -> InputModule:
+        route = self.sub_modules[self.route_for(task)]
+        first = next(route.children())
+        if not isinstance(first, InputModule):
+            raise ModelError(f"{type(first).__name__} is first in its route, but reads no texts")
+        return first
+
+    # --- Texts to features -----------------------------------------------------------------------
+
+    def _readers(self) -> list[InputModule]:
+        firsts = (next(modules.children()) for modules in self.sub_modules.values())
+        return [first for first in firsts if isinstance(first, InputModule)]
+
+    @property
+    def tokenizer(self) -> Any:  # noqa: ANN401
+        """Tokenizer of the first route that has one."""
+        tokenizers = (getattr(reader, "tokenizer", None) for reader in self._readers())
+        return next((tokenizer for tokenizer in tokenizers if tokenizer is not None), None)
+
+    @property
+    def max_seq_length(self) -> int | None:
+        """The largest limit of the routes; None when no route has one."""
+        limits = [reader.max_seq_length for reader in self._readers()]
+        return max((limit for limit in limits if limit is not None), default=None)
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int | None) -> None:
+        for reader in self._readers():
+            reader.max_seq_length = value
+
+    def tokenize(
+        self, inputs: Sequence[str] | Sequence[Pair], *, prompt: str = "", task: str | None = None
+    ) -> Tokens:
+        """Ragged tokens of N texts, made by the route of the task."""
+        return replace(self._reader(task).tokenize(inputs, prompt=prompt, task=task), task=task)
+
+    def collate(self, tokens: Tokens, rows: np.ndarray) -> Features:
+        """Features of one batch, as the route of the tokens' task wants them."""
+        return self._reader(tokens.task).collate(tokens, rows) | {"task": tokens.task}
+
+    # --- Forward ---------------------------------------------------------------------------------
+
+    def get_embedding_dimension(self) -> int | None:
+        """Width of the first route's output, or None if it is not known.
+
+        Raises:
+            ModelError: the routes have outputs of different widths.
+        """
+        widths = {route: _width(modules) for route, modules in self._routes()}
+        known = {width for width in widths.values() if width is not None}
+        if len(known) > 1:
+            raise ModelError(f"the routes give different widths: {widths}")
+        return next(iter(known), None)
+
+    def forward(self, features: Features) -> Features:
+        """Run the route of ``task``."""
+        for module in self.sub_modules[self.route_for(features.get("task"))].children():
+            features = module(features)
+        return features
+
+
+def _width(modules: Sequence[nn.Module]) -> int | None:
+    """Output width of modules in a row: that of the last one that knows its own."""
+    for module in reversed(modules):
+        width = getattr(module, "get_embedding_dimension", None)
+        if width is not None:
+            return int(value) if (value := width()) is not None else None
+    return None
+
+
+def _parse_route(key: str, path: Path) -> Route:
+    """Read a key such as "('query', None)"; literals only, nothing is evaluated."""
+    try:
+        task, modality = ast.literal_eval(key)
+    except (ValueError, SyntaxError, TypeError) as error:
+        raise ModelError(f"{path}: route mapping {key!r} is not a pair (task, modality)") from error
+    return task, modality

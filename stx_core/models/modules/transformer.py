@@ -1,0 +1,366 @@
+"""The backbone: tokenizer and transformers model, texts in, token embeddings or scores out."""
+
+import inspect
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from tokenizers.normalizers import BertNormalizer, Lowercase
+from tokenizers.normalizers import Sequence as Normalizers
+from torch import nn
+
+from stx_core.errors import ModelError
+from stx_core.inference.tokens import UNLIMITED, Pair, Tokens, pad
+from stx_core.inference.tokens import tokenize as tokenize_ragged
+from stx_core.models.backbone import (
+    folder_arguments,
+    load_backbone,
+    load_tokenizer,
+)
+from stx_core.models.folder import read_json, write_json
+from stx_core.models.modules.module import Features, LoadOptions, Module
+
+logger = logging.getLogger(__name__)
+
+# The newest name first; the others are of the library's first years.
+_CONFIG_FILES = tuple(
+    f"sentence_{kind}_config.json"
+    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+
+# Task -> field of the backbone's output, name of the feature that this module writes.
+_OUTPUTS = {
+    "feature-extraction": ("last_hidden_state", "token_embeddings"),
+    "fill-mask": ("logits", "token_embeddings"),
+    "sequence-classification": ("logits", "scores"),
+    "text-generation": ("logits", "causal_logits"),
+}
+
+# A folder names a method of the backbone; these compute, others save, load or upload.
+_METHODS = re.compile(r"forward|get_\w+_features")
+
+
+class Transformer(Module):
+    """A transformers model with its tokenizer.
+
+    Args:
+        model: the backbone, loaded for `transformer_task`.
+        tokenizer: its tokenizer.
+        transformer_task: ``feature-extraction`` (token embeddings), ``fill-mask`` (vocabulary
+            logits as token embeddings), ``sequence-classification`` (scores) or
+            ``text-generation`` (logits of the last token).
+        modality_config: modality -> ``method`` of the backbone and ``method_output_name``. Only
+            ``text`` and ``message`` (chat messages, for rerankers) are used.
+        module_output_name: feature to write; default: what the task gives.
+        max_seq_length: tokens per input at most; default: what tokenizer and backbone allow. It
+            wins over a truncation that is baked into ``tokenizer.json`` (trap 9).
+        do_lower_case: lower-case texts before the tokenizer's own normalisation.
+        query_length: overrides `max_seq_length` for the task "query".
+        document_length: overrides it for the task "document".
+        processing_kwargs: kept for chat templates, under the key ``chat_template``.
+    """
+
+    default_task: ClassVar[str] = "feature-extraction"
+    saved_as: ClassVar[str] = "Transformer"
+
+    def __init__(
+        self,
+        model: Any,  # noqa: ANN401
+        tokenizer: Any,  # noqa: ANN401  (transformers has no common typed interface)
+        *,
+        transformer_task: str = "feature-extraction",
+        modality_config: Mapping[str, Mapping[str, Any]] | None = None,
+        module_output_name: str | None = None,
+        max_seq_length: int | None = None,
+        do_lower_case: bool = False,
+        query_length: int | None = None,
+        document_length: int | None = None,
+        processing_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        field, output_name = _OUTPUTS[transformer_task]
+        self.model = model
+        self.tokenizer = tokenizer
+        self.transformer_task = transformer_task
+        self.modality_config = dict(
+            modality_config or {"text": {"method": "forward", "method_output_name": field}}
+        )
+        self.module_output_name = module_output_name or output_name
+        self.query_length = query_length
+        self.document_length = document_length
+        self.processing_kwargs = dict(processing_kwargs or {})
+        self._limit_length(max_seq_length)
+        if do_lower_case:
+            _lower_case(tokenizer)
+        if transformer_task == "text-generation":
+            # The last position must be a real token: it is the only one whose logits are kept.
+            tokenizer.padding_side = "left"
+        if getattr(model.config, "pad_token_id", 0) is None:
+            # Decoders that classify look for the last token before padding.
+            model.config.pad_token_id = self.pad_token_id
+
+    # --- Files -----------------------------------------------------------------------------------
+
+    @classmethod
+    def from_folder(cls, folder: Path, options: LoadOptions) -> Self:
+        """Load backbone, tokenizer and settings of any generation."""
+        return cls.load(folder, options, cls.read_config(folder))
+
+    @classmethod
+    def load(cls, folder: Path, options: LoadOptions, config: dict[str, Any] | None = None) -> Self:
+        """Load a checkpoint with given settings instead of those of its folder.
+
+        Args:
+            folder: the checkpoint.
+            options: how it may be opened; its arguments win over those in `config`.
+            config: settings, keys as in ``sentence_bert_config.json``.
+
+        Raises:
+            ModelError: the checkpoint or the settings cannot be used.
+        """
+        settings = dict(config or {})
+        where = folder / _CONFIG_FILES[0]
+        merged = replace(
+            options,
+            model_kwargs=folder_arguments(settings, "model_kwargs", "model_args", where)
+            | options.model_kwargs,
+            processor_kwargs=folder_arguments(settings, "processor_kwargs", "tokenizer_args", where)
+            | options.processor_kwargs,
+            config_kwargs=folder_arguments(settings, "config_kwargs", "config_args", where)
+            | options.config_kwargs,
+        )
+        task = settings.setdefault("transformer_task", cls.default_task)
+        modalities = _check_modalities(settings.get("modality_config"), where)
+        if settings.pop("query_expansion", None):
+            raise ModelError(f"{where}: query_expansion belongs to multi-vector models")
+        settings.pop("unpad_inputs", None)  # how to run, not what to compute
+        tokenizer_folder = settings.pop("tokenizer_name_or_path", None)
+        if tokenizer_folder is not None:
+            raise ModelError(
+                f"{where}: tokenizer_name_or_path {tokenizer_folder!r} is not supported"
+            )
+        if "model_max_length" in merged.processor_kwargs:
+            settings["max_seq_length"] = merged.processor_kwargs["model_max_length"]
+        model = load_backbone(
+            folder, task, merged, needs_pooler=_reads(modalities, "pooler_output")
+        )
+        try:
+            return cls(model, load_tokenizer(folder, merged), **settings)
+        except TypeError as error:
+            raise ModelError(f"{where}: a setting is unknown: {error}") from error
+
+    @classmethod
+    def read_config(cls, folder: Path) -> dict[str, Any]:
+        """Settings from the first config file that exists and says something; {} without one."""
+        paths = (folder / name for name in _CONFIG_FILES)
+        return next((config for p in paths if p.is_file() and (config := read_json(p))), {})
+
+    def config(self) -> dict[str, Any]:
+        """Settings as they are saved. Since 6.0 length and lower-casing are in the tokenizer."""
+        optional = {
+            "query_length": self.query_length,
+            "document_length": self.document_length,
+            "processing_kwargs": self.processing_kwargs,
+        }
+        return {
+            "transformer_task": self.transformer_task,
+            "modality_config": self.modality_config,
+            "module_output_name": self.module_output_name,
+        } | {key: value for key, value in optional.items() if value}
+
+    def save(self, folder: Path) -> None:
+        """Write backbone (safetensors), tokenizer and settings."""
+        self.model.save_pretrained(folder)
+        if getattr(self.tokenizer, "is_fast", False):
+            # What the last batch was cut and padded to is not part of the model.
+            self.tokenizer.backend_tokenizer.no_truncation()
+            self.tokenizer.backend_tokenizer.no_padding()
+        self.tokenizer.save_pretrained(folder)
+        write_json(folder / _CONFIG_FILES[0], self.config())
+
+    # --- Texts to features -----------------------------------------------------------------------
+
+    @property
+    def max_seq_length(self) -> int | None:
+        """Tokens per input at most, special tokens counted; None: no limit."""
+        limit = self.tokenizer.model_max_length
+        return None if limit is None or limit >= UNLIMITED else int(limit)
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int | None) -> None:
+        positions = self.position_limit
+        if value is not None and positions is not None and value > positions:
+            raise ValueError(f"max_seq_length {value} is more than the {positions} positions of it")
+        self.tokenizer.model_max_length = UNLIMITED if value is None else value
+
+    @property
+    def position_limit(self) -> int | None:
+        """Rows of a learned position table that inputs can use; None: positions are computed.
+
+        RoBERTa and its relatives count from padding_idx + 1: 514 rows are 512 positions.
+        """
+        for module in self.model.modules():
+            table = getattr(module, "position_embeddings", None)
+            if isinstance(table, nn.Embedding):
+                padding_id = getattr(module, "padding_idx", None)
+                offset = padding_id + 1 if isinstance(padding_id, int) else 0
+                return table.num_embeddings - offset
+        return None
+
+    @property
+    def pad_token_id(self) -> int:
+        """Id that fills up batches; a decoder's tokenizer without one lends its end token."""
+        for token_id in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
+            if token_id is not None:
+                return int(token_id)
+        return 0
+
+    def _limit_length(self, given: int | None) -> None:
+        limits = [] if given is None else [given]
+        if given is None:
+            limits.append(self.tokenizer.model_max_length)
+            known = getattr(self.model.config, "max_position_embeddings", -1)
+            limits += [known] if known != -1 else []  # XLNet: -1 is "any length"
+        positions = self.position_limit
+        if given is not None and positions is not None and given > positions:
+            logger.warning(
+                "max_seq_length %d is cut to the %d positions there are", given, positions
+            )
+        if positions is not None:
+            limits.append(positions)
+        self.tokenizer.model_max_length = min(limits)
+
+    def tokenize(
+        self, inputs: Sequence[str] | Sequence[Pair], *, prompt: str = "", task: str | None = None
+    ) -> Tokens:
+        """Ragged tokens of N texts or pairs. A prompt goes before a text, or a pair's first text.
+
+        A chat template that the tokenizer may have is not used (trap 10).
+
+        Raises:
+            ModelError: the model reads chat messages only.
+        """
+        if "text" not in self.modality_config:
+            raise ModelError(
+                f"this model reads {sorted(self.modality_config)}, not plain texts "
+                f"(modality_config in {_CONFIG_FILES[0]})"
+            )
+        limit = {"query": self.query_length, "document": self.document_length}.get(task or "")
+        limit = limit or self.max_seq_length
+        tokens = tokenize_ragged(self.tokenizer, _with_prompt(inputs, prompt), limit)
+        return (
+            replace(tokens, prompt_length=self._prompt_length(prompt, limit)) if prompt else tokens
+        )
+
+    def _prompt_length(self, prompt: str, limit: int | None) -> int:
+        """Tokens of the prompt alone, without a special token at its end (trap 11)."""
+        ids = tokenize_ragged(self.tokenizer, [prompt], limit).ids
+        ends_special = len(ids) > 0 and int(ids[-1]) in self.tokenizer.all_special_ids
+        return len(ids) - int(ends_special)
+
+    def collate(self, tokens: Tokens, rows: np.ndarray) -> Features:
+        """``input_ids``, ``attention_mask`` and, where tokens have them, ``token_type_ids``."""
+        padded = pad(tokens, rows, self.pad_token_id, self.tokenizer.padding_side)
+        return {key: torch.from_numpy(value) for key, value in padded.items()}
+
+    # --- Forward ---------------------------------------------------------------------------------
+
+    def get_embedding_dimension(self) -> int:
+        """Width of what this module writes."""
+        config = self.model.config.get_text_config()
+        if self.transformer_task == "fill-mask":
+            return int(config.vocab_size)
+        projected = getattr(self.model.config, "projection_dim", None)
+        if self.module_output_name == "sentence_embedding" and projected:
+            return int(projected)
+        return int(config.hidden_size)
+
+    def forward(self, features: Features) -> Features:
+        """Add the feature `module_output_name`, see `Features`.
+
+        Only arguments that the backbone's method declares are passed to it: ``token_type_ids``,
+        for example, would be an error for some (trap 24).
+        """
+        call = self.modality_config.get("text") or self.modality_config["message"]
+        method = getattr(self.model, call["method"])
+        declared = inspect.signature(method).parameters
+        arguments = {key: value for key, value in features.items() if key in declared}
+        causal = self.transformer_task == "text-generation"
+        if causal and "logits_to_keep" in declared:
+            arguments["logits_to_keep"] = 1
+        path = call["method_output_name"]
+        steps = [path] if isinstance(path, str) else list(path or ())
+        if "hidden_states" in steps:
+            arguments["output_hidden_states"] = True
+        output = method(**arguments, return_dict=True)
+        value = output
+        for step in steps:
+            value = value[step]
+        features[self.module_output_name] = value[:, -1] if causal else value
+        if getattr(self.model.config, "output_hidden_states", False):
+            features["all_layer_embeddings"] = output["hidden_states"]
+        return features
+
+
+class MLMTransformer(Transformer):
+    """A backbone with its masked-LM head, as sparse models up to 5.3 name it."""
+
+    default_task: ClassVar[str] = "fill-mask"
+
+
+def _with_prompt(
+    inputs: Sequence[str] | Sequence[Pair], prompt: str
+) -> Sequence[str] | Sequence[Pair]:
+    if not prompt:
+        return inputs
+    return [
+        prompt + item if isinstance(item, str) else (prompt + item[0], item[1]) for item in inputs
+    ]  # type: ignore[return-value]  # a list of one kind in is a list of one kind out
+
+
+def _lower_case(tokenizer: Any) -> None:  # noqa: ANN401
+    if not getattr(tokenizer, "is_fast", False):
+        tokenizer.do_lower_case = True
+        return
+    backend = tokenizer.backend_tokenizer
+    own = backend.normalizer
+    steps: list[Any] = [] if own is None else [own]
+    if isinstance(own, Normalizers):
+        steps = list(own)  # type: ignore[call-overload]  # iterable, but not typed so
+    lowers = (
+        isinstance(s, Lowercase) or (isinstance(s, BertNormalizer) and s.lowercase) for s in steps
+    )
+    if not any(lowers):
+        backend.normalizer = Normalizers([Lowercase(), *steps])
+
+
+def _check_modalities(
+    config: Any,  # noqa: ANN401  (from a file)
+    where: Path,
+) -> dict[str, dict[str, Any]] | None:
+    """The text and message entries must name a method that computes."""
+    if config is None:
+        return None
+    for modality in ("text", "message"):
+        call = config.get(modality)
+        if call is not None and not _METHODS.fullmatch(str(call.get("method"))):
+            raise ModelError(
+                f"{where}: modality_config of {modality} names method {call.get('method')!r}; "
+                f"allowed are forward and get_..._features"
+            )
+    if not {"text", "message"} & set(config):
+        raise ModelError(f"{where}: the model reads {sorted(config)}, but not text")
+    return dict(config)
+
+
+def _reads(modalities: Mapping[str, Mapping[str, Any]] | None, field: str) -> bool:
+    return any(
+        field in ([path] if isinstance(path, str) else list(path or ()))
+        for call in (modalities or {}).values()
+        for path in (call.get("method_output_name"),)
+    )

@@ -1,0 +1,416 @@
+"""Dense embeddings: a text becomes one vector of fixed width."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypedDict, Unpack
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import normalize
+
+from stx_core.errors import InputError
+from stx_core.inference.tokens import Tokens
+from stx_core.models.inputs import read_texts
+from stx_core.models.modules.module import Features, LoadOptions
+from stx_core.models.modules.pooling import Pooling
+from stx_core.models.modules.transformer import Transformer
+from stx_core.models.text_model import Embedded, ModelOptions, RunOptions, TextModel
+from stx_core.quantization import quantize_embeddings
+from stx_core.similarity import Embeddings, SimilarityFunction
+
+logger = logging.getLogger(__name__)
+
+Precision = Literal["float32", "int8", "uint8", "binary", "ubinary"]
+Texts = str | Iterable[str] | np.ndarray
+Encoded = np.ndarray | torch.Tensor | list[torch.Tensor] | list[dict[str, Any]] | dict[str, Any]
+
+# Published without the setting that they were trained with: the prompt is not pooled.
+_INSTRUCTORS = ("hkunlp/instructor-base", "hkunlp/instructor-large", "hkunlp/instructor-xl")
+
+
+class EncodeOptions(TypedDict, total=False):
+    """Keyword arguments of `SentenceTransformer.encode` beside texts and prompt."""
+
+    batch_size: int | None
+    show_progress_bar: bool | None
+    output_value: Literal["sentence_embedding", "token_embeddings"] | None
+    precision: Precision
+    convert_to_numpy: bool
+    convert_to_tensor: bool
+    device: str | torch.device | None
+    normalize_embeddings: bool
+    truncate_dim: int | None
+    token_budget: int | None
+
+
+class SentenceTransformer(TextModel):
+    """A dense encoder from a folder or the hub.
+
+    A plain transformers checkpoint gets mean pooling, a causal language model last-token pooling.
+
+    Args:
+        model_name_or_path: a local folder, or a name on the hub.
+        similarity_fn_name: cosine, dot, euclidean or manhattan; default: what the folder says,
+            else cosine.
+        truncate_dim: leading dimensions to keep; default: what the folder says, else all.
+        **options: see `TextModel`.
+    """
+
+    model_type: ClassVar[str] = "SentenceTransformer"
+    default_org: ClassVar[str] = "sentence-transformers"
+    default_prompts: ClassVar[tuple[str, ...]] = ("query", "document")
+
+    def __init__(
+        self,
+        model_name_or_path: str | Path | None = None,
+        *,
+        similarity_fn_name: str | SimilarityFunction | None = None,
+        truncate_dim: int | None = None,
+        **options: Unpack[ModelOptions],
+    ) -> None:
+        super().__init__(model_name_or_path, **options)
+        saved = self.saved_config.get("similarity_fn_name")
+        # A name that this class does not know (a multi-vector model's) counts as none.
+        known = saved if saved in SimilarityFunction.possible_values() else None
+        self.similarity_fn_name = similarity_fn_name or known or SimilarityFunction.COSINE
+        if truncate_dim is None:
+            truncate_dim = self.saved_config.get("truncate_dim")
+        self.truncate_dim = truncate_dim
+        self._mind_instructor(str(model_name_or_path))
+
+    def _mind_instructor(self, name: str) -> None:
+        if name in _INSTRUCTORS:
+            self.set_pooling_include_prompt(False)
+        elif "instructor" in name.rpartition("/")[2].lower() and any(
+            pooling.include_prompt for pooling in self._poolings()
+        ):
+            logger.warning(
+                "%s pools the prompt, INSTRUCTOR models are trained without: "
+                "call set_pooling_include_prompt(False) if it is one",
+                name,
+            )
+
+    @classmethod
+    def default_modules(cls, folder: Path, options: LoadOptions) -> Sequence[nn.Module]:
+        """Backbone and pooling: of the last token for causal language models, else mean (trap 6).
+
+        Raises:
+            ModelError: the checkpoint lacks weights that the backbone needs.
+        """
+        transformer = Transformer.load(folder, options)
+        config = transformer.model.config
+        architecture = (getattr(config, "architectures", None) or [""])[0]
+        causal = architecture.endswith("ForCausalLM") and getattr(config, "is_causal", True)
+        mode = "lasttoken" if causal else "mean"
+        return [transformer, Pooling(transformer.get_embedding_dimension(), mode)]
+
+    # --- Encoding --------------------------------------------------------------------------------
+
+    def encode(
+        self,
+        inputs: Texts | None = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int | None = None,
+        show_progress_bar: bool | None = None,
+        output_value: Literal["sentence_embedding", "token_embeddings"] | None = (
+            "sentence_embedding"
+        ),
+        precision: Precision = "float32",
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: str | torch.device | None = None,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        *,
+        task: str | None = None,
+        token_budget: int | None = None,
+        sentences: Texts | None = None,
+        **unknown: Any,  # noqa: ANN401  (named in the error)
+    ) -> Encoded:
+        """Encode texts.
+
+        Args:
+            inputs: one text or N of them: list, tuple, numpy array, datasets column, iterator.
+            prompt_name: name of the prompt to put before each text.
+            prompt: the prompt itself; wins over `prompt_name`.
+            batch_size: texts of one batch at most; None: as many as the token budget allows.
+            show_progress_bar: None shows it when info messages are logged.
+            output_value: "token_embeddings" for one (L, D) tensor per text, None for all features
+                of each text, as dicts. Both stay on the device, neither normalised nor truncated.
+            precision: what to quantise the whole result to. int8 and uint8 take their ranges from
+                this very result (trap 17): for a corpus, use `embed` and fixed ranges.
+            convert_to_numpy: an array on the CPU.
+            convert_to_tensor: a tensor on the device; wins over `convert_to_numpy`. With neither, a
+                list of tensors.
+            device: move the model there first.
+            normalize_embeddings: divide by the L2 norm, after truncation.
+            truncate_dim: leading dimensions to keep, of the model's last module: a vector that was
+                normalised inside the model is shorter than 1 then (trap 4).
+            task: "query" or "document", the route of a model that has several.
+            token_budget: tokens of one batch, padding counted; None: what suits the device.
+            sentences: older name of `inputs`.
+            **unknown: refused.
+
+        Returns:
+            (N, D), in the model's number format (bfloat16 becomes float32 in numpy); (D,) for one
+            text; shape (0,) for no texts.
+
+        Raises:
+            InputError: an input is no text, or does not fit into memory.
+            ValueError: an argument is unknown or not possible.
+        """
+        self._refuse(unknown, device)
+        texts, single = read_texts(sentences if inputs is None else inputs)
+        tokens = self.to_tokens(texts, prompt=self.resolve_prompt(prompt, prompt_name), task=task)
+        running = RunOptions(
+            batch_size=batch_size,
+            token_budget=token_budget,
+            show_progress_bar=show_progress_bar,
+            device=device,
+        )
+        if output_value != "sentence_embedding":
+            if precision not in (None, "float32"):
+                raise ValueError(f"precision {precision!r} needs output_value='sentence_embedding'")
+            items = self._per_text(tokens, output_value, running)
+            return items[0] if single else items
+        to_numpy = convert_to_numpy and not convert_to_tensor
+        result, failed = self._embeddings(
+            tokens, truncate_dim, normalize_embeddings, to_cpu=to_numpy, running=running
+        )
+        _raise_first(failed)
+        embeddings = _in_container(result, precision, to_numpy, convert_to_tensor)
+        return embeddings[0] if single else embeddings
+
+    def encode_query(
+        self,
+        inputs: Texts,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        **options: Unpack[EncodeOptions],
+    ) -> Encoded:
+        """`encode` with the prompt "query", unless one is given, along the route "query"."""
+        name = self.prompt_name_for("query", prompt, prompt_name)
+        return self.encode(inputs, name, prompt, task="query", **options)
+
+    def encode_document(
+        self,
+        inputs: Texts,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        **options: Unpack[EncodeOptions],
+    ) -> Encoded:
+        """`encode` with the prompt "document", unless one is given, along the route "document"."""
+        name = self.prompt_name_for("document", prompt, prompt_name)
+        return self.encode(inputs, name, prompt, task="document", **options)
+
+    def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        task: str | None = None,
+        token_budget: int | None = None,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+    ) -> Embedded:
+        """Encode texts for a corpus: the numbers of `encode`, with counts beside them.
+
+        Args:
+            texts: N texts.
+            prompt: text to put before each text.
+            prompt_name: name of that prompt.
+            task: "query" or "document": the prompt and the route of `encode_query` or
+                `encode_document`. None: those of `encode`.
+            token_budget: tokens of one batch, padding counted; None: what suits the device.
+            normalize_embeddings: divide by the L2 norm, after truncation.
+            truncate_dim: leading dimensions to keep.
+
+        Returns:
+            (N, D) float32. A text that does not fit into memory is a zero row with a reason in
+            ``failed``.
+        """
+        if task is not None:
+            prompt_name = self.prompt_name_for(task, prompt, prompt_name)
+        listed, _ = read_texts(texts)
+        tokens = self.to_tokens(listed, prompt=self.resolve_prompt(prompt, prompt_name), task=task)
+        result, failed = self._embeddings(
+            tokens,
+            truncate_dim,
+            normalize_embeddings,
+            to_cpu=True,
+            running=RunOptions(token_budget=token_budget),
+        )
+        values = result.to(torch.float32).numpy()
+        return Embedded(values, tokens.lengths.astype(np.int32), tokens.truncated, failed)
+
+    def _embeddings(
+        self,
+        tokens: Tokens,
+        truncate_dim: int | None,
+        normalize_embeddings: bool,
+        *,
+        to_cpu: bool,
+        running: RunOptions,
+    ) -> tuple[torch.Tensor, dict[int, str]]:
+        """(N, D) in the model's number format, in input order; rows that failed are zero."""
+        width = self.truncate_dim if truncate_dim is None else truncate_dim
+        if width is not None and width < 1:
+            raise ValueError(f"truncate_dim must be at least 1, got {width}")
+
+        def collect(features: Features) -> torch.Tensor:
+            value = features["sentence_embedding"][:, :width]
+            value = normalize(value, p=2, dim=1) if normalize_embeddings else value
+            return value.cpu() if to_cpu else value
+
+        result: torch.Tensor | None = None
+        failed: dict[int, str] = {}
+        for rows, output in self.run(tokens, collect, **running):
+            if isinstance(output, InputError):
+                failed[int(rows[0])] = str(output)
+                continue
+            if result is None:
+                result = output.new_zeros((len(tokens), output.shape[1]))
+            result[torch.from_numpy(rows).to(result.device)] = output
+        if result is None:
+            full = self.get_embedding_dimension() or 0
+            device = torch.device("cpu") if to_cpu else self.device
+            result = torch.zeros((len(tokens), min(width or full, full)), device=device)
+        return result, failed
+
+    def _per_text(
+        self, tokens: Tokens, output_value: str | None, running: RunOptions
+    ) -> list[torch.Tensor] | list[dict[str, Any]]:
+        """Token embeddings, or all features, of each text."""
+        split: Callable[[Features], list[Any]] = (
+            _all_features if output_value is None else _token_embeddings
+        )
+        items: list[Any] = [None] * len(tokens)
+        for rows, output in self.run(tokens, split, **running):
+            if isinstance(output, InputError):
+                raise InputError(f"input {rows[0]}: {output}")
+            for row, item in zip(rows, output, strict=True):
+                items[row] = item
+        return items
+
+    def _refuse(self, unknown: dict[str, Any], device: object) -> None:
+        several = isinstance(device, (list, tuple))
+        if several or any(unknown.pop(key, None) is not None for key in ("pool", "chunk_size")):
+            raise ValueError(
+                "encode runs in this process, on one device; for several devices or machines "
+                "use the job `stx encode`"
+            )
+        if unknown:
+            raise ValueError(
+                f"encode does not know {sorted(unknown)}; modules of this model take "
+                f"{self.get_model_kwargs() or 'no further arguments'}"
+            )
+
+    # --- Similarity ------------------------------------------------------------------------------
+
+    @property
+    def similarity_fn_name(self) -> str:
+        """Name of the similarity: cosine, dot, euclidean or manhattan."""
+        return self._similarity_fn.value
+
+    @similarity_fn_name.setter
+    def similarity_fn_name(self, value: str | SimilarityFunction) -> None:
+        self._similarity_fn = SimilarityFunction(value)
+
+    def similarity(self, embeddings1: Embeddings, embeddings2: Embeddings) -> torch.Tensor:
+        """Scores of all pairs, (N, M)."""
+        score = SimilarityFunction.to_similarity_fn(self._similarity_fn)
+        return score(embeddings1, embeddings2)
+
+    def similarity_pairwise(self, embeddings1: Embeddings, embeddings2: Embeddings) -> torch.Tensor:
+        """Scores row by row, (N,)."""
+        score = SimilarityFunction.to_similarity_pairwise_fn(self._similarity_fn)
+        return score(embeddings1, embeddings2)
+
+    # --- What the model is -----------------------------------------------------------------------
+
+    def get_embedding_dimension(self) -> int | None:
+        """D, after truncation; None where no module knows it."""
+        widths = (getattr(module, "get_embedding_dimension", lambda: None)() for module in self)
+        full = next((width for width in reversed(list(widths)) if width is not None), None)
+        known = [width for width in (full, self.truncate_dim) if width is not None]
+        return min(known, default=None)
+
+    def get_sentence_embedding_dimension(self) -> int | None:
+        """Older name of `get_embedding_dimension`."""
+        return self.get_embedding_dimension()
+
+    @contextmanager
+    def truncate_embeddings(self, truncate_dim: int | None) -> Iterator[None]:
+        """Within this context embeddings keep the leading `truncate_dim` dimensions."""
+        before = self.truncate_dim
+        self.truncate_dim = truncate_dim
+        try:
+            yield
+        finally:
+            self.truncate_dim = before
+
+    truncate_sentence_embeddings = truncate_embeddings
+    """Older name of `truncate_embeddings`."""
+
+    def set_pooling_include_prompt(self, include_prompt: bool) -> None:
+        """Whether pooling counts the tokens of the prompt."""
+        for pooling in self._poolings():
+            pooling.include_prompt = include_prompt
+
+    def _poolings(self) -> list[Pooling]:
+        return [module for module in self.modules() if isinstance(module, Pooling)]
+
+    def model_config(self) -> dict[str, Any]:
+        """Settings of the whole model as they are saved."""
+        config = super().model_config() | {"similarity_fn_name": self.similarity_fn_name}
+        if self.truncate_dim is not None:
+            config["truncate_dim"] = self.truncate_dim
+        return config
+
+
+def _raise_first(failed: dict[int, str]) -> None:
+    for row, reason in failed.items():
+        raise InputError(f"input {row}: {reason}")
+
+
+def _in_container(
+    result: torch.Tensor, precision: Precision | None, to_numpy: bool, to_tensor: bool
+) -> np.ndarray | torch.Tensor | list[torch.Tensor]:
+    """Quantise, and put into what the caller asked for; no rows give shape (0,) (trap 22)."""
+    result = result if len(result) else result.flatten()
+    if precision not in (None, "float32") and len(result):
+        quantised = quantize_embeddings(_to_numpy(result), precision)
+        result = torch.from_numpy(quantised).to(result.device)
+    if to_numpy:
+        return _to_numpy(result)
+    return result if to_tensor else list(result)
+
+
+def _to_numpy(result: torch.Tensor) -> np.ndarray:
+    """To numpy, which has no bfloat16: that becomes float32; float16 stays."""
+    result = result.float() if result.dtype == torch.bfloat16 else result
+    return result.cpu().numpy()
+
+
+def _token_embeddings(features: Features) -> list[torch.Tensor]:
+    """(L, D) per text, cut after its last token; padding on the left is not cut."""
+    real = features["attention_mask"]
+    ends = real.shape[1] - real.int().flip(1).argmax(1)
+    pairs = zip(features["token_embeddings"], ends.tolist(), strict=True)
+    return [tokens[:end] for tokens, end in pairs]
+
+
+def _all_features(features: Features) -> list[dict[str, Any]]:
+    """One dict per text; what is not per text is repeated."""
+    rows = len(features["sentence_embedding"])
+
+    def of_row(value: object, row: int) -> object:
+        per_text = isinstance(value, torch.Tensor) and value.ndim > 0 and len(value) == rows
+        return value[row] if per_text else value  # type: ignore[index]
+
+    return [{key: of_row(value, row) for key, value in features.items()} for row in range(rows)]

@@ -1,0 +1,361 @@
+import os
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from stx_core.errors import CommitConflict, Fenced, StoreError
+from stx_core.store import ledger, log, manifest, snapshot
+from stx_core.store.filesystem import list_sizes, write_new
+from stx_core.store.schema import dense_matrix
+from stx_core.store.snapshot import (
+    commit_snapshot,
+    open_snapshot,
+    read_manifest,
+    snapshot_files,
+    snapshot_info,
+)
+from stx_core.store.urls import join
+
+VECTORS = pa.schema(
+    [("id", pa.string()), ("embedding", pa.list_(pa.field("element", pa.float32()), 2))]
+)
+LOCAL = pytest.mark.parametrize("root", ["local"], indirect=True)
+ABOUT = {"model": "tiny", "fingerprint": "f", "dim": 2}
+
+
+def publish(job, claim, records, outputs=("dense",), units=None):
+    planned = {name: job.planned(name)[name] for name in outputs}
+    if units is not None:
+        planned = {
+            name: {key: unit for key, unit in keys.items() if unit in units}
+            for name, keys in planned.items()
+        }
+    return commit_snapshot(
+        job.root,
+        claim,
+        planned,
+        {record.key: record for record in records},
+        dict.fromkeys(outputs, ABOUT),
+        dict.fromkeys(outputs, VECTORS),
+    )
+
+
+def finish_all(job, run, outputs=("dense",)):
+    return [job.finish(unit, run, output=name) for name in outputs for unit in job.units]
+
+
+@pytest.fixture
+def committed(job):
+    claim = log.claim(job.root, "spec")
+    publish(job, claim, finish_all(job, claim.run))
+    return job
+
+
+def test_a_committed_snapshot_gives_its_rows_in_corpus_order(committed):
+    dataset = open_snapshot(committed.root)
+    table = dataset.to_table()
+
+    assert dataset.schema == VECTORS
+    assert table["id"].to_pylist() == [
+        f"/corpus/{name}.parquet:{row}" for name in "ab" for row in range(10)
+    ]
+    np.testing.assert_array_equal(
+        dense_matrix(table["embedding"])[:, 0], np.repeat([0, 1, 2, 3], 5)
+    )
+
+
+def test_a_snapshot_knows_what_it_holds(committed):
+    info = snapshot_info(committed.root)
+
+    assert (info.version, info.rows) == (1, 20)
+    dense = info.outputs["dense"]
+    assert dense["model"] == "tiny"
+    assert (dense["rows"], dense["files"], dense["rows_quarantined"]) == (20, 4, 0)
+    assert dense["bytes"] == sum(list_sizes(join(committed.root, "data")).values())
+    assert dense["id_hash"] == info.id_hash
+    assert "schema" not in dense
+
+
+def test_files_that_no_record_names_are_not_read(committed):
+    committed.finish(committed.units[0], "zombie")
+
+    assert open_snapshot(committed.root).count_rows() == 20
+
+
+def test_the_manifest_lists_each_unit(committed):
+    table = read_manifest(committed.root)
+
+    assert table.schema == manifest.MANIFEST
+    assert table["start"].to_pylist() == [0, 5, 0, 5]
+    assert set(table["key"].to_pylist()) == set(committed.planned()["dense"])
+
+
+def test_before_the_first_commit_there_is_no_snapshot(job):
+    log.claim(job.root, "spec")
+
+    with pytest.raises(StoreError, match="no snapshot was committed here"):
+        open_snapshot(job.root)
+
+
+def test_one_of_several_outputs_must_be_named(job):
+    claim = log.claim(job.root, "spec")
+    both = ("dense", "second")
+    publish(job, claim, finish_all(job, claim.run, both), both)
+
+    with pytest.raises(StoreError, match="several outputs; name one of dense, second"):
+        open_snapshot(job.root)
+    with pytest.raises(StoreError, match="no output 'third'"):
+        open_snapshot(job.root, output="third")
+    assert open_snapshot(job.root, output="second").count_rows() == 20
+
+
+def test_older_versions_stay_readable(committed):
+    claim = log.claim(committed.root, "spec")
+    publish(committed, claim, [], units=committed.units[:1])
+
+    assert snapshot_info(committed.root).version == 2
+    assert open_snapshot(committed.root).count_rows() == 5
+    assert open_snapshot(committed.root, version=1).count_rows() == 20
+    with pytest.raises(StoreError, match="no version 7; kept are 1, 2"):
+        open_snapshot(committed.root, version=7)
+
+
+def test_units_of_the_base_are_carried_over_by_their_key(committed):
+    before = read_manifest(committed.root)
+    claim = log.claim(committed.root, "spec")
+    fresh = committed.finish(committed.units[0], claim.run)
+
+    publish(committed, claim, [fresh])
+
+    after = read_manifest(committed.root)
+    same = [a == b for a, b in zip(before.to_pylist(), after.to_pylist(), strict=True)]
+    assert same == [False, True, True, True]
+    assert open_snapshot(committed.root).count_rows() == 20
+
+
+def test_an_unfinished_run_is_not_published(job):
+    claim = log.claim(job.root, "spec")
+    records = finish_all(job, claim.run)
+
+    with pytest.raises(StoreError, match="1 of 4 units are not done"):
+        publish(job, claim, records[1:])
+    assert log.latest(job.root).state["snapshot"] is None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "problem"),
+    [
+        ({"rows_out": 4, "rows_quarantined": 0}, "4 out"),
+        ({"id_hash_out": f"{1:032x}"}, "ids"),
+        ({"stop": 4, "rows_in": 4, "rows_out": 4}, "was planned"),
+        ({"size": 1}, "says 1; restore the file"),
+        ({"file": "data/dense/gone.parquet"}, "no bytes found"),
+    ],
+)
+def test_a_record_that_does_not_fit_is_not_published(job, wrong, problem):
+    claim = log.claim(job.root, "spec")
+    first, *rest = finish_all(job, claim.run)
+
+    with pytest.raises(StoreError, match=problem):
+        publish(job, claim, [replace(first, **wrong), *rest])
+    assert log.latest(job.root).state["snapshot"] is None
+
+
+def test_two_units_cannot_name_one_file(job):
+    claim = log.claim(job.root, "spec")
+    first, second, *rest = finish_all(job, claim.run)
+
+    with pytest.raises(StoreError, match="same file"):
+        publish(job, claim, [first, replace(second, file=first.file, size=first.size), *rest])
+
+
+def test_outputs_made_from_different_rows_are_not_published(job):
+    claim = log.claim(job.root, "spec")
+    both = ("dense", "second")
+    *records, last = finish_all(job, claim.run, both)
+    fewer = replace(
+        last,
+        rows_in=4,
+        rows_filtered=1,
+        rows_out=4,
+        id_hash_in=f"{1:032x}",
+        id_hash_out=f"{1:032x}",
+    )
+
+    with pytest.raises(StoreError, match="made from different rows"):
+        publish(job, claim, [*records, fewer], both)
+
+
+def test_quarantined_rows_count_and_their_file_must_exist(job):
+    claim = log.claim(job.root, "spec")
+    first, *rest = finish_all(job, claim.run)
+    bad = replace(
+        first,
+        rows_out=4,
+        rows_quarantined=1,
+        reasons={"null_text": 1},
+        quarantine_file="quarantine/q.parquet",
+        id_hash_out=f"{(int(first.id_hash_out, 16) - 5) % 2**128:032x}",
+        id_hash_quarantined=f"{5:032x}",
+    )
+
+    with pytest.raises(StoreError, match=r"quarantine/q\.parquet: missing"):
+        publish(job, claim, [bad, *rest])
+    write_new(join(job.root, "quarantine/q.parquet"), b"rows")
+    info = publish(job, claim, [bad, *rest])
+
+    assert info.rows == 20
+    assert (info.outputs["dense"]["rows"], info.outputs["dense"]["rows_quarantined"]) == (19, 1)
+
+
+def test_a_unit_without_rows_has_no_file(job):
+    claim = log.claim(job.root, "spec")
+    first, *rest = finish_all(job, claim.run)
+    zero = f"{0:032x}"
+    empty = replace(
+        first, file="", size=0, rows_in=0, rows_filtered=5, rows_out=0, id_hash_in=zero,
+        id_hash_out=zero,
+    )  # fmt: skip
+
+    publish(job, claim, [empty, *rest])
+
+    assert open_snapshot(job.root).count_rows() == 15
+
+
+def test_a_snapshot_of_nothing_has_its_schema(job):
+    publish(job, log.claim(job.root, "spec"), [], units=[])
+
+    assert open_snapshot(job.root).to_table() == VECTORS.empty_table()
+    assert snapshot_info(job.root).rows == 0
+
+
+def test_committing_twice_gives_the_same_snapshot(job):
+    claim = log.claim(job.root, "spec")
+    records = finish_all(job, claim.run)
+
+    first = publish(job, claim, records)
+
+    assert publish(job, claim, records) == first
+    assert log.latest(job.root).n == 2
+
+
+def test_a_stalled_start_is_fenced_and_its_records_are_used_by_the_next(job):
+    stale = log.claim(job.root, "spec")
+    records = finish_all(job, stale.run)
+    for record in records:
+        ledger.record(job.root, stale.run, record)
+    fresh = log.claim(job.root, "spec")
+
+    with pytest.raises(Fenced):
+        publish(job, stale, records)
+    info = publish(job, fresh, ledger.load_all(job.root, fresh.run).values())
+
+    assert (info.run, info.version) == (stale.run, 1)
+
+
+def test_a_run_that_was_overtaken_conflicts(job):
+    slow = log.claim(job.root, "slow")
+    fast = log.claim(job.root, "fast")
+    records = finish_all(job, slow.run)
+    publish(job, fast, finish_all(job, fast.run))
+
+    with pytest.raises(CommitConflict):
+        publish(job, slow, records)
+    assert snapshot_info(job.root).run == fast.run
+
+
+def test_a_damaged_or_missing_segment_is_an_error(job, tmp_path):
+    claim = log.claim(job.root, "spec")
+    publish(job, claim, finish_all(job, claim.run))
+    segments = log.latest(job.root).state["snapshot"]["segments"]
+
+    with pytest.raises(StoreError, match="checksum does not match"):
+        manifest.read_segments(job.root, [{**segments[0], "sha256": "0"}])
+    with pytest.raises(StoreError, match="segment of the manifest is missing"):
+        manifest.read_segments(job.root, [{**segments[0], "file": "_stx/segments/x.parquet"}])
+
+
+def test_large_manifests_are_cut_by_shard(job, monkeypatch):
+    monkeypatch.setattr(manifest, "_ROWS_PER_SEGMENT", 5)
+    claim = log.claim(job.root, "spec")
+    record = job.finish(job.units[0], claim.run)
+    rows = [
+        manifest.to_row(replace(record, url=f"/c/{shard}", key=f"{shard}-{part}", start=part))
+        for shard in range(20)
+        for part in range(2)
+    ]
+
+    segments = manifest.write_segments(job.root, claim.run, 1, rows)
+
+    assert len(segments) == 8
+    assert sorted(each for s in segments for each in s["buckets"]) == list(range(manifest.BUCKETS))
+    for segment in segments:
+        table = manifest.read_segments(job.root, [segment])
+        assert len(table) == segment["rows"]
+        assert {manifest.bucket(url) for url in table["url"].to_pylist()} <= set(segment["buckets"])
+    whole = manifest.read_segments(job.root, segments).to_pylist()
+    assert whole == sorted(rows, key=lambda row: (row["url"], row["start"]))
+
+
+@LOCAL
+def test_a_dataset_can_be_moved(tmp_path, job):
+    claim = log.claim(job.root, "spec")
+    publish(job, claim, finish_all(job, claim.run))
+    shutil.move(job.root, tmp_path / "elsewhere")
+
+    assert open_snapshot(str(tmp_path / "elsewhere")).count_rows() == 20
+
+
+@LOCAL
+def test_each_file_can_be_read_by_itself(committed, tmp_path):
+    for name in read_manifest(committed.root)["file"].to_pylist():
+        assert pq.read_table(os.path.join(committed.root, name)).schema.equals(VECTORS)
+
+
+@LOCAL
+def test_no_temporary_files_stay_behind(committed):
+    names = [name for _, _, files in os.walk(committed.root) for name in files]
+
+    assert names
+    assert not [name for name in names if name.startswith(".")]
+
+
+def test_publishing_checks_before_it_writes_anything(job, monkeypatch):
+    claim = log.claim(job.root, "spec")
+    monkeypatch.setattr(snapshot, "write_segments", lambda *args: pytest.fail("wrote a segment"))
+
+    with pytest.raises(StoreError):
+        publish(job, claim, [])
+
+
+def test_the_files_of_a_snapshot_are_listed_as_urls(job):
+    claim = log.claim(job.root, "spec")
+    both = ("dense", "second")
+    records = finish_all(job, claim.run, both)
+    publish(job, claim, records, both)
+
+    urls = [join(job.root, record.file) for record in records]
+
+    assert snapshot_files(job.root) == urls
+    assert snapshot_files(job.root, output="second") == urls[4:]
+    with pytest.raises(StoreError, match="no output 'third'"):
+        snapshot_files(job.root, output="third")
+
+
+def test_two_outputs_of_the_same_encoder_share_their_files(job):
+    claim = log.claim(job.root, "spec")
+    records = {record.key: record for record in finish_all(job, claim.run)}
+    planned = {name: job.planned()["dense"] for name in ("one", "two")}
+
+    commit_snapshot(
+        job.root, claim, planned, records, dict.fromkeys(planned, ABOUT),
+        dict.fromkeys(planned, VECTORS),
+    )  # fmt: skip
+
+    assert open_snapshot(job.root, output="one").count_rows() == 20
+    assert open_snapshot(job.root, output="two").count_rows() == 20
+    assert len(snapshot_files(job.root)) == 4
