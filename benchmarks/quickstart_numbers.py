@@ -146,8 +146,8 @@ def compare(check: Check, name_or_folder: str, device: str) -> bool | None:
     facts = list(check.facts(model))
     for fact in facts:
         print(f"  {'ok' if fact.agrees else 'DIFFERS'}  {fact.what} (within {fact.tolerance})")
-        print(f"    published {np.round(np.asarray(fact.published), 5).tolist()}")
-        print(f"    ours      {np.round(np.asarray(fact.ours), 5).tolist()}")
+        print(f"    published {np.asarray(fact.published).tolist()}")
+        print(f"    ours      {np.asarray(fact.ours, float).round(7).tolist()}")
     return all(fact.agrees for fact in facts)
 
 

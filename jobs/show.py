@@ -26,6 +26,6 @@ def show(
             print(f"  {name}: {part['rows']:,} rows, {shape}, {part['bytes'] / 1e6:,.1f} MB")
             print(f"    model        {part['model']} ({part['similarity']} similarity)")
             print(f"    fingerprint  {part['fingerprint']}")
-            print(f"    quarantined  {part['quarantined']:,} rows")
+            print(f"    quarantined  {part['rows_quarantined']:,} rows")
             for field in open_snapshot(path, output=name, version=version).schema:
                 print(f"    {field.name:<18} {field.type}")

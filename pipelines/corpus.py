@@ -93,17 +93,15 @@ def read_unit(unit: Unit, schema: pa.Schema, inputs: Inputs, output: Output) -> 
     )
 
 
-def _texts(table: pa.Table, inputs: Inputs) -> pa.Array:
-    """One text per row; several columns are joined, null where all of them are."""
-    # One chunk: joining gives a wrong number of rows where a column begins with an empty chunk.
-    parts = [table.column(name).combine_chunks() for name in inputs.text_columns]
-    if len(parts) == 1:
-        return parts[0]
-    joined = pc.binary_join_element_wise(*parts, inputs.text_separator, null_handling="skip")
-    missing = pc.is_null(parts[0])
-    for part in parts[1:]:
-        missing = pc.and_(missing, pc.is_null(part))
-    return pc.if_else(missing, pa.scalar(None, pa.string()), joined)
+def _texts(table: pa.Table, inputs: Inputs) -> pa.ChunkedArray:
+    """One text per row: the columns that are not null, joined; null where all of them are."""
+    first, *others = (table.column(name) for name in inputs.text_columns)
+    texts = first
+    for column in others:
+        # Null where one side is. (null_handling="skip" of pyarrow 26 loses rows that are all null.)
+        both = pc.binary_join_element_wise(texts, column, inputs.text_separator)
+        texts = pc.coalesce(both, texts, column)
+    return texts
 
 
 def _ids(unit: Unit, rows: Rows, inputs: Inputs) -> pa.ChunkedArray | pa.Array:
@@ -142,7 +140,7 @@ def _readable_rows(unit: Unit, rows: Rows, inputs: Inputs, refuse_empty: bool) -
     return table
 
 
-def content_hashes(texts: pa.Array) -> pa.Array:
+def content_hashes(texts: pa.ChunkedArray) -> pa.Array:
     """(N,) 128-bit xxh3 of each text's UTF-8 bytes in hex, null for null."""
     values = texts.cast(pa.large_binary()).to_pylist()
     return pa.array(

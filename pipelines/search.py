@@ -45,7 +45,7 @@ def search_snapshot(
         settings |= {"model": model, "revision": None}
     encoder = Encoder(EncoderSettings(**settings))
     wanted = encoder.embed([query], task="query").values
-    columns = [name for name in dataset.schema.names if name not in RESERVED_COLUMNS]
+    columns = ["id", *(name for name in dataset.schema.names if name not in RESERVED_COLUMNS)]
     vector = "embedding" if isinstance(wanted, np.ndarray) else "sparse_embedding"
     best: list[tuple[float, str, dict[str, Any]]] = []
     for batch in dataset.to_batches(columns=[*columns, vector], batch_size=_ROWS_AT_ONCE):
@@ -71,7 +71,8 @@ def _scores(query: Any, column: pa.Array, similarity: str) -> np.ndarray:  # noq
     if isinstance(query, np.ndarray):
         score = SimilarityFunction.to_similarity_fn(similarity)
         documents = dense_matrix(column).astype(np.float32, copy=False)
-        return score(query, documents).numpy()[0]
+        dense: np.ndarray = score(query, documents).numpy()[0]
+        return dense
     offsets, indices, values = sparse_csr(column)
     weights = np.zeros(
         int(max(indices.max(initial=0), query.indices.max(initial=0))) + 1, np.float32

@@ -98,9 +98,12 @@ def _load(settings: EncoderSettings) -> "SentenceTransformer | SparseEncoder":
             f"{settings.model}: the files changed since the run was planned "
             f"(planned {settings.files[:12]}, found {found[:12]}); start the run again"
         )
+    from transformers.utils.logging import disable_progress_bar
+
     from stx_core.models.sentence_transformer import SentenceTransformer
     from stx_core.models.sparse_encoder import SparseEncoder
 
+    disable_progress_bar()
     model_class = SparseEncoder if settings.type == "sparse" else SentenceTransformer
     model = model_class(
         str(folder),

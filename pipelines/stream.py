@@ -214,7 +214,21 @@ def start_ray(cpus: int) -> None:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(**quiet)
     else:
-        ray.init(address="local", num_cpus=cpus + 1, include_dashboard=False, **quiet)
+        with _silent_stderr():
+            ray.init(address="local", num_cpus=cpus + 1, include_dashboard=False, **quiet)
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Keep what Ray's core prints at its start, past Python, off the terminal; errors raise."""
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def check_fits(stages: Sequence[StageSpec], cpus: float, gpus: float) -> None:

@@ -28,3 +28,41 @@ def minilm() -> Path:
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     assert digest == MINILM_SHA256, f"unexpected weights in {folder}"
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT tokenizer of letters and a few words: loads in a millisecond."""
+    from transformers import BertTokenizer
+
+    letters = [chr(code) for code in range(33, 127) if not chr(code).isupper()]
+    sentence = "the weather is lovely today it so sunny outside he drove to stadium long text"
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocab = [*special, *letters, *(f"##{letter}" for letter in letters), *sentence.split()]
+    folder = tmp_path_factory.mktemp("tokenizers") / "tiny"
+    tokenizer = BertTokenizer(vocab={token: i for i, token in enumerate(vocab)})
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tiny_tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A plain transformers checkpoint: random BERT of width 32 without pooler."""
+    import shutil
+
+    import torch
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("models") / "tiny_bert"
+    config = BertConfig(
+        vocab_size=256,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
+    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    shutil.copytree(tiny_tokenizer, folder, dirs_exist_ok=True)
+    return folder

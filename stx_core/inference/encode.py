@@ -18,6 +18,9 @@ Output = TypeVar("Output")
 # (measured in the performance notes: 4,096 is the flat optimum). GPU: enough to fill it.
 TOKEN_BUDGET = {"cpu": 4096, "cuda": 65536}
 
+# torch has no class of its own for the CPU's allocator, nor for the workspace of cuBLAS.
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
 
 def default_token_budget(device: torch.device) -> int:
     """Tokens of one batch for a device, padding counted."""
@@ -34,7 +37,7 @@ def run_batches(
 ) -> Iterator[tuple[np.ndarray, Output | InputError]]:
     """Run `forward` on batches of like length, longest first.
 
-    When memory runs out the batch is split and the budget halved for the rest of the call. An
+    When memory runs out the budget becomes half of that batch for the rest of the call. An
     input that fails alone is given back with an InputError instead of an output.
 
     Args:
@@ -50,31 +53,43 @@ def run_batches(
     pending = make_batches(lengths, token_budget, max_rows)[::-1]
     while pending:
         rows = pending.pop()
-        try:
-            output: Output | InputError = forward(rows)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
+        output = _attempt(forward, rows)
+        # Not in an except block: there the error would still hold the tensors of the failed batch.
+        if isinstance(output, _OutOfMemory):
             _free_cache()
+            longest = max(1, int(lengths[rows].max()))
             if len(rows) > 1:
-                token_budget = max(1, token_budget // 2)
+                token_budget = max(1, min(token_budget, longest * len(rows)) // 2)
                 rest = np.concatenate([rows, *pending[::-1]])
-                parts = make_batches(lengths[rest], token_budget, max(1, len(rows) // 2))
+                parts = make_batches(lengths[rest], token_budget, max_rows)
                 pending = [rest[part] for part in parts][::-1]
-                logger.warning("out of memory: token budget halved to %d", token_budget)
+                logger.warning("out of memory: token budget cut to %d", token_budget)
                 continue
-            output = InputError(f"a text of {lengths[rows[0]]} tokens does not fit into memory")
-        yield rows, output
+            yield rows, InputError(f"a text of {longest} tokens does not fit into memory")
+        else:
+            yield rows, output
         if progress is not None:
             progress(len(rows))
+
+
+class _OutOfMemory:
+    """What a batch gave that ran out of memory."""
+
+
+def _attempt(forward: Callable[[np.ndarray], Output], rows: np.ndarray) -> Output | _OutOfMemory:
+    try:
+        return forward(rows)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return _OutOfMemory()
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error of torch or numpy means that memory ran out, on any device."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    # torch has no class of its own for the CPU: "DefaultCPUAllocator: can't allocate memory".
-    return "can't allocate memory" in str(error) or "not enough memory" in str(error)
+    return any(sign in str(error) for sign in _OUT_OF_MEMORY)
 
 
 def _free_cache() -> None:

@@ -127,13 +127,16 @@ def _encode_slow(
     truncated: list[bool],
 ) -> None:
     for item in inputs:
-        texts = (item,) if isinstance(item, str) else item
+        # Lists of one: transformers takes an empty second text for none when it is given alone.
+        texts = [[item]] if isinstance(item, str) else [[item[0]], [item[1]]]
         full = tokenizer(*texts, truncation=False, padding=False, verbose=False)
-        overlong = limit is not None and len(full["input_ids"]) > limit
+        overlong = limit is not None and len(full["input_ids"][0]) > limit
         if overlong:
             full = tokenizer(*texts, truncation="longest_first", max_length=limit, padding=False)
-        ids.append(full["input_ids"])
-        type_ids.append(full.get("token_type_ids") or [0] * len(full["input_ids"]))
+        ids.append(full["input_ids"][0])
+        type_ids.append(
+            full["token_type_ids"][0] if "token_type_ids" in full else [0] * len(ids[-1])
+        )
         truncated.append(overlong)
 
 

@@ -8,6 +8,7 @@ _HOME = {
     "SparseEncoder": "sparse_encoder",
     "CrossEncoder": "cross_encoder",
     "Transformer": "modules.transformer",
+    "MLMTransformer": "modules.transformer",
     "Pooling": "modules.pooling",
     "Normalize": "modules.normalize",
     "Dense": "modules.dense",

@@ -19,7 +19,7 @@ from stx_core.models.modules.module import Features, LoadOptions
 from stx_core.models.modules.transformer import Transformer
 from stx_core.models.pairs import as_pairs, is_one_pair
 from stx_core.models.plain_scorer import content_format, load_plain_scorer
-from stx_core.models.text_model import ModelOptions, TextModel
+from stx_core.models.text_model import ModelOptions, RunOptions, TextModel
 
 # N pairs of a call, B of a batch, K labels
 
@@ -82,7 +82,7 @@ class CrossEncoder(TextModel):
             )
         if max_length is not None:
             self.max_seq_length = max_length
-        self.activation_fn = activation_fn or self._saved_activation()
+        self.activation_fn = self._saved_activation() if activation_fn is None else activation_fn
 
     def __setattr__(self, name: str, value: Any) -> None:  # noqa: ANN401
         # An nn.Module set the usual way would become one more step of the model.
@@ -318,9 +318,15 @@ class CrossEncoder(TextModel):
         self,
         tokens: Tokens,
         activation_fn: Activation | None,
-        **running: Any,  # noqa: ANN401  (see `_scores`)
+        apply_softmax: bool = False,
+        **running: Unpack[RunOptions],
     ) -> torch.Tensor:
-        scores, failed = self._scores(tokens, activation_fn, **running)
+        if isinstance(running.get("device"), list | tuple):
+            raise ValueError(
+                "predict and rank run in this process, on one device; for several devices or "
+                f"machines split the pairs among jobs, got device={running['device']!r}"
+            )
+        scores, failed = self._scores(tokens, activation_fn, apply_softmax=apply_softmax, **running)
         for row, reason in failed.items():
             raise InputError(f"pair {row}: {reason}; shorten it or lower max_seq_length")
         # Without pairs the reference gives (0,), whatever the number of labels.
@@ -332,10 +338,10 @@ class CrossEncoder(TextModel):
         activation_fn: Activation | None,
         *,
         apply_softmax: bool = False,
-        **running: Any,  # noqa: ANN401  (the arguments of `run`)
+        **running: Unpack[RunOptions],
     ) -> tuple[torch.Tensor, dict[int, str]]:
         """Scores (N,) or (N, K) on the CPU, in input order, and the reasons of rows without."""
-        activation = activation_fn or self.activation_fn
+        activation = self.activation_fn if activation_fn is None else activation_fn
         one_label = self.num_labels == 1
 
         def collect(features: Features) -> torch.Tensor:

@@ -186,11 +186,16 @@ def load_weights(folder: Path, *, allow_pickle: bool) -> "dict[str, Tensor]":
     if (folder / SAFE_WEIGHTS).is_file():
         return dict(load_file(folder / SAFE_WEIGHTS))
     refuse_pickle(folder, SAFE_WEIGHTS, allow_pickle=allow_pickle)
+    import pickle
+
     import torch
 
-    # weights_only: the unpickler builds tensors and containers, it calls nothing else.
-    weights = torch.load(folder / PICKLED_WEIGHTS, map_location="cpu", weights_only=True)
-    return dict(weights)
+    path = folder / PICKLED_WEIGHTS
+    try:
+        # weights_only: the unpickler builds tensors and containers, it calls nothing else.
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (pickle.UnpicklingError, EOFError) as error:
+        raise ModelError(f"{path} is not a plain file of weights: {error}") from error
 
 
 def refuse_pickle(folder: Path, wanted: str, *, allow_pickle: bool) -> None:

@@ -77,7 +77,9 @@ def test_sparse_and_dense_sides_mix(name):
     expected = by_definition(name, A, B)
 
     np.testing.assert_allclose(function(A, sparse), expected, atol=1e-6)
+    np.testing.assert_allclose(function(sparse, A), np.transpose(expected), atol=1e-6)
     np.testing.assert_allclose(pairwise(A, sparse), np.diag(expected), atol=1e-6)
+    np.testing.assert_allclose(pairwise(sparse, A), np.diag(expected), atol=1e-6)
 
 
 @pytest.mark.parametrize("function", [cos_sim, dot_score, euclidean_sim, manhattan_sim])
@@ -138,6 +140,12 @@ def test_normalized_rows_have_length_one_and_zero_rows_stay_zero():
     np.testing.assert_allclose(
         normalize_embeddings(torch.tensor(A).to_sparse()).to_dense(), expected, atol=1e-7
     )
+
+
+def test_a_sparse_row_of_stored_zeros_stays_zero():
+    stored = torch.sparse_coo_tensor([[0], [1]], [0.0], (1, 3), check_invariants=True)
+
+    assert normalize_embeddings(stored).to_dense().tolist() == [[0.0, 0.0, 0.0]]
 
 
 def test_a_sparse_vector_is_normalized_as_one_row():

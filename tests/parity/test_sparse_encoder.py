@@ -1,5 +1,6 @@
 """Sparse encoders in every published layout, with small random weights, against the reference."""
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -19,8 +20,12 @@ from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertModel
 from stx_core.errors import ModelError
 from stx_core.models.sparse_encoder import SparseEncoder
 
-# torch multiplies COO tensors through CSR ones, and warns of them once per process.
-pytestmark = pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta:UserWarning")
+# torch warns once per process, so in whichever test comes first: it multiplies COO tensors through
+# CSR ones, and the reference builds COO tensors without a word on checking them.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly:UserWarning"),
+]
 
 # The inputs of the quickstart.
 TEXTS = ["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."]
@@ -42,6 +47,12 @@ def backbone(folder: Path, minilm: Path, kind: type = BertForMaskedLM) -> Path:
     kind(config).save_pretrained(folder)
     AutoTokenizer.from_pretrained(minilm, model_max_length=64).save_pretrained(folder)
     return folder
+
+
+@functools.cache
+def both(folder: Path) -> tuple[Reference, SparseEncoder]:
+    """The reference and ours, loaded once; no test changes them."""
+    return Reference(str(folder), device="cpu"), SparseEncoder(folder, device="cpu")
 
 
 def write(path: Path, value: object) -> None:
@@ -187,7 +198,7 @@ def assert_close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
 
 
 def test_every_layout_gives_the_numbers_of_the_reference(folder):
-    theirs, ours = Reference(str(folder), device="cpu"), SparseEncoder(folder, device="cpu")
+    theirs, ours = both(folder)
 
     for method in ("encode", "encode_query", "encode_document"):
         expected = getattr(theirs, method)(TEXTS)
@@ -204,7 +215,7 @@ def test_every_layout_gives_the_numbers_of_the_reference(folder):
 
 
 def test_the_reference_gives_our_numbers_from_the_folder_that_we_save(folder, tmp_path):
-    ours = SparseEncoder(folder, device="cpu")
+    _, ours = both(folder)
 
     ours.save_pretrained(tmp_path)
     theirs = Reference(str(tmp_path), device="cpu")
@@ -219,7 +230,7 @@ def test_the_reference_gives_our_numbers_from_the_folder_that_we_save(folder, tm
 @pytest.mark.parametrize("layout", ["published", "csr"])
 def test_trap_14_active_dimensions_of_a_call_go_before_those_of_the_model(request, layout, k):
     folder = request.getfixturevalue(layout)
-    theirs, ours = Reference(str(folder), device="cpu"), SparseEncoder(folder, device="cpu")
+    theirs, ours = both(folder)
 
     result = ours.encode(TEXTS, max_active_dims=k)
 
@@ -235,12 +246,12 @@ def test_trap_22_containers_and_shapes_are_those_of_the_reference(
 ):
     options = {"convert_to_tensor": tensor, "convert_to_sparse_tensor": sparse}
 
-    theirs = Reference(str(published), device="cpu").encode(inputs, **options)
-    ours = SparseEncoder(published, device="cpu").encode(inputs, **options)
+    theirs, ours = (model.encode(inputs, **options) for model in both(published))
 
     assert type(ours) is type(theirs)
     assert len(ours) == len(theirs)
-    for one, other in zip([ours] if tensor else ours, [theirs] if tensor else theirs, strict=True):
+    is_tensor = isinstance(theirs, torch.Tensor)
+    for one, other in zip(*([ours], [theirs]) if is_tensor else (ours, theirs), strict=True):
         assert (one.shape, one.dtype, one.layout) == (other.shape, other.dtype, other.layout)
         torch.testing.assert_close(one.to_dense(), other.to_dense(), atol=1e-5, rtol=0)
 
@@ -256,7 +267,7 @@ def test_trap_13_half_precision_stays_in_the_tensor(published):
 
 
 def test_decoding_and_intersections_agree(published):
-    theirs, ours = Reference(str(published), device="cpu"), SparseEncoder(published, device="cpu")
+    theirs, ours = both(published)
     embeddings = theirs.encode(TEXTS, max_active_dims=30)
 
     for top_k in (None, 5):
@@ -269,7 +280,7 @@ def test_decoding_and_intersections_agree(published):
 
 
 def test_prompts_are_those_of_the_reference(log1p_sum):
-    theirs, ours = Reference(str(log1p_sum), device="cpu"), SparseEncoder(log1p_sum, device="cpu")
+    theirs, ours = both(log1p_sum)
 
     assert ours.prompts == theirs.prompts
     assert_close(
@@ -281,7 +292,7 @@ def test_prompts_are_those_of_the_reference(log1p_sum):
 
 def test_texts_of_very_different_lengths_agree_whatever_the_batches(published):
     texts = ["sun", "", "rain and " * 60, *TEXTS, "the sea " * 9]
-    theirs, ours = Reference(str(published), device="cpu"), SparseEncoder(published, device="cpu")
+    theirs, ours = both(published)
     expected = theirs.encode(texts, batch_size=2)
 
     for options in ({}, {"batch_size": 2}, {"token_budget": 1}, {"token_budget": 40}):

@@ -1,12 +1,10 @@
 """Convolutions of several widths over the token embeddings."""
 
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
 
-from stx_core.models.folder import read_json
 from stx_core.models.modules.module import Features, Module
 
 
@@ -27,6 +25,10 @@ class CNN(Module):
         "kernel_sizes",
         "stride_sizes",
     )
+    # The name before 5.4.
+    config_renames: ClassVar[dict[str, str]] = {
+        "in_word_embedding_dimension": "in_embedding_dimension"
+    }
 
     def __init__(
         self,
@@ -44,14 +46,6 @@ class CNN(Module):
             nn.Conv1d(in_embedding_dimension, out_channels, size, stride, padding=(size - 1) // 2)
             for size, stride in zip(self.kernel_sizes, self.stride_sizes, strict=True)
         )
-
-    @classmethod
-    def read_config(cls, folder: Path) -> dict[str, Any]:
-        """Settings; before 5.4 the width was called ``in_word_embedding_dimension``."""
-        config = read_json(folder / cls.config_file)
-        if "in_word_embedding_dimension" in config:
-            config["in_embedding_dimension"] = config.pop("in_word_embedding_dimension")
-        return config
 
     def get_embedding_dimension(self) -> int:
         """Width of the outgoing token embeddings."""

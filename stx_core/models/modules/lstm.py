@@ -1,12 +1,10 @@
 """An LSTM over the token embeddings."""
 
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from stx_core.models.folder import read_json
 from stx_core.models.modules.module import Features, Module
 
 
@@ -29,6 +27,8 @@ class LSTM(Module):
         "dropout",
         "bidirectional",
     )
+    # The name before 5.4.
+    config_renames: ClassVar[dict[str, str]] = {"word_embedding_dimension": "embedding_dimension"}
 
     def __init__(
         self,
@@ -52,14 +52,6 @@ class LSTM(Module):
             bidirectional=bidirectional,
             batch_first=True,
         )
-
-    @classmethod
-    def read_config(cls, folder: Path) -> dict[str, Any]:
-        """Settings; before 5.4 the width was called ``word_embedding_dimension``."""
-        config = read_json(folder / cls.config_file)
-        if "word_embedding_dimension" in config:
-            config["embedding_dimension"] = config.pop("word_embedding_dimension")
-        return config
 
     def get_embedding_dimension(self) -> int:
         """Width of the outgoing token embeddings."""

@@ -1,12 +1,12 @@
 """What every module of a model folder has in common."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from stx_core.errors import ModelError
 from stx_core.inference.tokens import Pair, Tokens
@@ -17,6 +17,9 @@ Features = dict[str, Any]
 the longest, D width):
 
     input_ids, attention_mask, token_type_ids   (B, L) int64
+    input_ids, offsets    (T,) and (B,) int64 instead, where order and padding do not matter: the
+                          ids of all inputs, and where each input starts
+    max_active_dims       int, what a sparse embedding keeps; absent or None: all, or k
     prompt_length         int, leading tokens that pooling leaves out; absent: none
     token_embeddings      (B, L, D) float; vocabulary logits (B, L, V) behind a masked-LM head
     all_layer_embeddings  list of (B, L, D), only when a module asks for hidden states
@@ -45,11 +48,13 @@ class Module(nn.Module):
     """A step of a model: features in, features out, loaded from and saved to one folder.
 
     A subclass with plain settings and weights only names its `config_keys`; the constructor takes
-    them as arguments and keeps each as an attribute of the same name.
+    them as arguments and keeps each as an attribute of the same name. `config_renames` maps key
+    names of older folders to them.
     """
 
     config_file: ClassVar[str] = "config.json"
     config_keys: ClassVar[tuple[str, ...]] = ()
+    config_renames: ClassVar[dict[str, str]] = {}
 
     @classmethod
     def from_folder(cls, folder: Path, options: LoadOptions) -> Self:
@@ -67,17 +72,26 @@ class Module(nn.Module):
             where = folder / cls.config_file
             raise ModelError(f"{where}: settings do not fit {cls.__name__}: {error}") from error
         if module.state_dict():
-            weights = load_weights(folder, allow_pickle=options.allow_pickle)
-            try:
-                module.load_state_dict(weights)
-            except RuntimeError as error:
-                raise ModelError(f"{folder}: weights do not fit {cls.__name__}: {error}") from error
+            module.fill(load_weights(folder, allow_pickle=options.allow_pickle), folder)
         return module
 
     @classmethod
     def read_config(cls, folder: Path) -> dict[str, Any]:
-        """Constructor arguments from the folder's config file; override to map older key names."""
-        return read_json(folder / cls.config_file)
+        """Constructor arguments from the folder's config file, older key names mapped to ours."""
+        config = read_json(folder / cls.config_file)
+        return {cls.config_renames.get(key, key): value for key, value in config.items()}
+
+    def fill(self, weights: Mapping[str, Tensor], folder: Path) -> None:
+        """Load weights, each key of which must match.
+
+        Raises:
+            ModelError: keys or shapes differ; the message names them.
+        """
+        try:
+            self.load_state_dict(weights)
+        except RuntimeError as error:
+            name = type(self).__name__
+            raise ModelError(f"{folder}: weights do not fit {name}: {error}") from error
 
     def config(self) -> dict[str, Any]:
         """Settings as they are saved."""

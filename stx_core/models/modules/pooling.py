@@ -9,7 +9,6 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 
-from stx_core.models.folder import read_json
 from stx_core.models.modules.module import Features, Module
 
 # Spelling up to 5.3, in the order in which several modes are concatenated.
@@ -39,6 +38,7 @@ class Pooling(Module):
         "pooling_mode",
         "include_prompt",
     )
+    config_renames: ClassVar[dict[str, str]] = {"word_embedding_dimension": "embedding_dimension"}
 
     def __init__(
         self,
@@ -58,9 +58,7 @@ class Pooling(Module):
     @classmethod
     def read_config(cls, folder: Path) -> dict[str, Any]:
         """Settings of both generations; the older one has a flag per mode, and none means mean."""
-        config = read_json(folder / cls.config_file)
-        if "word_embedding_dimension" in config:
-            config["embedding_dimension"] = config.pop("word_embedding_dimension")
+        config = super().read_config(folder)
         flags = {key: config.pop(key) for key in _OLD_MODES if key in config}
         if flags and "pooling_mode" not in config:
             active = [mode for key, mode in _OLD_MODES.items() if flags.get(key)]

@@ -65,7 +65,7 @@ class SparseAutoEncoder(Module):
         """Build from settings and weights, whichever of its two names the matrix has."""
         module = cls(**cls.read_config(folder))
         weights = load_weights(folder, allow_pickle=options.allow_pickle)
-        module.load_state_dict(_untie(weights, folder))
+        module.fill(_untie(weights, folder), folder)
         return module
 
     def save(self, folder: Path) -> None:

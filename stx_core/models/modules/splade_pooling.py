@@ -1,13 +1,11 @@
 """SPLADE pooling: vocabulary logits of all tokens to one weight per vocabulary entry."""
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 
 from stx_core.errors import ModelError
-from stx_core.models.folder import read_json
 from stx_core.models.modules.module import Features, Module
 
 # B inputs, L tokens, V vocabulary entries
@@ -34,6 +32,8 @@ class SpladePooling(Module):
         "activation_function",
         "embedding_dimension",
     )
+    # The name before 5.4.
+    config_renames: ClassVar[dict[str, str]] = {"word_embedding_dimension": "embedding_dimension"}
 
     def __init__(
         self,
@@ -49,14 +49,6 @@ class SpladePooling(Module):
         self.activation_function = activation_function
         self.embedding_dimension = embedding_dimension
         self.chunk_size = chunk_size
-
-    @classmethod
-    def read_config(cls, folder: Path) -> dict[str, Any]:
-        """Settings; before 5.4 the width was called ``word_embedding_dimension``."""
-        config = read_json(folder / cls.config_file)
-        if "word_embedding_dimension" in config:
-            config["embedding_dimension"] = config.pop("word_embedding_dimension")
-        return config
 
     def get_embedding_dimension(self) -> int | None:
         """V, or None when neither the folder nor a forward pass has told it yet."""

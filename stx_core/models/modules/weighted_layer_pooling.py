@@ -1,13 +1,11 @@
 """Weighted mean of the backbone's layers."""
 
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
 
 from stx_core.errors import ModelError
-from stx_core.models.folder import read_json
 from stx_core.models.modules.module import Features, Module
 
 
@@ -25,6 +23,8 @@ class WeightedLayerPooling(Module):
         "layer_start",
         "num_hidden_layers",
     )
+    # The name before 5.4.
+    config_renames: ClassVar[dict[str, str]] = {"word_embedding_dimension": "embedding_dimension"}
 
     def __init__(
         self, embedding_dimension: int, num_hidden_layers: int = 12, layer_start: int = 4
@@ -34,14 +34,6 @@ class WeightedLayerPooling(Module):
         self.num_hidden_layers = num_hidden_layers
         self.layer_start = layer_start
         self.layer_weights = nn.Parameter(torch.ones(num_hidden_layers + 1 - layer_start))
-
-    @classmethod
-    def read_config(cls, folder: Path) -> dict[str, Any]:
-        """Settings; before 5.4 the width was called ``word_embedding_dimension``."""
-        config = read_json(folder / cls.config_file)
-        if "word_embedding_dimension" in config:
-            config["embedding_dimension"] = config.pop("word_embedding_dimension")
-        return config
 
     def get_embedding_dimension(self) -> int:
         """Width of the token embeddings."""

@@ -132,19 +132,23 @@ def test_trap_23_what_is_not_two_texts_is_refused(one_label, inputs, kinds):
         one_label.predict(inputs)
 
 
-def test_rank_keeps_the_order_of_ties_and_cuts_at_top_k(one_label):
-    documents = ["c", "a", "c", "b"]
+def test_rank_is_best_first_and_cuts_at_top_k(one_label):
+    documents = ["c", "a", "d", "b"]
 
     rows = one_label.rank("a", documents, return_documents=True)
 
-    by_score = sorted(rows, key=lambda row: -row["score"])
-    assert rows == by_score
-    same = [row["corpus_id"] for row in rows if row["text"] == "c"]
-    assert same == [0, 2]
-    assert one_label.rank("a", documents, top_k=1) == [
-        {"corpus_id": rows[0]["corpus_id"], "score": rows[0]["score"]}
-    ]
+    assert [row["score"] for row in rows] == sorted((row["score"] for row in rows), reverse=True)
+    assert [documents[row["corpus_id"]] for row in rows] == [row["text"] for row in rows]
+    best = {"corpus_id": rows[0]["corpus_id"], "score": rows[0]["score"]}
+    assert one_label.rank("a", documents, top_k=1) == [best]
     assert one_label.rank("a", []) == []
+
+
+def test_rank_keeps_the_order_of_ties(one_label):
+    # So many that a sort which is not stable shows.
+    rows = one_label.rank("a", ["b"] * 100, activation_fn=torch.zeros_like)
+
+    assert [row["corpus_id"] for row in rows] == list(range(100))
 
 
 def test_rank_needs_one_label(three_labels):
@@ -213,6 +217,11 @@ def test_the_backbone_and_its_config_are_reachable(one_label):
 def test_a_batch_size_that_is_not_positive_is_refused(one_label, batch_size):
     with pytest.raises(ValueError, match="batch_size"):
         one_label.predict(PAIRS, batch_size=batch_size)
+
+
+def test_several_devices_are_refused(one_label):
+    with pytest.raises(ValueError, match=r"one device; .* got device=\['cpu', 'cpu'\]"):
+        one_label.predict(PAIRS, device=["cpu", "cpu"])
 
 
 def causal_folder(folder, words):

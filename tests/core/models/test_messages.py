@@ -1,5 +1,5 @@
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from stx_core.errors import ModelError
@@ -18,6 +18,10 @@ STRUCTURED = TEMPLATE.replace("m.content", "m.content[0].text")
 def tokenizer(template, side="right", names=("input_ids", "attention_mask")):
     words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, "[UNK]"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    # As many tokenizers do for plain texts: a template writes its start token itself.
+    words.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", WORDS.index("<s>"))]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=words,
         pad_token="[PAD]",

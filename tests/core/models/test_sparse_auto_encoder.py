@@ -96,3 +96,12 @@ def test_a_file_without_the_matrix_is_refused(module, tmp_path):
 
     with pytest.raises(ModelError, match=r"'decoder\.linear\.weight' or 'encoder\.weight'"):
         SparseAutoEncoder.from_folder(tmp_path, LoadOptions())
+
+
+def test_weights_of_another_width_are_refused(module, tmp_path):
+    module.save(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file(weights | {"pre_bias": torch.zeros(5)}, tmp_path / "model.safetensors")
+
+    with pytest.raises(ModelError, match=r"(?s)weights do not fit SparseAutoEncoder.*pre_bias"):
+        SparseAutoEncoder.from_folder(tmp_path, LoadOptions())

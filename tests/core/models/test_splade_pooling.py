@@ -92,3 +92,10 @@ def test_the_old_name_of_the_dimension_loads(tmp_path):
 def test_unknown_settings_are_refused_with_the_known_ones():
     with pytest.raises(ModelError, match=r"pooling_strategy is 'mean'.*'max', 'sum'"):
         SpladePooling("mean")
+
+
+def test_a_setting_that_does_not_exist_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"strategy": "max"}))
+
+    with pytest.raises(ModelError, match=r"settings do not fit SpladePooling.*'strategy'"):
+        SpladePooling.from_folder(tmp_path, LoadOptions())

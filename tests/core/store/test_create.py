@@ -206,3 +206,20 @@ def test_a_file_system_without_hard_links_is_named(tmp_path, monkeypatch):
 
     with pytest.raises(StoreError, match="hard links"):
         probe(str(tmp_path))
+
+
+def test_writers_to_memory_cannot_both_find_the_name_free(monkeypatch):
+    exists = MemoryFileSystem.exists
+
+    def slow(self, path, **kwargs):
+        found = exists(self, path, **kwargs)
+        threading.Event().wait(0.02)
+        return found
+
+    monkeypatch.setattr(MemoryFileSystem, "exists", slow)
+    url = "memory://create-race/1.json"
+
+    with ThreadPoolExecutor(4) as pool:
+        won = [created.won for created in pool.map(lambda n: create(url, {"n": n}), range(4))]
+
+    assert sum(won) == 1

@@ -103,9 +103,13 @@ def test_sparse_rows_survive_the_file_and_slicing():
     assert column.type == sparse_type()
     for got, wanted in zip(sparse_csr(column), (offsets, indices, values), strict=True):
         np.testing.assert_array_equal(got, wanted)
-    got_offsets, got_indices, _ = sparse_csr(column.slice(1, 2))
-    np.testing.assert_array_equal(got_offsets, [0, 0, 3])
-    np.testing.assert_array_equal(got_indices, [0, 4, 30521])
+    for part in (column.slice(1, 2), column.chunk(0).slice(1, 2)):
+        got_offsets, got_indices, _ = sparse_csr(part)
+        np.testing.assert_array_equal(got_offsets, [0, 0, 3])
+        np.testing.assert_array_equal(got_indices, [0, 4, 30521])
+    last_offsets, last_indices, _ = sparse_csr(column.chunk(0).slice(2, 1))
+    np.testing.assert_array_equal(last_offsets, [0, 3])
+    np.testing.assert_array_equal(last_indices, [0, 4, 30521])
 
 
 def test_sparse_parts_that_disagree_are_refused():
