@@ -1,13 +1,16 @@
 import json
+import shutil
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
+from transformers import BertConfig, BertForMaskedLM
 
 from pipelines.spec import parse_spec
 
@@ -32,6 +35,25 @@ def static_model(tmp_path_factory):
         "type": "sentence_transformers.models.StaticEmbedding",
     }
     (folder / "modules.json").write_text(json.dumps([entry]))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def splade_model(tmp_path_factory, tiny_tokenizer):
+    """A plain masked-LM checkpoint with random weights: SPLADE as naver published it first."""
+    folder = tmp_path_factory.mktemp("splade")
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=256,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=64,
+        initializer_range=0.5,
+    )
+    BertForMaskedLM(config).save_pretrained(folder)
+    shutil.copytree(tiny_tokenizer, folder, dirs_exist_ok=True)
     return folder
 
 

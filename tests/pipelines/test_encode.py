@@ -3,13 +3,15 @@
 import json
 import shutil
 
+import datasets
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from pipelines.encode import run_encode
-from stx_core import SentenceTransformer
+from stx_core import SentenceTransformer, SparseEncoder
 from stx_core.errors import Fenced, SpecError
 from stx_core.store import log
 from stx_core.store.snapshot import open_snapshot, read_manifest, snapshot_info
@@ -267,7 +269,7 @@ def test_equal_texts_are_encoded_once_and_written_for_each_row(tmp_path, spec_of
     assert found[1]["embedding"] == found[3]["embedding"] != found[2]["embedding"]
 
 
-def test_jsonl_and_csv_give_what_parquet_gives(tmp_path, spec_of):
+def test_jsonl_csv_and_saved_datasets_give_what_parquet_gives(tmp_path, spec_of):
     texts = ["stars", 'glass "is" made\nof sand', "light, plants"]
     data = [{"id": f"d{i}", "text": text} for i, text in enumerate(texts)]
     pq.write_table(pa.Table.from_pylist(data), tmp_path / "a.parquet")
@@ -275,12 +277,45 @@ def test_jsonl_and_csv_give_what_parquet_gives(tmp_path, spec_of):
     quoted = [row["text"].replace('"', '""') for row in data]
     lines = [f'{row["id"]},"{text}"\n' for row, text in zip(data, quoted, strict=True)]
     (tmp_path / "a.csv").write_text("id,text\n" + "".join(lines))
+    datasets.Dataset.from_list(data).save_to_disk(str(tmp_path / "a.saved"))
     found = []
-    for name in ("a.parquet", "a.jsonl", "a.csv"):
+    for name in ("a.parquet", "a.jsonl", "a.csv", "a.saved"):
         out = {"path": str(tmp_path / f"out-{name}")}
 
         run_encode(spec_of(tmp_path / name, output=out), Watcher())
 
         found.append(rows(tmp_path / f"out-{name}"))
-    assert found[0] == found[1] == found[2]
+    assert found[0] == found[1] == found[2] == found[3]
     assert len(found[0]) == 3
+
+
+def test_dense_and_sparse_come_from_one_pass(corpus, spec_of, tmp_path, splade_model):
+    watcher = Watcher()
+    sparse = {"model": str(splade_model), "type": "sparse", "max_active_dims": 5}
+
+    run_encode(spec_of(corpus, models={"splade": sparse}, inputs={"columns": ["text"]}), watcher)
+
+    found = rows(tmp_path / "out", "splade")
+    model = SparseEncoder(str(splade_model), max_active_dims=5)
+    names = sorted(found)[:20]
+    expected = model.encode([found[name]["text"] for name in names], convert_to_sparse_tensor=False)
+    for name, row in zip(names, expected.numpy(), strict=True):
+        vector = found[name]["sparse_embedding"]
+        assert vector["indices"] == sorted(vector["indices"])
+        np.testing.assert_array_equal(vector["indices"], np.flatnonzero(row))
+        np.testing.assert_allclose(vector["values"], row[vector["indices"]], atol=1e-6)
+    assert len(found) == len(rows(tmp_path / "out", "dense")) == 250
+    assert sum(result["rows"] for result in watcher.results) == 250
+
+
+def test_input_and_output_may_be_on_another_filesystem(spec_of, static_model):
+    memory = fsspec.filesystem("memory")
+    with memory.open("/lake/docs/a.parquet", "wb") as file:
+        pq.write_table(pa.table({"id": ["a", "b"], "text": ["stars", "sand"]}), file)
+    out = {"path": "memory://lake/out"}
+
+    first = run_encode(spec_of("memory://lake/docs", output=out), Watcher())
+    second = run_encode(spec_of("memory://lake/docs", output=out), Watcher())
+
+    assert (first.version, first.committed, second.committed) == (1, True, False)
+    assert set(rows("memory://lake/out")) == {"a", "b"}

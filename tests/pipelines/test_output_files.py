@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.encode import run_encode
-from stx_core.store.snapshot import open_snapshot, read_manifest
+from stx_core.store.snapshot import open_snapshot, read_manifest, snapshot_files
 
 
 class Silent:
@@ -79,3 +79,22 @@ def test_polars_gives_a_matrix(files, expected):
     matrix = frame["embedding"].to_numpy()
     assert matrix.shape == (250, 8)
     assert_same(dict(zip(frame["id"].to_list(), matrix, strict=True)), expected)
+
+
+def test_sparse_vectors_open_everywhere(corpus, spec_of, tmp_path, splade_model):
+    sparse = {"model": str(splade_model), "type": "sparse"}
+    run_encode(spec_of(corpus, models={"splade": sparse}), Silent())
+    files = snapshot_files(str(tmp_path / "out"), output="splade")
+    expected = {
+        row["id"]: row["sparse_embedding"]
+        for row in open_snapshot(str(tmp_path / "out"), output="splade").to_table().to_pylist()
+    }
+    query = f"select id, sparse_embedding from read_parquet({files})"
+
+    with_datasets = datasets.load_dataset(
+        "parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache")
+    )
+
+    assert dict(duckdb.sql(query).fetchall()) == expected
+    assert dict(polars.read_parquet(files).select("id", "sparse_embedding").rows()) == expected
+    assert {row["id"]: row["sparse_embedding"] for row in with_datasets} == expected

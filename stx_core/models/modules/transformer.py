@@ -91,6 +91,7 @@ class Transformer(Module):
             modality_config or {"text": {"method": "forward", "method_output_name": field}}
         )
         self.module_output_name = module_output_name or output_name
+        self.do_lower_case = do_lower_case
         self.query_length = query_length
         self.document_length = document_length
         self.processing_kwargs = dict(processing_kwargs or {})
@@ -161,8 +162,12 @@ class Transformer(Module):
         return next((config for p in paths if p.is_file() and (config := read_json(p))), {})
 
     def config(self) -> dict[str, Any]:
-        """Settings as they are saved. Since 6.0 length and lower-casing are in the tokenizer."""
+        """Settings as they are saved. The length is in the tokenizer's own, as since 6.0.
+
+        Lower-casing is there too, but some tokenizers build their normaliser anew when loaded.
+        """
         optional = {
+            "do_lower_case": self.do_lower_case,
             "query_length": self.query_length,
             "document_length": self.document_length,
             "processing_kwargs": self.processing_kwargs,
