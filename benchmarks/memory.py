@@ -29,7 +29,9 @@ from tokenizers.pre_tokenizers import Whitespace
 
 WORDS = 5000
 DIMENSIONS = 64
-ROWS_PER_SHARD = 20_000
+ROWS_PER_SHARD = 1000
+# Small, so that the small corpus has shards and units enough for every thread and worker.
+ROWS_PER_UNIT = 500
 SERVICES = ("raylet", "gcs_server", "dashboard", "log_monitor", "runtime_env_agent", "monitor.py")
 
 
@@ -78,10 +80,9 @@ def peak_memory(command: list[str]) -> dict[str, float]:
     def watch() -> None:
         root = psutil.Process(process.pid)
         while not done.wait(0.2):
-            workers = 0
-            for child in _children(root):
-                workers += _resident(child)
-            peaks["workers"] = max(peaks["workers"], workers / 1e6)
+            workers = [_resident(child) / 1e6 for child in _children(root)]
+            if sum(workers) > peaks["workers"]:
+                peaks["workers"], peaks["processes"] = sum(workers), len(workers)
             peaks["driver"] = max(peaks["driver"], _resident(root) / 1e6)
 
     watcher = threading.Thread(target=watch)
@@ -132,6 +133,7 @@ def main() -> int:
                     *(str(root / f"corpus-{rows}"), str(root / f"out-{rows}")),
                     *("--model", str(root / "model")),
                     *("--set", f"resources.runner={arguments.runner}"),
+                    *("--set", f"resources.rows_per_unit={ROWS_PER_UNIT}"),
                 ]
             )
             print(rows, results[rows], flush=True)

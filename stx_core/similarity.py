@@ -5,8 +5,10 @@ sparse, or lists of one-dimensional arrays or tensors. Results are dense torch t
 more alike, always: distances are negated.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from enum import Enum
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -27,7 +29,10 @@ def cos_sim(a: Embeddings, b: Embeddings) -> Tensor:
 
 def dot_score(a: Embeddings, b: Embeddings) -> Tensor:
     """Dot product of every row of `a` (N, D) with every row of `b` (M, D): (N, M)."""
-    return torch.mm(_as_matrix(a), _as_matrix(b).t()).to_dense()
+    left, right = _as_matrix(a), _as_matrix(b)
+    if left.is_sparse and right.is_sparse:
+        _hear_beta_warning()
+    return torch.mm(left, right.t()).to_dense()
 
 
 def euclidean_sim(a: Embeddings, b: Embeddings) -> Tensor:
@@ -164,6 +169,17 @@ def _as_array(embeddings: Sequence[Any] | np.ndarray) -> np.ndarray:
     if isinstance(embeddings, np.ndarray) or of_arrays:
         return np.asarray(embeddings)
     return np.asarray(embeddings, np.float32)
+
+
+@cache
+def _hear_beta_warning() -> None:
+    """Spend, unseen, the warning that torch gives once per process: its CSR tensors are beta.
+
+    The product of two sparse matrices makes such tensors inside; users can do nothing about it.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        torch.eye(1).to_sparse_csr()
 
 
 def _as_matrix(embeddings: Embeddings) -> Tensor:

@@ -41,6 +41,7 @@ _CALLERS_OWN = frozenset(
 )  # fmt: skip
 
 ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 def folder_arguments(
@@ -211,8 +212,13 @@ def _load_adapter(folder: Path, task: str, options: LoadOptions, *, needs_pooler
     )
     if (base / ADAPTER_CONFIG).is_file():
         raise ModelError(f"{folder}: the base {base} is an adapter itself; merge it first")
+    if not options.allow_pickle and not (folder / ADAPTER_WEIGHTS).is_file():
+        raise ModelError(f"{folder / ADAPTER_WEIGHTS} is missing; allow_pickle=True permits .bin")
     model = load_backbone(base, task, options, needs_pooler=needs_pooler)
-    model.load_adapter(str(folder))
+    info = model.load_adapter(str(folder))
+    if info is not None:  # older versions of transformers give no account
+        keys = {"missing_keys": info.missing_keys, "mismatched_keys": info.mismatched_keys}
+        _check_complete(keys, folder, "the adapter", needs_pooler=True)
     return model
 
 

@@ -1,3 +1,7 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -15,9 +19,6 @@ from stx_core.similarity import (
     pairwise_manhattan_sim,
     truncate_embeddings,
 )
-
-# torch says so once per process when it multiplies two sparse tensors.
-pytestmark = pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta:UserWarning")
 
 A = np.array([[1.0, 0.0, 2.0], [0.0, 3.0, 0.0], [0.0, 0.0, 0.0]], np.float32)
 B = np.array([[2.0, 1.0, 0.0], [0.0, -3.0, 4.0], [1.0, 0.0, 2.0]], np.float32)
@@ -92,6 +93,23 @@ def test_pairwise_of_two_vectors_is_one_number(function):
     assert function(A[0], B[0]).shape == ()
 
 
+def test_multiplying_sparse_tensors_warns_of_nothing():
+    script = (
+        "import torch; from stx_core import cos_sim; a = torch.eye(2).to_sparse(); cos_sim(a, a)"
+    )
+
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        cwd=Path(__file__).resolve().parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta:UserWarning")
 def test_compressed_sparse_rows_are_accepted():
     assert torch.equal(dot_score(torch.tensor(A).to_sparse_csr(), B), dot_score(A, B))
 

@@ -9,9 +9,11 @@ import pytest
 import sentence_transformers
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from sentence_transformers.sentence_transformer import modules as reference_models
 from transformers import AutoTokenizer
 
+from stx_core.errors import ModelError
 from stx_core.models.modules.dense import Dense
 from stx_core.models.modules.module import LoadOptions
 from stx_core.models.modules.normalize import Normalize
@@ -596,3 +598,39 @@ def test_trap_8_a_legacy_asym_after_the_pooling_is_a_router(tiny_bert, tmp_path)
     np.testing.assert_allclose(
         model.encode(TEXTS, task="document"), expected.encode(TEXTS, task="document"), atol=1e-5
     )
+
+
+# --- Adapters ------------------------------------------------------------------------------------
+
+# peft still reads an attribute of the model that transformers has renamed.
+PEFT_USES_AN_OLD_NAME = "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
+
+
+@pytest.fixture
+def adapter(tiny_bert, tmp_path):
+    """A LoRA adapter with random weights on the tiny BERT."""
+    peft = pytest.importorskip("peft", reason="peft is optional: pip install peft")
+    torch.manual_seed(6)
+    base = transformers.BertModel.from_pretrained(tiny_bert, add_pooling_layer=False)
+    config = peft.LoraConfig(r=2, target_modules=["query", "value"], init_lora_weights=False)
+    peft.get_peft_model(base, config).save_pretrained(tmp_path / "adapter")
+    shutil.copy(tiny_bert / "tokenizer.json", tmp_path / "adapter")
+    shutil.copy(tiny_bert / "tokenizer_config.json", tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+@pytest.mark.filterwarnings(PEFT_USES_AN_OLD_NAME)
+def test_an_adapter_is_applied_to_its_base(adapter, tiny_bert):
+    assert_same(adapter)
+
+    assert np.abs(ours(adapter).encode(TEXTS) - ours(tiny_bert).encode(TEXTS)).max() > 1e-3
+
+
+@pytest.mark.filterwarnings(PEFT_USES_AN_OLD_NAME)
+def test_trap_25_an_adapter_that_lacks_weights_is_an_error(adapter):
+    weights = load_file(adapter / "adapter_model.safetensors")
+    weights.popitem()
+    save_file(weights, adapter / "adapter_model.safetensors", metadata={"format": "pt"})
+
+    with pytest.raises(ModelError, match="the adapter needs, so it would be partly untrained"):
+        ours(adapter)

@@ -7,8 +7,11 @@ from sentence_transformers import util as reference
 
 from stx_core import quantization, similarity
 
-# torch says so once per process when it multiplies two sparse tensors.
-pytestmark = pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta:UserWarning")
+# The reference's sparse tensors, once per process.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly:UserWarning"),
+]
 
 rng = np.random.default_rng(7)
 A = rng.normal(size=(40, 13)).astype(np.float32)

@@ -62,14 +62,14 @@ def test_a_pooled_prompt_is_not_left_out():
 
 
 def test_half_precision_is_summed_in_single_precision():
-    # 4,096 ones: float16 stops counting at 2,048.
-    tokens = torch.ones(1, 4096, 1, dtype=torch.float16)
-    features = {"token_embeddings": tokens, "attention_mask": torch.ones(1, 4096).long()}
+    # The sum is 100,000; float16 ends at 65,504.
+    tokens = torch.full((1, 1000, 1), 100, dtype=torch.float16)
+    features = {"token_embeddings": tokens, "attention_mask": torch.ones(1, 1000).long()}
 
     pooled = Pooling(1)(features)["sentence_embedding"]
 
     assert pooled.dtype == torch.float16
-    assert pooled.item() == 1
+    assert pooled.item() == 100
 
 
 def test_weights_of_words_replace_the_count_of_tokens():

@@ -107,7 +107,7 @@ def test_all_features_of_each_text_are_given_on_request(model):
 
     assert first["token_embeddings"].shape == (4, 32)
     assert second["sentence_embedding"].shape == (32,)
-    assert second["attention_mask"].tolist() == [1, 1, 1]
+    assert second["attention_mask"].tolist() == [1, 1, 1, 0]  # padded like its batch
 
 
 def test_a_single_text_gives_its_own_token_embeddings(model):

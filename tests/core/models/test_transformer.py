@@ -207,12 +207,18 @@ def test_a_decoder_without_padding_token_lends_its_end_token(tiny_tokenizer, tmp
     )
 
 
-def test_trap_24_features_that_the_backbone_does_not_declare_are_not_passed(folder):
+def test_trap_24_features_that_the_backbone_does_not_declare_are_not_passed(folder, monkeypatch):
     module = load(folder)
     features = module.collate(module.tokenize(["so"]), np.arange(1))
+    backbone = module.model.forward
 
-    output = module(features | {"task": "query", "prompt_length": 1, "labels_of_ours": 3})
+    def without_segments(input_ids, attention_mask, return_dict):
+        return backbone(input_ids, attention_mask, return_dict=return_dict)
 
+    monkeypatch.setattr(module.model, "forward", without_segments)
+    output = module(features | {"task": "query", "prompt_length": 1})
+
+    assert "token_type_ids" in features
     assert output["token_embeddings"].shape == (1, 3, 32)
 
 
