@@ -13,17 +13,16 @@ from torch.nn.functional import normalize
 
 from stx_core.errors import InputError
 from stx_core.inference.tokens import Tokens
+from stx_core.models.containers import Precision, all_features, in_container, token_embeddings
 from stx_core.models.inputs import read_texts
 from stx_core.models.modules.module import Features, LoadOptions
 from stx_core.models.modules.pooling import Pooling
 from stx_core.models.modules.transformer import Transformer
 from stx_core.models.text_model import Embedded, ModelOptions, RunOptions, TextModel
-from stx_core.quantization import quantize_embeddings
 from stx_core.similarity import Embeddings, SimilarityFunction
 
 logger = logging.getLogger(__name__)
 
-Precision = Literal["float32", "int8", "uint8", "binary", "ubinary"]
 Texts = str | Iterable[str] | np.ndarray
 Encoded = np.ndarray | torch.Tensor | list[torch.Tensor] | list[dict[str, Any]] | dict[str, Any]
 
@@ -182,7 +181,7 @@ class SentenceTransformer(TextModel):
             tokens, truncate_dim, normalize_embeddings, to_cpu=to_numpy, running=running
         )
         _raise_first(failed)
-        embeddings = _in_container(result, precision, to_numpy, convert_to_tensor)
+        embeddings = in_container(result, precision, to_numpy, convert_to_tensor)
         return embeddings[0] if single else embeddings
 
     def encode_query(
@@ -287,7 +286,7 @@ class SentenceTransformer(TextModel):
     ) -> list[torch.Tensor] | list[dict[str, Any]]:
         """Token embeddings, or all features, of each text."""
         split: Callable[[Features], list[Any]] = (
-            _all_features if output_value is None else _token_embeddings
+            all_features if output_value is None else token_embeddings
         )
         items: list[Any] = [None] * len(tokens)
         for rows, output in self.run(tokens, split, **running):
@@ -376,41 +375,3 @@ class SentenceTransformer(TextModel):
 def _raise_first(failed: dict[int, str]) -> None:
     for row, reason in failed.items():
         raise InputError(f"input {row}: {reason}")
-
-
-def _in_container(
-    result: torch.Tensor, precision: Precision | None, to_numpy: bool, to_tensor: bool
-) -> np.ndarray | torch.Tensor | list[torch.Tensor]:
-    """Quantise, and put into what the caller asked for; no rows give shape (0,) (trap 22)."""
-    result = result if len(result) else result.flatten()
-    if precision not in (None, "float32") and len(result):
-        quantised = quantize_embeddings(_to_numpy(result), precision)
-        result = torch.from_numpy(quantised).to(result.device)
-    if to_numpy:
-        return _to_numpy(result)
-    return result if to_tensor else list(result)
-
-
-def _to_numpy(result: torch.Tensor) -> np.ndarray:
-    """To numpy, which has no bfloat16: that becomes float32; float16 stays."""
-    result = result.float() if result.dtype == torch.bfloat16 else result
-    return result.cpu().numpy()
-
-
-def _token_embeddings(features: Features) -> list[torch.Tensor]:
-    """(L, D) per text, cut after its last token; padding on the left is not cut."""
-    real = features["attention_mask"]
-    ends = real.shape[1] - real.int().flip(1).argmax(1)
-    pairs = zip(features["token_embeddings"], ends.tolist(), strict=True)
-    return [tokens[:end] for tokens, end in pairs]
-
-
-def _all_features(features: Features) -> list[dict[str, Any]]:
-    """One dict per text; what is not per text is repeated."""
-    rows = len(features["sentence_embedding"])
-
-    def of_row(value: object, row: int) -> object:
-        per_text = isinstance(value, torch.Tensor) and value.ndim > 0 and len(value) == rows
-        return value[row] if per_text else value  # type: ignore[index]
-
-    return [{key: of_row(value, row) for key, value in features.items()} for row in range(rows)]

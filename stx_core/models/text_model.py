@@ -1,7 +1,6 @@
 """What dense, sparse and cross-encoder models share: modules in a row that read texts."""
 
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,9 +13,11 @@ from torch import nn
 from stx_core.errors import InputError, ModelError
 from stx_core.inference.encode import default_token_budget, run_batches
 from stx_core.inference.tokens import Pair, Tokens
+from stx_core.models.device import default_device, progress_bar, to_device
 from stx_core.models.folder import resolve_folder
 from stx_core.models.loading import MODULES, load_modules, read_model_config, save_model
 from stx_core.models.modules.module import Features, InputModule, LoadOptions
+from stx_core.models.prompts import choose_prompts, task_prompt_name
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +157,9 @@ class TextModel(nn.Sequential):
         self._follow_first_dtype()
         if "device_map" not in (model_kwargs or {}):
             self.to(device or default_device())
-        self.prompts, self.default_prompt_name = self._choose_prompts(prompts, default_prompt_name)
+        self.prompts, self.default_prompt_name = choose_prompts(
+            self.default_prompts, self.saved_config, prompts, default_prompt_name
+        )
         self.eval()
 
     def _load(
@@ -261,19 +264,6 @@ class TextModel(nn.Sequential):
 
     # --- Prompts ---------------------------------------------------------------------------------
 
-    def _choose_prompts(
-        self, given: Mapping[str, str] | None, default_name: str | None
-    ) -> tuple[dict[str, str], str | None]:
-        """Merge prompts: given ones over saved ones over empty defaults."""
-        saved = self.saved_config.get("prompts") or {}
-        prompts = dict.fromkeys(self.default_prompts, "") | saved | dict(given or {})
-        name = default_name or self.saved_config.get("default_prompt_name")
-        if name is not None and name not in prompts:
-            raise ValueError(
-                f"default_prompt_name {name!r} is not a prompt; there are {sorted(prompts)}"
-            )
-        return {key: text or "" for key, text in prompts.items()}, name
-
     def resolve_prompt(self, prompt: str | None, prompt_name: str | None) -> str:
         """The text to put before inputs: `prompt`, else by name, else the default prompt, else "".
 
@@ -294,16 +284,10 @@ class TextModel(nn.Sequential):
         return self.prompts[name]
 
     def prompt_name_for(self, task: str, prompt: str | None, prompt_name: str | None) -> str | None:
-        """Prompt name for "query" or "document" when a call gives neither prompt nor name.
-
-        The names "query" and "document" always exist in dense and sparse models, if only as "".
-        So the default prompt is never used here, and a model that only has a "passage" prompt
-        gets none (trap 5). The reference does the same.
-        """
+        """The caller's prompt name, else that of the task, see `task_prompt_name`."""
         if prompt is not None or prompt_name is not None:
             return prompt_name
-        names = ("query",) if task == "query" else ("document", "passage", "corpus")
-        return next((name for name in names if name in self.prompts), None)
+        return task_prompt_name(task, self.prompts)
 
     # --- Running ---------------------------------------------------------------------------------
 
@@ -376,14 +360,14 @@ class TextModel(nn.Sequential):
         def forward(rows: np.ndarray) -> Output:
             with torch.inference_mode():
                 features = self.collate(tokens, rows) | dict(extra or {})
-                return collect(self(_to_device(features, target)))
+                return collect(self(to_device(features, target)))
 
         return run_batches(
             tokens.lengths,
             forward,
             token_budget=token_budget or default_token_budget(target),
             max_rows=batch_size,
-            progress=_progress(len(tokens), show_progress_bar),
+            progress=progress_bar(len(tokens), show_progress_bar),
         )
 
     def _move(self, device: str | torch.device | None) -> torch.device:
@@ -419,38 +403,3 @@ class TextModel(nn.Sequential):
             raise ValueError("safe_serialization=False would write pickles; only safetensors are")
         modules = {name: module for name, module in self.named_children()}
         save_model(Path(path), modules, self.module_kwargs, self.model_config())
-
-
-def default_device() -> torch.device:
-    """The accelerator of this process: CUDA, MPS, NPU, XPU, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    if torch.backends.mps.is_available():
-        return torch.device("mps")
-    for kind in ("npu", "xpu"):
-        backend = getattr(torch, kind, None)
-        if backend is not None and backend.is_available():
-            return torch.device(kind)
-    return torch.device("cpu")
-
-
-def _to_device(features: Features, device: torch.device) -> Features:
-    return {
-        key: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-        for key, value in features.items()
-    }
-
-
-def _progress(total: int, show: bool | None) -> Callable[[int], None] | None:
-    if not (logger.isEnabledFor(logging.INFO) if show is None else show):
-        return None
-    from tqdm import tqdm  # type: ignore[import-untyped]
-
-    bar = tqdm(total=total, desc="Inputs")
-
-    def advance(n: int) -> None:
-        bar.update(n)
-        if bar.n >= total:
-            bar.close()
-
-    return advance

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from stx_core.errors import InputError, ModelError
+from stx_core.models.device import default_device
 from stx_core.models.modules.dense import Dense
 from stx_core.models.modules.module import LoadOptions
 from stx_core.models.modules.pooling import Pooling
 from stx_core.models.modules.transformer import Transformer
 from stx_core.models.sentence_transformer import SentenceTransformer
-from stx_core.models.text_model import default_device
 
 TEXTS = ["the weather is lovely", "so", "", "long text " * 20]
 
@@ -104,7 +104,7 @@ def with_prompts(tiny_bert, tmp_path, **config):
 def test_given_prompts_override_saved_ones_name_by_name(tiny_bert, tmp_path):
     folder = with_prompts(tiny_bert, tmp_path, prompts={"query": "q: ", "style": "s: "})
 
-    model = SentenceTransformer(folder, prompts={"query": "", "new": "n: "})
+    model = SentenceTransformer(folder, prompts={"query": "", "new": "n: ", "style": None})
 
     assert model.prompts == {"query": "", "document": "", "style": "s: ", "new": "n: "}
 

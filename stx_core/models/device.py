@@ -1,0 +1,48 @@
+"""Where a model runs, and what it shows while it does."""
+
+import logging
+import os
+from collections.abc import Callable
+
+import torch
+
+from stx_core.models.modules.module import Features
+
+logger = logging.getLogger(__name__)
+
+
+def default_device() -> torch.device:
+    """The accelerator of this process: CUDA, MPS, NPU, XPU, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    for kind in ("npu", "xpu"):
+        backend = getattr(torch, kind, None)
+        if backend is not None and backend.is_available():
+            return torch.device(kind)
+    return torch.device("cpu")
+
+
+def to_device(features: Features, device: torch.device) -> Features:
+    """Features with all tensors on a device."""
+    return {
+        key: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+        for key, value in features.items()
+    }
+
+
+def progress_bar(total: int, show: bool | None) -> Callable[[int], None] | None:
+    """A function that counts finished inputs on a bar; None shows it with info messages."""
+    if not (logger.isEnabledFor(logging.INFO) if show is None else show):
+        return None
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    bar = tqdm(total=total, desc="Inputs")
+
+    def advance(n: int) -> None:
+        bar.update(n)
+        if bar.n >= total:
+            bar.close()
+
+    return advance

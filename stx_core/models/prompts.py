@@ -1,0 +1,43 @@
+"""Prompts: texts that a model puts before its inputs, by name."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+def choose_prompts(
+    defaults: Iterable[str],
+    saved: Mapping[str, Any],
+    given: Mapping[str, str] | None,
+    default_name: str | None,
+) -> tuple[dict[str, str], str | None]:
+    """Merge prompts: given ones over saved ones over empty defaults.
+
+    Args:
+        defaults: names that always exist, as "" if nothing else.
+        saved: settings of the folder, with ``prompts`` and ``default_prompt_name``.
+        given: the caller's prompts; "" overrides a saved one, None does not.
+        default_name: the caller's choice of the default prompt.
+
+    Returns:
+        Prompts by name, and the name of the default one.
+
+    Raises:
+        ValueError: the default prompt does not exist.
+    """
+    own = {name: text for name, text in (given or {}).items() if text is not None}
+    prompts = dict.fromkeys(defaults, "") | dict(saved.get("prompts") or {}) | own
+    name = default_name or saved.get("default_prompt_name")
+    if name is not None and name not in prompts:
+        raise ValueError(f"default_prompt_name {name!r} is not a prompt; there are {list(prompts)}")
+    return {key: text or "" for key, text in prompts.items()}, name
+
+
+def task_prompt_name(task: str, prompts: Mapping[str, str]) -> str | None:
+    """Name of the prompt for "query" or "document" where a call names none.
+
+    Both names always exist in dense and sparse models, if only as "". So the default prompt is
+    never used here, and a model that only has a "passage" prompt gets none (trap 5). The reference
+    does the same.
+    """
+    names = ("query",) if task == "query" else ("document", "passage", "corpus")
+    return next((name for name in names if name in prompts), None)
