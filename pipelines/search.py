@@ -79,9 +79,10 @@ def _scores(query: Any, column: pa.Array, similarity: str) -> np.ndarray:  # noq
     )
     weights[query.indices] = query.values
     products = np.concatenate([[0.0], np.cumsum(values * weights[indices], dtype=np.float64)])
-    dot = products[offsets[1:]] - products[offsets[:-1]]
+    dot: np.ndarray = products[offsets[1:]] - products[offsets[:-1]]
     if similarity == "dot":
         return dot
     lengths = np.concatenate([[0.0], np.cumsum(values.astype(np.float64) ** 2)])
     norms = np.sqrt(lengths[offsets[1:]] - lengths[offsets[:-1]]) * np.linalg.norm(query.values)
-    return dot / np.maximum(norms, 1e-12)
+    cosine: np.ndarray = dot / np.maximum(norms, 1e-12)
+    return cosine

@@ -198,7 +198,8 @@ def _vectors(result: "Embedded", store_as: str) -> pa.Array:
 def _finite(result: "Embedded") -> np.ndarray:
     """(N,) bool, whether all numbers of a row's vector are finite."""
     if isinstance(result.values, np.ndarray):
-        return np.isfinite(result.values).all(axis=1)
+        dense: np.ndarray = np.isfinite(result.values).all(axis=1)
+        return dense
     finite = np.ones(len(result.n_tokens), bool)
     bad = np.flatnonzero(~np.isfinite(result.values.values))
     finite[np.searchsorted(result.values.offsets, bad, side="right") - 1] = False
