@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from stx_core.inference.tokens import Tokens
     from stx_core.models.sentence_transformer import SentenceTransformer
     from stx_core.models.sparse_encoder import SparseEncoder
-    from stx_core.models.text_model import Embedded
+    from stx_core.models.text_encoder import Embedded
 
 HUB_ORGANISATION = {"dense": "sentence-transformers", "sparse": "sparse-encoder"}
 

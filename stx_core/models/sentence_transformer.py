@@ -1,7 +1,7 @@
 """Dense embeddings: a text becomes one vector of fixed width."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypedDict, Unpack
@@ -18,12 +18,12 @@ from stx_core.models.inputs import read_texts
 from stx_core.models.modules.module import Features, LoadOptions
 from stx_core.models.modules.pooling import Pooling
 from stx_core.models.modules.transformer import Transformer
-from stx_core.models.text_model import Embedded, ModelOptions, RunOptions, TextModel
-from stx_core.similarity import Embeddings, SimilarityFunction
+from stx_core.models.text_encoder import Embedded, TextEncoder, Texts
+from stx_core.models.text_model import ModelOptions, RunOptions
+from stx_core.similarity import SimilarityFunction
 
 logger = logging.getLogger(__name__)
 
-Texts = str | Iterable[str] | np.ndarray
 Encoded = np.ndarray | torch.Tensor | list[torch.Tensor] | list[dict[str, Any]] | dict[str, Any]
 
 # Published without the setting that they were trained with: the prompt is not pooled.
@@ -45,7 +45,7 @@ class EncodeOptions(TypedDict, total=False):
     token_budget: int | None
 
 
-class SentenceTransformer(TextModel):
+class SentenceTransformer(TextEncoder):
     """A dense encoder from a folder or the hub.
 
     A plain transformers checkpoint gets mean pooling, a causal language model last-token pooling.
@@ -60,7 +60,7 @@ class SentenceTransformer(TextModel):
 
     model_type: ClassVar[str] = "SentenceTransformer"
     default_org: ClassVar[str] = "sentence-transformers"
-    default_prompts: ClassVar[tuple[str, ...]] = ("query", "document")
+    default_similarity: ClassVar[SimilarityFunction] = SimilarityFunction.COSINE
 
     def __init__(
         self,
@@ -70,11 +70,7 @@ class SentenceTransformer(TextModel):
         truncate_dim: int | None = None,
         **options: Unpack[ModelOptions],
     ) -> None:
-        super().__init__(model_name_or_path, **options)
-        saved = self.saved_config.get("similarity_fn_name")
-        # A name that this class does not know (a multi-vector model's) counts as none.
-        known = saved if saved in SimilarityFunction.possible_values() else None
-        self.similarity_fn_name = similarity_fn_name or known or SimilarityFunction.COSINE
+        super().__init__(model_name_or_path, similarity_fn_name=similarity_fn_name, **options)
         if truncate_dim is None:
             truncate_dim = self.saved_config.get("truncate_dim")
         self.truncate_dim = truncate_dim
@@ -296,48 +292,12 @@ class SentenceTransformer(TextModel):
                 items[row] = item
         return items
 
-    def _refuse(self, unknown: dict[str, Any], device: object) -> None:
-        several = isinstance(device, (list, tuple))
-        if several or any(unknown.pop(key, None) is not None for key in ("pool", "chunk_size")):
-            raise ValueError(
-                "encode runs in this process, on one device; for several devices or machines "
-                "use the job `stx encode`"
-            )
-        if unknown:
-            raise ValueError(
-                f"encode does not know {sorted(unknown)}; modules of this model take "
-                f"{self.get_model_kwargs() or 'no further arguments'}"
-            )
-
-    # --- Similarity ------------------------------------------------------------------------------
-
-    @property
-    def similarity_fn_name(self) -> str:
-        """Name of the similarity: cosine, dot, euclidean or manhattan."""
-        return self._similarity_fn.value
-
-    @similarity_fn_name.setter
-    def similarity_fn_name(self, value: str | SimilarityFunction) -> None:
-        self._similarity_fn = SimilarityFunction(value)
-
-    def similarity(self, embeddings1: Embeddings, embeddings2: Embeddings) -> torch.Tensor:
-        """Scores of all pairs, (N, M)."""
-        score = SimilarityFunction.to_similarity_fn(self._similarity_fn)
-        return score(embeddings1, embeddings2)
-
-    def similarity_pairwise(self, embeddings1: Embeddings, embeddings2: Embeddings) -> torch.Tensor:
-        """Scores row by row, (N,)."""
-        score = SimilarityFunction.to_similarity_pairwise_fn(self._similarity_fn)
-        return score(embeddings1, embeddings2)
-
     # --- What the model is -----------------------------------------------------------------------
 
     def get_embedding_dimension(self) -> int | None:
         """D, after truncation; None where no module knows it."""
-        widths = (getattr(module, "get_embedding_dimension", lambda: None)() for module in self)
-        full = next((width for width in reversed(list(widths)) if width is not None), None)
-        known = [width for width in (full, self.truncate_dim) if width is not None]
-        return min(known, default=None)
+        known = (super().get_embedding_dimension(), self.truncate_dim)
+        return min((width for width in known if width is not None), default=None)
 
     def get_sentence_embedding_dimension(self) -> int | None:
         """Older name of `get_embedding_dimension`."""
@@ -356,17 +316,9 @@ class SentenceTransformer(TextModel):
     truncate_sentence_embeddings = truncate_embeddings
     """Older name of `truncate_embeddings`."""
 
-    def set_pooling_include_prompt(self, include_prompt: bool) -> None:
-        """Whether pooling counts the tokens of the prompt."""
-        for pooling in self._poolings():
-            pooling.include_prompt = include_prompt
-
-    def _poolings(self) -> list[Pooling]:
-        return [module for module in self.modules() if isinstance(module, Pooling)]
-
     def model_config(self) -> dict[str, Any]:
         """Settings of the whole model as they are saved."""
-        config = super().model_config() | {"similarity_fn_name": self.similarity_fn_name}
+        config = super().model_config()
         if self.truncate_dim is not None:
             config["truncate_dim"] = self.truncate_dim
         return config

@@ -1,6 +1,6 @@
 """Sparse encoders (SPLADE, CSR, inference-free): a text to weights of a few of many dimensions."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypedDict, Unpack
 
@@ -14,26 +14,18 @@ from stx_core.inference.tokens import Tokens
 from stx_core.models.folder import read_json
 from stx_core.models.inputs import read_texts
 from stx_core.models.modules.module import Features, LoadOptions
-from stx_core.models.modules.pooling import Pooling
 from stx_core.models.modules.sparse_auto_encoder import SparseAutoEncoder
 from stx_core.models.modules.splade_pooling import SpladePooling
 from stx_core.models.modules.transformer import Transformer
-from stx_core.models.sparse_rows import compress, in_order, keep_top, to_coo
+from stx_core.models.sparse_rows import SparseRows, compress, in_order, keep_top, to_coo
 from stx_core.models.sparse_tensors import decode, intersection, sparsity
-from stx_core.models.text_model import (
-    Embedded,
-    ModelOptions,
-    RunOptions,
-    SparseRows,
-    TextModel,
-)
-from stx_core.similarity import Embeddings, SimilarityFunction
+from stx_core.models.text_encoder import Embedded, TextEncoder, Texts
+from stx_core.models.text_model import ModelOptions, RunOptions
+from stx_core.similarity import SimilarityFunction
 
 # SPLADE holds the logits of a whole batch, tokens x vocabulary. 2 GiB are 17,000 tokens of BERT's
 # vocabulary in float32: they fill a GPU, and 250,000 entries (XLM-R) still leave 2,000 tokens.
 _LOGITS_BYTES = 2 << 30
-
-Texts = str | Iterable[str] | np.ndarray
 
 
 class EncodeOptions(TypedDict, total=False):
@@ -49,7 +41,7 @@ class EncodeOptions(TypedDict, total=False):
     token_budget: int | None
 
 
-class SparseEncoder(TextModel):
+class SparseEncoder(TextEncoder):
     """A sparse encoder from a folder or the hub.
 
     A plain masked-LM checkpoint becomes a SPLADE model (max, relu). What would need new weights,
@@ -65,7 +57,7 @@ class SparseEncoder(TextModel):
 
     model_type: ClassVar[str] = "SparseEncoder"
     default_org: ClassVar[str] = "sparse-encoder"
-    default_prompts: ClassVar[tuple[str, ...]] = ("query", "document")
+    default_similarity: ClassVar[SimilarityFunction] = SimilarityFunction.DOT
 
     def __init__(
         self,
@@ -75,12 +67,7 @@ class SparseEncoder(TextModel):
         max_active_dims: int | None = None,
         **options: Unpack[ModelOptions],
     ) -> None:
-        super().__init__(model_name_or_path, **options)
-        self._similarity_fn_name: str | None = None
-        saved = self.saved_config.get("similarity_fn_name")
-        # A name that this class does not know (a multi-vector model's) counts as none.
-        known = saved if saved in SimilarityFunction.possible_values() else None
-        self.similarity_fn_name = similarity_fn_name or known
+        super().__init__(model_name_or_path, similarity_fn_name=similarity_fn_name, **options)
         if max_active_dims is None:
             max_active_dims = self.saved_config.get("max_active_dims")
         if max_active_dims is None:
@@ -246,19 +233,6 @@ class SparseEncoder(TextModel):
         values = in_order(parts, len(tokens))
         return Embedded(values, tokens.lengths.astype(np.int32), tokens.truncated, failed)
 
-    def _refuse(self, unknown: dict[str, Any], device: object) -> None:
-        several = isinstance(device, (list, tuple))
-        if several or any(unknown.pop(key, None) is not None for key in ("pool", "chunk_size")):
-            raise ValueError(
-                "encode runs in this process, on one device; for several devices or machines "
-                "use the job `stx encode`"
-            )
-        if unknown:
-            raise ValueError(
-                f"encode does not know {sorted(unknown)}; modules of this model take "
-                f"{self.get_model_kwargs() or 'no further arguments'}"
-            )
-
     def _default_token_budget(self, device: str | torch.device | None) -> int:
         """What suits the device, or fewer tokens where vocabulary logits would fill its memory."""
         target = self.device if device is None else torch.device(device)
@@ -279,27 +253,6 @@ class SparseEncoder(TextModel):
             return torch.zeros(0).to_sparse() if sparse else torch.zeros(0)
         tensor = to_coo(rows, width, self.dtype or torch.float32)
         return tensor if sparse else tensor.to_dense()
-
-    # --- Similarity ------------------------------------------------------------------------------
-
-    @property
-    def similarity_fn_name(self) -> str:
-        """Name of the similarity: "dot", unless the folder or the caller says otherwise."""
-        return self._similarity_fn_name or SimilarityFunction.DOT.value
-
-    @similarity_fn_name.setter
-    def similarity_fn_name(self, value: str | SimilarityFunction | None) -> None:
-        self._similarity_fn_name = None if value is None else SimilarityFunction(value).value
-
-    def similarity(self, embeddings1: Embeddings, embeddings2: Embeddings) -> Tensor:
-        """Scores of all pairs, (N, M), dense; embeddings may be sparse or dense."""
-        score = SimilarityFunction.to_similarity_fn(self.similarity_fn_name)
-        return score(embeddings1, embeddings2)
-
-    def similarity_pairwise(self, embeddings1: Embeddings, embeddings2: Embeddings) -> Tensor:
-        """Scores row by row, (N,), dense; embeddings may be sparse or dense."""
-        score = SimilarityFunction.to_similarity_pairwise_fn(self.similarity_fn_name)
-        return score(embeddings1, embeddings2)
 
     # --- Looking into embeddings -----------------------------------------------------------------
 
@@ -324,11 +277,6 @@ class SparseEncoder(TextModel):
 
     # --- What the model is -----------------------------------------------------------------------
 
-    def get_embedding_dimension(self) -> int | None:
-        """V; None for a SPLADE folder that does not say, until the first text is encoded."""
-        known = (getattr(module, "get_embedding_dimension", lambda: None)() for module in self)
-        return next((width for width in reversed(list(known)) if width is not None), None)
-
     @property
     def splade_pooling_chunk_size(self) -> int | None:
         """Tokens of each sequence that SPLADE pools at a time; None for all. Never saved."""
@@ -345,15 +293,9 @@ class SparseEncoder(TextModel):
     def _splade_poolings(self) -> list[SpladePooling]:
         return [module for module in self.modules() if isinstance(module, SpladePooling)]
 
-    def set_pooling_include_prompt(self, include_prompt: bool) -> None:
-        """Whether the pooling of a CSR model counts the tokens of the prompt."""
-        for module in self.modules():
-            if isinstance(module, Pooling):
-                module.include_prompt = include_prompt
-
     def model_config(self) -> dict[str, Any]:
         """Settings of the whole model as they are saved."""
-        config = super().model_config() | {"similarity_fn_name": self._similarity_fn_name}
+        config = super().model_config()
         if self.max_active_dims is not None:
             config["max_active_dims"] = self.max_active_dims
         return config

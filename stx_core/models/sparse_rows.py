@@ -1,13 +1,26 @@
 """Sparse embeddings as compressed rows: batches in, one table in input order out."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from stx_core.models.text_model import SparseRows
-
 # B inputs of a batch, N of a call, V dimensions, Z non-zero values
+
+
+class SparseRows(NamedTuple):
+    """N sparse vectors, row after row (CSR).
+
+    Attributes:
+        offsets: (N + 1,) int64; row i owns entries ``offsets[i]:offsets[i + 1]``.
+        indices: (Z,) int32, ascending within a row.
+        values: (Z,) float32, none of them zero.
+    """
+
+    offsets: np.ndarray
+    indices: np.ndarray
+    values: np.ndarray
 
 
 def keep_top(embeddings_BV: torch.Tensor, k: int) -> torch.Tensor:

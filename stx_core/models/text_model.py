@@ -2,9 +2,9 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypedDict, TypeVar
+from typing import Any, ClassVar, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -22,37 +22,6 @@ from stx_core.models.prompts import choose_prompts, task_prompt_name
 logger = logging.getLogger(__name__)
 
 Output = TypeVar("Output")
-
-
-class SparseRows(NamedTuple):
-    """N sparse vectors, row after row (CSR).
-
-    Attributes:
-        offsets: (N + 1,) int64; row i owns entries ``offsets[i]:offsets[i + 1]``.
-        indices: (Z,) int32, ascending within a row.
-        values: (Z,) float32, none of them zero.
-    """
-
-    offsets: np.ndarray
-    indices: np.ndarray
-    values: np.ndarray
-
-
-@dataclass(frozen=True)
-class Embedded:
-    """What a model computed for N texts, with the counts that a corpus keeps beside it.
-
-    Attributes:
-        values: (N, D) float32, or `SparseRows`; zeros or no entries for failed rows.
-        n_tokens: (N,) int32, tokens that the model read, special tokens counted.
-        truncated: (N,) bool, the text had more tokens than that.
-        failed: row -> reason, for texts that do not fit into memory even alone.
-    """
-
-    values: np.ndarray | SparseRows
-    n_tokens: np.ndarray
-    truncated: np.ndarray
-    failed: dict[int, str] = field(default_factory=dict)
 
 
 class ModelOptions(TypedDict, total=False):

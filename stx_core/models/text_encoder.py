@@ -1,0 +1,112 @@
+"""What dense and sparse encoders share: one embedding per text, and its similarity to others."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Unpack
+
+import numpy as np
+import torch
+
+from stx_core.models.modules.pooling import Pooling
+from stx_core.models.sparse_rows import SparseRows
+from stx_core.models.text_model import ModelOptions, TextModel
+from stx_core.similarity import Embeddings, SimilarityFunction
+
+Texts = str | Iterable[str] | np.ndarray
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What a model computed for N texts, with the counts that a corpus keeps beside it.
+
+    Attributes:
+        values: (N, D) float32, or `SparseRows`; zeros or no entries for failed rows.
+        n_tokens: (N,) int32, tokens that the model read, special tokens counted.
+        truncated: (N,) bool, the text had more tokens than that.
+        failed: row -> reason, for texts that do not fit into memory even alone.
+    """
+
+    values: np.ndarray | SparseRows
+    n_tokens: np.ndarray
+    truncated: np.ndarray
+    failed: dict[int, str] = field(default_factory=dict)
+
+
+class TextEncoder(TextModel):
+    """A model that gives one embedding per text.
+
+    Args:
+        model_name_or_path: a local folder, or a name on the hub.
+        similarity_fn_name: default: what the folder says, else `default_similarity`.
+        **options: see `TextModel`.
+    """
+
+    default_prompts: ClassVar[tuple[str, ...]] = ("query", "document")
+    default_similarity: ClassVar[SimilarityFunction]
+
+    def __init__(
+        self,
+        model_name_or_path: str | Path | None = None,
+        *,
+        similarity_fn_name: str | SimilarityFunction | None = None,
+        **options: Unpack[ModelOptions],
+    ) -> None:
+        super().__init__(model_name_or_path, **options)
+        saved = self.saved_config.get("similarity_fn_name")
+        # A name that is none of these (a multi-vector model's) counts as none.
+        known = saved if saved in SimilarityFunction.possible_values() else None
+        self.similarity_fn_name = similarity_fn_name or known or self.default_similarity
+
+    # --- Similarity ------------------------------------------------------------------------------
+
+    @property
+    def similarity_fn_name(self) -> str:
+        """Name of the similarity: cosine, dot, euclidean or manhattan."""
+        return self._similarity_fn.value
+
+    @similarity_fn_name.setter
+    def similarity_fn_name(self, value: str | SimilarityFunction) -> None:
+        self._similarity_fn = SimilarityFunction(value)
+
+    def similarity(self, embeddings1: Embeddings, embeddings2: Embeddings) -> torch.Tensor:
+        """Scores of all pairs, (N, M)."""
+        score = SimilarityFunction.to_similarity_fn(self._similarity_fn)
+        return score(embeddings1, embeddings2)
+
+    def similarity_pairwise(self, embeddings1: Embeddings, embeddings2: Embeddings) -> torch.Tensor:
+        """Scores row by row, (N,)."""
+        score = SimilarityFunction.to_similarity_pairwise_fn(self._similarity_fn)
+        return score(embeddings1, embeddings2)
+
+    # --- What the model is -----------------------------------------------------------------------
+
+    def get_embedding_dimension(self) -> int | None:
+        """Width of an embedding; None where no module knows it, or not until the first text."""
+        known = (getattr(module, "get_embedding_dimension", lambda: None)() for module in self)
+        return next((width for width in reversed(list(known)) if width is not None), None)
+
+    def set_pooling_include_prompt(self, include_prompt: bool) -> None:
+        """Whether pooling counts the tokens of the prompt."""
+        for pooling in self._poolings():
+            pooling.include_prompt = include_prompt
+
+    def _poolings(self) -> list[Pooling]:
+        return [module for module in self.modules() if isinstance(module, Pooling)]
+
+    def model_config(self) -> dict[str, Any]:
+        """Settings of the whole model as they are saved."""
+        return super().model_config() | {"similarity_fn_name": self.similarity_fn_name}
+
+    def _refuse(self, unknown: dict[str, Any], device: object) -> None:
+        several = isinstance(device, (list, tuple))
+        if several or any(unknown.pop(key, None) is not None for key in ("pool", "chunk_size")):
+            raise ValueError(
+                "encode runs in this process, on one device; for several devices or machines "
+                "use the job `stx encode`"
+            )
+        if unknown:
+            raise ValueError(
+                f"encode does not know {sorted(unknown)}; modules of this model take "
+                f"{self.get_model_kwargs() or 'no further arguments'}"
+            )
