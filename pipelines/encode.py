@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 
@@ -35,17 +35,18 @@ from stx_core.store.snapshot import commit_snapshot
 from stx_core.store.units import Unit, plan_units
 
 
-class View(Protocol):
-    """Whoever watches a run."""
+class View:
+    """Whoever watches a run. This one shows nothing."""
 
     def plan(self, plan: Plan) -> None:
         """Called once, before anything runs."""
 
     def watch(self, results: Iterator[dict[str, Any]], plan: Plan) -> Iterator[dict[str, Any]]:
         """Passes the finished units through."""
+        return results
 
 
-def run_encode(spec: EncodeSpec, view: View, *, dry_run: bool = False) -> Report:
+def run_encode(spec: EncodeSpec, view: View | None = None, *, dry_run: bool = False) -> Report:
     """Bring a dataset up to date with a spec: encode what is due, commit one snapshot.
 
     Raises:
@@ -53,6 +54,7 @@ def run_encode(spec: EncodeSpec, view: View, *, dry_run: bool = False) -> Report
             kept: the next start goes on from there.
     """
     started = time.monotonic()
+    view = view or View()
     corpus = list_corpus(spec.inputs)
     encoders = {name: encoder_settings(model) for name, model in spec.models.items()}
     spec_hash = content_hash(spec, {name: fingerprint(one) for name, one in encoders.items()})

@@ -68,7 +68,8 @@ class Pool:
         if self.runner == "local":
             return f"this process: {self.cpus} cores{budget}"
         gpus = f" + {self.gpus:g} GPU" if self.gpus else ""
-        return f"ray: {self.actors} actors x {self.cpus} cores{gpus}{budget}"
+        actors = "1 actor" if self.actors == 1 else f"{self.actors} actors"
+        return f"ray: {actors} x {self.cpus} cores{gpus}{budget}"
 
 
 @dataclass(frozen=True)

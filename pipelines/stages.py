@@ -95,8 +95,8 @@ def _load(settings: EncoderSettings) -> "SentenceTransformer | SparseEncoder":
     )
     if (found := fingerprint_files(folder)) != settings.files:
         raise ModelError(
-            f"{settings.model}: the files changed since the run was planned "
-            f"(planned {settings.files[:12]}, found {found[:12]}); start the run again"
+            f"{settings.model}: these are not the files that the run was planned, or the snapshot "
+            f"written, with (hash {settings.files[:12]} then, {found[:12]} now); restore them"
         )
     from transformers.utils.logging import disable_progress_bar
 

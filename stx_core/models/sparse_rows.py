@@ -75,7 +75,7 @@ def to_coo(rows: SparseRows, width: int, dtype: torch.dtype) -> torch.Tensor:
     numbers = np.repeat(np.arange(n_rows), np.diff(rows.offsets))
     return torch.sparse_coo_tensor(
         torch.from_numpy(np.stack([numbers, rows.indices.astype(np.int64)])),
-        torch.from_numpy(rows.values).to(dtype),
+        torch.tensor(rows.values, dtype=dtype),
         (n_rows, width),
         is_coalesced=True,
         check_invariants=False,

@@ -11,20 +11,6 @@ from stx_core.errors import InputError, ModelError
 from stx_core.store.snapshot import open_snapshot, read_manifest
 
 
-class Silent:
-    """A view that shows nothing."""
-
-    def plan(self, plan):
-        pass
-
-    def watch(self, results, plan):
-        return results
-
-
-def encode(spec):
-    return run_encode(spec, Silent())
-
-
 def write(path, **columns):
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(columns), path)
@@ -54,7 +40,7 @@ def test_null_and_empty_texts_go_to_quarantine_with_file_row_and_reason(tmp_path
         text=["plants eat light", None, "", " \t\n", "stars"],
     )
 
-    report = encode(spec_of(shard.parent))
+    report = run_encode(spec_of(shard.parent))
 
     assert ids(tmp_path / "out") == ["a", "e"]
     found = quarantined(tmp_path / "out")
@@ -71,7 +57,7 @@ def test_null_and_empty_texts_go_to_quarantine_with_file_row_and_reason(tmp_path
 def test_empty_texts_are_encoded_when_asked_for(tmp_path, spec_of):
     shard = write(tmp_path / "c" / "a.parquet", id=[1, 2], text=["", "stars"])
 
-    encode(spec_of(shard, output={"empty_text": "encode"}))
+    run_encode(spec_of(shard, output={"empty_text": "encode"}))
 
     assert ids(tmp_path / "out") == [1, 2]
     assert quarantined(tmp_path / "out") == []
@@ -80,7 +66,7 @@ def test_empty_texts_are_encoded_when_asked_for(tmp_path, spec_of):
 def test_null_ids_go_to_quarantine(tmp_path, spec_of):
     shard = write(tmp_path / "c" / "a.parquet", id=["a", None], text=["stars", "sand"])
 
-    encode(spec_of(shard))
+    run_encode(spec_of(shard))
 
     assert ids(tmp_path / "out") == ["a"]
     (row,) = quarantined(tmp_path / "out")
@@ -91,7 +77,7 @@ def test_a_bad_row_stops_the_run_when_the_policy_says_fail(tmp_path, spec_of):
     shard = write(tmp_path / "c" / "a.parquet", id=["a", "b"], text=["stars", None])
 
     with pytest.raises(InputError, match="row 1: column 'text' is null") as error:
-        encode(spec_of(shard, output={"on_bad_rows": "fail"}))
+        run_encode(spec_of(shard, output={"on_bad_rows": "fail"}))
 
     assert "a.parquet" in one_line(error)
     assert "on_bad_rows: quarantine" in str(error.value)
@@ -101,7 +87,7 @@ def test_a_text_of_a_megabyte_is_encoded_from_its_beginning(tmp_path, spec_of):
     long = "plants eat light " * 60_000
     shard = write(tmp_path / "c" / "a.parquet", id=["a", "b"], text=[long, "stars"])
 
-    encode(spec_of(shard))
+    run_encode(spec_of(shard))
 
     rows = open_snapshot(str(tmp_path / "out")).to_table().to_pylist()
     assert len(long) > 1_000_000
@@ -113,7 +99,7 @@ def test_invalid_utf8_in_parquet_goes_to_quarantine(tmp_path, spec_of):
     text = pa.StringArray.from_buffers(3, raw.buffers()[1], raw.buffers()[2])
     shard = write(tmp_path / "c" / "a.parquet", id=["a", "b", "c"], text=text)
 
-    encode(spec_of(shard))
+    run_encode(spec_of(shard))
 
     assert ids(tmp_path / "out") == ["a", "c"]
     (row,) = quarantined(tmp_path / "out")
@@ -133,7 +119,7 @@ def test_bad_lines_of_jsonl_go_to_quarantine_with_their_row(tmp_path, spec_of, p
     shard = tmp_path / ("a.jsonl.gz" if packed else "a.jsonl")
     shard.write_bytes(gzip.compress(data) if packed else data)
 
-    report = encode(spec_of(shard))
+    report = run_encode(spec_of(shard))
 
     assert ids(tmp_path / "out") == ["a", "e"]
     assert [row["row"] for row in quarantined(tmp_path / "out")] == [1, 2, 3]
@@ -144,7 +130,7 @@ def test_bad_lines_of_csv_go_to_quarantine(tmp_path, spec_of):
     shard = tmp_path / "a.csv"
     shard.write_bytes(b'id,text\na,"stars\nof light"\nb,\xff\nc,sand\n')
 
-    encode(spec_of(shard))
+    run_encode(spec_of(shard))
 
     assert ids(tmp_path / "out") == ["a", "c"]
     (row,) = quarantined(tmp_path / "out")
@@ -155,7 +141,7 @@ def test_duplicate_ids_are_kept_and_reported(tmp_path, spec_of):
     write(tmp_path / "c" / "a.parquet", id=["a", "b", "a"], text=["stars", "sand", "light"])
     write(tmp_path / "c" / "b.parquet", id=["b", "c"], text=["rivers", "glass"])
 
-    report = encode(spec_of(tmp_path / "c"))
+    report = run_encode(spec_of(tmp_path / "c"))
 
     assert ids(tmp_path / "out") == ["a", "a", "b", "b", "c"]
     (warning,) = report.warnings
@@ -168,7 +154,7 @@ def test_duplicate_ids_refuse_the_commit_when_asked_for(tmp_path, spec_of):
     shard = write(tmp_path / "c" / "a.parquet", id=["a", "a"], text=["stars", "sand"])
 
     with pytest.raises(InputError, match="1 ids occur more than once") as error:
-        encode(spec_of(shard, output={"duplicate_ids": "fail"}))
+        run_encode(spec_of(shard, output={"duplicate_ids": "fail"}))
 
     one_line(error)
 
@@ -179,7 +165,7 @@ def test_a_missing_column_is_named_with_the_columns_that_are_there(tmp_path, spe
     with pytest.raises(
         InputError, match=r"a\.parquet: no column 'text'; it has body, id|id, body"
     ) as error:
-        encode(spec_of(shard))
+        run_encode(spec_of(shard))
 
     one_line(error)
 
@@ -195,7 +181,7 @@ def test_a_column_of_the_wrong_type_is_named_with_its_type(tmp_path, spec_of, co
     shard = write(tmp_path / "c" / "a.parquet", **columns)
 
     with pytest.raises(InputError, match=message) as error:
-        encode(spec_of(shard))
+        run_encode(spec_of(shard))
 
     one_line(error)
 
@@ -205,7 +191,7 @@ def test_an_empty_parquet_file_is_named(tmp_path, spec_of):
     (tmp_path / "c" / "b.parquet").write_bytes(b"")
 
     with pytest.raises(InputError, match=r"b\.parquet: ") as error:
-        encode(spec_of(tmp_path / "c"))
+        run_encode(spec_of(tmp_path / "c"))
 
     one_line(error)
 
@@ -215,7 +201,7 @@ def test_a_truncated_parquet_file_is_named(tmp_path, spec_of):
     shard.write_bytes(shard.read_bytes()[:-20])
 
     with pytest.raises(InputError, match=r"a\.parquet: not a whole Parquet file") as error:
-        encode(spec_of(shard))
+        run_encode(spec_of(shard))
 
     one_line(error)
 
@@ -226,7 +212,7 @@ def test_empty_files_of_lines_and_parquet_without_rows_are_fine(tmp_path, spec_o
     (folder / "empty.jsonl").write_bytes(b"")
     (folder / "full.jsonl").write_text('{"id": "a", "text": "stars"}\n')
 
-    encode(spec_of(folder))
+    run_encode(spec_of(folder))
 
     assert ids(tmp_path / "out") == ["a"]
 
@@ -238,14 +224,14 @@ def test_shards_whose_columns_have_types_that_do_not_fit_are_both_named(tmp_path
     with pytest.raises(
         InputError, match=r"column 'id' is string in .*a\.parquet, but int64 in .*b\.parquet"
     ) as error:
-        encode(spec_of(tmp_path / "c"))
+        run_encode(spec_of(tmp_path / "c"))
 
     one_line(error)
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path, spec_of):
     with pytest.raises(InputError, match="nowhere") as error:
-        encode(spec_of(tmp_path / "nowhere"))
+        run_encode(spec_of(tmp_path / "nowhere"))
 
     one_line(error)
 
@@ -256,7 +242,7 @@ def test_a_model_folder_with_a_missing_file_is_named(tmp_path, spec_of, static_m
     (broken / "modules.json").write_bytes((static_model / "modules.json").read_bytes())
 
     with pytest.raises(ModelError, match="0_StaticEmbedding") as error:
-        encode(spec_of(corpus, models={"dense": {"model": str(broken)}}))
+        run_encode(spec_of(corpus, models={"dense": {"model": str(broken)}}))
 
     one_line(error)
 
@@ -274,6 +260,6 @@ def test_a_shard_that_changes_after_planning_is_refused(tmp_path, spec_of, corpu
     monkeypatch.setattr(pipelines.encode, "list_corpus", list_then_overwrite)
 
     with pytest.raises(InputError, match=r"part-1\.parquet: changed since it was planned") as error:
-        encode(spec_of(corpus))
+        run_encode(spec_of(corpus))
 
     one_line(error)

@@ -12,17 +12,9 @@ from pipelines.encode import run_encode
 from stx_core.store.snapshot import open_snapshot, read_manifest, snapshot_files
 
 
-class Silent:
-    def plan(self, plan):
-        pass
-
-    def watch(self, results, plan):
-        return results
-
-
 @pytest.fixture
 def files(corpus, spec_of, tmp_path):
-    run_encode(spec_of(corpus, inputs={"columns": ["lang"]}), Silent())
+    run_encode(spec_of(corpus, inputs={"columns": ["lang"]}))
     names = read_manifest(str(tmp_path / "out")).column("file").to_pylist()
     return [str(tmp_path / "out" / name) for name in names]
 
@@ -83,7 +75,7 @@ def test_polars_gives_a_matrix(files, expected):
 
 def test_sparse_vectors_open_everywhere(corpus, spec_of, tmp_path, splade_model):
     sparse = {"model": str(splade_model), "type": "sparse"}
-    run_encode(spec_of(corpus, models={"splade": sparse}), Silent())
+    run_encode(spec_of(corpus, models={"splade": sparse}))
     files = snapshot_files(str(tmp_path / "out"), output="splade")
     expected = {
         row["id"]: row["sparse_embedding"]
