@@ -15,7 +15,7 @@ demo: $(VENV)/demo.done
 	@$(BIN)/stx encode infra/demo/encode.yaml --set models.dense.model=$(MODEL)
 	@$(BIN)/stx show demo/embeddings
 	@$(BIN)/stx search demo/embeddings --show name --top-k 3 "parse a date from a string" \
-		"run a program and capture what it prints" "the most common elements of a list"
+		"execute a program and capture its output" "the most common elements of a list"
 
 # The models of most tests are tiny: more threads cost them more than they give.
 test: lint
