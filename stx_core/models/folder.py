@@ -93,12 +93,7 @@ def resolve_folder(
                 ignore_patterns=[*_OTHER_RUNTIMES, *(() if allow_pickle else _PICKLES)],
             )
         )
-    except (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-    ) as error:
+    except _HUB_ERRORS as error:
         raise ModelError(_why_not(name, str(name_or_path), revision, error)) from error
 
 
@@ -134,14 +129,22 @@ def inside(folder: Path, relative: str) -> Path:
     path = folder / relative
     if Path(relative).is_absolute() or ".." in parts or "\\" in relative or ":" in relative:
         raise ModelError(f"{folder}: path {relative!r} must be relative and stay inside the folder")
-    root = folder.absolute()
-    # <cache>/models--org--name/snapshots/<commit>/file links to <cache>/models--org--name/blobs/..
-    allowed = root.parent.parent if root.parent.name == "snapshots" else root
-    if not path.resolve().is_relative_to(allowed.resolve()):
+    if not path.resolve().is_relative_to(_repository_cache(folder) or folder.resolve()):
         raise ModelError(
             f"{folder}: path {relative!r} is a link to {path.resolve()}, outside of it"
         )
     return path
+
+
+def _repository_cache(folder: Path) -> Path | None:
+    """The hub's cache of one repository that a folder, or module folder, lies in.
+
+    <cache>/models--org--name/snapshots/<commit>/file links to <cache>/models--org--name/blobs/...
+    """
+    for parent in folder.absolute().parents:
+        if parent.name == "snapshots" and parent.parent.name.startswith("models--"):
+            return parent.parent.resolve()
+    return None
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -113,17 +113,18 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path):
         inside(tmp_path / "model", "1_Pooling")
 
 
-def test_links_of_a_download_cache_stay_inside_its_repository(tmp_path):
-    snapshot = tmp_path / "models--org--name/snapshots/abc"
+@pytest.mark.parametrize("module", ["", "query_0_SparseStaticEmbedding"])
+def test_links_of_a_download_cache_stay_inside_its_repository(tmp_path, module):
+    folder = tmp_path / "models--org--name/snapshots/abc" / module
     blobs = tmp_path / "models--org--name/blobs"
-    snapshot.mkdir(parents=True)
+    folder.mkdir(parents=True)
     blobs.mkdir()
-    os.symlink("../../blobs", snapshot / "linked")
-    os.symlink(tmp_path, snapshot / "away")
+    os.symlink(blobs, folder / "linked")
+    os.symlink(tmp_path, folder / "away")
 
-    assert inside(snapshot, "linked") == snapshot / "linked"
+    assert inside(folder, "linked") == folder / "linked"
     with pytest.raises(ModelError, match="outside of it"):
-        inside(snapshot, "away")
+        inside(folder, "away")
 
 
 def test_json_survives_writing_and_reading(tmp_path):
