@@ -245,8 +245,6 @@ OLD_CLASS = "sentence_transformers.models.tokenizer.{0}.{0}"
 @pytest.mark.parametrize("generation", ["new", "old"])
 @pytest.mark.parametrize("make", [whitespace_tokenizer, phrase_tokenizer])
 def test_word_embeddings_saved_by_the_reference(tmp_path, make, generation):
-    if make is phrase_tokenizer:
-        pytest.importorskip("nltk")
     table = np.random.default_rng(0).normal(size=(len(VOCAB), D))
     theirs = reference.WordEmbeddings(make(), table, max_seq_length=5)
     theirs.save(str(tmp_path))

@@ -609,7 +609,8 @@ PEFT_USES_AN_OLD_NAME = "ignore:`is_gradient_checkpointing` is deprecated:Future
 @pytest.fixture
 def adapter(tiny_bert, tmp_path):
     """A LoRA adapter with random weights on the tiny BERT."""
-    peft = pytest.importorskip("peft", reason="peft is optional: pip install peft")
+    import peft  # slow to import
+
     torch.manual_seed(6)
     base = transformers.BertModel.from_pretrained(tiny_bert, add_pooling_layer=False)
     config = peft.LoraConfig(r=2, target_modules=["query", "value"], init_lora_weights=False)

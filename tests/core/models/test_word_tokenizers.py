@@ -56,7 +56,6 @@ def test_a_class_outside_the_table_is_refused_and_not_imported(tmp_path):
 
 
 def test_phrases_of_the_vocabulary_become_one_token_longest_first():
-    pytest.importorskip("nltk")
     tokenizer = PhraseTokenizer(["New_York", "New_York_City", "city", "a__b"], stop_words=())
 
     assert tokenizer.tokenize("New York City") == [1]
