@@ -24,8 +24,10 @@ UnitDict = dict[str, Any]
 # beside actors which were given every other core.
 _IO_CPUS = 0.5
 
-# Blocks that the driver describes to Ray up front; each holds one or more unit descriptions.
-_MAX_INPUT_BLOCKS = 1000
+# Blocks that the driver describes to Ray up front; each holds one or more unit descriptions. Ray
+# keeps some 25 KB per block on the driver until the end, so there are no more than keep all busy.
+_MIN_INPUT_BLOCKS = 64
+_INPUT_BLOCKS_PER_ACTOR = 4
 
 
 class Stage(Protocol):
@@ -90,7 +92,9 @@ def _run_ray(
 
     _quiet(ray.data.DataContext.get_current())
     rows = [{"unit": json.dumps(unit)} for unit in units]
-    stream = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MAX_INPUT_BLOCKS))
+    n_actors = sum(spec.actors for spec in stages)
+    n_blocks = min(len(rows), max(_MIN_INPUT_BLOCKS, _INPUT_BLOCKS_PER_ACTOR * n_actors))
+    stream = ray.data.from_items(rows, override_num_blocks=n_blocks)
     one_unit = {"batch_size": 1, "batch_format": "pyarrow", "udf_modifying_row_count": False}
     stream = stream.map_batches(partial(_read_cell, read=read), num_cpus=_IO_CPUS, **one_unit)
     for spec in stages:
