@@ -3,10 +3,10 @@
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from stx_core.errors import SpecError
 
@@ -33,6 +33,16 @@ class Filter(_Part):
     value: Any = None
 
 
+def _filters_from_lists(value: Any) -> Any:  # noqa: ANN401
+    if not isinstance(value, (list, tuple)):
+        return value
+    names = ("column", "op", "value")
+    return tuple(
+        dict(zip(names, item, strict=False)) if isinstance(item, (list, tuple)) else item
+        for item in value
+    )
+
+
 class Inputs(_Part):
     """The corpus: where its files are and which columns matter."""
 
@@ -50,16 +60,7 @@ class Inputs(_Part):
     filter: tuple[Filter, ...] = ()
     """Rows to take; also on hive partition columns, whose files are then not opened at all."""
 
-    @field_validator("filter", mode="before")
-    @classmethod
-    def _filters_from_lists(cls, value: Any) -> Any:  # noqa: ANN401
-        if not isinstance(value, (list, tuple)):
-            return value
-        names = ("column", "op", "value")
-        return tuple(
-            dict(zip(names, item, strict=False)) if isinstance(item, (list, tuple)) else item
-            for item in value
-        )
+    _filters = field_validator("filter", mode="before")(_filters_from_lists)
 
     @field_validator("columns")
     @classmethod
@@ -128,12 +129,30 @@ class Resources(_Part):
     """Rows of one unit: the atom of writing, retry and resume, and one output file."""
 
 
+class Backfill(_Part):
+    """The part of the corpus to bring up to date; the rest of the dataset stays as it is."""
+
+    partitions: tuple[Filter, ...] = ()
+    """Conditions on hive partition columns: shards that pass are in."""
+    ids: str | tuple[str | int, ...] | None = None
+    """Ids, or a file with a column of them: shards that hold one are in, whole."""
+
+    _filters = field_validator("partitions", mode="before")(_filters_from_lists)
+
+    @model_validator(mode="after")
+    def _names_a_part(self) -> Self:
+        if not self.partitions and self.ids is None:
+            raise ValueError("name the part: partitions, ids, or both")
+        return self
+
+
 class EncodeSpec(_Part):
     """The ``encode`` job: corpus in, one or more outputs of vectors out."""
 
     inputs: Inputs
     models: dict[Name, Model] = Field(min_length=1)
     output: Output
+    backfill: Backfill | None = None
     resources: Resources = Resources()
 
 
@@ -205,9 +224,10 @@ def _message(kind: str, message: str, location: tuple[int | str, ...]) -> str:
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     parts: dict[str, type[BaseModel]] = {
-        "inputs": Inputs, "models": Model, "output": Output, "resources": Resources
+        "inputs": Inputs, "models": Model, "output": Output, "resources": Resources,
+        "backfill": Backfill,
     }  # fmt: skip
-    if "filter" in location:
+    if "filter" in location or "partitions" in location:
         return list(Filter.model_fields)
     owner = parts[str(location[0])] if location else EncodeSpec
     return list(owner.model_fields)
