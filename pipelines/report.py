@@ -14,8 +14,10 @@ class OutputReport:
 
     Attributes:
         rows, files, size, quarantined: of the whole snapshot; size in bytes.
-        encoded_rows, encoded_tokens, truncated, reasons: of what this start encoded; reasons are
-            quarantined rows by reason.
+        encoded_rows, encoded_tokens: what this start gave the encoder.
+        carried_rows: what this start took from the snapshot before, row by row.
+        truncated, reasons: of the units that this start finished; reasons are quarantined rows by
+            reason.
     """
 
     rows: int
@@ -24,6 +26,7 @@ class OutputReport:
     quarantined: int
     encoded_rows: int
     encoded_tokens: int
+    carried_rows: int
     truncated: int
     reasons: Mapping[str, int]
 
@@ -73,8 +76,9 @@ def output_report(name: str, facts: Mapping[str, Any], fresh: Mapping[str, Recor
         files=facts["files"],
         size=facts["bytes"],
         quarantined=facts["rows_quarantined"],
-        encoded_rows=sum(record.rows_out for record in mine),
-        encoded_tokens=sum(record.n_tokens for record in mine),
+        encoded_rows=sum(record.rows_out - record.rows_carried for record in mine),
+        encoded_tokens=sum(record.n_tokens - record.tokens_carried for record in mine),
+        carried_rows=sum(record.rows_carried for record in mine),
         truncated=sum(record.n_truncated for record in mine),
         reasons=dict(reasons),
     )

@@ -4,6 +4,7 @@ import functools
 import io
 import logging
 import os
+import shutil
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -220,6 +221,37 @@ def write_new(url: str, data: bytes) -> None:
             retry(lambda: filesystem.pipe_file(path, data), url)
     except (FileNotFoundError, FileExistsError) as error:
         raise StoreError(f"{redact(url)}: cannot be written ({error})") from error
+
+
+def upload(path: str, url: str) -> None:
+    """Copy a local file to a URL piece by piece; all of it is visible there, or nothing.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    filesystem, target = connect(url)
+    if scheme(url) != LOCAL:
+        retry(lambda: filesystem.put_file(path, target), url)
+        return
+    temporary = os.path.join(os.path.dirname(target), f".{uuid.uuid4().hex}.tmp")
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    try:
+        retry(lambda: shutil.copyfile(path, temporary), url)
+        os.replace(temporary, target)
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def download(url: str, path: str) -> None:
+    """Copy a file to a local path piece by piece.
+
+    Raises:
+        FileNotFoundError: it is absent.
+        StoreError: anything else, after the retries.
+    """
+    filesystem, source = connect(url)
+    retry(lambda: filesystem.get_file(source, path), url)
 
 
 def link_new(path: str, data: bytes) -> None:
