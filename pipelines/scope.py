@@ -39,6 +39,10 @@ class Scope:
         """Whether every shard is in it, those of earlier snapshots too."""
         return not self.partitions and self.urls is None
 
+    def keeps(self, url: str) -> bool:
+        """Whether a shard stays in the dataset as it is."""
+        return not self.holds(url)
+
     def holds(self, url: str) -> bool:
         """Whether a shard, of the corpus or of an earlier snapshot, is in it."""
         if self.urls is not None and url not in self.urls:

@@ -1,13 +1,19 @@
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines import plan as planning
-from pipelines.plan import EncoderSettings, Held, fingerprint, is_current, make_plan, make_pool
+from pipelines.plan import EncoderSettings, Held, fingerprint, is_current, make_pool
 from pipelines.spec import Resources, parse_spec
 from stx_core.store.units import Unit
 
 NOTHING = Held(0, {}, frozenset(), frozenset())
+SCHEMA = pa.schema([("id", pa.string()), ("text", pa.string())])
+
+
+def make_plan(spec, units, encoders, held, schema=SCHEMA):
+    return planning.make_plan(spec, units, schema, encoders, held)
 
 
 def settings(**changes):
