@@ -1,9 +1,11 @@
+import threading
 import uuid
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pytest
 
+from stx_core.store import clock
 from stx_core.store.filesystem import write_new
 from stx_core.store.ledger import Record
 from stx_core.store.schema import dense_column, to_parquet
@@ -22,6 +24,31 @@ def root(request, tmp_path):
     if request.param == "s3":
         return request.getfixturevalue("s3_root")
     return str(tmp_path / "out") if request.param == "local" else f"memory://{uuid.uuid4().hex}"
+
+
+class VirtualClock:
+    """Time that passes only while somebody sleeps; `during` is then called, to interfere."""
+
+    def __init__(self):
+        self.now, self.during, self._lock = 0.0, [], threading.Lock()
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        with self._lock:
+            self.now += seconds
+        for call in list(self.during):
+            call()
+
+
+@pytest.fixture(autouse=True)
+def time(monkeypatch):
+    """Nothing here waits for real."""
+    virtual = VirtualClock()
+    monkeypatch.setattr(clock, "monotonic", virtual.monotonic)
+    monkeypatch.setattr(clock, "sleep", virtual.sleep)
+    return virtual
 
 
 @dataclass
@@ -43,7 +70,8 @@ class Job:
         ids = pa.array([f"{unit.url}:{row}" for row in range(unit.start, unit.stop)])
         vectors = dense_column(np.full((unit.n_rows, 2), unit.index, np.float32))
         data = to_parquet(pa.table([ids, vectors], schema=VECTORS))
-        file = f"data/{output}/{uuid.uuid4().hex}.parquet"
+        stem = f"{self.key(unit, output)}-{run}-{epoch}-{uuid.uuid4().hex[:12]}"
+        file = f"data/{output}/{stem}.parquet"
         write_new(join(self.root, file), data)
         return make_record(
             unit,

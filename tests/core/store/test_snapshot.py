@@ -9,14 +9,16 @@ import pytest
 
 from stx_core.errors import CommitConflict, Fenced, StoreError
 from stx_core.store import ledger, log, manifest, snapshot
-from stx_core.store.filesystem import list_sizes, write_new
+from stx_core.store.filesystem import connect, list_sizes, write_new
 from stx_core.store.schema import dense_matrix
 from stx_core.store.snapshot import (
     commit_snapshot,
     open_snapshot,
     read_manifest,
+    rollback,
     snapshot_files,
     snapshot_info,
+    versions,
 )
 from stx_core.store.urls import join
 
@@ -27,7 +29,7 @@ LOCAL = pytest.mark.parametrize("root", ["local"], indirect=True)
 ABOUT = {"model": "tiny", "fingerprint": "f", "dim": 2}
 
 
-def publish(job, claim, records, outputs=("dense",), units=None):
+def publish(job, claim, records, outputs=("dense",), units=None, keeps=None):
     planned = {name: job.planned(name)[name] for name in outputs}
     if units is not None:
         planned = {
@@ -38,9 +40,10 @@ def publish(job, claim, records, outputs=("dense",), units=None):
         job.root,
         claim,
         planned,
-        {record.key: record for record in records},
+        ledger.to_table(records),
         dict.fromkeys(outputs, ABOUT),
         dict.fromkeys(outputs, VECTORS),
+        keeps,
     )
 
 
@@ -252,7 +255,7 @@ def test_a_stalled_start_is_fenced_and_its_records_are_used_by_the_next(job):
 
     with pytest.raises(Fenced):
         publish(job, stale, records)
-    info = publish(job, fresh, ledger.load_all(job.root, fresh.run).values())
+    info = publish(job, fresh, list(ledger.to_records(ledger.load(job.root, fresh.run))))
 
     assert (info.run, info.version) == (stale.run, 1)
 
@@ -283,11 +286,7 @@ def test_large_manifests_are_cut_by_shard(job, monkeypatch):
     monkeypatch.setattr(manifest, "_ROWS_PER_SEGMENT", 5)
     claim = log.claim(job.root, "spec")
     record = job.finish(job.units[0], claim.run)
-    rows = [
-        manifest.to_row(replace(record, url=f"/c/{shard}", key=f"{shard}-{part}", start=part))
-        for shard in range(20)
-        for part in range(2)
-    ]
+    rows = many_rows(record)
 
     segments = manifest.write_segments(job.root, claim.run, 1, rows)
 
@@ -297,8 +296,32 @@ def test_large_manifests_are_cut_by_shard(job, monkeypatch):
         table = manifest.read_segments(job.root, [segment])
         assert len(table) == segment["rows"]
         assert {manifest.bucket(url) for url in table["url"].to_pylist()} <= set(segment["buckets"])
-    whole = manifest.read_segments(job.root, segments).to_pylist()
-    assert whole == sorted(rows, key=lambda row: (row["url"], row["start"]))
+    whole = manifest.read_segments(job.root, segments)
+    assert whole == rows.sort_by([("url", "ascending"), ("start", "ascending")])
+
+
+def many_rows(record, **changes):
+    """Manifest rows of 20 shards of 2 units; `changes` of the first unit of the first shard."""
+    records = [
+        replace(record, url=f"/c/{shard}", key=f"{shard}-{part}", start=part)
+        for shard in range(20)
+        for part in range(2)
+    ]
+    records[0] = replace(records[0], **changes)
+    return ledger.to_table(records).select(manifest.MANIFEST.names)
+
+
+def test_only_segments_whose_rows_changed_are_written_again(job, monkeypatch):
+    monkeypatch.setattr(manifest, "_ROWS_PER_SEGMENT", 5)
+    record = job.finish(job.units[0], "run-1")
+    before = manifest.write_segments(job.root, "run-1", 1, many_rows(record))
+    rows = many_rows(record, n_tokens=31)
+
+    after = manifest.write_segments(job.root, "run-2", 1, rows, before)
+
+    new = [segment for segment in after if segment not in before]
+    assert [manifest.bucket("/c/0") in segment["buckets"] for segment in new] == [True]
+    assert manifest.read_segments(job.root, after).sort_by("key") == rows.sort_by("key")
 
 
 @LOCAL
@@ -348,7 +371,7 @@ def test_the_files_of_a_snapshot_are_listed_as_urls(job):
 
 def test_two_outputs_of_the_same_encoder_share_their_files(job):
     claim = log.claim(job.root, "spec")
-    records = {record.key: record for record in finish_all(job, claim.run)}
+    records = ledger.to_table(finish_all(job, claim.run))
     planned = {name: job.planned()["dense"] for name in ("one", "two")}
 
     commit_snapshot(
@@ -359,3 +382,114 @@ def test_two_outputs_of_the_same_encoder_share_their_files(job):
     assert open_snapshot(job.root, output="one").count_rows() == 20
     assert open_snapshot(job.root, output="two").count_rows() == 20
     assert len(snapshot_files(job.root)) == 4
+
+
+def only(name):
+    """Of the two shards, the one that a run does not speak about."""
+    return lambda url: url != f"/corpus/{name}.parquet"
+
+
+def units_of(job, name):
+    return [unit for unit in job.units if not only(name)(unit.url)]
+
+
+def backfill(job, claim, name):
+    """Encode one shard again and leave the other one alone."""
+    units = units_of(job, name)
+    records = [job.finish(unit, claim.run) for unit in units]
+    return publish(job, claim, records, units=units, keeps=only(name))
+
+
+def runs_by_shard(root):
+    rows = read_manifest(root).select(["url", "run"]).to_pylist()
+    return {row["url"][8]: row["run"] for row in rows}
+
+
+def test_a_backfill_changes_its_shards_and_keeps_the_others(committed):
+    first = snapshot_info(committed.root).run
+    claim = log.claim(committed.root, "a again")
+
+    info = backfill(committed, claim, "a")
+
+    assert (info.version, info.rows) == (2, 20)
+    assert runs_by_shard(committed.root) == {"a": claim.run, "b": first}
+
+
+def test_backfills_of_different_shards_build_on_each_other(committed):
+    slow, fast = (log.claim(committed.root, spec) for spec in ("slow", "fast"))
+    backfill(committed, fast, "b")
+
+    info = backfill(committed, slow, "a")
+
+    assert (info.version, info.rows) == (3, 20)
+    assert runs_by_shard(committed.root) == {"a": slow.run, "b": fast.run}
+
+
+def test_of_two_backfills_of_the_same_shard_the_slower_one_conflicts(committed):
+    slow, fast = (log.claim(committed.root, spec) for spec in ("slow", "fast"))
+    backfill(committed, fast, "a")
+
+    with pytest.raises(CommitConflict):
+        backfill(committed, slow, "a")
+    assert runs_by_shard(committed.root)["a"] == fast.run
+
+
+def test_a_rebase_does_not_bring_back_rows_that_the_winner_deleted(committed):
+    slow, fast = (log.claim(committed.root, spec) for spec in ("slow", "fast"))
+    publish(committed, fast, [], units=units_of(committed, "a"))
+
+    info = backfill(committed, slow, "a")
+
+    assert info.rows == 10
+    assert set(runs_by_shard(committed.root)) == {"a"}
+
+
+def test_a_backfill_with_another_encoder_is_refused(committed, monkeypatch):
+    claim = log.claim(committed.root, "other model")
+    monkeypatch.setitem(ABOUT, "fingerprint", "g")
+
+    with pytest.raises(CommitConflict, match=r"has the outputs dense \(f\), this run writes dense"):
+        backfill(committed, claim, "a")
+
+
+def test_a_rollback_makes_an_older_version_current_again(committed):
+    publish(committed, log.claim(committed.root, "less"), [], units=committed.units[:1])
+    assert open_snapshot(committed.root).count_rows() == 5
+
+    info = rollback(committed.root, 1)
+
+    assert (info.version, info.rows) == (3, 20)
+    assert open_snapshot(committed.root).count_rows() == 20
+    assert open_snapshot(committed.root, version=2).count_rows() == 5
+    assert log.latest(committed.root).kind == "rollback"
+    assert [each.version for each in versions(committed.root)] == [1, 2, 3]
+
+
+def test_a_rollback_to_the_current_version_writes_nothing(committed):
+    before = log.latest(committed.root)
+
+    assert rollback(committed.root, 1).version == 1
+    assert log.latest(committed.root) == before
+
+
+def test_a_rollback_to_a_version_that_never_was_or_lost_a_file_is_refused(committed):
+    claim = log.claim(committed.root, "a again")
+    backfill(committed, claim, "a")
+    filesystem, _ = connect(committed.root)
+    (lost,) = set(snapshot_files(committed.root, version=1)[:1])
+    filesystem.rm_file(connect(lost)[1])
+
+    with pytest.raises(StoreError, match="no version 9; kept are 1, 2"):
+        rollback(committed.root, 9)
+    with pytest.raises(StoreError, match="no bytes found"):
+        rollback(committed.root, 1)
+    assert snapshot_info(committed.root).version == 2
+
+
+def test_a_run_that_plans_on_a_version_which_was_rolled_back_conflicts(committed):
+    publish(committed, log.claim(committed.root, "less"), [], units=committed.units[:1])
+    claim = log.claim(committed.root, "again")
+    rollback(committed.root, 1)
+
+    with pytest.raises(CommitConflict):
+        publish(committed, claim, finish_all(committed, claim.run))
