@@ -1,15 +1,16 @@
 import threading
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 import pytest
 
 from stx_core.store import clock
 from stx_core.store.filesystem import write_new
-from stx_core.store.ledger import Record
+from stx_core.store.ledger import Record, to_table
 from stx_core.store.schema import dense_column, to_parquet
 from stx_core.store.shards import Shard
+from stx_core.store.snapshot import commit_snapshot
 from stx_core.store.units import Unit, id_hash, plan_units, unit_key
 from stx_core.store.urls import join
 
@@ -57,6 +58,9 @@ class Job:
 
     root: str
     units: list[Unit]
+    about: dict[str, object] = field(
+        default_factory=lambda: {"model": "tiny", "fingerprint": "f", "dim": 2}
+    )
 
     def key(self, unit, output="dense"):
         return unit_key(unit, {"output": output})
@@ -82,6 +86,26 @@ class Job:
             size=len(data),
             run=run,
             epoch=epoch,
+        )
+
+    def finish_all(self, run, outputs=("dense",)):
+        return [self.finish(unit, run, output=name) for name in outputs for unit in self.units]
+
+    def publish(self, claim, records, outputs=("dense",), units=None, keeps=None):
+        planned = {name: self.planned(name)[name] for name in outputs}
+        if units is not None:
+            planned = {
+                name: {key: unit for key, unit in keys.items() if unit in units}
+                for name, keys in planned.items()
+            }
+        return commit_snapshot(
+            self.root,
+            claim,
+            planned,
+            to_table(records),
+            dict.fromkeys(outputs, self.about),
+            dict.fromkeys(outputs, VECTORS),
+            keeps,
         )
 
 
