@@ -181,17 +181,28 @@ def list_names(folder: str, start_after: str | None = None) -> list[str]:
 
     Hidden names (temporary files of killed writers) are left out.
     """
+    return [name for name in _ls(folder, "file") if start_after is None or name > start_after]
+
+
+def list_folders(folder: str) -> list[str]:
+    """Names of the folders in a folder, sorted, without hidden ones; of an absent one, none."""
+    return _ls(folder, "directory")
+
+
+def _ls(folder: str, kind: str) -> list[str]:
     filesystem, path = connect(folder)
     try:
         found = retry(lambda: filesystem.ls(path, detail=True), folder)
     except FileNotFoundError:
         return []
-    names = [info["name"].rsplit("/", 1)[-1] for info in found if info["type"] == "file"]
-    return sorted(
-        name
-        for name in names
-        if name and not _is_hidden(name) and (start_after is None or name > start_after)
-    )
+    # A "file" that ends in "/" is the marker of a folder; some clients end folders with it too.
+    ending = "/" if kind == "directory" else ""
+    names = [
+        info["name"].removesuffix(ending).rsplit("/", 1)[-1]
+        for info in found
+        if info["type"] == kind
+    ]
+    return sorted(name for name in names if name and not _is_hidden(name))
 
 
 def list_sizes(folder: str) -> dict[str, int]:

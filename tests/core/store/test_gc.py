@@ -313,4 +313,5 @@ def test_times_of_the_store_are_those_of_now(root):
 
     assert (found.name, found.size) == ("a/b", 1)
     assert abs(found.modified_s - datetime.now(UTC).timestamp()) < 300
-    assert module.modified_s(join(root, "a/b")) == found.modified_s
+    # S3 says whole seconds when it is asked about one object.
+    assert 0 <= found.modified_s - module.modified_s(join(root, "a/b")) < 1
