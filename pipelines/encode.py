@@ -36,6 +36,7 @@ from stx_core.store.beat import Heartbeat
 from stx_core.store.shards import Mark
 from stx_core.store.snapshot import commit_snapshot, output_schema, snapshot_state
 from stx_core.store.units import Unit, plan_units
+from stx_core.store.urls import redact
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +138,7 @@ def _run(
         write_spec(root, claim.run, spec)
         if (claim.base, claim.run if claim.resumed else "") != (held.version, held.run):
             raise CommitConflict(
-                f"{root}: another start changed the dataset while this one planned"
+                f"{redact(root)}: another start changed the dataset while this one planned"
             )
         plan = sources.publish(plan, claim.run)
         facts = output_facts(plan, held)

@@ -10,7 +10,9 @@ import io
 import os
 import shutil
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import IO, Any
 
 import fsspec
@@ -24,6 +26,8 @@ from stx_core.store.urls import LOCAL, S3, join, local_path, normal, redact, sch
 
 MAGIC = "*?["
 
+# What clients call the time of the last write; those of S3, local files, Azure, GCS, and memory.
+_TIME_KEYS = ("LastModified", "mtime", "last_modified", "updated", "created")
 # What stores call the version of an object: S3 and Azure, GCS, the Hugging Face hub.
 _VERSION_KEYS = ("ETag", "etag", "blob_id")
 
@@ -41,6 +45,21 @@ class FileInfo:
     url: str
     size: int
     identity: str
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An object below a folder.
+
+    Attributes:
+        name: path relative to the folder.
+        size: bytes.
+        modified_s: last write, seconds since 1970, by the clock of the store.
+    """
+
+    name: str
+    size: int
+    modified_s: float
 
 
 def connect(url: str) -> tuple[Any, str]:
@@ -162,33 +181,68 @@ def list_names(folder: str, start_after: str | None = None) -> list[str]:
 
     Hidden names (temporary files of killed writers) are left out.
     """
+    return [name for name in _ls(folder, "file") if start_after is None or name > start_after]
+
+
+def list_folders(folder: str) -> list[str]:
+    """Names of the folders in a folder, sorted, without hidden ones; of an absent one, none."""
+    return _ls(folder, "directory")
+
+
+def _ls(folder: str, kind: str) -> list[str]:
     filesystem, path = connect(folder)
     try:
         found = retry(lambda: filesystem.ls(path, detail=True), folder)
     except FileNotFoundError:
         return []
-    names = [info["name"].rsplit("/", 1)[-1] for info in found if info["type"] == "file"]
-    return sorted(
-        name
-        for name in names
-        if name and not _is_hidden(name) and (start_after is None or name > start_after)
-    )
+    # A "file" that ends in "/" is the marker of a folder; some clients end folders with it too.
+    ending = "/" if kind == "directory" else ""
+    names = [
+        info["name"].removesuffix(ending).rsplit("/", 1)[-1]
+        for info in found
+        if info["type"] == kind
+    ]
+    return sorted(name for name in names if name and not _is_hidden(name))
 
 
 def list_sizes(folder: str) -> dict[str, int]:
     """Sizes in bytes of all files below a folder, by path relative to it; none if absent."""
+    return {name: int(info["size"]) for name, info in _find(folder).items() if not _is_hidden(name)}
+
+
+def list_objects(folder: str) -> list[Listed]:
+    """All objects below a folder, hidden ones too; none if absent."""
+    return [
+        Listed(name, int(info["size"]), _modified_s(info)) for name, info in _find(folder).items()
+    ]
+
+
+def _find(folder: str) -> dict[str, dict[str, Any]]:
     filesystem, path = connect(folder)
     try:
         found = retry(lambda: filesystem.find(path, detail=True), folder)
     except FileNotFoundError:
         return {}
-    below = {name[len(path) :].lstrip("/"): int(info["size"]) for name, info in found.items()}
+    below = {name[len(path) :].lstrip("/"): info for name, info in found.items()}
     # A name that ends in "/" is the marker of a folder, which some tools leave in object stores.
-    return {
-        name: size
-        for name, size in below.items()
-        if name and not name.endswith("/") and not _is_hidden(name)
-    }
+    return {name: info for name, info in below.items() if name and not name.endswith("/")}
+
+
+def modified_s(url: str) -> float:
+    """When an object was last written, seconds since 1970, by the clock of its store.
+
+    Raises:
+        FileNotFoundError: it is absent.
+    """
+    filesystem, path = connect(url)
+    return _modified_s(retry(lambda: filesystem.info(path), url))
+
+
+def _modified_s(info: dict[str, Any]) -> float:
+    time = next(info[key] for key in _TIME_KEYS if info.get(key) is not None)
+    if isinstance(time, str):
+        time = datetime.fromisoformat(time)
+    return float(time.timestamp() if isinstance(time, datetime) else time)
 
 
 def open_stream(url: str) -> IO[bytes]:
@@ -292,6 +346,17 @@ def download(url: str, path: str) -> None:
     """
     filesystem, source = connect(url)
     retry(lambda: filesystem.get_file(source, path), url)
+
+
+def remove(url: str) -> None:
+    """Delete an object; one that is gone already is no error.
+
+    Raises:
+        StoreError: it cannot be deleted.
+    """
+    filesystem, path = connect(url)
+    with suppress(FileNotFoundError):
+        retry(lambda: filesystem.rm_file(path), url)
 
 
 def link_new(path: str, data: bytes) -> None:
