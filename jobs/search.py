@@ -14,11 +14,16 @@ def search(
         list[str] | None, typer.Option(help="Column to print; all of them if not given.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Where the model is now, if moved.")] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code of the model's folder.")
+    ] = False,
 ) -> None:
     """Show the rows nearest to each query."""
     from pipelines.search import search_snapshot
 
-    found = search_snapshot(path, queries, output=output, top_k=top_k, model=model)
+    found = search_snapshot(
+        path, queries, output=output, top_k=top_k, model=model, trust_remote_code=trust
+    )
     for query, rows in zip(queries, found, strict=True):
         print(f'\n"{query}"')
         for rank, row in enumerate(rows, start=1):
