@@ -12,7 +12,7 @@ import pyarrow as pa
 from stx_core.errors import InputError, SpecError
 from stx_core.store.filesystem import FileInfo
 from stx_core.store.filters import Filter
-from stx_core.store.select_rows import concat, select_rows
+from stx_core.store.select_rows import concat, reject_large, select_rows
 from stx_core.store.shards import Rows, Shard, partitions, with_partitions
 from stx_core.store.units import Unit
 from stx_core.store.urls import LOCAL, local_path, normal, redact, scheme
@@ -76,7 +76,13 @@ def shard(file: FileInfo) -> Shard:
     return Shard(file.url, file.identity, "arrow", n_rows, (0, n_rows), schema)
 
 
-def read(unit: Unit, schema: pa.Schema, filters: Sequence[Filter], id_column: str | None) -> Rows:
+def read(
+    unit: Unit,
+    schema: pa.Schema,
+    filters: Sequence[Filter],
+    id_column: str | None,
+    max_bytes: int,
+) -> Rows:
     """Read the row range of a unit."""
     dataset = _open(unit.url)
     wanted = dict.fromkeys([*schema.names, *(column for column, _, _ in filters)])
@@ -93,4 +99,4 @@ def read(unit: Unit, schema: pa.Schema, filters: Sequence[Filter], id_column: st
         table = selected[start:stop].select(names)
         rows = np.arange(start, stop, dtype=np.int64)
         parts.append(select_rows(table, rows, schema, filters, unit.url, id_column))
-    return concat(parts, schema)
+    return reject_large(concat(parts, schema), id_column, max_bytes)
