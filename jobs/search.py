@@ -20,6 +20,7 @@ def search(
 ) -> None:
     """Show the rows nearest to each query."""
     from pipelines.search import search_snapshot
+    from stx_core.store.urls import one_line
 
     found = search_snapshot(
         path, queries, output=output, top_k=top_k, model=model, trust_remote_code=trust
@@ -29,4 +30,4 @@ def search(
         for rank, row in enumerate(rows, start=1):
             names = show or [name for name in row if name not in ("id", "score")]
             told = " · ".join(" ".join(str(row.get(name, "")).split())[:100] for name in names)
-            print(f"  {rank}. {row['score']:.4f}  {row['id']}  {told}")
+            print(one_line(f"  {rank}. {row['score']:.4f}  {row['id']}  {told}"))

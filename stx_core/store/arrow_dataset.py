@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import unquote
@@ -18,6 +19,7 @@ from stx_core.store.units import Unit
 from stx_core.store.urls import LOCAL, local_path, normal, redact, scheme
 
 HUB = "hf-dataset"
+_HUB_WORD = re.compile(r"(?!\.)[^/\\:\s]+")
 
 _BATCH_ROWS = 8192
 
@@ -61,9 +63,11 @@ def _open(url: str) -> Any:  # noqa: ANN401  (a datasets.Dataset, mapped into me
 def _hub_parts(url: str) -> tuple[str, str | None, str]:
     """``hf-dataset://[owner/]name/config/split``; ``default`` is the config of most datasets."""
     parts = [unquote(part) for part in url.split("://", 1)[1].split("/")]
-    if len(parts) not in (3, 4) or not all(parts):
+    # A name with "%2F" in it could be a path or a URL: `datasets` would open those too.
+    if len(parts) not in (3, 4) or not all(map(_HUB_WORD.fullmatch, parts)):
         raise SpecError(
-            f"{url}: expected hf-dataset://owner/name/config/split (config is often 'default')"
+            f"{redact(url)}: expected hf-dataset://owner/name/config/split (config is often "
+            "'default')"
         )
     return "/".join(parts[:-2]), parts[-2], parts[-1]
 

@@ -173,7 +173,7 @@ def _refuse_bomb(parquet: pq.ParquetFile, group: int, names: Sequence[str], url:
     if n_bytes > max(_MAX_SUSPECT_BYTES, _MAX_RATIO * compressed):
         raise InputError(
             f"{redact(url)}: row group {group} would grow from {compressed:,} to {n_bytes:,} "
-            f"bytes, more than {_MAX_RATIO} times; leave the file out, or write it in smaller row groups"
+            f"bytes, more than {_MAX_RATIO} times; leave it out, or write smaller row groups"
         )
 
 
