@@ -42,7 +42,7 @@ def list_corpus(inputs: Inputs, backfill: Backfill | None = None) -> Corpus:
         SpecError: the backfill does not fit the inputs.
     """
     conditions = [*filters(inputs), *partition_filters(backfill)]
-    shards = list_shards(inputs.paths, inputs.format, conditions)
+    shards = list_shards(inputs.paths, inputs.format, conditions, inputs.max_text_bytes)
     columns = [*([inputs.id_column] if inputs.id_column else []), *inputs.text_columns]
     if not any(shard.n_rows for shard in shards):
         return Corpus(tuple(shards), pa.schema([(name, pa.string()) for name in columns]))
@@ -69,7 +69,7 @@ def sample_texts(corpus: Corpus, inputs: Inputs, n_rows: int) -> list[str]:
     for shard in chosen:
         share = -(-n_rows // len(chosen))
         unit = next(iter(plan_units([shard], share)))
-        rows = read_rows(unit, corpus.schema, filters(inputs))
+        rows = read_rows(unit, corpus.schema, filters(inputs), max_text_bytes=inputs.max_text_bytes)
         texts += [text for text in _texts(rows.table, inputs).to_pylist() if text]
     return texts[:n_rows]
 
@@ -83,7 +83,7 @@ def read_unit(unit: Unit, schema: pa.Schema, inputs: Inputs, output: Output) -> 
     """
     seconds: dict[str, float] = {}
     with unit_table.timed(seconds, "read"):
-        rows = read_rows(unit, schema, filters(inputs), inputs.id_column)
+        rows = read_rows(unit, schema, filters(inputs), inputs.id_column, inputs.max_text_bytes)
         table = _readable_rows(unit, rows, inputs, output.empty_text == "quarantine")
         if rows.bad:
             bad = _unreadable_rows(rows.bad, table.schema)

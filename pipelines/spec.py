@@ -1,6 +1,7 @@
 """What a job description may say: YAML to frozen, validated values; unknown keys are refused."""
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -19,6 +20,8 @@ _SPEC_FILE = "spec.yaml"
 
 # Names that stx writes beside the pass-through columns.
 RESERVED_COLUMNS = ("id", "embedding", "sparse_embedding", "n_tokens", "truncated", "content_hash")
+
+_COMMIT = re.compile("[0-9a-f]{40}")
 
 Operator = Literal["==", "!=", "<", "<=", ">", ">=", "in", "not in", "is null", "is not null"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
@@ -61,6 +64,8 @@ class Inputs(_Part):
     text_separator: str = "\n"
     columns: tuple[str, ...] = ()
     """Columns that are copied beside the vectors."""
+    max_text_bytes: Annotated[int, Field(ge=1, le=1 << 30)] = 64 << 20
+    """Rows with a longer text or copied value, or a longer line, go to quarantine: `too_large`."""
     filter: tuple[Filter, ...] = ()
     """Rows to take; also on hive partition columns, whose files are then not opened at all."""
 
@@ -104,7 +109,19 @@ class Model(_Part):
     """What dense vectors are stored as."""
     max_active_dims: Annotated[int, Field(ge=1)] | None = None
     trust_remote_code: bool = False
+    """Run model code that comes with the model: a local folder, or a hub name with its commit."""
     allow_pickle: bool = False
+
+    @model_validator(mode="after")
+    def _trusted_code_is_pinned(self) -> "Model":
+        if not self.trust_remote_code or Path(self.model).expanduser().is_dir():
+            return self
+        if not _COMMIT.fullmatch(self.revision or ""):
+            raise ValueError(
+                "trust_remote_code needs revision: the commit (40 hex digits) whose code you "
+                "have read; branches and tags can move"
+            )
+        return self
 
 
 class Output(_Part):
