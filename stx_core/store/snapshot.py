@@ -168,7 +168,7 @@ def snapshot_info(root: str, version: int | None = None) -> SnapshotInfo:
     Raises:
         StoreError: there is no snapshot, or not this version.
     """
-    return _info(_state(root, version))
+    return _info(snapshot_state(root, version))
 
 
 def _info(snapshot: Mapping[str, Any]) -> SnapshotInfo:
@@ -186,7 +186,12 @@ def _info(snapshot: Mapping[str, Any]) -> SnapshotInfo:
     )
 
 
-def _state(root: str, version: int | None) -> dict[str, Any]:
+def snapshot_state(root: str, version: int | None = None) -> dict[str, Any]:
+    """What the log keeps of a snapshot: version, outputs, segments, rows, id_hash.
+
+    Raises:
+        StoreError: there is no snapshot, or not this version.
+    """
     last = log.latest(root)
     if last is None or last.state["snapshot"] is None:
         raise StoreError(f"{redact(root)}: no snapshot was committed here; run `stx encode` first")
@@ -206,7 +211,7 @@ def read_manifest(root: str, version: int | None = None) -> pa.Table:
     Raises:
         StoreError: there is no such snapshot, or its manifest is damaged.
     """
-    return read_segments(root, _state(root, version)["segments"])
+    return read_segments(root, snapshot_state(root, version)["segments"])
 
 
 def open_snapshot(
@@ -222,18 +227,20 @@ def open_snapshot(
     Raises:
         StoreError: there is no such snapshot or output.
     """
-    snapshot = _state(root, version)
+    snapshot = snapshot_state(root, version)
     name = _choose_output(root, snapshot, output)
     filesystem, path = arrow_filesystem(root)
-    schema = pa.ipc.read_schema(
-        pa.BufferReader(base64.b64decode(snapshot["outputs"][name]["schema"]))
-    )
     return ds.FileSystemDataset.from_paths(
         [join(path, file) for file in _files(root, snapshot, name)],
-        schema=schema,
+        schema=output_schema(snapshot["outputs"][name]),
         format=ds.ParquetFileFormat(),
         filesystem=filesystem,
     )
+
+
+def output_schema(facts: Mapping[str, Any]) -> pa.Schema:
+    """Schema of an output's files, from what the log keeps of it."""
+    return pa.ipc.read_schema(pa.BufferReader(base64.b64decode(facts["schema"])))
 
 
 def snapshot_files(
@@ -249,7 +256,7 @@ def snapshot_files(
     Raises:
         StoreError: there is no such snapshot or output.
     """
-    snapshot = _state(root, version)
+    snapshot = snapshot_state(root, version)
     if output is not None:
         output = _choose_output(root, snapshot, output)
     return [join(root, file) for file in dict.fromkeys(_files(root, snapshot, output))]
