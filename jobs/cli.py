@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from jobs import encode, search, show
+from jobs import encode, search, show, verify
 from stx_core.errors import InputError, ModelError, SpecError, StxError
 
 app = typer.Typer(
@@ -17,6 +17,7 @@ app = typer.Typer(
 app.command()(encode.encode)
 app.command()(show.show)
 app.command()(search.search)
+app.command()(verify.verify)
 
 
 def run(application: typer.Typer) -> None:

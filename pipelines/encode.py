@@ -26,7 +26,7 @@ from pipelines.plan import (
 )  # fmt: skip
 from pipelines.report import Report, output_report
 from pipelines.results import Sink, output_facts, output_schemas, write_unit
-from pipelines.spec import EncodeSpec
+from pipelines.spec import EncodeSpec, write_spec
 from pipelines.stages import Encode
 from stx_core.errors import InputError
 from stx_core.store import create, ledger, log
@@ -109,6 +109,7 @@ def _run(
     root = spec.output.path
     create.probe(root)
     claim = log.claim(root, spec_hash)
+    write_spec(root, claim.run, spec)
     facts = output_facts(plan, held)
     schemas = output_schemas(corpus.schema, spec.inputs, facts)
     records = ledger.load_all(root, claim.run) if claim.resumed else {}
