@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -15,12 +14,12 @@ from stx_core.errors import StoreError
 from stx_core.store import log
 from stx_core.store.filesystem import open_file, open_stream, retry
 from stx_core.store.manifest import bucket, read_segments
+from stx_core.store.parallel import parallel
 from stx_core.store.snapshot import output_schema, snapshot_state
 from stx_core.store.units import HASH_MODULUS, id_hash
 from stx_core.store.urls import join, redact
 
 # Each thread holds one piece of one file: memory stays small, however large the files are.
-_THREADS = 8
 _PIECE_BYTES = 4 * 2**20
 _BATCH_ROWS = 65_536
 
@@ -112,12 +111,10 @@ def _named_files(rows: list[dict[str, Any]], outputs: Mapping[str, Any]) -> list
 
 
 def _files_problems(root: str, files: list[_File]) -> Iterator[str]:
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for file, problem in zip(
-            files, pool.map(lambda file: _file_problem(root, file), files), strict=True
-        ):
-            if problem:
-                yield f"{redact(join(root, file.name))}: {problem}"
+    found = parallel(lambda file: _file_problem(root, file), files)
+    for file, problem in zip(files, found, strict=True):
+        if problem:
+            yield f"{redact(join(root, file.name))}: {problem}"
 
 
 def _file_problem(root: str, file: _File) -> str | None:

@@ -61,7 +61,7 @@ def publish(job):
 
     def publish(change=lambda record: record, planned=None):
         claim = log.claim(job.root, "spec")
-        records = {job.key(unit): finish(job, unit, claim, change) for unit in job.units}
+        records = ledger.to_table([finish(job, unit, claim, change) for unit in job.units])
         planned = planned or job.planned()
         return commit_snapshot(
             job.root, claim, planned, records, {"dense": FACTS}, {"dense": SCHEMA}
