@@ -31,18 +31,34 @@ class Conflict(OSError):
     response = {"ResponseMetadata": {"HTTPStatusCode": 409}}
 
 
+def _taken_lock():
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
+
+
 @dataclass
 class Actor:
-    """A process of the world; `fault` is what happens to its next request."""
+    """A process of the world.
+
+    Attributes:
+        name: for messages.
+        work: what it does.
+        parent: who started it.
+        fault: what happens to its next request.
+        about_to_create: what its next request creates, if absent; empty for all other requests.
+    """
 
     name: str
     work: object
+    parent: object
+    about_to_create: str = ""
     fault: str = ""
     is_crashed: bool = False
     is_done: bool = False
     wakes_s: float = 0.0
     error: BaseException | None = None
-    turn: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    turn: threading.Lock = field(default_factory=_taken_lock)
 
 
 class World:
@@ -50,15 +66,16 @@ class World:
 
     def __init__(self):
         self.objects = {}  # path -> (bytes, time of the store in seconds)
+        self.created = []  # (path, bytes) of all that was created only if absent, in order
         self.now_s = 0.0
         self.actors = []
         self.late = []  # requests that their clients gave up, still on their way
         self._local = threading.local()
-        self._turn_over = threading.Semaphore(0)
+        self._turn_over = _taken_lock()
 
     def start(self, name, work):
         """A new actor. It does nothing until it is stepped."""
-        actor = Actor(name, work)
+        actor = Actor(name, work, getattr(self._local, "actor", None))
         self.actors.append(actor)
         threading.Thread(target=self._live, args=(actor,), daemon=True).start()
         return actor
@@ -87,9 +104,9 @@ class World:
             except FileExistsError:
                 return  # the answer has no reader
 
-    def request(self, apply, *, writes=False):
+    def request(self, apply, *, writes=False, creates=""):
         """A request of the actor whose thread this is; `apply` is what the server does."""
-        actor = self._end_turn()
+        actor = self._end_turn(creates)
         fault = ""
         if actor is not None:
             fault, actor.fault = actor.fault, ""
@@ -109,9 +126,10 @@ class World:
             actor.wakes_s = self.now_s + seconds
             self._end_turn()
 
-    def _end_turn(self):
+    def _end_turn(self, creates=""):
         actor = getattr(self._local, "actor", None)
         if actor is not None:  # else the test itself looks at the store
+            actor.about_to_create = creates
             self._turn_over.release()
             actor.turn.acquire()
             if actor.is_crashed:
@@ -176,9 +194,11 @@ class SimulatedStore(AbstractFileSystem):
         def apply():
             if mode == "create" and path in self.world.objects:
                 raise FileExistsError(path)
+            if mode == "create":
+                self.world.created.append((path, bytes(value)))
             self.world.objects[path] = (bytes(value), self.world.now_s)
 
-        self.world.request(apply, writes=True)
+        self.world.request(apply, writes=True, creates=path if mode == "create" else "")
 
     def rm_file(self, path):
         path = self._strip_protocol(path)
