@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from jobs import encode, gc, rollback, search, show
+from jobs import encode, gc, rollback, search, show, verify
 from stx_core.errors import InputError, ModelError, SpecError, StxError
 from stx_core.store.urls import one_line
 
@@ -18,6 +18,7 @@ app = typer.Typer(
 app.command()(encode.encode)
 app.command()(show.show)
 app.command()(search.search)
+app.command()(verify.verify)
 app.command()(rollback.rollback)
 app.command()(gc.gc)
 
