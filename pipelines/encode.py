@@ -28,6 +28,7 @@ from pipelines.report import Report, output_report
 from pipelines.results import Sink, output_facts, output_schemas, write_unit
 from pipelines.spec import EncodeSpec
 from pipelines.stages import Encode
+from stx_core import failpoints
 from stx_core.errors import InputError
 from stx_core.store import create, ledger, log
 from stx_core.store.shards import Mark
@@ -56,6 +57,7 @@ def run_encode(spec: EncodeSpec, view: View | None = None, *, dry_run: bool = Fa
     started = time.monotonic()
     view = view or View()
     corpus = list_corpus(spec.inputs)
+    failpoints.hit("plan.listed")
     encoders = {name: encoder_settings(model) for name, model in spec.models.items()}
     spec_hash = content_hash(spec, {name: fingerprint(one) for name, one in encoders.items()})
     held = read_held(spec.output.path, spec_hash)

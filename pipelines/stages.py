@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines import unit_table
+from stx_core import failpoints
 from stx_core.errors import ModelError
 from stx_core.models.folder import fingerprint_files, resolve_folder
 from stx_core.store.schema import dense_column, sparse_column
@@ -142,6 +143,7 @@ class Encode:
         for output in notes["due"]:
             with unit_table.timed(seconds, f"encode.{output}"):
                 columns = encode_texts(self.encoders[output], table.column(unit_table.TEXT))
+            failpoints.hit("encode.mid")
             for name, column in columns.items():
                 table = table.append_column(f"{output}.{name}", column)
         return unit_table.with_notes(table, seconds=seconds)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from itertools import count
 from typing import Any
 
+from stx_core import failpoints
 from stx_core.errors import StoreError
 from stx_core.store.create import create
 from stx_core.store.filesystem import list_sizes, read_bytes
@@ -90,10 +91,12 @@ def record(root: str, run: str, new: Record) -> Record:
     """
     if problem := find_problem(new):
         raise ValueError(f"record of unit {new.key}: {problem}")
+    failpoints.hit("ledger.before")
     for attempt in count():
         created = create(_url(root, run, new.key, attempt), seal(asdict(new)))
         winner = new if created.won else _parse(created.body, new.key)
         if winner is not None:
+            failpoints.hit("ledger.after")
             return winner
         logger.warning("unit %s: record %d is damaged, writing the next", new.key, attempt)
     raise AssertionError("count() has no end")

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from stx_core import failpoints
 from stx_core.errors import CommitConflict, Fenced, StoreError
 from stx_core.store.create import create
 from stx_core.store.filesystem import list_names, read_bytes
@@ -178,6 +179,7 @@ def claim(root: str, spec_hash: str) -> Claim:
             "adopts": [],
         }
         taken.update(run=run, epoch=epoch, base=base, resumed=unfinished is not None)
+        failpoints.hit("claim.before")
         return state
 
     append(root, "claim", change)
@@ -225,9 +227,11 @@ def commit(root: str, run: str, epoch: int, snapshot: dict[str, Any]) -> Entry:
         }
         state["kept"][str(version)] = number
         facts.update(state="done", committed=number)
+        failpoints.hit("commit.before")
         return state
 
     entry = append(root, "commit", change)
+    failpoints.hit("commit.after")
     return read_entry(root, committed_at[0]) if committed_at else entry
 
 

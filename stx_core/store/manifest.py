@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
+from stx_core import failpoints
 from stx_core.errors import StoreError
 from stx_core.store.filesystem import read_bytes, write_new
 from stx_core.store.ledger import Record
@@ -77,6 +78,7 @@ def write_segments(
         data = to_parquet(table)
         file = f"_stx/segments/{run}-{epoch}-{uuid.uuid4().hex}.parquet"
         write_new(join(root, file), data)
+        failpoints.hit("segment.after")
         return {
             "file": file,
             "sha256": hashlib.sha256(data).hexdigest(),

@@ -6,6 +6,7 @@ from typing import get_args
 
 import pyarrow as pa
 
+from stx_core import failpoints
 from stx_core.errors import InputError, SpecError
 from stx_core.store import arrow_dataset, csv_rows, jsonl, parquet
 from stx_core.store.filesystem import FileInfo, file_info, list_files
@@ -136,6 +137,7 @@ def read_rows(
     if id_column is not None and id_column not in schema.names:
         raise SpecError(f"id column {id_column!r} is not among the columns {schema.names}")
     check_identity(unit)
+    failpoints.hit("read.before")
     rows = _READERS[unit.format](unit, schema, filters, id_column)
     # Again after reading: an overwrite half-way would mix two versions.
     check_identity(unit)
