@@ -16,9 +16,11 @@ VECTORS = pa.schema(
 )
 
 
-@pytest.fixture(params=["local", "memory"])
+@pytest.fixture(params=["local", "memory", "s3"])
 def root(request, tmp_path):
-    """An empty place of each kind that needs no server."""
+    """An empty place of each kind of store."""
+    if request.param == "s3":
+        return request.getfixturevalue("s3_root")
     return str(tmp_path / "out") if request.param == "local" else f"memory://{uuid.uuid4().hex}"
 
 
