@@ -20,6 +20,7 @@ NAMES = (
     "read.before",
     "encode.mid",
     "write.before",
+    "link.before",
     "ledger.before",
     "ledger.after",
     "segment.after",

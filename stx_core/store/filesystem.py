@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.fs
 import tenacity
 
+from stx_core import failpoints
 from stx_core.errors import SpecError, StoreError
 from stx_core.store.urls import LOCAL, join, local_path, normal, redact, scheme
 
@@ -241,6 +242,7 @@ def link_new(path: str, data: bytes) -> None:
             while view:
                 view = view[file.write(view) :]
             os.fsync(file.fileno())
+        failpoints.hit("link.before")
         os.link(temporary, path)
     finally:
         if os.path.exists(temporary):

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+from botocore.credentials import Credentials
 
 from tests.faults import check
 from tests.faults.corpus import ROWS_PER_UNIT, WORDS, write_corpus
 from tests.faults.job import Job
+from tests.faults.proxy import Proxy
 
 
 @pytest.fixture(scope="session")
@@ -54,3 +56,13 @@ def make_job(tmp_path):
 def job(make_job, values, expected):
     """The job on local files."""
     return make_job(values, expected)
+
+
+@pytest.fixture
+def proxy(s3_server):
+    """A faulty network before the S3 server; it has no rules yet."""
+    known = s3_server.environment
+    keys = Credentials(known["AWS_ACCESS_KEY_ID"], known["AWS_SECRET_ACCESS_KEY"])
+    running = Proxy(s3_server.endpoint, keys)
+    yield running
+    running.close()
