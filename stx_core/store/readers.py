@@ -138,7 +138,10 @@ def read_rows(
         raise SpecError(f"id column {id_column!r} is not among the columns {schema.names}")
     check_identity(unit)
     failpoints.hit("read.before")
-    rows = _READERS[unit.format](unit, schema, filters, id_column)
+    try:
+        rows = _READERS[unit.format](unit, schema, filters, id_column)
+    except FileNotFoundError as error:
+        raise _gone(unit) from error
     # Again after reading: an overwrite half-way would mix two versions.
     check_identity(unit)
     counted = len(rows.table) + len(rows.bad) + rows.n_filtered
@@ -162,9 +165,13 @@ def check_identity(unit: Unit) -> None:
         else:
             identity = file_info(unit.url).identity
     except FileNotFoundError as error:
-        raise InputError(f"{redact(unit.url)}: gone since it was planned; plan again") from error
+        raise _gone(unit) from error
     if identity != unit.identity:
         raise InputError(
             f"{redact(unit.url)}: changed since it was planned (identity {identity}, planned "
             f"{unit.identity}); plan again"
         )
+
+
+def _gone(unit: Unit) -> InputError:
+    return InputError(f"{redact(unit.url)}: gone since it was planned; plan again")

@@ -12,6 +12,7 @@ import xxhash
 
 from pipelines.encode import run_encode
 from pipelines.spec import parse_spec
+from stx_core.errors import StoreError
 from stx_core.store import log
 from stx_core.store.filesystem import list_names, open_file, read_bytes
 from stx_core.store.sealed import decode, is_whole
@@ -135,11 +136,16 @@ def check_no_temporary_files(root: str) -> None:
 
 
 class Reader(threading.Thread):
-    """Reads the dataset all the time: versions complete, never falling, never changing."""
+    """Reads the dataset all the time: versions complete, never falling, never changing.
+
+    Attributes:
+        may_be_refused: an error of the store is no problem, for what was damaged on purpose.
+    """
 
     def __init__(self, root: str) -> None:
         super().__init__(daemon=True)
         self.root = root
+        self.may_be_refused = False
         self.seen: dict[int, str] = {}
         self.problems: list[str] = []
         self._end = threading.Event()
@@ -149,7 +155,8 @@ class Reader(threading.Thread):
             try:
                 self.look()
             except Exception as error:  # noqa: BLE001  (whatever a reader meets is a finding)
-                self.problems.append(repr(error))
+                if not (self.may_be_refused and isinstance(error, StoreError)):
+                    self.problems.append(repr(error))
 
     def look(self) -> None:
         """Read the current version once, if there is one."""

@@ -68,6 +68,7 @@ def test_a_damaged_record_counts_as_absent_and_its_unit_is_done_again(job, tmp_p
 @pytest.mark.parametrize("damage", [flip, cut])
 def test_a_damaged_log_entry_stops_everything_and_is_named(job, tmp_path, damage):
     dies_in_the_middle(job)
+    job.reader.may_be_refused = True
     entry = only(tmp_path / "out/_stx/log", "*1.json")
     whole = entry.read_bytes()
     damage(entry)
@@ -86,6 +87,7 @@ def test_a_damaged_log_entry_stops_everything_and_is_named(job, tmp_path, damage
 def test_a_lost_log_entry_stops_everything(job, tmp_path):
     dies_in_the_middle(job)
     assert job.run().returncode == 0
+    job.reader.may_be_refused = True
     entry = only(tmp_path / "out/_stx/log", "*1.json")
     whole = entry.read_bytes()
     entry.unlink()
@@ -132,7 +134,8 @@ def test_a_flipped_byte_in_a_line_of_text_quarantines_that_line_alone(
     (lines / "rows.jsonl").write_bytes(b"\n".join(encoded) + b"\n")
     good = values | {"inputs": {"path": str(lines)}}
 
-    done = make_job(good, expected).run()
+    done = make_job(good, check.clean_run(good, tmp_path / "clean-lines")).run()
 
     assert done.returncode == 0, done.stderr
-    assert "1 x not_utf8" in done.stdout or "1 x " in done.stdout
+    assert "1 x malformed" in done.stdout
+    assert "6 x null_text" in done.stdout
