@@ -1,34 +1,29 @@
-"""The one place that decides how a URL is reached; all retries of storage calls live here."""
+"""The one place that decides how a URL is reached.
+
+The control path (listings, small objects, conditional writes, uploads) goes through fsspec, for all
+stores. The data path (reading Parquet) goes through pyarrow's own clients for local files and S3,
+and through fsspec for other stores.
+"""
 
 import functools
 import io
-import logging
 import os
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 import fsspec
 import pyarrow as pa
 import pyarrow.fs
-import tenacity
 
 from stx_core import failpoints
 from stx_core.errors import SpecError, StoreError
-from stx_core.store.urls import LOCAL, join, local_path, normal, redact, scheme
+from stx_core.store import s3
+from stx_core.store.retries import retry
+from stx_core.store.urls import LOCAL, S3, join, local_path, normal, redact, scheme
 
-logger = logging.getLogger(__name__)
-
-Result = TypeVar("Result")
-
-READ_ATTEMPTS = 5
 MAGIC = "*?["
 
-# Errors that the same call would meet again.
-_FINAL = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError)
-# Clients raise some network errors outside the OSError tree; importing them all would be slow.
-_CLIENTS = {"botocore", "aiobotocore", "aiohttp", "gcsfs", "azure", "requests", "httpx"}
 # What stores call the version of an object: S3 and Azure, GCS, the Hugging Face hub.
 _VERSION_KEYS = ("ETag", "etag", "blob_id")
 
@@ -59,29 +54,39 @@ def connect(url: str) -> tuple[Any, str]:
     kind = scheme(url)
     if kind == LOCAL:
         return _client(LOCAL, "file://", os.getpid()), local_path(url)
-    place = "/".join(url.split("/")[:3])
-    filesystem = _client(kind, place, os.getpid())
+    if kind in S3:
+        filesystem = _s3_client(s3.current_options(), os.getpid())
+    else:
+        filesystem = _client(kind, "/".join(url.split("/")[:3]), os.getpid())
     return filesystem, filesystem._strip_protocol(url)
+
+
+# Clients do not survive a fork, hence the process in the keys.
+@functools.cache
+def _s3_client(options: s3.S3Options, process: int) -> Any:  # noqa: ANN401, ARG001
+    return s3.control_client(options)
 
 
 @functools.cache
 def _client(kind: str, place: str, process: int) -> Any:  # noqa: ANN401, ARG001
-    # Clients do not survive a fork, hence the process in the key. Listings must be fresh:
-    # other processes write, and the listing cache of s3fs never expires.
+    # Listings must be fresh: other processes write.
     try:
         filesystem, _ = fsspec.core.url_to_fs(
             place, skip_instance_cache=True, use_listings_cache=False
         )
     except (ValueError, ImportError) as error:
         raise SpecError(
-            f"{redact(place)}: cannot open {kind}:// ({error}); install its client, "
-            "for S3: pip install 'stx[s3]'"
+            f"{redact(place)}: cannot open {kind}:// ({error}); install its client: "
+            "pip install 'stx[gs]', 'stx[az]' or 'stx[hf]'"
         ) from error
     return filesystem
 
 
 def arrow_filesystem(url: str) -> tuple[Any, str]:
-    """Give the pyarrow filesystem of a URL, with the path inside it."""
+    """Give the pyarrow filesystem of a URL for reading, with the path inside it."""
+    if scheme(url) in S3:
+        path = url.split("://", 1)[1]
+        return s3.data_client(s3.current_options(), path.split("/")[0]), path
     filesystem, path = connect(url)
     if scheme(url) == LOCAL:
         return pa.fs.LocalFileSystem(), path
@@ -124,11 +129,13 @@ def list_files(url: str) -> list[FileInfo]:
     url = normal(url)
     base = _glob_base(url)
     filesystem, base_path = connect(base)
-    if base != url:
-        pattern = connect(url)[1]
-        found = retry(lambda: filesystem.glob(pattern, detail=True), url)
-    else:
-        found = retry(lambda: filesystem.find(base_path, detail=True), url)
+    pattern = connect(url)[1]
+    look = filesystem.find if base == url else filesystem.glob
+    try:
+        found = retry(lambda: look(pattern, detail=True), url)
+    except FileNotFoundError as error:
+        # Of a missing bucket s3fs says this without a word.
+        raise FileNotFoundError(f"{redact(url)}: no such bucket or folder") from error
     files = []
     for path, info in found.items():
         below = path[len(base_path) :].strip("/")
@@ -175,8 +182,13 @@ def list_sizes(folder: str) -> dict[str, int]:
         found = retry(lambda: filesystem.find(path, detail=True), folder)
     except FileNotFoundError:
         return {}
-    below = {name[len(path) :].strip("/"): int(info["size"]) for name, info in found.items()}
-    return {name: size for name, size in below.items() if name and not _is_hidden(name)}
+    below = {name[len(path) :].lstrip("/"): int(info["size"]) for name, info in found.items()}
+    # A name that ends in "/" is the marker of a folder, which some tools leave in object stores.
+    return {
+        name: size
+        for name, size in below.items()
+        if name and not name.endswith("/") and not _is_hidden(name)
+    }
 
 
 def open_stream(url: str) -> IO[bytes]:
@@ -190,6 +202,9 @@ def open_file(url: str) -> Any:  # noqa: ANN401  (a pyarrow.NativeFile)
     """Open a file for random access by pyarrow."""
     if scheme(url) == LOCAL:
         return retry(lambda: pa.OSFile(local_path(url)), url)
+    if scheme(url) in S3:
+        filesystem, path = arrow_filesystem(url)
+        return retry(lambda: filesystem.open_input_file(path), url)
     return pa.PythonFile(open_stream(url), "r")
 
 
@@ -252,44 +267,3 @@ def link_new(path: str, data: bytes) -> None:
         os.fsync(folder_handle)
     finally:
         os.close(folder_handle)
-
-
-def retry(call: Callable[[], Result], url: str) -> Result:
-    """Make a storage call, again with jitter when a remote store fails for the moment.
-
-    Raises:
-        FileNotFoundError, FileExistsError, IsADirectoryError: as the store says.
-        StoreError: it failed for good.
-    """
-    attempts = 1 if scheme(url) == LOCAL else READ_ATTEMPTS
-    retrying = tenacity.Retrying(
-        stop=tenacity.stop_after_attempt(attempts),
-        wait=tenacity.wait_random_exponential(multiplier=0.2, max=10),
-        retry=tenacity.retry_if_exception(is_transient),
-        before_sleep=lambda state: logger.info("%s: again after %s", redact(url), _cause(state)),
-        reraise=True,
-    )
-    try:
-        return retrying(call)
-    except (FileNotFoundError, FileExistsError, IsADirectoryError, StoreError):
-        raise
-    except Exception as error:
-        if isinstance(error, PermissionError) or is_transient(error):
-            raise StoreError(redact(f"{url}: {_say(error)} (after {attempts} attempts)")) from error
-        raise
-
-
-def is_transient(error: BaseException) -> bool:
-    """Whether a storage error may be gone at the next attempt."""
-    if isinstance(error, (*_FINAL, StoreError)):
-        return False
-    return isinstance(error, OSError) or type(error).__module__.split(".")[0] in _CLIENTS
-
-
-def _say(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
-
-
-def _cause(state: tenacity.RetryCallState) -> str:
-    error = state.outcome.exception() if state.outcome else None
-    return redact(_say(error)) if error else "no answer"
