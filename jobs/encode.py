@@ -25,7 +25,7 @@ def encode(
     from jobs.console import Console, configure_logging
     from pipelines.encode import run_encode
     from pipelines.spec import load_spec, parse_spec
-    from stx_core.errors import SpecError
+    from stx_core.errors import RunActive, SpecError
 
     if destination is None:
         spec = load_spec(source, set_ or [])
@@ -40,7 +40,11 @@ def encode(
         spec = parse_spec(values, set_ or [], source="command line")
     configure_logging()
     console = Console()
-    report = run_encode(spec, console, dry_run=dry_run)
+    try:
+        report = run_encode(spec, console, dry_run=dry_run)
+    except RunActive as active:
+        print(f"nothing to do: {active}")
+        return
     console.report(report)
     if report.quarantined_share > spec.output.max_quarantined:
         print(

@@ -1,17 +1,16 @@
 """Ids that occur more than once in what is about to be committed."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
 from pipelines.plan import Held
 from stx_core.store.filesystem import open_file
-from stx_core.store.ledger import Record
 from stx_core.store.snapshot import read_manifest
-from stx_core.store.units import Unit
 from stx_core.store.urls import join
 
 # 8 bytes an id: 32 MB at a time. More ids are looked at in several passes over the id columns.
@@ -20,9 +19,7 @@ _MAX_PASSES = 16
 _EXAMPLES = 3
 
 
-def find_duplicates(
-    root: str, held: Held, units: Mapping[str, Unit], records: Mapping[str, Record]
-) -> list[str]:
+def find_duplicates(root: str, held: Held, keys: Iterable[str], records: pa.Table) -> list[str]:
     """Say in a line how many ids occur more than once, with examples; no line if none does.
 
     Memory is bounded: ids are compared by 64-bit hashes, a share of them at a time. Above
@@ -31,17 +28,16 @@ def find_duplicates(
     Args:
         root: the dataset.
         held: the current snapshot, whose files are carried over.
-        units: of one output, by key.
-        records: finished units of this run, by key.
+        keys: of the units of one output.
+        records: finished units of this run, see `ledger.RECORDS`.
     """
-    files = [records[key].file for key in units if key in records]
-    n_rows = sum(records[key].rows_out for key in units if key in records)
-    if carried := units.keys() - records.keys():
-        manifest = read_manifest(root, held.version).select(["key", "file", "rows_out"])
-        rows = [row for row in manifest.to_pylist() if row["key"] in carried]
-        files += [row["file"] for row in rows]
-        n_rows += sum(row["rows_out"] for row in rows)
-    files = [file for file in files if file]
+    wanted = pa.array(keys, pa.string())
+    rows = _files_of(records, wanted)
+    carried = wanted.filter(pc.invert(pc.is_in(wanted, value_set=records["key"])))
+    if len(carried):
+        rows = pa.concat_tables([rows, _files_of(read_manifest(root, held.version), carried)])
+    n_rows = pc.sum(rows["rows_out"]).as_py() or 0
+    files = [file for file in rows["file"].unique().to_pylist() if file]
     passes = -(-n_rows // _IDS_AT_ONCE)
     if passes > _MAX_PASSES:
         return [f"{n_rows:,} rows are too many to look for ids that occur more than once"]
@@ -55,6 +51,10 @@ def find_duplicates(
         f"{len(repeated):,} ids occur more than once, for example {examples}; remove the repeated "
         "rows from the input (output.duplicate_ids: fail refuses to commit them)"
     ]
+
+
+def _files_of(rows: pa.Table, keys: pa.Array) -> pa.Table:
+    return rows.filter(pc.is_in(rows["key"], value_set=keys)).select(["file", "rows_out"])
 
 
 def _repeated(root: str, files: list[str], passes: int, share: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The encode job: its units, stages and writer, and what is done before and after the stream."""
 
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
@@ -26,14 +27,20 @@ from pipelines.plan import (
 )  # fmt: skip
 from pipelines.report import Report, output_report
 from pipelines.results import Sink, output_facts, output_schemas, write_unit
-from pipelines.spec import EncodeSpec
+from pipelines.spec import EncodeSpec, write_spec
 from pipelines.stages import Encode
 from stx_core import failpoints
-from stx_core.errors import InputError
+from stx_core.errors import CommitConflict, InputError
 from stx_core.store import create, ledger, log
+from stx_core.store.beat import Heartbeat
 from stx_core.store.shards import Mark
 from stx_core.store.snapshot import commit_snapshot
 from stx_core.store.units import Unit, plan_units
+
+logger = logging.getLogger(__name__)
+
+# A dataset that other runs change all the time: at some point a person should look.
+_MAX_PLANS = 3
 
 
 class View:
@@ -50,12 +57,24 @@ class View:
 def run_encode(spec: EncodeSpec, view: View | None = None, *, dry_run: bool = False) -> Report:
     """Bring a dataset up to date with a spec: encode what is due, commit one snapshot.
 
+    When another run commits meanwhile, it is planned again on top of that; finished units are kept.
+
     Raises:
+        RunActive: another start of the same run is at work.
         StxError: the spec, the input, a model or the store does not allow it. Finished units are
             kept: the next start goes on from there.
     """
     started = time.monotonic()
     view = view or View()
+    for _ in range(_MAX_PLANS - 1):
+        try:
+            return _plan_and_run(spec, view, started, dry_run=dry_run)
+        except CommitConflict as conflict:
+            logger.info("planning again: %s", conflict)
+    return _plan_and_run(spec, view, started, dry_run=dry_run)
+
+
+def _plan_and_run(spec: EncodeSpec, view: View, started: float, *, dry_run: bool) -> Report:
     corpus = list_corpus(spec.inputs)
     failpoints.hit("plan.listed")
     encoders = {name: encoder_settings(model) for name, model in spec.models.items()}
@@ -111,19 +130,28 @@ def _run(
     root = spec.output.path
     create.probe(root)
     claim = log.claim(root, spec_hash)
-    facts = output_facts(plan, held)
-    schemas = output_schemas(corpus.schema, spec.inputs, facts)
-    records = ledger.load_all(root, claim.run) if claim.resumed else {}
-    streaming = time.monotonic()
-    sink = Sink(root, claim.run, claim.epoch, schemas, facts)
-    fresh = _stream(spec, plan, corpus.schema, sink, view)
-    stream_seconds = time.monotonic() - streaming
-    records |= fresh
-    planned = {n: dict(zip(part.keys, plan.units, strict=True)) for n, part in plan.parts.items()}
-    warnings = find_duplicates(root, held, next(iter(planned.values())), records)
-    if warnings and spec.output.duplicate_ids == "fail":
-        raise InputError(warnings[0])
-    info = commit_snapshot(root, claim, planned, records, facts, schemas)
+    with log.hold(root, claim) as beat:
+        write_spec(root, claim.run, spec)
+        if (claim.base, claim.run if claim.resumed else "") != (held.version, held.run):
+            raise CommitConflict(
+                f"{root}: another start changed the dataset while this one planned"
+            )
+        facts = output_facts(plan, held)
+        schemas = output_schemas(corpus.schema, spec.inputs, facts)
+        records = ledger.load(root, claim.run) if claim.resumed else ledger.to_table([])
+        streaming = time.monotonic()
+        sink = Sink(root, claim.run, claim.epoch, schemas, facts)
+        fresh = _stream(spec, plan, corpus.schema, sink, view, beat)
+        stream_seconds = time.monotonic() - streaming
+        records = pa.concat_tables([records, fresh])
+        first = next(iter(plan.parts.values()))
+        warnings = find_duplicates(root, held, first.keys, records)
+        if warnings and spec.output.duplicate_ids == "fail":
+            raise InputError(warnings[0])
+        planned = {
+            name: dict(zip(part.keys, plan.units, strict=True)) for name, part in plan.parts.items()
+        }
+        info = commit_snapshot(root, claim, planned, records, facts, schemas)
     return Report(
         output=root,
         version=info.version,
@@ -136,19 +164,21 @@ def _run(
 
 
 def _stream(
-    spec: EncodeSpec, plan: Plan, schema: pa.Schema, sink: Sink, view: View
-) -> dict[str, ledger.Record]:
-    """Encode the due units; their records, by key."""
+    spec: EncodeSpec, plan: Plan, schema: pa.Schema, sink: Sink, view: View, beat: Heartbeat
+) -> pa.Table:
+    """Encode the due units; their records."""
     work = [
         {"unit": asdict(plan.units[i]), "keys": {n: plan.parts[n].keys[i] for n in names}}
         for i, names in plan.due.items()
     ]
     read, write = partial(_read, schema=schema, spec=spec), partial(_write, sink=sink)
     results = stream.run(work, read, [_stage(plan)], write, spec.resources.runner)
-    records: dict[str, ledger.Record] = {}
+    folds = ledger.Folds(sink.root, sink.run, sink.epoch)
     for result in view.watch(results, plan):
-        records |= {item["key"]: ledger.Record(**item) for item in result["records"]}
-    return records
+        for item in result["records"]:
+            folds.add(ledger.Record(**item))
+        beat.check()
+    return folds.table()
 
 
 def _read(description: Mapping[str, Any], schema: pa.Schema, spec: EncodeSpec) -> pa.Table:

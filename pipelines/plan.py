@@ -192,12 +192,14 @@ class Held:
         outputs: what the snapshot says of its outputs.
         carried: (output, key) pairs in the snapshot.
         done: keys with a record of an interrupted start.
+        run: the unfinished run of the spec that they belong to; empty for none.
     """
 
     version: int
     outputs: Mapping[str, Mapping[str, Any]]
     carried: frozenset[tuple[str, str]]
     done: frozenset[str]
+    run: str = ""
 
 
 def read_held(root: str, spec_hash: str) -> Held:
@@ -205,14 +207,14 @@ def read_held(root: str, spec_hash: str) -> Held:
     entry = log.latest(root)
     if entry is None:
         return Held(0, {}, frozenset(), frozenset())
-    run = log.unfinished_run(entry.state, spec_hash)
-    done = frozenset(ledger.load_all(root, run)) if run else frozenset()
+    run = log.unfinished_run(entry.state, spec_hash) or ""
+    done = frozenset(ledger.load(root, run)["key"].to_pylist()) if run else frozenset()
     if entry.state["snapshot"] is None:
-        return Held(0, {}, frozenset(), done)
+        return Held(0, {}, frozenset(), done, run)
     info = snapshot_info(root)
     manifest = read_manifest(root, info.version)
     pairs = zip(manifest["output"].to_pylist(), manifest["key"].to_pylist(), strict=True)
-    return Held(info.version, info.outputs, frozenset(pairs), done)
+    return Held(info.version, info.outputs, frozenset(pairs), done, run)
 
 
 def make_plan(

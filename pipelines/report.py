@@ -1,11 +1,13 @@
 """Counts and timings of a finished run."""
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from stx_core.store.ledger import Record
+import pyarrow as pa
+import pyarrow.compute as pc
 
 
 @dataclass(frozen=True)
@@ -62,19 +64,29 @@ class Report:
         )
 
 
-def output_report(name: str, facts: Mapping[str, Any], fresh: Mapping[str, Record]) -> OutputReport:
-    """Put together what the snapshot says of an output and what this start encoded for it."""
-    mine = [record for record in fresh.values() if record.output == name]
+def output_report(name: str, facts: Mapping[str, Any], fresh: pa.Table) -> OutputReport:
+    """Put together what the snapshot says of an output and what this start encoded for it.
+
+    Args:
+        name: of the output.
+        facts: what the snapshot says of it.
+        fresh: records of this start, see `ledger.RECORDS`.
+    """
+    mine = fresh.filter(pc.equal(fresh["output"], name))
     reasons: Counter[str] = Counter()
-    for record in mine:
-        reasons.update(record.reasons)
+    for counts in mine["reasons"]:
+        reasons.update(json.loads(counts.as_py()))
     return OutputReport(
         rows=facts["rows"],
         files=facts["files"],
         size=facts["bytes"],
         quarantined=facts["rows_quarantined"],
-        encoded_rows=sum(record.rows_out for record in mine),
-        encoded_tokens=sum(record.n_tokens for record in mine),
-        truncated=sum(record.n_truncated for record in mine),
+        encoded_rows=_total(mine["rows_out"]),
+        encoded_tokens=_total(mine["n_tokens"]),
+        truncated=_total(mine["n_truncated"]),
         reasons=dict(reasons),
     )
+
+
+def _total(counts: pa.ChunkedArray) -> int:
+    return pc.sum(counts).as_py() or 0

@@ -9,9 +9,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from stx_core.errors import SpecError
+from stx_core.store.filesystem import list_names, read_bytes, write_new
+from stx_core.store.urls import join, redact
 
 # Larger than any spec that a person writes; small enough that an alias bomb cannot grow in it.
 _MAX_SPEC_BYTES = 1_000_000
+
+_SPEC_FILE = "spec.yaml"
 
 # Names that stx writes beside the pass-through columns.
 RESERVED_COLUMNS = ("id", "embedding", "sparse_embedding", "n_tokens", "truncated", "content_hash")
@@ -158,6 +162,25 @@ def load_spec(path: str, overrides: Sequence[str] = ()) -> EncodeSpec:
     if not isinstance(values, dict):
         raise SpecError(f"{path}: expected a mapping with inputs, models and output at the top")
     return parse_spec(values, overrides, source=path)
+
+
+def write_spec(root: str, run: str, spec: EncodeSpec) -> None:
+    """Keep the spec of a run beside its records: it tells later how the texts were read."""
+    folder = join(root, "_stx", "runs", run)
+    if _SPEC_FILE not in list_names(folder):
+        text = yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        write_new(join(folder, _SPEC_FILE), text.encode())
+
+
+def read_spec(root: str, run: str) -> EncodeSpec:
+    """Read the spec of a run.
+
+    Raises:
+        FileNotFoundError: the run left none.
+        SpecError: it is not valid any more.
+    """
+    url = join(root, "_stx", "runs", run, _SPEC_FILE)
+    return parse_spec(yaml.safe_load(read_bytes(url)), source=redact(url))
 
 
 def parse_spec(

@@ -23,9 +23,11 @@ _HOME = {
     "SpecError": "stx_core.errors",
     "InputError": "stx_core.errors",
     "ModelError": "stx_core.errors",
+    "RunActive": "stx_core.errors",
     "StoreError": "stx_core.errors",
     "CommitConflict": "stx_core.errors",
     "Fenced": "stx_core.errors",
+    "SnapshotExpired": "stx_core.errors",
 }
 _SUBMODULES = ("models", "util")
 

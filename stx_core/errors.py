@@ -4,9 +4,11 @@
     ├── SpecError (ValueError)      the job description is wrong; exit code 2
     ├── InputError (ValueError)     rows or files of the corpus; quarantined, or fatal by policy
     ├── ModelError (ValueError)     model folder, weights, settings; exit code 2
+    ├── RunActive                   another start of this run is at work; exit code 0
     └── StoreError (OSError)        storage, after its retries; exit code 1
         ├── CommitConflict          another run committed first: plan again
-        └── Fenced                  a newer start of this run took over: stop
+        ├── Fenced                  a newer start of this run took over: stop
+        └── SnapshotExpired         gc removed this version: open a kept one
 
 They cross process borders (Ray pickles them), so each takes one message and nothing else.
 """
@@ -28,6 +30,10 @@ class ModelError(StxError, ValueError):
     """A model folder cannot be loaded, or would not compute what it was trained for."""
 
 
+class RunActive(StxError):
+    """Another start is at work on the same run; there is nothing to do here."""
+
+
 class StoreError(StxError, OSError):
     """Storage failed after its retries. Nothing was deleted; running again is safe."""
 
@@ -38,3 +44,7 @@ class CommitConflict(StoreError):
 
 class Fenced(StoreError):
     """A newer start of the same run took over; this one must stop and publish nothing."""
+
+
+class SnapshotExpired(StoreError):
+    """This version was removed by gc; open one that is kept."""

@@ -238,6 +238,31 @@ def write_new(url: str, data: bytes) -> None:
         raise StoreError(f"{redact(url)}: cannot be written ({error})") from error
 
 
+def write_over(url: str, data: bytes) -> None:
+    """Write a file, or put new content in its place; a reader sees the old or the new one.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    filesystem, path = connect(url)
+    try:
+        if scheme(url) == LOCAL:
+            retry(lambda: _replace_local(path, data), url)
+        else:
+            retry(lambda: filesystem.pipe_file(path, data), url)
+    except FileNotFoundError as error:
+        raise StoreError(f"{redact(url)}: cannot be written ({error})") from error
+
+
+def _replace_local(path: str, data: bytes) -> None:
+    folder, name = os.path.split(path)
+    os.makedirs(folder, exist_ok=True)
+    temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
+    with open(temporary, "xb") as file:
+        file.write(data)
+    os.replace(temporary, path)
+
+
 def link_new(path: str, data: bytes) -> None:
     """Create a local file if it is absent, whole and durable, or raise FileExistsError.
 

@@ -1,24 +1,41 @@
-"""Records of finished units: a unit is done when a valid record exists, and not before."""
+"""Records of finished units: a unit is done when a valid record exists, and not before.
 
+Workers create one small JSON object per unit. The driver copies them into larger files as it goes
+(folds them), so that a run of many units is read back in seconds. In memory they are Arrow tables:
+some 500 bytes a unit.
+"""
+
+import json
 import logging
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from itertools import count
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import xxhash
+
 from stx_core import failpoints
-from stx_core.errors import StoreError
+from stx_core.store import clock
 from stx_core.store.create import create
-from stx_core.store.filesystem import list_sizes, read_bytes
+from stx_core.store.filesystem import list_names, read_bytes, write_new
+from stx_core.store.parallel import parallel
+from stx_core.store.schema import to_parquet
 from stx_core.store.sealed import decode, is_whole, seal
-from stx_core.store.units import HASH_MODULUS, Unit
+from stx_core.store.units import HASH_MODULUS
 from stx_core.store.urls import join, redact
 
 logger = logging.getLogger(__name__)
 
-# Records are small and far away: read many at once.
-_THREADS = 32
+# A fold has this many records, or those of a minute: what a killed driver leaves unfolded is read
+# one by one.
+_FOLD_RECORDS = 1000
+_FOLD_S = 60.0
+
+_PREFIXES = [f"{number:02x}" for number in range(256)]
 
 
 @dataclass(frozen=True)
@@ -77,6 +94,30 @@ class Record:
 
 
 _FIELDS = {field.name: field.type for field in fields(Record)}
+_ARROW: dict[Any, pa.DataType] = {str: pa.string(), int: pa.int64()}
+
+RECORDS = pa.schema(
+    [pa.field(name, _ARROW.get(kind, pa.string())) for name, kind in _FIELDS.items()]
+)
+"""Records as a table, one row each; the two dictionaries are JSON texts."""
+
+
+def to_table(records: Sequence[Record]) -> pa.Table:
+    """Records as a table, see `RECORDS`."""
+    rows = [{name: _cell(getattr(item, name)) for name in _FIELDS} for item in records]
+    return pa.Table.from_pylist(rows, schema=RECORDS)
+
+
+def to_records(table: pa.Table) -> Iterator[Record]:
+    """Give the rows of a table as records, some at a time."""
+    texts = [name for name, kind in _FIELDS.items() if kind not in _ARROW]
+    for batch in table.to_batches(max_chunksize=_FOLD_RECORDS):
+        for row in batch.to_pylist():
+            yield Record(**row | {name: json.loads(row[name]) for name in texts})
+
+
+def _cell(value: Any) -> str | int:  # noqa: ANN401
+    return json.dumps(value) if isinstance(value, dict) else value
 
 
 def record(root: str, run: str, new: Record) -> Record:
@@ -116,13 +157,76 @@ def find(root: str, run: str, key: str) -> Record | None:
     raise AssertionError("count() has no end")
 
 
-def load_all(root: str, run: str) -> dict[str, Record]:
-    """Read the valid records of a run, by unit key."""
-    names = list_sizes(_folder(root, run))
-    keys = sorted({name.rsplit("/", 1)[-1].split(".")[0] for name in names})
-    with ThreadPoolExecutor(_THREADS) as pool:
-        found = pool.map(lambda key: find(root, run, key), keys)
-        return {item.key: item for item in found if item is not None}
+def load(root: str, run: str) -> pa.Table:
+    """Read the valid records of a run, one row per unit key, see `RECORDS`."""
+    folded = _load_folds(root, run)
+    folder = _folder(root, run)
+    names = parallel(lambda prefix: list_names(join(folder, prefix)), _PREFIXES)
+    known = set(folded["key"].to_pylist())
+    keys = sorted({name.split(".")[0] for group in names for name in group} - known)
+    tables = [folded]
+    for start in range(0, len(keys), _FOLD_RECORDS):
+        found = parallel(partial(find, root, run), keys[start : start + _FOLD_RECORDS])
+        tables.append(to_table([item for item in found if item is not None]))
+    return pa.concat_tables(tables)
+
+
+def _load_folds(root: str, run: str) -> pa.Table:
+    folder = _done_folder(root, run)
+    folds = parallel(lambda name: _read_fold(join(folder, name)), list_names(folder))
+    table = pa.concat_tables([RECORDS.empty_table(), *folds])
+    # Two starts may have folded the same record.
+    keys = table["key"].unique()
+    return table if len(keys) == len(table) else table.take(pc.index_in(keys, table["key"]))
+
+
+def _read_fold(url: str) -> pa.Table:
+    """A fold; none of its records when it is damaged, they still exist one by one."""
+    data = read_bytes(url)
+    checksum = url.rpartition("-")[2].removesuffix(".parquet")
+    if xxhash.xxh3_128_hexdigest(data) != checksum:
+        logger.warning("%s: damaged, reading the records that it was made of", redact(url))
+        return RECORDS.empty_table()
+    return pq.read_table(pa.BufferReader(data)).select(RECORDS.names).cast(RECORDS)
+
+
+class Folds:
+    """The records of one start as they come, folded into files of many.
+
+    Args:
+        root: the dataset.
+        run: id of the run.
+        epoch: of this start.
+    """
+
+    def __init__(self, root: str, run: str, epoch: int) -> None:
+        self._root, self._run, self._epoch = root, run, epoch
+        self._tables = [RECORDS.empty_table()]
+        self._new: list[Record] = []
+        self._since_s = clock.monotonic()
+
+    def add(self, item: Record) -> None:
+        """Take a record that exists already.
+
+        Raises:
+            StoreError: a fold cannot be written.
+        """
+        self._new.append(item)
+        if len(self._new) >= _FOLD_RECORDS or clock.monotonic() - self._since_s >= _FOLD_S:
+            self._fold()
+
+    def table(self) -> pa.Table:
+        """All records that were added, see `RECORDS`."""
+        return pa.concat_tables([*self._tables, to_table(self._new)])
+
+    def _fold(self) -> None:
+        table = to_table(self._new)
+        data = to_parquet(table)
+        sequence = len(self._tables)
+        name = f"{self._epoch}-{sequence:06d}-{xxhash.xxh3_128_hexdigest(data)}.parquet"
+        write_new(join(_done_folder(self._root, self._run), name), data)
+        self._tables.append(table)
+        self._new, self._since_s = [], clock.monotonic()
 
 
 def find_problem(item: Record) -> str | None:
@@ -149,20 +253,12 @@ def find_problem(item: Record) -> str | None:
     return None
 
 
-def check_unit(item: Record, unit: Unit) -> None:
-    """Refuse a record that speaks of another row range than its unit.
-
-    Raises:
-        StoreError: names both.
-    """
-    said = (item.url, item.identity, item.start, item.stop)
-    planned = (unit.url, unit.identity, unit.start, unit.stop)
-    if said != planned:
-        raise StoreError(f"record of unit {item.key} is of {said}, but {planned} was planned")
-
-
 def _folder(root: str, run: str) -> str:
     return join(root, "_stx", "runs", run, "units")
+
+
+def _done_folder(root: str, run: str) -> str:
+    return join(root, "_stx", "runs", run, "done")
 
 
 def _url(root: str, run: str, key: str, attempt: int) -> str:

@@ -4,7 +4,7 @@ Each entry carries the whole small state::
 
     snapshot  None, or {version, run, created, outputs, segments, rows, id_hash}
     kept      {version: number of the log entry that committed it}
-    runs      {run: {spec_hash, epoch, state, base, adopts}}
+    runs      {run: {spec_hash, epoch, state, base, adopts, writer, claimed}}
 
 A run's state is open, paused, done or abandoned. Who wants to change something reads the latest
 entry and creates the next number; of two only one can. A stalled process that wakes up finds its
@@ -13,7 +13,6 @@ number taken, reads again, and sees whether it may still act.
 
 import copy
 import random
-import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +21,8 @@ from typing import Any
 
 from stx_core import failpoints
 from stx_core.errors import CommitConflict, Fenced, StoreError
+from stx_core.store import clock
+from stx_core.store.beat import Heartbeat, this_process, wait_until_silent
 from stx_core.store.create import create
 from stx_core.store.filesystem import list_names, read_bytes
 from stx_core.store.sealed import decode, is_whole, seal
@@ -38,7 +39,7 @@ class Entry:
 
     Attributes:
         n: its number, from 1 without gaps.
-        kind: ``claim`` or ``commit``.
+        kind: ``claim``, ``pause``, ``commit``, ``rollback`` or ``gc``.
         digest: SHA-256 of its content.
         previous: digest of the entry before; empty for the first.
         state: the whole state after it.
@@ -94,7 +95,7 @@ def read_entry(root: str, number: int) -> Entry:
     Raises:
         StoreError: it is damaged or absent.
     """
-    url = join(_folder(root), _name(number))
+    url = entry_url(root, number)
     try:
         return _to_entry(decode(read_bytes(url)), number, url)
     except FileNotFoundError as error:
@@ -109,6 +110,11 @@ def _to_entry(body: dict[str, Any], number: int, url: str) -> Entry:
             f"{redact(url)}: log format {body['format']}, this stx knows {FORMAT}; use a newer stx"
         )
     return Entry(number, body["kind"], body["digest"], body["previous"], body["state"])
+
+
+def entry_url(root: str, number: int) -> str:
+    """Where an entry is."""
+    return join(_folder(root), _name(number))
 
 
 def append(root: str, kind: str, change: Callable[[State, int], State | None]) -> Entry:
@@ -138,12 +144,12 @@ def append(root: str, kind: str, change: Callable[[State, int], State | None]) -
             "previous": last.digest if last else "",
             "state": state,
         }
-        url = join(_folder(root), _name(number))
+        url = entry_url(root, number)
         created = create(url, seal(body))
         if created.won:
             return _to_entry(created.body, number, url)
         # Somebody moved on. Writers that lose together should not try again together.
-        time.sleep(random.uniform(0, 0.05))
+        clock.sleep(random.uniform(0, 0.05))
 
 
 def unfinished_run(state: State, spec_hash: str) -> str | None:
@@ -159,17 +165,45 @@ def unfinished_run(state: State, spec_hash: str) -> str | None:
 def claim(root: str, spec_hash: str) -> Claim:
     """Take the unfinished run of a spec, or open a new one.
 
-    A taken run gets a higher epoch: from then on its earlier starts cannot commit. What they
-    recorded stays valid.
+    An open run is taken only when the start that holds it shows no life, see
+    `beat.wait_until_silent`; a paused one at once. A taken run gets a higher epoch: from then on
+    its earlier starts cannot commit. What they recorded stays valid.
+
+    Raises:
+        RunActive: another start is at work on it.
     """
     new_run = _run_name()
-    taken: dict[str, Any] = {}
+    while True:
+        free = _free_run(root, spec_hash)
+        if taken := _take(root, spec_hash, free, new_run):
+            return taken
+        # Another start was faster while this one watched: see whether it is at work.
 
-    def change(state: State, number: int) -> State:
-        base = state["snapshot"]["version"] if state["snapshot"] else 0
+
+def _free_run(root: str, spec_hash: str) -> tuple[str, int] | None:
+    """The unfinished run of a spec, with the epoch of the start that left it; None for none."""
+    last = latest(root)
+    run = unfinished_run(last.state, spec_hash) if last else None
+    if last is None or run is None:
+        return None
+    facts = last.state["runs"][run]
+    if facts["state"] == "open":
+        wait_until_silent(root, run, facts["epoch"], facts["writer"])
+    return run, facts["epoch"]
+
+
+def _take(root: str, spec_hash: str, free: tuple[str, int] | None, new_run: str) -> Claim | None:
+    """Claim, unless the unfinished run is not what it was when this start looked."""
+    taken: list[Claim] = []
+
+    def change(state: State, number: int) -> State | None:
+        taken.clear()
         unfinished = unfinished_run(state, spec_hash)
-        run = unfinished or new_run
-        epoch = state["runs"][run]["epoch"] + 1 if unfinished else 1
+        found = (unfinished, state["runs"][unfinished]["epoch"]) if unfinished else None
+        if found != free:
+            return None
+        run, epoch = (free[0], free[1] + 1) if free else (new_run, 1)
+        base = current_version(state)
         state["runs"][run] = {
             "spec_hash": spec_hash,
             "epoch": epoch,
@@ -177,16 +211,61 @@ def claim(root: str, spec_hash: str) -> Claim:
             # Each start plans again, so it builds on the snapshot of now.
             "base": base,
             "adopts": [],
+            "writer": this_process(),
+            "claimed": number,
         }
-        taken.update(run=run, epoch=epoch, base=base, resumed=unfinished is not None)
+        taken.append(Claim(run, epoch, base, resumed=free is not None))
         failpoints.hit("claim.before")
         return state
 
     append(root, "claim", change)
-    return Claim(**taken)
+    return taken[0] if taken else None
 
 
-def commit(root: str, run: str, epoch: int, snapshot: dict[str, Any]) -> Entry:
+def hold(root: str, claimed: Claim) -> Heartbeat:
+    """A heartbeat that also notices when a newer start takes the run over."""
+    run, epoch = claimed.run, claimed.epoch
+    return Heartbeat(root, run, epoch, look=lambda: check(root, run, epoch))
+
+
+def check(root: str, run: str, epoch: int) -> None:
+    """Look whether a start still holds its run.
+
+    Raises:
+        Fenced: it does not.
+    """
+    last = latest(root)
+    _held(root, last.state if last else _empty(), run, epoch)
+
+
+def _held(root: str, state: State, run: str, epoch: int) -> dict[str, Any]:
+    """What the log says of a run that this start holds."""
+    facts: dict[str, Any] | None = state["runs"].get(run)
+    if facts is None or facts["epoch"] != epoch or facts["state"] != "open":
+        raise Fenced(_fenced(root, run, epoch, facts))
+    return facts
+
+
+def pause(root: str, run: str, epoch: int) -> Entry:
+    """Say that a start stopped before the end, so that the next one need not wait.
+
+    Raises:
+        Fenced: a newer start took the run over, or the run is over.
+    """
+
+    def change(state: State, number: int) -> State | None:
+        facts = state["runs"].get(run)
+        if facts is not None and (facts["epoch"], facts["state"]) == (epoch, "paused"):
+            return None
+        _held(root, state, run, epoch)["state"] = "paused"
+        return state
+
+    return append(root, "pause", change)
+
+
+def commit(
+    root: str, run: str, epoch: int, snapshot: dict[str, Any], *, base: int | None = None
+) -> Entry:
     """Publish a snapshot as the next version. Committing a run twice changes nothing.
 
     Args:
@@ -194,13 +273,14 @@ def commit(root: str, run: str, epoch: int, snapshot: dict[str, Any]) -> Entry:
         run: id of the run.
         epoch: as claimed.
         snapshot: outputs, segments, rows and id_hash; version, run and time are added.
+        base: the version that it was built on; None for the one of the claim.
 
     Returns:
         The entry; if the run was committed before, the entry that did it.
 
     Raises:
         Fenced: a newer start took the run over.
-        CommitConflict: the snapshot that this run builds on is not the current one any more.
+        CommitConflict: the version that it was built on is not the current one any more.
     """
     committed_at: list[int] = []
 
@@ -210,22 +290,15 @@ def commit(root: str, run: str, epoch: int, snapshot: dict[str, Any]) -> Entry:
         if facts is not None and facts["state"] == "done":
             committed_at.append(facts["committed"])
             return None
-        if facts is None or facts["epoch"] != epoch or facts["state"] != "open":
-            raise Fenced(_fenced(root, run, epoch, facts))
-        current = state["snapshot"]["version"] if state["snapshot"] else 0
-        if current != facts["base"]:
+        facts = _held(root, state, run, epoch)
+        built_on = facts["base"] if base is None else base
+        if current_version(state) != built_on:
             raise CommitConflict(
-                f"{redact(root)}: run {run} builds on version {facts['base']}, but version "
-                f"{current} was committed meanwhile; run again, finished work is kept"
+                f"{redact(root)}: run {run} builds on version {built_on}, but version "
+                f"{current_version(state)} was committed meanwhile; run again, finished work is "
+                "kept"
             )
-        version = current + 1
-        state["snapshot"] = {
-            **snapshot,
-            "version": version,
-            "run": run,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        state["kept"][str(version)] = number
+        publish(state, number, {**snapshot, "run": run})
         facts.update(state="done", committed=number)
         failpoints.hit("commit.before")
         return state
@@ -233,6 +306,25 @@ def commit(root: str, run: str, epoch: int, snapshot: dict[str, Any]) -> Entry:
     entry = append(root, "commit", change)
     failpoints.hit("commit.after")
     return read_entry(root, committed_at[0]) if committed_at else entry
+
+
+def publish(state: State, number: int, snapshot: dict[str, Any]) -> None:
+    """Make a snapshot the current one of a state, as its next version.
+
+    Args:
+        state: changed in place.
+        number: of the entry that is being written.
+        snapshot: its version and time are set here.
+    """
+    version = current_version(state) + 1
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    state["snapshot"] = {**snapshot, "version": version, "created": created}
+    state["kept"][str(version)] = number
+
+
+def current_version(state: State) -> int:
+    """Version of the current snapshot; 0 for none."""
+    return state["snapshot"]["version"] if state["snapshot"] else 0
 
 
 def is_committed(root: str, run: str) -> bool:

@@ -2,20 +2,24 @@
 
 import hashlib
 import uuid
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
 from stx_core import failpoints
 from stx_core.errors import StoreError
 from stx_core.store.filesystem import read_bytes, write_new
-from stx_core.store.ledger import Record
+from stx_core.store.parallel import parallel
 from stx_core.store.schema import to_parquet
+from stx_core.store.units import HASH_MODULUS, Unit
 from stx_core.store.urls import join, redact
+
+Planned = Mapping[str, Mapping[str, Unit]]
+"""What a snapshot shall hold: by output, the units by key."""
 
 MANIFEST = pa.schema(
     [
@@ -47,12 +51,85 @@ MANIFEST = pa.schema(
 # shards it touched. A segment holds one bucket in large manifests, more in small ones.
 BUCKETS = 64
 _ROWS_PER_SEGMENT = 1024
-_THREADS = 16
+
+_ORDER = [("output", "ascending"), ("url", "ascending"), ("start", "ascending")]
+_UNIT = ["url", "identity", "start", "stop"]
 
 
-def to_row(record: Record) -> dict[str, Any]:
-    """The manifest row of a finished unit."""
-    return {name: getattr(record, name) for name in MANIFEST.names}
+def assemble(planned: Planned, records: pa.Table, base: pa.Table, where: str) -> pa.Table:
+    """Find the manifest row of each planned unit: among the records, else in the base.
+
+    The same key is the same content, so a unit of the base is taken over as it is; and two outputs
+    of the same encoder, which have the same keys, share records and files.
+
+    Args:
+        planned: the units.
+        records: of the run, see `ledger.RECORDS`.
+        base: manifest of the snapshot that the run builds on.
+        where: for the error message.
+
+    Raises:
+        StoreError: a unit is not done, or a record speaks of another row range than its unit.
+    """
+    wanted = _planned_table(planned)
+    done = pa.concat_tables([records.select(MANIFEST.names), base]).combine_chunks()
+    index = pc.index_in(wanted["key"], value_set=done["key"])
+    if index.null_count:
+        missing = wanted["key"].filter(index.is_null()).unique().to_pylist()
+        raise StoreError(
+            f"{redact(where)}: {len(missing)} of {pc.count_distinct(wanted['key'])} units are not "
+            f"done, for example {min(missing)}; run again"
+        )
+    rows = done.take(index)
+    said, asked = rows.select(_UNIT), wanted.select(_UNIT)
+    if not said.equals(asked):
+        pairs = zip(rows["key"].to_pylist(), said.to_pylist(), asked.to_pylist(), strict=True)
+        key, found, unit = next(pair for pair in pairs if pair[1] != pair[2])
+        raise StoreError(
+            redact(f"record of unit {key} is of {_range(found)}, but {_range(unit)} was planned")
+        )
+    return rows.set_column(0, MANIFEST.field("output"), wanted["output"])
+
+
+def _range(row: Mapping[str, Any]) -> str:
+    return f"{row['url']} ({row['identity']}) rows {row['start']} to {row['stop']}"
+
+
+def _planned_table(planned: Planned) -> pa.Table:
+    tables = [MANIFEST.empty_table().select(["output", "key", *_UNIT])]
+    for output, units in planned.items():
+        columns = {
+            "output": pa.repeat(output, len(units)),
+            "key": pa.array(units.keys(), pa.string()),
+            **{name: [getattr(unit, name) for unit in units.values()] for name in _UNIT},
+        }
+        tables.append(pa.table(columns, schema=tables[0].schema))
+    return pa.concat_tables(tables)
+
+
+def split_shards(rows: pa.Table, keeps: Callable[[str], bool]) -> tuple[pa.Table, pa.Table]:
+    """Split manifest rows: those of shards that `keeps` accepts by their URL, and the others."""
+    kept = pa.array([url for url in rows["url"].unique().to_pylist() if keeps(url)], pa.string())
+    is_kept = pc.is_in(rows["url"], value_set=kept)
+    return rows.filter(is_kept), rows.filter(pc.invert(is_kept))
+
+
+def summarise(rows: pa.Table, output: str) -> dict[str, Any]:
+    """Totals of one output."""
+    mine = rows.filter(pc.equal(rows["output"], output))
+    return {
+        "rows": pc.sum(mine["rows_out"]).as_py() or 0,
+        "bytes": pc.sum(mine["size"]).as_py() or 0,
+        "files": pc.sum(pc.not_equal(mine["file"], "")).as_py() or 0,
+        "rows_quarantined": pc.sum(mine["rows_quarantined"]).as_py() or 0,
+        "id_hash": _add_hashes(mine["id_hash_out"]),
+        "rows_in": pc.sum(mine["rows_in"]).as_py() or 0,
+        "id_hash_in": _add_hashes(mine["id_hash_in"]),
+    }
+
+
+def _add_hashes(hashes: Iterable[Any]) -> str:
+    return f"{sum(int(each.as_py(), 16) for each in hashes) % HASH_MODULUS:032x}"
 
 
 def bucket(url: str) -> int:
@@ -61,33 +138,45 @@ def bucket(url: str) -> int:
 
 
 def write_segments(
-    root: str, run: str, epoch: int, rows: Sequence[Mapping[str, Any]]
+    root: str, run: str, epoch: int, rows: pa.Table, base: Sequence[Mapping[str, Any]] = ()
 ) -> list[dict[str, Any]]:
-    """Write manifest rows as segments.
+    """Write manifest rows as segments; what is equal to a segment of the base is not written again.
+
+    Args:
+        root: the dataset.
+        run: id of the run.
+        epoch: of this start.
+        rows: see `MANIFEST`.
+        base: segments of the snapshot that the new one follows.
 
     Returns:
         Per segment: ``file`` relative to the dataset, ``sha256`` of it, ``rows``, ``buckets``.
     """
     n_segments = max(1, min(BUCKETS, -(-len(rows) // _ROWS_PER_SEGMENT)))
-    groups: list[list[Mapping[str, Any]]] = [[] for _ in range(n_segments)]
-    for row in sorted(rows, key=lambda row: (row["output"], row["url"], row["start"])):
-        groups[bucket(row["url"]) % n_segments].append(row)
+    rows = rows.sort_by(_ORDER)
+    urls = rows["url"].unique()
+    buckets = pa.array([bucket(url) % n_segments for url in urls.to_pylist()], pa.int32())
+    groups = pc.take(buckets, pc.index_in(rows["url"], value_set=urls))
+    known = {segment["sha256"]: segment for segment in base}
 
     def write(number: int) -> dict[str, Any]:
-        table = pa.Table.from_pylist(groups[number], schema=MANIFEST)
+        table = rows.filter(pc.equal(groups, number)).combine_chunks()
+        # The same rows give the same bytes. Only the base's segments are taken over: gc protects
+        # them until the commit, as it does no other object that happens to be equal.
         data = to_parquet(table)
-        file = f"_stx/segments/{run}-{epoch}-{uuid.uuid4().hex}.parquet"
-        write_new(join(root, file), data)
-        failpoints.hit("segment.after")
-        return {
-            "file": file,
+        segment = {
             "sha256": hashlib.sha256(data).hexdigest(),
             "rows": len(table),
             "buckets": list(range(number, BUCKETS, n_segments)),
         }
+        if (same := known.get(segment["sha256"])) and same["buckets"] == segment["buckets"]:
+            return dict(same)
+        file = f"_stx/segments/{run}-{epoch}-{uuid.uuid4().hex}.parquet"
+        write_new(join(root, file), data)
+        failpoints.hit("segment.after")
+        return {"file": file, **segment}
 
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(write, range(n_segments)))
+    return parallel(write, range(n_segments))
 
 
 def read_segments(root: str, segments: Sequence[Mapping[str, Any]]) -> pa.Table:
@@ -107,7 +196,5 @@ def read_segments(root: str, segments: Sequence[Mapping[str, Any]]) -> pa.Table:
             raise StoreError(f"{redact(url)}: damaged segment (its checksum does not match)")
         return pq.read_table(pa.BufferReader(data), schema=MANIFEST)
 
-    with ThreadPoolExecutor(_THREADS) as pool:
-        tables = list(pool.map(read, segments))
-    table = pa.concat_tables([MANIFEST.empty_table(), *tables])
-    return table.sort_by([("output", "ascending"), ("url", "ascending"), ("start", "ascending")])
+    table = pa.concat_tables([MANIFEST.empty_table(), *parallel(read, segments)])
+    return table.sort_by(_ORDER)

@@ -1,25 +1,34 @@
 """Snapshots: check that a run is complete and publish it; open what was published."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from stx_core.errors import StoreError
+from stx_core.errors import CommitConflict, SnapshotExpired, StoreError
 from stx_core.store import log
 from stx_core.store.filesystem import arrow_filesystem, list_sizes
-from stx_core.store.ledger import Record, check_unit, find_problem
+from stx_core.store.ledger import find_problem, to_records
 from stx_core.store.log import Claim
-from stx_core.store.manifest import read_segments, to_row, write_segments
-from stx_core.store.units import HASH_MODULUS, Unit
+from stx_core.store.manifest import (
+    MANIFEST,
+    Planned,
+    assemble,
+    read_segments,
+    split_shards,
+    summarise,
+    write_segments,
+)
 from stx_core.store.urls import join, redact
 
-Planned = Mapping[str, Mapping[str, Unit]]
-"""What a snapshot shall hold: by output, the units by key."""
+Result = TypeVar("Result")
+
+Keeps = Callable[[str], bool]
+"""Says of a shard, by its URL, that a run does not speak about it: its rows stay as they are."""
 
 
 @dataclass(frozen=True)
@@ -44,122 +53,186 @@ class SnapshotInfo:
     id_hash: str
 
 
+@dataclass(frozen=True)
+class _Base:
+    """A version to build on; 0, without rows and outputs, when there is none."""
+
+    version: int
+    rows: pa.Table
+    segments: list[dict[str, Any]]
+    outputs: Mapping[str, Mapping[str, Any]]
+
+
 def commit_snapshot(
     root: str,
     claim: Claim,
     planned: Planned,
-    records: Mapping[str, Record],
+    records: pa.Table,
     outputs: Mapping[str, Mapping[str, Any]],
     schemas: Mapping[str, pa.Schema],
+    keeps: Keeps | None = None,
 ) -> SnapshotInfo:
     """Check that all planned work is done and on disk, then publish it as the next version.
 
     A planned key without a record is taken over from the snapshot that the run builds on, if it
-    is there: the same key is the same content.
+    is there: the same key is the same content. When another run committed meanwhile and left the
+    shards alone that this one speaks about, this one builds on that snapshot instead.
 
     Args:
         root: the dataset.
         claim: of the run.
         planned: all units of the snapshot, by output and key.
-        records: of this run, by key.
+        records: of this run, see `ledger.RECORDS`.
         outputs: what to remember of each output, as JSON values.
         schemas: of each output's files.
+        keeps: shards that stay as they are; None when the run speaks about the whole corpus.
 
     Raises:
         StoreError: units are missing, counts or ids do not add up, or a file is not there.
-        Fenced, CommitConflict: see `log.commit`.
+        Fenced: a newer start took the run over.
+        CommitConflict: another run committed, and it changed what this one speaks about.
     """
     if log.is_committed(root, claim.run):
         entry = log.commit(root, claim.run, claim.epoch, {})
         return _info(entry.state["snapshot"])
-    rows = _manifest_rows(root, claim.base, planned, records)
-    _check_files(root, rows)
-    summaries = {name: _summary(rows, name) for name in planned}
+    _check_records(root, records)
+    base = _base(root, claim.base)
+    while True:
+        rows = assemble(planned, records, base.rows, root)
+        if keeps is not None:
+            rows = pa.concat_tables([_kept_rows(root, base, planned, outputs, keeps), rows])
+        _check_files(root, rows)
+        body = _body(root, rows, outputs, schemas)
+        body["segments"] = write_segments(root, claim.run, claim.epoch, rows, base.segments)
+        try:
+            entry = log.commit(root, claim.run, claim.epoch, body, base=base.version)
+            return _info(entry.state["snapshot"])
+        except CommitConflict:
+            winner = _base(root, None)
+            if not _same_shards(base.rows, winner.rows, keeps):
+                raise
+            base = winner
+
+
+def _base(root: str, version: int | None) -> _Base:
+    if version == 0:
+        return _Base(0, MANIFEST.empty_table(), [], {})
+    snapshot = snapshot_state(root, version)
+    segments = snapshot["segments"]
+    return _Base(snapshot["version"], read_segments(root, segments), segments, snapshot["outputs"])
+
+
+def _same_shards(before: pa.Table, after: pa.Table, keeps: Keeps | None) -> bool:
+    """Whether two manifests agree on all shards but those that the run keeps."""
+    if keeps is None:
+        return bool(before.equals(after))
+    return bool(split_shards(before, keeps)[1].equals(split_shards(after, keeps)[1]))
+
+
+def _kept_rows(
+    root: str,
+    base: _Base,
+    planned: Planned,
+    outputs: Mapping[str, Mapping[str, Any]],
+    keeps: Keeps,
+) -> pa.Table:
+    """The rows of the base that stay; they must come from the outputs that the run writes."""
+    if any(keeps(unit.url) for units in planned.values() for unit in units.values()):
+        raise ValueError("a shard is both planned and kept")
+    has, writes = _fingerprints(base.outputs), _fingerprints(outputs)
+    if base.version and has != writes:
+        raise CommitConflict(
+            f"{redact(root)}: version {base.version} has the outputs {_names(has)}, this run "
+            f"writes {_names(writes)}; to keep a part of the corpus both must be the same"
+        )
+    return split_shards(base.rows, keeps)[0]
+
+
+def _fingerprints(outputs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    return {name: str(facts["fingerprint"]) for name, facts in outputs.items()}
+
+
+def _names(fingerprints: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} ({print_[:12]})" for name, print_ in sorted(fingerprints.items()))
+
+
+def _check_records(root: str, records: pa.Table) -> None:
+    for record in to_records(records):
+        if problem := find_problem(record):
+            raise StoreError(f"{redact(root)}: record of unit {record.key}: {problem}")
+
+
+def _check_files(root: str, rows: pa.Table) -> None:
+    """Each named file is there, with its size, and named once by an output."""
+    sizes = {f"data/{name}": size for name, size in list_sizes(join(root, "data")).items()}
+    quarantined = list_sizes(join(root, "quarantine"))
+    columns = ("output", "key", "file", "size", "quarantine_file")
+    seen: set[tuple[str, str]] = set()
+    for output, key, file, size, bad in zip(
+        *(rows[name].to_pylist() for name in columns), strict=True
+    ):
+        if file and sizes.get(file) != size:
+            raise StoreError(
+                f"{redact(join(root, file))}: {sizes.get(file, 'no')} bytes found, the record of "
+                f"unit {key} says {size}; restore the file, or remove the record"
+            )
+        if bad and bad.removeprefix("quarantine/") not in quarantined:
+            raise StoreError(
+                f"{redact(join(root, bad))}: missing, unit {key} names it; restore the file"
+            )
+        if file and (output, file) in seen:
+            raise StoreError(f"{redact(root)}: two units name the same file; nothing was published")
+        seen.add((output, file))
+
+
+def _body(
+    root: str,
+    rows: pa.Table,
+    outputs: Mapping[str, Mapping[str, Any]],
+    schemas: Mapping[str, pa.Schema],
+) -> dict[str, Any]:
+    """What the log says of the new snapshot, but for its segments."""
+    summaries = {name: summarise(rows, name) for name in outputs}
     reads = {(each["rows_in"], each["id_hash_in"]) for each in summaries.values()}
     if len(reads) > 1:
         raise StoreError(
-            f"{redact(root)}: the outputs {', '.join(planned)} were made from different rows "
+            f"{redact(root)}: the outputs {', '.join(outputs)} were made from different rows "
             f"({sorted(read[0] for read in reads)}); run again"
         )
     (n_rows, id_hash) = reads.pop() if reads else (0, f"{0:032x}")
-    body = {
+    return {
         "outputs": {
             name: {
                 **outputs[name],
                 "schema": base64.b64encode(schemas[name].serialize().to_pybytes()).decode(),
                 **{key: value for key, value in summaries[name].items() if not key.endswith("_in")},
             }
-            for name in planned
+            for name in outputs
         },
-        "segments": write_segments(root, claim.run, claim.epoch, rows),
         "rows": n_rows,
         "id_hash": id_hash,
     }
-    return _info(log.commit(root, claim.run, claim.epoch, body).state["snapshot"])
 
 
-def _manifest_rows(
-    root: str, base: int, planned: Planned, records: Mapping[str, Record]
-) -> list[dict[str, Any]]:
-    wanted = {key for units in planned.values() for key in units}
-    carried: dict[str, dict[str, Any]] = {}
-    if base and wanted - records.keys():
-        carried = {row["key"]: row for row in read_manifest(root, base).to_pylist()}
-    if missing := sorted(wanted - records.keys() - carried.keys()):
-        raise StoreError(
-            f"{redact(root)}: {len(missing)} of {len(wanted)} units are not done, for example "
-            f"{missing[0]}; run again"
-        )
-    rows = []
-    for output, units in planned.items():
-        for key, unit in units.items():
-            if key not in records:
-                rows.append({**carried[key], "output": output})
-                continue
-            check_unit(records[key], unit)
-            if problem := find_problem(records[key]):
-                raise StoreError(f"{redact(root)}: record of unit {key}: {problem}")
-            # Two outputs of the same encoder have the same keys, and share records and files.
-            rows.append({**to_row(records[key]), "output": output})
-    return rows
+def rollback(root: str, version: int) -> SnapshotInfo:
+    """Make the content of an older version current again, as a new version.
 
+    Raises:
+        SnapshotExpired: gc removed that version.
+        StoreError: there never was such a version, or a file of it is missing.
+    """
+    old = snapshot_state(root, version)
+    _check_files(root, read_segments(root, old["segments"]))
 
-def _check_files(root: str, rows: list[dict[str, Any]]) -> None:
-    """Each named file is there, with its size, and named once by an output."""
-    sizes = {f"data/{name}": size for name, size in list_sizes(join(root, "data")).items()}
-    quarantined = list_sizes(join(root, "quarantine"))
-    for row in rows:
-        name = row["file"]
-        if name and sizes.get(name) != row["size"]:
-            raise StoreError(
-                f"{redact(join(root, name))}: {sizes.get(name, 'no')} bytes found, the record of "
-                f"unit {row['key']} says {row['size']}; restore the file, or remove the record"
-            )
-        bad = row["quarantine_file"]
-        if bad and bad.removeprefix("quarantine/") not in quarantined:
-            raise StoreError(
-                f"{redact(join(root, bad))}: missing, unit {row['key']} names it; restore the file"
-            )
-    names = [(row["output"], row["file"]) for row in rows if row["file"]]
-    if len(set(names)) != len(names):
-        raise StoreError(f"{redact(root)}: two units name the same file; nothing was published")
+    def change(state: log.State, number: int) -> log.State | None:
+        # Once more: gc may have come between, and what it dropped is about to be deleted.
+        _check_kept(root, state, version)
+        if version == log.current_version(state):
+            return None
+        log.publish(state, number, old)
+        return state
 
-
-def _summary(rows: list[dict[str, Any]], output: str) -> dict[str, Any]:
-    mine = [row for row in rows if row["output"] == output]
-    return {
-        "rows": sum(row["rows_out"] for row in mine),
-        "bytes": sum(row["size"] for row in mine),
-        "files": sum(bool(row["file"]) for row in mine),
-        "rows_quarantined": sum(row["rows_quarantined"] for row in mine),
-        "id_hash": _add_hashes(row["id_hash_out"] for row in mine),
-        "rows_in": sum(row["rows_in"] for row in mine),
-        "id_hash_in": _add_hashes(row["id_hash_in"] for row in mine),
-    }
-
-
-def _add_hashes(hashes: Any) -> str:  # noqa: ANN401  (an iterable of hexadecimal digits)
-    return f"{sum(int(each, 16) for each in hashes) % HASH_MODULUS:032x}"
+    return _info(log.append(root, "rollback", change).state["snapshot"])
 
 
 def snapshot_info(root: str, version: int | None = None) -> SnapshotInfo:
@@ -168,7 +241,7 @@ def snapshot_info(root: str, version: int | None = None) -> SnapshotInfo:
     Raises:
         StoreError: there is no snapshot, or not this version.
     """
-    return _info(_state(root, version))
+    return _info(snapshot_state(root, version))
 
 
 def _info(snapshot: Mapping[str, Any]) -> SnapshotInfo:
@@ -186,18 +259,68 @@ def _info(snapshot: Mapping[str, Any]) -> SnapshotInfo:
     )
 
 
-def _state(root: str, version: int | None) -> dict[str, Any]:
+def versions(root: str) -> list[SnapshotInfo]:
+    """All versions that can be opened, oldest first.
+
+    Raises:
+        StoreError: there is no snapshot.
+    """
+    numbers = _latest_state(root)["kept"]
+    return [_info(_read_kept(root, numbers[version])) for version in sorted(numbers, key=int)]
+
+
+def _latest_state(root: str) -> log.State:
     last = log.latest(root)
     if last is None or last.state["snapshot"] is None:
         raise StoreError(f"{redact(root)}: no snapshot was committed here; run `stx encode` first")
-    snapshot: dict[str, Any] = last.state["snapshot"]
+    return last.state
+
+
+def snapshot_state(root: str, version: int | None = None) -> dict[str, Any]:
+    """What the log keeps of a snapshot: version, outputs, segments, rows, id_hash.
+
+    Raises:
+        StoreError: there is no snapshot, or never was this version.
+        SnapshotExpired: gc removed this version.
+    """
+    state = _latest_state(root)
+    snapshot: dict[str, Any] = state["snapshot"]
     if version is None or version == snapshot["version"]:
         return snapshot
-    if str(version) not in last.state["kept"]:
-        kept = ", ".join(sorted(last.state["kept"], key=int))
-        raise StoreError(f"{redact(root)}: no version {version}; kept are {kept}")
-    old: dict[str, Any] = log.read_entry(root, last.state["kept"][str(version)]).state["snapshot"]
-    return old
+    _check_kept(root, state, version)
+    return _read_kept(root, state["kept"][str(version)])
+
+
+def _read_kept(root: str, number: int) -> dict[str, Any]:
+    snapshot: dict[str, Any] = log.read_entry(root, number).state["snapshot"]
+    return snapshot
+
+
+def _check_kept(root: str, state: log.State, version: int) -> None:
+    if str(version) in state["kept"]:
+        return
+    kept = ", ".join(sorted(state["kept"], key=int))
+    if 0 < version < log.current_version(state):
+        raise SnapshotExpired(
+            f"{redact(root)}: version {version} was removed by gc; kept are {kept}"
+        )
+    raise StoreError(f"{redact(root)}: no version {version}; kept are {kept}")
+
+
+def _read(root: str, version: int | None, read: Callable[[Mapping[str, Any]], Result]) -> Result:
+    """Read something of a snapshot; of the next one when gc removed it on the way.
+
+    Raises:
+        SnapshotExpired: gc removed the version that was asked for.
+    """
+    snapshot = snapshot_state(root, version)
+    try:
+        return read(snapshot)
+    except StoreError:
+        now = snapshot_state(root, version)
+        if now["version"] == snapshot["version"]:
+            raise
+        return read(now)
 
 
 def read_manifest(root: str, version: int | None = None) -> pa.Table:
@@ -206,7 +329,7 @@ def read_manifest(root: str, version: int | None = None) -> pa.Table:
     Raises:
         StoreError: there is no such snapshot, or its manifest is damaged.
     """
-    return read_segments(root, _state(root, version)["segments"])
+    return _read(root, version, lambda snapshot: read_segments(root, snapshot["segments"]))
 
 
 def open_snapshot(
@@ -222,18 +345,23 @@ def open_snapshot(
     Raises:
         StoreError: there is no such snapshot or output.
     """
-    snapshot = _state(root, version)
+    return _read(root, version, lambda snapshot: _open(root, snapshot, output))
+
+
+def _open(root: str, snapshot: Mapping[str, Any], output: str | None) -> ds.FileSystemDataset:
     name = _choose_output(root, snapshot, output)
     filesystem, path = arrow_filesystem(root)
-    schema = pa.ipc.read_schema(
-        pa.BufferReader(base64.b64decode(snapshot["outputs"][name]["schema"]))
-    )
     return ds.FileSystemDataset.from_paths(
         [join(path, file) for file in _files(root, snapshot, name)],
-        schema=schema,
+        schema=output_schema(snapshot["outputs"][name]),
         format=ds.ParquetFileFormat(),
         filesystem=filesystem,
     )
+
+
+def output_schema(facts: Mapping[str, Any]) -> pa.Schema:
+    """Schema of an output's files, from what the log keeps of it."""
+    return pa.ipc.read_schema(pa.BufferReader(base64.b64decode(facts["schema"])))
 
 
 def snapshot_files(
@@ -249,14 +377,14 @@ def snapshot_files(
     Raises:
         StoreError: there is no such snapshot or output.
     """
-    snapshot = _state(root, version)
-    if output is not None:
-        output = _choose_output(root, snapshot, output)
-    return [join(root, file) for file in dict.fromkeys(_files(root, snapshot, output))]
+    files = _read(root, version, lambda snapshot: _files(root, snapshot, output))
+    return [join(root, file) for file in dict.fromkeys(files)]
 
 
 def _files(root: str, snapshot: Mapping[str, Any], output: str | None) -> list[str]:
     """Data files of one output, or of all, relative to the dataset."""
+    if output is not None:
+        output = _choose_output(root, snapshot, output)
     table = read_segments(root, snapshot["segments"])
     wanted = pc.not_equal(table["file"], "")
     if output is not None:

@@ -6,6 +6,7 @@ import signal
 import pyarrow.parquet as pq
 import pytest
 
+from tests.faults import check
 from tests.faults.corpus import N_UNITS
 from tests.faults.job import finish, wait_until_stopped, wake
 

@@ -13,7 +13,7 @@ import pytest
 from pipelines.encode import run_encode
 from stx_core import SentenceTransformer, SparseEncoder
 from stx_core.errors import Fenced, SpecError
-from stx_core.store import log
+from stx_core.store import beat, log
 from stx_core.store.snapshot import open_snapshot, read_manifest, snapshot_info
 
 
@@ -73,7 +73,8 @@ def test_a_second_run_with_nothing_changed_writes_nothing(corpus, spec_of, tmp_p
 def test_an_interrupted_run_goes_on_where_it_stopped(corpus, spec_of, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run_encode(spec_of(corpus), Watcher(stop_after=3))
-    kept = everything_below(tmp_path / "out" / "_stx" / "runs")
+    (run,) = (tmp_path / "out" / "_stx" / "runs").iterdir()
+    kept = everything_below(run / "units")
     watcher = Watcher()
 
     report = run_encode(spec_of(corpus), watcher)
@@ -81,7 +82,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(corpus, spec_of, tmp_path):
     part = watcher.plans[0].parts["dense"]
     assert (part.n_done, len(part.due)) == (3, len(part.keys) - 3)
     assert len(watcher.results) == len(part.due)
-    assert kept.items() <= everything_below(tmp_path / "out" / "_stx" / "runs").items()
+    assert kept.items() <= everything_below(run / "units").items()
     assert report.version == 1
     assert len(rows(tmp_path / "out")) == 250
 
@@ -212,8 +213,9 @@ def test_a_spec_that_would_drop_an_output_is_refused(corpus, spec_of, static_mod
         run_encode(spec_of(corpus), Watcher())
 
 
-def test_a_start_that_was_overtaken_publishes_nothing(corpus, spec_of, tmp_path):
+def test_a_start_that_was_overtaken_publishes_nothing(corpus, spec_of, tmp_path, monkeypatch):
     root = str(tmp_path / "out")
+    monkeypatch.setattr(beat, "TTL_S", 0)  # a newcomer that does not watch
 
     class Overtaken(Watcher):
         def watch(self, results, plan):
