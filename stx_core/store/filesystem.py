@@ -8,6 +8,7 @@ and through fsspec for other stores.
 import functools
 import io
 import os
+import shutil
 import uuid
 from dataclasses import dataclass
 from typing import IO, Any
@@ -261,6 +262,37 @@ def _replace_local(path: str, data: bytes) -> None:
     with open(temporary, "xb") as file:
         file.write(data)
     os.replace(temporary, path)
+
+
+def upload(path: str, url: str) -> None:
+    """Copy a local file to a URL piece by piece; all of it is visible there, or nothing.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    filesystem, target = connect(url)
+    if scheme(url) != LOCAL:
+        retry(lambda: filesystem.put_file(path, target), url)
+        return
+    temporary = os.path.join(os.path.dirname(target), f".{uuid.uuid4().hex}.tmp")
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    try:
+        retry(lambda: shutil.copyfile(path, temporary), url)
+        os.replace(temporary, target)
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def download(url: str, path: str) -> None:
+    """Copy a file to a local path piece by piece.
+
+    Raises:
+        FileNotFoundError: it is absent.
+        StoreError: anything else, after the retries.
+    """
+    filesystem, source = connect(url)
+    retry(lambda: filesystem.get_file(source, path), url)
 
 
 def link_new(path: str, data: bytes) -> None:

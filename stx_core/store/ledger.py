@@ -66,6 +66,8 @@ class Record:
         seconds: duration by stage.
         run: the run that wrote it.
         epoch: the start of the run that wrote it.
+        rows_carried: rows out whose vectors were taken from the snapshot before.
+        tokens_carried: their share of `n_tokens`.
     """
 
     key: str
@@ -91,6 +93,8 @@ class Record:
     seconds: dict[str, float]
     run: str
     epoch: int
+    rows_carried: int = 0
+    tokens_carried: int = 0
 
 
 _FIELDS = {field.name: field.type for field in fields(Record)}
