@@ -179,8 +179,12 @@ class Reader(threading.Thread):
             self.problems.append(f"version {version} is not complete")
         return f"{total} {pc.sum(rows.column('n_tokens')).as_py()} {sorted(bad)}"
 
-    def stop(self) -> None:
-        """End the thread; raises what it met."""
+    def end(self) -> None:
+        """End the thread."""
         self._end.set()
         self.join()
+
+    def stop(self) -> None:
+        """End the thread; raises what it met."""
+        self.end()
         assert self.problems == []

@@ -49,7 +49,7 @@ def make_job(tmp_path):
 
     yield make
     for job in jobs:
-        job.end_processes()
+        job.close()
 
 
 @pytest.fixture

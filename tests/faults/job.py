@@ -124,8 +124,9 @@ class Job:
         except psutil.Error:
             return False
 
-    def end_processes(self) -> None:
-        """Ray's services outlive a killed driver for a while; a later start does not need them."""
+    def close(self) -> None:
+        """End what is left: Ray's services outlive a killed driver for a while."""
+        self.reader.end()
         processes = self.processes()
         for process in processes:
             try:

@@ -38,7 +38,7 @@ ROWS = {
 }
 
 
-def tests_by_row():
+def find_tests():
     """Test names by row, from the marks in the files beside this one."""
     found = defaultdict(list)
     for path in sorted(Path(__file__).parent.glob("test_*.py")):
@@ -56,7 +56,7 @@ def marked_rows(function):
 
 
 def test_each_row_of_the_fault_table_has_a_test():
-    missing = {row: said for row, said in ROWS.items() if not tests_by_row()[row]}
+    missing = {row: said for row, said in ROWS.items() if not find_tests()[row]}
 
     assert missing == {}
-    assert set(tests_by_row()) == set(ROWS)
+    assert set(find_tests()) == set(ROWS)
