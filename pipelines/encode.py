@@ -30,6 +30,7 @@ from pipelines.report import Report, output_report
 from pipelines.results import Sink, output_facts, output_schemas, vector_field, write_unit
 from pipelines.spec import EncodeSpec, write_spec
 from pipelines.stages import Encode
+from stx_core import failpoints
 from stx_core.errors import CommitConflict, InputError, SpecError
 from stx_core.store import create, ledger, log
 from stx_core.store.beat import Heartbeat
@@ -77,6 +78,7 @@ def run_encode(spec: EncodeSpec, view: View | None = None, *, dry_run: bool = Fa
 
 def _plan_and_run(spec: EncodeSpec, view: View, started: float, *, dry_run: bool) -> Report:
     corpus = list_corpus(spec.inputs, spec.backfill)
+    failpoints.hit("plan.listed")
     encoders = {name: encoder_settings(model) for name, model in spec.models.items()}
     spec_hash = content_hash(spec, {name: fingerprint(one) for name, one in encoders.items()})
     held = read_held(spec.output.path, spec_hash, corpus.scope)

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from pipelines import unit_table
 from pipelines.carry import texts_to_encode
+from stx_core import failpoints
 from stx_core.errors import ModelError
 from stx_core.models.folder import fingerprint_files, refuse_foreign_code, resolve_folder
 from stx_core.store.schema import dense_column, sparse_column
@@ -145,6 +146,7 @@ class Encode:
         for output in notes["due"]:
             with unit_table.timed(seconds, f"encode.{output}"):
                 columns = encode_texts(self.encoders[output], texts_to_encode(table, output))
+            failpoints.hit("encode.mid")
             for name, column in columns.items():
                 table = table.append_column(f"{output}.{name}", column)
         return unit_table.with_notes(table, seconds=seconds)

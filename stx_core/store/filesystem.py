@@ -19,6 +19,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.fs
 
+from stx_core import failpoints
 from stx_core.errors import SpecError, StoreError
 from stx_core.store import s3
 from stx_core.store.retries import retry
@@ -416,6 +417,7 @@ def link_new(path: str, data: bytes) -> None:
             while view:
                 view = view[file.write(view) :]
             os.fsync(file.fileno())
+        failpoints.hit("link.before")
         os.link(temporary, path)
     finally:
         if os.path.exists(temporary):

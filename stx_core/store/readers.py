@@ -6,6 +6,7 @@ from typing import get_args
 
 import pyarrow as pa
 
+from stx_core import failpoints
 from stx_core.errors import InputError, SpecError
 from stx_core.store import arrow_dataset, csv_rows, jsonl, parquet
 from stx_core.store.filesystem import FileInfo, file_info, list_files
@@ -147,7 +148,11 @@ def read_rows(
     if id_column is not None and id_column not in schema.names:
         raise SpecError(f"id column {id_column!r} is not among the columns {schema.names}")
     check_identity(unit)
-    rows = _READERS[unit.format](unit, schema, filters, id_column, max_text_bytes)
+    failpoints.hit("read.before")
+    try:
+        rows = _READERS[unit.format](unit, schema, filters, id_column, max_text_bytes)
+    except FileNotFoundError as error:
+        raise _gone(unit) from error
     # Again after reading: an overwrite half-way would mix two versions.
     check_identity(unit)
     counted = len(rows.table) + len(rows.bad) + rows.n_filtered
@@ -171,9 +176,13 @@ def check_identity(unit: Unit) -> None:
         else:
             identity = file_info(unit.url).identity
     except FileNotFoundError as error:
-        raise InputError(f"{redact(unit.url)}: gone since it was planned; plan again") from error
+        raise _gone(unit) from error
     if identity != unit.identity:
         raise InputError(
             f"{redact(unit.url)}: changed since it was planned (identity {identity}, planned "
             f"{unit.identity}); plan again"
         )
+
+
+def _gone(unit: Unit) -> InputError:
+    return InputError(f"{redact(unit.url)}: gone since it was planned; plan again")

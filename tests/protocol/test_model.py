@@ -18,10 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import xxhash
-from hypothesis import HealthCheck, find, given, settings
+from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
+from hypothesis.errors import NoSuchExample
 
-from stx_core.errors import CommitConflict, StoreError
+from stx_core.errors import CommitConflict, RunActive, SnapshotExpired, StoreError
 from stx_core.store import beat, clock, gc, ledger, log
 from stx_core.store.filesystem import read_bytes, remove, write_new
 from stx_core.store.schema import QUARANTINE, dense_column, to_parquet
@@ -34,7 +35,7 @@ from stx_core.store.snapshot import (
     snapshot_files,
     snapshot_info,
 )
-from stx_core.store.units import id_hash, plan_units, unit_key
+from stx_core.store.units import Unit, id_hash, plan_units, unit_key
 from stx_core.store.verify import find_problems
 
 ROOT = "sim://bucket/out"
@@ -267,9 +268,7 @@ def violations(world):
     last = 0
     for version, seen in world.seen:
         good = Counter(
-            name
-            for unit in world.planned[runs_of[version]].units.values()
-            for name in contents(unit)[2]
+            name for unit in world.planned[runs_of[version]].units.values() for name in contents(unit)[2]
         )
         if version < last or seen != good:
             yield f"reader: saw version {version} after {last} with {seen}"
@@ -334,10 +333,7 @@ def change_source(patch, module, name, old, new):
 
 
 def take_out_the_epoch_check(patch):
-    old, new = (
-        "_held(root, state, run, epoch)",
-        '_held(root, state, run, state["runs"][run]["epoch"])',
-    )
+    old, new = "_held(root, state, run, epoch)", '_held(root, state, run, state["runs"][run]["epoch"])'
     change_source(patch, log, "commit", old, new)
 
 
