@@ -10,6 +10,7 @@ from stx_core.errors import InputError, SpecError
 from stx_core.store import arrow_dataset, csv_rows, jsonl, parquet
 from stx_core.store.filesystem import FileInfo, file_info, list_files
 from stx_core.store.filters import Filter, check_filters, keep_file
+from stx_core.store.retries import retry
 from stx_core.store.shards import Format, Rows, Shard
 from stx_core.store.units import Unit
 from stx_core.store.urls import redact
@@ -110,7 +111,8 @@ def shard_rows(file: FileInfo, format: Format | None = None) -> Shard:
     """
     if format is None:
         format = "arrow" if arrow_dataset.is_dataset(file.url) else format_of(file.url)
-    return _SHARDS[format](file)
+    describe = _SHARDS[format]
+    return retry(lambda: describe(file), file.url)
 
 
 def read_rows(
@@ -136,7 +138,9 @@ def read_rows(
     if id_column is not None and id_column not in schema.names:
         raise SpecError(f"id column {id_column!r} is not among the columns {schema.names}")
     check_identity(unit)
-    rows = _READERS[unit.format](unit, schema, filters, id_column)
+    # Opening is retried below; here it is what fails half-way through a file.
+    read = _READERS[unit.format]
+    rows = retry(lambda: read(unit, schema, filters, id_column), unit.url)
     # Again after reading: an overwrite half-way would mix two versions.
     check_identity(unit)
     counted = len(rows.table) + len(rows.bad) + rows.n_filtered

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import tenacity
 
-from stx_core.errors import StoreError
+from stx_core.errors import StoreError, StxError
 from stx_core.store.urls import LOCAL, redact, scheme
 
 logger = logging.getLogger(__name__)
@@ -58,6 +58,12 @@ def count(kind: str) -> None:
         _counts[kind] += 1
 
 
+def add_counts(counts: Mapping[str, int]) -> None:
+    """Take over what another process counted."""
+    with _lock:
+        _counts.update(counts)
+
+
 def take_counts() -> dict[str, int]:
     """Repeated calls of this process by kind (``503``, ``timeout`` …) since the last time asked."""
     with _lock:
@@ -83,7 +89,7 @@ def retry(call: Callable[[], Result], url: str) -> Result:
     )
     try:
         return retrying(call)
-    except (FileNotFoundError, FileExistsError, IsADirectoryError, StoreError):
+    except (FileNotFoundError, FileExistsError, IsADirectoryError, StxError):
         raise
     except Exception as error:
         if is_transient(error):
