@@ -89,7 +89,9 @@ def retry(call: Callable[[], Result], url: str) -> Result:
     )
     try:
         return retrying(call)
-    except (FileNotFoundError, FileExistsError, IsADirectoryError, StxError):
+    except FileNotFoundError as error:
+        raise FileNotFoundError(explain(url, error)) from error
+    except (FileExistsError, IsADirectoryError, StxError):
         raise
     except Exception as error:
         if is_transient(error):

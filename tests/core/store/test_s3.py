@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from stx_core.errors import InputError, SpecError, StoreError
-from stx_core.store import s3
+from stx_core.store import retries, s3
 from stx_core.store.create import create, probe
 from stx_core.store.filesystem import (
     arrow_filesystem,
@@ -28,19 +28,24 @@ from stx_core.store.readers import list_shards
 from stx_core.store.s3 import S3Options, use_options
 from stx_core.store.schema import to_parquet
 from stx_core.store.urls import join
+from tests.servers.canned import Answer
 
 WRITERS, ROUNDS = 12, 20
+HTTP_DATE = "Sat, 21 Nov 2026 09:00:00 GMT"
 
 
 @pytest.fixture
-def options():
-    """Use other options for one test."""
+def options(monkeypatch):
+    """Use other options for one test, and few attempts: the clients' own pauses are real."""
+    monkeypatch.setattr(retries, "READ_ATTEMPTS", 2)
+    s3._session.cache_clear()  # it remembers credentials
     yield use_options
     use_options(S3Options())
+    s3._session.cache_clear()
 
 
 @pytest.fixture
-def clean_environment(monkeypatch, tmp_path):
+def clean_environment(monkeypatch, tmp_path, options):
     """No variable and no file says how to reach S3."""
     for name in list(os.environ):
         if name.startswith("AWS_"):
@@ -48,9 +53,7 @@ def clean_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
-    s3._session.cache_clear()
-    yield tmp_path
-    s3._session.cache_clear()
+    return tmp_path
 
 
 def test_of_many_writers_one_wins_in_every_round(s3_root):
@@ -217,3 +220,71 @@ def test_a_server_that_is_not_there_ends_in_an_error_that_says_so(s3_root, optio
     for call in (read_bytes, open_file):
         with pytest.raises(StoreError, match="check the endpoint"):
             call(join(s3_root, "x"))
+
+
+SLOW_DOWN = Answer(503, b"<Error><Code>SlowDown</Code><Message>Slow down</Message></Error>")
+OBJECT = Answer(200, b"data", (("ETag", '"abc"'), ("Last-Modified", HTTP_DATE)))
+
+
+@pytest.fixture
+def troubled(canned, monkeypatch, options):
+    """A server of S3 that gives the answers of a list, and serves an object when it is empty."""
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKTEST")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted-secret-key")
+    retries.take_counts()
+
+    def start(*answers, **settings):
+        left = list(answers)
+        endpoint = canned(lambda request: left.pop(0) if left else OBJECT)
+        options(S3Options(endpoint=endpoint, region="us-east-1", **settings))
+        return left
+
+    return start
+
+
+def test_requests_that_the_client_repeats_are_counted(troubled):
+    left = troubled(SLOW_DOWN, SLOW_DOWN)
+
+    assert read_bytes("s3://bucket/x") == b"data"
+    assert left == []
+    assert retries.take_counts() == {"503": 2}
+
+
+def test_beyond_the_clients_attempts_the_whole_call_is_repeated_and_counted(troubled):
+    troubled(*[SLOW_DOWN] * 4)
+
+    assert read_bytes("s3://bucket/x") == b"data"
+    assert retries.take_counts() == {"503": 4}
+
+
+def test_a_store_that_slows_us_down_for_long_is_not_taken_for_empty(troubled):
+    troubled(*[SLOW_DOWN] * 1000)
+
+    for call in (read_bytes, file_info, open_file, list_names, list_sizes, list_files):
+        with pytest.raises(StoreError, match="after 2 attempts"):
+            call("s3://bucket/x")
+
+
+def test_pyarrow_reads_on_after_trouble(troubled):
+    troubled(SLOW_DOWN, SLOW_DOWN)
+
+    with open_file("s3://bucket/x") as file:
+        assert file.size() == 4
+
+
+def test_a_refused_checksum_names_the_setting(troubled):
+    troubled(*[Answer(411, b"<Error><Code>MissingContentLength</Code></Error>")] * 9)
+
+    with pytest.raises(StoreError, match="store.checksums: when_required"):
+        write_new("s3://bucket/x", b"data")
+
+
+def test_secrets_that_a_store_repeats_are_hidden(troubled):
+    body = b"<Error><Code>AccessDenied</Code><Message>planted-secret-key, sig=abc</Message></Error>"
+    troubled(*[Answer(403, body)] * 9)
+
+    with pytest.raises(StoreError, match="check the credentials") as caught:
+        write_new("s3://bucket/x", b"data")
+    assert "planted-secret-key" not in str(caught.value)
+    assert "abc" not in str(caught.value)
