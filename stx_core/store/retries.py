@@ -90,7 +90,8 @@ def retry(call: Callable[[], Result], url: str) -> Result:
     try:
         return retrying(call)
     except FileNotFoundError as error:
-        raise FileNotFoundError(explain(url, error)) from error
+        # Not its own text: that holds the path without the scheme by which `redact` finds secrets.
+        raise FileNotFoundError(redact(f"{url}: not found")) from error
     except (FileExistsError, IsADirectoryError, StxError):
         raise
     except Exception as error:
@@ -177,7 +178,7 @@ def explain(url: str, error: BaseException) -> str:
         advice = "; set store.region to the bucket's region"
     elif status == 411 or "x-amz-content-sha256" in str(error).lower():
         advice = "; the server knows no checksum trailers, set store.checksums: when_required"
-    elif status is None and scheme(url) != LOCAL and kind_of(error) == "connection":
+    elif scheme(url) != LOCAL and is_transient(error) and kind_of(error) == "connection":
         advice = "; check the endpoint and the network"
     return redact(f"{url}: {_say(error)}{advice}")
 
