@@ -4,12 +4,8 @@ import fsspec
 import pytest
 
 from stx_core.errors import SpecError, StoreError
-<<<<<<< HEAD
 from stx_core.store import filesystem, retries
-=======
-from stx_core.store import filesystem
 from stx_core.store.create import probe
->>>>>>> bb4ef58 (Security table: closed URL schemes, links, one-line output, hostile files; each rule with its test)
 from stx_core.store.filesystem import (
     connect,
     file_info,
