@@ -10,7 +10,9 @@ import io
 import os
 import shutil
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import IO, Any
 
 import fsspec
@@ -23,8 +25,12 @@ from stx_core.store import s3
 from stx_core.store.retries import retry
 from stx_core.store.urls import LOCAL, S3, join, local_path, normal, redact, scheme
 
+# A closed list: fsspec would also fetch http:// or github:// and unpack zip:// on a spec's word.
+SCHEMES = (LOCAL, "memory", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf")
 MAGIC = "*?["
 
+# What clients call the time of the last write; those of S3, local files, Azure, GCS, and memory.
+_TIME_KEYS = ("LastModified", "mtime", "last_modified", "updated", "created")
 # What stores call the version of an object: S3 and Azure, GCS, the Hugging Face hub.
 _VERSION_KEYS = ("ETag", "etag", "blob_id")
 
@@ -44,6 +50,21 @@ class FileInfo:
     identity: str
 
 
+@dataclass(frozen=True)
+class Listed:
+    """An object below a folder.
+
+    Attributes:
+        name: path relative to the folder.
+        size: bytes.
+        modified_s: last write, seconds since 1970, by the clock of the store.
+    """
+
+    name: str
+    size: int
+    modified_s: float
+
+
 def connect(url: str) -> tuple[Any, str]:
     """Give the fsspec filesystem of a URL, with the path inside it.
 
@@ -53,6 +74,10 @@ def connect(url: str) -> tuple[Any, str]:
     if "::" in url:
         raise SpecError(f"{redact(url)}: chained URLs are not supported; give the inner one")
     kind = scheme(url)
+    if kind not in SCHEMES:
+        raise SpecError(
+            f"{redact(url)}: {kind}:// is not supported; use a path or {', '.join(SCHEMES)}"
+        )
     if kind == LOCAL:
         return _client(LOCAL, "file://", os.getpid()), local_path(url)
     if kind in S3:
@@ -140,13 +165,45 @@ def list_files(url: str) -> list[FileInfo]:
     files = []
     for path, info in found.items():
         below = path[len(base_path) :].strip("/")
-        if info["type"] == "file" and not path.endswith("/") and not _is_hidden(below):
-            files.append(_describe(filesystem, path, join(base, below) if below else base, info))
+        if path.endswith("/") or _is_hidden(below) or not _is_file(path, info):
+            continue
+        files.append(_describe(filesystem, path, join(base, below) if below else base, info))
     if not files and not retry(lambda: filesystem.isdir(base_path), url):
         raise FileNotFoundError(f"{redact(url)}: no such file or folder")
     if not files and base != url:
         raise FileNotFoundError(f"{redact(url)}: no file matches")
     return sorted(files, key=lambda file: file.url)
+
+
+def _is_file(path: str, info: dict[str, Any]) -> bool:
+    """Whether a listed thing is a file or a local link to one.
+
+    Raises:
+        FileNotFoundError: a link leads to a folder, which could be a circle, or to nothing.
+    """
+    if info.get("islink") and not os.path.isfile(path):
+        raise FileNotFoundError(
+            f"{redact(path)}: a link to a folder or to nothing; remove it, and name the folder "
+            "itself among the inputs"
+        )
+    return bool(info["type"] == "file" or info.get("islink"))
+
+
+def refuse_links(root: str) -> None:
+    """Check that what is written below a local folder stays there.
+
+    Raises:
+        StoreError: one of the folders below it is a link. The folder itself may be one.
+    """
+    if scheme(root) != LOCAL:
+        return
+    for folder, names, _ in os.walk(local_path(root)):
+        for name in names:
+            if os.path.islink(path := os.path.join(folder, name)):
+                raise StoreError(
+                    f"{redact(path)}: a link in an output folder; stx does not write through "
+                    "links, put a real folder there"
+                )
 
 
 def _glob_base(url: str) -> str:
@@ -163,33 +220,68 @@ def list_names(folder: str, start_after: str | None = None) -> list[str]:
 
     Hidden names (temporary files of killed writers) are left out.
     """
+    return [name for name in _ls(folder, "file") if start_after is None or name > start_after]
+
+
+def list_folders(folder: str) -> list[str]:
+    """Names of the folders in a folder, sorted, without hidden ones; of an absent one, none."""
+    return _ls(folder, "directory")
+
+
+def _ls(folder: str, kind: str) -> list[str]:
     filesystem, path = connect(folder)
     try:
         found = retry(lambda: filesystem.ls(path, detail=True), folder)
     except FileNotFoundError:
         return []
-    names = [info["name"].rsplit("/", 1)[-1] for info in found if info["type"] == "file"]
-    return sorted(
-        name
-        for name in names
-        if name and not _is_hidden(name) and (start_after is None or name > start_after)
-    )
+    # A "file" that ends in "/" is the marker of a folder; some clients end folders with it too.
+    ending = "/" if kind == "directory" else ""
+    names = [
+        info["name"].removesuffix(ending).rsplit("/", 1)[-1]
+        for info in found
+        if info["type"] == kind
+    ]
+    return sorted(name for name in names if name and not _is_hidden(name))
 
 
 def list_sizes(folder: str) -> dict[str, int]:
     """Sizes in bytes of all files below a folder, by path relative to it; none if absent."""
+    return {name: int(info["size"]) for name, info in _find(folder).items() if not _is_hidden(name)}
+
+
+def list_objects(folder: str) -> list[Listed]:
+    """All objects below a folder, hidden ones too; none if absent."""
+    return [
+        Listed(name, int(info["size"]), _modified_s(info)) for name, info in _find(folder).items()
+    ]
+
+
+def _find(folder: str) -> dict[str, dict[str, Any]]:
     filesystem, path = connect(folder)
     try:
         found = retry(lambda: filesystem.find(path, detail=True), folder)
     except FileNotFoundError:
         return {}
-    below = {name[len(path) :].lstrip("/"): int(info["size"]) for name, info in found.items()}
+    below = {name[len(path) :].lstrip("/"): info for name, info in found.items()}
     # A name that ends in "/" is the marker of a folder, which some tools leave in object stores.
-    return {
-        name: size
-        for name, size in below.items()
-        if name and not name.endswith("/") and not _is_hidden(name)
-    }
+    return {name: info for name, info in below.items() if name and not name.endswith("/")}
+
+
+def modified_s(url: str) -> float:
+    """When an object was last written, seconds since 1970, by the clock of its store.
+
+    Raises:
+        FileNotFoundError: it is absent.
+    """
+    filesystem, path = connect(url)
+    return _modified_s(retry(lambda: filesystem.info(path), url))
+
+
+def _modified_s(info: dict[str, Any]) -> float:
+    time = next(info[key] for key in _TIME_KEYS if info.get(key) is not None)
+    if isinstance(time, str):
+        time = datetime.fromisoformat(time)
+    return float(time.timestamp() if isinstance(time, datetime) else time)
 
 
 def open_stream(url: str) -> IO[bytes]:
@@ -293,6 +385,17 @@ def download(url: str, path: str) -> None:
     """
     filesystem, source = connect(url)
     retry(lambda: filesystem.get_file(source, path), url)
+
+
+def remove(url: str) -> None:
+    """Delete an object; one that is gone already is no error.
+
+    Raises:
+        StoreError: it cannot be deleted.
+    """
+    filesystem, path = connect(url)
+    with suppress(FileNotFoundError):
+        retry(lambda: filesystem.rm_file(path), url)
 
 
 def link_new(path: str, data: bytes) -> None:

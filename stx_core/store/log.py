@@ -89,6 +89,12 @@ def latest(root: str) -> Entry | None:
     return read_entry(root, len(names))
 
 
+def last_number(root: str) -> int:
+    """Highest number in a log; 0 where nothing was ever claimed. What lies below may be missing."""
+    names = [name.removesuffix(".json") for name in list_names(_folder(root))]
+    return max((int(name) for name in names if name.isdigit()), default=0)
+
+
 def read_entry(root: str, number: int) -> Entry:
     """Read one entry.
 

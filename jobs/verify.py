@@ -1,0 +1,44 @@
+"""``stx verify``: whether a dataset is what it says, and still what its models give."""
+
+from typing import Annotated
+
+import typer
+
+
+def verify(
+    path: Annotated[str, typer.Argument(help="Dataset that `stx encode` wrote.")],
+    version: Annotated[int | None, typer.Option(help="A version other than the current.")] = None,
+    reencode: Annotated[
+        int, typer.Option(min=0, help="Random rows of each output to encode again and compare.")
+    ] = 0,
+    model: Annotated[str | None, typer.Option(help="Where the model is now, if moved.")] = None,
+    output: Annotated[str | None, typer.Option(help="Encode only this output again.")] = None,
+) -> None:
+    """Read everything and count again; one line per problem, exit code 1 if there is any."""
+    from stx_core.store.snapshot import snapshot_info
+    from stx_core.store.verify import find_problems
+
+    n_problems = 0
+    for problem in find_problems(path, version):
+        n_problems += 1
+        print(problem)
+    if n_problems:
+        print(f"{path}: {n_problems} problems")
+        raise typer.Exit(1)
+    info = snapshot_info(path, version)
+    files = sum(part["files"] for part in info.outputs.values())
+    print(f"{path}: version {info.version}, {info.rows:,} rows, {files:,} files: all as written")
+    if reencode and not _encode_again(path, reencode, output, version, model):
+        raise typer.Exit(1)
+
+
+def _encode_again(
+    path: str, n_rows: int, output: str | None, version: int | None, model: str | None
+) -> bool:
+    from pipelines.verify import encode_again
+
+    all_same = True
+    for result in encode_again(path, n_rows, output=output, version=version, model=model):
+        print(f"  {result}")
+        all_same = all_same and result.is_same
+    return all_same

@@ -1,0 +1,182 @@
+"""A random sample of an output, encoded again and compared with what the snapshot holds."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+
+from pipelines import unit_table
+from pipelines.corpus import read_unit
+from pipelines.results import VECTOR_COLUMN
+from pipelines.spec import read_spec
+from pipelines.stages import Encoder, EncoderSettings, encode_texts
+from stx_core.errors import InputError, StoreError
+from stx_core.models.sparse_rows import SparseRows, to_coo
+from stx_core.store.arrow_dataset import is_dataset
+from stx_core.store.filesystem import open_file
+from stx_core.store.readers import format_of
+from stx_core.store.schema import dense_matrix, sparse_csr
+from stx_core.store.snapshot import read_manifest, snapshot_info
+from stx_core.store.units import Unit
+from stx_core.store.urls import join, redact
+
+# Machines, batch compositions and bfloat16 move vectors by less than this; other weights, another
+# prompt or mixed-up rows by far more.
+MIN_COSINE = 0.999
+MAX_DIFFERENCE = 0.05
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What came out of encoding rows of one output again.
+
+    Attributes:
+        output: its name.
+        n_rows: rows that were encoded again.
+        cosines: (n_rows,) of the stored vectors with the new ones; None for sparse outputs.
+        difference: largest absolute difference of a sparse weight; None for dense outputs.
+        n_foreign: rows whose text is not in the shard that they are said to come from.
+        unread: why rows could not be read again, one line per row: their input is not the one
+            that was encoded any more.
+    """
+
+    output: str
+    n_rows: int
+    cosines: np.ndarray | None
+    difference: float | None
+    n_foreign: int
+    unread: tuple[str, ...]
+
+    @property
+    def is_same(self) -> bool:
+        """Whether every row that could be read again is what it was."""
+        cosines_agree = self.cosines is None or bool((self.cosines >= MIN_COSINE).all())
+        return cosines_agree and (self.difference or 0) <= MAX_DIFFERENCE and not self.n_foreign
+
+    def __str__(self) -> str:
+        told = f"{self.output}: {self.n_rows} rows encoded again"
+        if self.cosines is not None and self.n_rows:
+            told += f", cosine {self.cosines.mean():.6f} on average, {self.cosines.min():.6f} worst"
+        if self.difference is not None and self.n_rows:
+            told += f", weights differ by {self.difference:.2g} at most"
+        if self.n_foreign:
+            told += f"; {self.n_foreign} have a text that is not in their shard"
+        if self.unread:
+            told += f"; {len(self.unread)} not compared, for example: {self.unread[0]}"
+        return told
+
+
+def encode_again(
+    root: str,
+    n_rows: int,
+    *,
+    output: str | None = None,
+    version: int | None = None,
+    model: str | None = None,
+    seed: int | None = None,
+) -> Iterator[Comparison]:
+    """Read the texts of random rows again, encode them as the snapshot says, compare.
+
+    Args:
+        root: the dataset.
+        n_rows: rows of each output.
+        output: None for all outputs.
+        version: None for the current one.
+        model: folder of the model, if it is not where the snapshot says.
+        seed: of the choice of rows; None for other rows each time.
+
+    Raises:
+        StoreError: there is no such snapshot or output, or a file cannot be read.
+        ModelError: the model's files are not those that wrote the snapshot.
+    """
+    outputs = snapshot_info(root, version).outputs
+    if output is not None and output not in outputs:
+        raise StoreError(f"{redact(root)}: no output {output!r}; name one of {', '.join(outputs)}")
+    manifest = read_manifest(root, version)
+    for name in outputs if output is None else [output]:
+        mine = manifest.filter(pc.equal(manifest["output"], name))
+        settings = dict(outputs[name]["settings"])
+        if model is not None:
+            settings |= {"model": model, "revision": None}
+        rows, unread = _sample(root, mine, VECTOR_COLUMN[settings["type"]], n_rows, seed)
+        yield _compare(name, rows, unread, EncoderSettings(**settings))
+
+
+def _sample(
+    root: str, manifest: pa.Table, vector: str, n_rows: int, seed: int | None
+) -> tuple[list[pa.Table], list[str]]:
+    """Tables of vector and text, text null where the shard has none of that hash; and problems."""
+    ends = np.cumsum(manifest["rows_out"].to_numpy())
+    total = int(ends[-1]) if len(ends) else 0
+    random = np.random.default_rng(seed)
+    chosen = np.sort(random.choice(total, min(n_rows, total), replace=False))
+    units = np.searchsorted(ends, chosen, side="right")
+    tables: list[pa.Table] = []
+    unread: list[str] = []
+    for unit in np.unique(units).tolist():
+        row = manifest.slice(unit, 1).to_pylist()[0]
+        rows = chosen[units == unit] - (ends[unit] - row["rows_out"])
+        try:
+            texts_by_hash = _read_texts(root, row)
+        except (InputError, FileNotFoundError) as error:
+            unread += [redact(str(error))] * len(rows)
+            continue
+        with open_file(join(root, row["file"])) as file:
+            found = pq.read_table(file, columns=["content_hash", vector]).take(pa.array(rows))
+        texts = [texts_by_hash.get(each) for each in found["content_hash"].to_pylist()]
+        columns = {"vector": found[vector], "text": pa.array(texts, pa.string())}
+        tables.append(pa.table(columns))
+    return tables, unread
+
+
+def _read_texts(root: str, row: Mapping[str, Any]) -> dict[str, str]:
+    """Texts of a unit by their hash, read from the shard that was encoded."""
+    spec = read_spec(root, row["run"])
+    inputs = spec.inputs.model_copy(update={"id_column": None, "columns": ()})
+    kind = inputs.format or ("arrow" if is_dataset(row["url"]) else format_of(row["url"]))
+    unit = Unit(0, row["url"], row["identity"], kind, row["start"], row["stop"])
+    schema = pa.schema([(name, pa.string()) for name in inputs.text_columns])
+    table = read_unit(unit, schema, inputs, spec.output)
+    columns = (table.column(name).to_pylist() for name in (unit_table.HASH, unit_table.TEXT))
+    return dict(zip(*columns, strict=True))
+
+
+def _compare(
+    output: str, tables: list[pa.Table], unread: list[str], settings: EncoderSettings
+) -> Comparison:
+    if not tables:
+        return Comparison(output, 0, None, None, 0, tuple(unread))
+    rows = pa.concat_tables(tables)
+    n_foreign = rows["text"].null_count
+    rows = rows.filter(pc.is_valid(rows["text"]))
+    again = encode_texts(Encoder(settings), rows["text"])["vector"]
+    cosines = difference = None
+    if settings.type == "sparse":
+        difference = _difference(rows["vector"], again)
+    else:
+        cosines = _cosines(dense_matrix(rows["vector"]), dense_matrix(again))
+    return Comparison(output, len(rows), cosines, difference, n_foreign, tuple(unread))
+
+
+def _cosines(stored_ND: np.ndarray, again_ND: np.ndarray) -> np.ndarray:
+    """(N,) cosines of rows; 1 where both are zero (a text of unknown words, in a static model)."""
+    one, other = stored_ND.astype(np.float64), again_ND.astype(np.float64)
+    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    dots = np.einsum("nd,nd->n", one, other)
+    equal: np.ndarray = (one == other).all(axis=1).astype(np.float64)
+    np.divide(dots, lengths, out=equal, where=lengths > 0)
+    return equal
+
+
+def _difference(stored: pa.ChunkedArray, again: pa.Array) -> float:
+    """Largest absolute difference of a weight."""
+    one, other = SparseRows(*sparse_csr(stored)), SparseRows(*sparse_csr(again))
+    width = 1 + int(max(one.indices.max(initial=0), other.indices.max(initial=0)))
+    rest = to_coo(one, width, torch.float64) - to_coo(other, width, torch.float64)
+    values = rest.coalesce().values()
+    return float(values.abs().max()) if len(values) else 0.0
