@@ -207,13 +207,15 @@ def _quarantined(unit: Unit, key: str, bad: pa.Table, reasons: pa.Array) -> pa.T
 
 
 def _check_footer(url: str, n_rows: int) -> None:
-    def read() -> int:
-        with open_file(url) as file:
-            return int(pq.read_metadata(file).num_rows)
-
-    found = retry(read, url)
+    found = retry(lambda: _footer_rows(url), url)
     if found != n_rows:
         raise StoreError(f"{redact(url)}: wrote {n_rows} rows, but its footer says {found}")
+
+
+def _footer_rows(url: str) -> int:
+    with open_file(url) as file:
+        n_rows: int = pq.read_metadata(file).num_rows
+        return n_rows
 
 
 def _counts(rejected: pa.Array) -> dict[str, int]:

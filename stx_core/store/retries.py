@@ -138,6 +138,10 @@ def answer(error: BaseException) -> tuple[int | None, str]:
     """
     seen: BaseException | None = error
     while seen is not None:
+        if type(seen).__module__ == "aiohttp.http_exceptions":
+            # An answer that broke off: the code in it is aiohttp's own, no server said it.
+            seen = seen.__cause__
+            continue
         response = getattr(seen, "response", None)
         if isinstance(response, Mapping):
             return parsed_answer(response)
