@@ -18,11 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import xxhash
-from hypothesis import HealthCheck, Phase, find, given, settings
+from hypothesis import HealthCheck, find, given, settings
 from hypothesis import strategies as st
-from hypothesis.errors import NoSuchExample
 
-from stx_core.errors import CommitConflict, RunActive, SnapshotExpired, StoreError
+from stx_core.errors import CommitConflict, StoreError
 from stx_core.store import beat, clock, gc, ledger, log
 from stx_core.store.filesystem import read_bytes, remove, write_new
 from stx_core.store.schema import QUARANTINE, dense_column, to_parquet
@@ -35,7 +34,7 @@ from stx_core.store.snapshot import (
     snapshot_files,
     snapshot_info,
 )
-from stx_core.store.units import Unit, id_hash, plan_units, unit_key
+from stx_core.store.units import id_hash, plan_units, unit_key
 from stx_core.store.verify import find_problems
 
 ROOT = "sim://bucket/out"
