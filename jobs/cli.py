@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from jobs import encode, search, show, verify
+from jobs import encode, gc, rollback, search, show, verify
 from stx_core.errors import InputError, ModelError, SpecError, StxError
 
 app = typer.Typer(
@@ -18,6 +18,8 @@ app.command()(encode.encode)
 app.command()(show.show)
 app.command()(search.search)
 app.command()(verify.verify)
+app.command()(rollback.rollback)
+app.command()(gc.gc)
 
 
 def run(application: typer.Typer) -> None:

@@ -55,6 +55,11 @@ def _plan_lines(plan: "Plan") -> Iterator[str]:
             f"           to do {len(part.due):,} units, {part.rows_due:,} rows"
             f" · carried over {part.n_carried:,} units · finished earlier {part.n_done:,} units"
         )
+        if part.source is not None or part.rows_superseded:
+            yield (
+                f"           about {part.rows_to_encode:,} rows to encode · "
+                f"{part.rows_carried:,} carried over · {part.rows_gone:,} deleted or replaced"
+            )
         if part.probe is not None:
             yield f"           {_probe_line(part)}"
     if plan.pool is not None:
@@ -67,7 +72,7 @@ def _plan_lines(plan: "Plan") -> Iterator[str]:
 
 def _probe_line(part: Any) -> str:  # noqa: ANN401
     probe = part.probe
-    tokens = probe.tokens_per_row * part.rows_due
+    tokens = probe.tokens_per_row * part.rows_to_encode
     shape = "sparse" if probe.dim is None else f"{probe.dim} dimensions"
     limit = "" if probe.max_seq_length is None else f" at {probe.max_seq_length}"
     return (
@@ -87,7 +92,7 @@ def _report_lines(report: "Report") -> Iterator[str]:
         yield (
             f"  {name:<8} {part.rows:,} rows in {part.files:,} files, {part.size / 1e6:,.1f} MB; "
             f"{part.quarantined:,} quarantined; {part.encoded_rows:,} encoded now, "
-            f"{part.truncated:,} of them cut"
+            f"{part.carried_rows:,} carried over by text, {part.truncated:,} cut"
         )
         for reason, count in sorted(part.reasons.items()):
             yield f"           {count:,} x {reason}"

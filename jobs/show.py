@@ -10,10 +10,18 @@ def show(
     files: Annotated[bool, typer.Option("--files", help="List the files, one a line.")] = False,
     output: Annotated[str | None, typer.Option(help="Only this output.")] = None,
     version: Annotated[int | None, typer.Option(help="A version other than the current.")] = None,
+    all_versions: Annotated[
+        bool, typer.Option("--versions", help="List the versions that can be opened.")
+    ] = False,
 ) -> None:
     """Show the current snapshot, or list its files for other engines."""
-    from stx_core.store.snapshot import open_snapshot, snapshot_files, snapshot_info
+    from stx_core.store.snapshot import open_snapshot, snapshot_files, snapshot_info, versions
 
+    if all_versions:
+        for each in versions(path):
+            rows = ", ".join(f"{name} {part['rows']:,}" for name, part in each.outputs.items())
+            print(f"{each.version}  {each.created}  run {each.run}  rows: {rows}")
+        return
     if files:
         for url in snapshot_files(path, output=output, version=version):
             print(url)

@@ -1,6 +1,7 @@
 """The encode job: its units, stages and writer, and what is done before and after the stream."""
 
 import logging
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
@@ -9,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines import stream, unit_table
+from pipelines import carry, sources, stream, unit_table
 from pipelines.corpus import Corpus, list_corpus, read_unit, sample_texts
 from pipelines.duplicates import find_duplicates
 from pipelines.estimate import SAMPLE_ROWS, probe_encoders, probe_here
@@ -26,7 +27,7 @@ from pipelines.plan import (
     read_held,
 )  # fmt: skip
 from pipelines.report import Report, output_report
-from pipelines.results import Sink, output_facts, output_schemas, write_unit
+from pipelines.results import Sink, output_facts, output_schemas, vector_field, write_unit
 from pipelines.spec import EncodeSpec, write_spec
 from pipelines.stages import Encode
 from stx_core.errors import CommitConflict, InputError
@@ -35,6 +36,7 @@ from stx_core.store.beat import Heartbeat
 from stx_core.store.shards import Mark
 from stx_core.store.snapshot import commit_snapshot
 from stx_core.store.units import Unit, plan_units
+from stx_core.store.urls import redact
 
 logger = logging.getLogger(__name__)
 
@@ -82,11 +84,13 @@ def _plan_and_run(spec: EncodeSpec, view: View, started: float, *, dry_run: bool
     plan = make_plan(spec, units, encoders, held)
     if is_current(plan, held):
         return Report(spec.output.path, held.version, committed=False)
-    plan = _with_costs(plan, spec, corpus, held)
-    view.plan(plan)
-    if dry_run:
-        return Report(spec.output.path, None, committed=False)
-    return _run(spec, plan, corpus, held, spec_hash, view, started)
+    with tempfile.TemporaryDirectory(prefix="stx-") as scratch:
+        plan = sources.with_sources(plan, spec, corpus, held, spec_hash, scratch)
+        plan = _with_costs(plan, spec, corpus, held)
+        view.plan(plan)
+        if dry_run:
+            return Report(spec.output.path, None, committed=False)
+        return _run(spec, plan, corpus, held, spec_hash, view, started)
 
 
 def _with_costs(plan: Plan, spec: EncodeSpec, corpus: Corpus, held: Held) -> Plan:
@@ -94,8 +98,8 @@ def _with_costs(plan: Plan, spec: EncodeSpec, corpus: Corpus, held: Held) -> Pla
     cpus, gpus = stream.cluster_size(spec.resources.runner, available_cores())
     pool = make_pool(spec.resources, cpus, gpus)
     stream.check_fits([_stage(replace(plan, pool=pool))], cpus, gpus)
-    # An output whose encoder wrote the current snapshot, and that is not due, is known already.
-    known = {name for name, facts in held.outputs.items() if not plan.parts[name].due
+    # An output whose encoder wrote the current snapshot, with no text to encode, is known already.
+    known = {name for name, facts in held.outputs.items() if not plan.parts[name].rows_to_encode
              and facts["fingerprint"] == plan.parts[name].fingerprint}  # fmt: skip
     wanted = {n: part.settings.as_dict() for n, part in plan.parts.items() if n not in known}
     texts = sample_texts(corpus, spec.inputs, SAMPLE_ROWS)
@@ -113,7 +117,9 @@ def _stage(plan: Plan) -> stream.StageSpec:
         "threads": plan.pool.cpus,
         "token_budget": plan.pool.token_budget,
     }
-    return stream.StageSpec(Encode, settings, plan.pool.actors, plan.pool.cpus, plan.pool.gpus)
+    pool = plan.pool
+    skip = unit_table.is_encoded
+    return stream.StageSpec(Encode, settings, pool.actors, pool.cpus, pool.gpus, skip)
 
 
 def _run(
@@ -132,8 +138,9 @@ def _run(
         write_spec(root, claim.run, spec)
         if (claim.base, claim.run if claim.resumed else "") != (held.version, held.run):
             raise CommitConflict(
-                f"{root}: another start changed the dataset while this one planned"
+                f"{redact(root)}: another start changed the dataset while this one planned"
             )
+        plan = sources.publish(plan, claim.run)
         facts = output_facts(plan, held)
         schemas = output_schemas(corpus.schema, spec.inputs, facts)
         records = ledger.load(root, claim.run) if claim.resumed else ledger.to_table([])
@@ -169,7 +176,9 @@ def _stream(
         {"unit": asdict(plan.units[i]), "keys": {n: plan.parts[n].keys[i] for n in names}}
         for i, names in plan.due.items()
     ]
-    read, write = partial(_read, schema=schema, spec=spec), partial(_write, sink=sink)
+    taken = {name: part.source for name, part in plan.parts.items() if part.source}
+    read = partial(_read, schema=schema, spec=spec, taken=taken)
+    write = partial(_write, sink=sink, taken=taken)
     results = stream.run(work, read, [_stage(plan)], write, spec.resources.runner)
     folds = ledger.Folds(sink.root, sink.run, sink.epoch)
     for result in view.watch(results, plan):
@@ -179,12 +188,30 @@ def _stream(
     return folds.table()
 
 
-def _read(description: Mapping[str, Any], schema: pa.Schema, spec: EncodeSpec) -> pa.Table:
+def _read(
+    description: Mapping[str, Any],
+    schema: pa.Schema,
+    spec: EncodeSpec,
+    taken: Mapping[str, carry.Source],
+) -> pa.Table:
     table = read_unit(_unit(description), schema, spec.inputs, spec.output)
-    return unit_table.with_notes(table, due=list(description["keys"]))
+    names = list(description["keys"])
+    for name in taken.keys() & set(names):
+        table = carry.mark(table, name, taken[name])
+    left = {name: carry.texts_to_encode(table, name) for name in names}
+    due = [name for name, texts in left.items() if texts.null_count < len(texts)]
+    return unit_table.with_notes(table, due=due)
 
 
-def _write(description: Mapping[str, Any], table: pa.Table, sink: Sink) -> dict[str, Any]:
+def _write(
+    description: Mapping[str, Any],
+    table: pa.Table,
+    sink: Sink,
+    taken: Mapping[str, carry.Source],
+) -> dict[str, Any]:
+    for name in description["keys"]:
+        vector = vector_field(sink, name)
+        table = carry.complete(table, name, vector, taken.get(name), sink.root)
     return write_unit(_unit(description), description["keys"], table, sink)
 
 

@@ -5,10 +5,11 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pipelines.carry import Source
 from pipelines.estimate import EncoderProbe
 from pipelines.spec import EncodeSpec, Model, Resources
 from pipelines.stages import HUB_ORGANISATION, EncoderSettings
@@ -40,6 +41,10 @@ class Part:
         n_carried: units that the current snapshot has already.
         n_done: units that an interrupted start of this run has finished.
         rows_due: rows of the due units, before filters.
+        rows_to_encode: about how many of them are not in the current snapshot.
+        rows_carried: about how many of them are.
+        rows_superseded: rows of the current snapshot in units that the new one will not have.
+        source: where rows of the due units may be taken from; None for nowhere.
         probe: measured on a sample; None before that, or when nothing is due.
     """
 
@@ -50,7 +55,16 @@ class Part:
     n_carried: int
     n_done: int
     rows_due: int
+    rows_to_encode: int
+    rows_carried: int = 0
+    rows_superseded: int = 0
+    source: Source | None = None
     probe: EncoderProbe | None = None
+
+    @property
+    def rows_gone(self) -> int:
+        """About how many rows of the current snapshot are deleted, or replaced by new texts."""
+        return max(0, self.rows_superseded - self.rows_carried)
 
 
 @dataclass(frozen=True)
@@ -117,7 +131,7 @@ class Plan:
                 continue
             if (part.probe.device != "cpu") != (self.pool.gpus > 0):
                 return None
-            total += part.rows_due * part.probe.tokens_per_row / part.probe.tokens_per_second
+            total += part.rows_to_encode * part.probe.tokens_per_row / part.probe.tokens_per_second
         # The sample ran on the cores of one actor.
         return total / self.pool.actors
 
@@ -235,19 +249,53 @@ def make_plan(
         )
     parts = {}
     for name, settings in encoders.items():
-        keys = unit_keys(spec, units, name, fingerprint(settings))
+        digest = fingerprint(settings)
+        keys = unit_keys(spec, units, name, digest)
         carried = [(name, key) in held.carried for key in keys]
         due = tuple(i for i, key in enumerate(keys) if not carried[i] and key not in held.done)
+        rows_due = sum(units[index].n_rows for index in due)
         parts[name] = Part(
             settings=settings,
-            fingerprint=fingerprint(settings),
+            fingerprint=digest,
             keys=keys,
             due=due,
             n_carried=sum(carried),
             n_done=len(keys) - sum(carried) - len(due),
-            rows_due=sum(units[index].n_rows for index in due),
+            rows_due=rows_due,
+            rows_to_encode=rows_due,
+            source=find_source(name, settings, held.outputs) if due else None,
         )
     return Plan(spec.inputs.paths, spec.output.path, tuple(units), parts)
+
+
+def find_source(
+    name: str, settings: EncoderSettings, outputs: Mapping[str, Mapping[str, Any]]
+) -> Source | None:
+    """The output of the current snapshot that an output's vectors can be taken from, if any.
+
+    That is one of the same encoder, itself before others; else one that keeps more dimensions and
+    differs in nothing else, for the leading numbers of a vector do not depend on where it is cut.
+
+    Args:
+        name: of the output.
+        settings: of its encoder.
+        outputs: what the snapshot says of its outputs.
+    """
+    order = sorted(outputs, key=lambda other: other != name)
+    for other in order:
+        if outputs[other]["fingerprint"] == fingerprint(settings):
+            return Source(other)
+    for other in order:
+        if settings.truncate_dim and _is_longer(outputs[other], settings):
+            return Source(other, settings.truncate_dim, settings.normalize)
+    return None
+
+
+def _is_longer(facts: Mapping[str, Any], settings: EncoderSettings) -> bool:
+    if facts["type"] != "dense" or facts["dim"] <= settings.truncate_dim:
+        return False
+    as_long = replace(settings, truncate_dim=facts["settings"]["truncate_dim"])
+    return bool(facts["fingerprint"] == fingerprint(as_long))
 
 
 def is_current(plan: Plan, held: Held) -> bool:

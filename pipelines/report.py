@@ -16,8 +16,10 @@ class OutputReport:
 
     Attributes:
         rows, files, size, quarantined: of the whole snapshot; size in bytes.
-        encoded_rows, encoded_tokens, truncated, reasons: of what this start encoded; reasons are
-            quarantined rows by reason.
+        encoded_rows, encoded_tokens: what this start gave the encoder.
+        carried_rows: what this start took from the snapshot before, row by row.
+        truncated, reasons: of the units that this start finished; reasons are quarantined rows by
+            reason.
     """
 
     rows: int
@@ -26,6 +28,7 @@ class OutputReport:
     quarantined: int
     encoded_rows: int
     encoded_tokens: int
+    carried_rows: int
     truncated: int
     reasons: Mapping[str, int]
 
@@ -81,8 +84,9 @@ def output_report(name: str, facts: Mapping[str, Any], fresh: pa.Table) -> Outpu
         files=facts["files"],
         size=facts["bytes"],
         quarantined=facts["rows_quarantined"],
-        encoded_rows=_total(mine["rows_out"]),
-        encoded_tokens=_total(mine["n_tokens"]),
+        encoded_rows=_total(mine["rows_out"]) - _total(mine["rows_carried"]),
+        encoded_tokens=_total(mine["n_tokens"]) - _total(mine["tokens_carried"]),
+        carried_rows=_total(mine["rows_carried"]),
         truncated=_total(mine["n_truncated"]),
         reasons=dict(reasons),
     )

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
-from pipelines import unit_table
+from pipelines import carry, unit_table
 from pipelines.plan import Held, Plan
 from pipelines.spec import Inputs
 from stx_core.errors import StoreError
@@ -83,6 +83,11 @@ def output_schemas(
     return schemas
 
 
+def vector_field(sink: Sink, output: str) -> pa.Field:
+    """The column that an output's vectors are written to."""
+    return sink.schemas[output].field(VECTOR_COLUMN[sink.facts[output]["type"]])
+
+
 def write_unit(unit: Unit, keys: dict[str, str], table: pa.Table, sink: Sink) -> dict[str, Any]:
     """Write the due outputs of a unit and make it done.
 
@@ -92,7 +97,7 @@ def write_unit(unit: Unit, keys: dict[str, str], table: pa.Table, sink: Sink) ->
     Args:
         unit: the unit.
         keys: unit key by due output.
-        table: as the stages left it.
+        table: as the stages left it, with the results of every due output.
         sink: where to write.
 
     Returns:
@@ -102,7 +107,7 @@ def write_unit(unit: Unit, keys: dict[str, str], table: pa.Table, sink: Sink) ->
     return {
         "records": [asdict(record) for record in records],
         "rows": unit.n_rows,
-        "tokens": sum(record.n_tokens for record in records),
+        "tokens": sum(record.n_tokens - record.tokens_carried for record in records),
         "quarantined": sum(record.rows_quarantined for record in records),
     }
 
@@ -149,6 +154,8 @@ def _write_output(unit: Unit, name: str, key: str, table: pa.Table, sink: Sink) 
         seconds=notes["seconds"] | {"write": time.perf_counter() - start},
         run=sink.run,
         epoch=sink.epoch,
+        rows_carried=carry.n_carried(good, name),
+        tokens_carried=carry.tokens_carried(good, name),
     )
     return ledger.record(sink.root, sink.run, record)
 

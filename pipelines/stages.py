@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines import unit_table
+from pipelines.carry import texts_to_encode
 from stx_core.errors import ModelError
 from stx_core.models.folder import fingerprint_files, resolve_folder
 from stx_core.store.schema import dense_column, sparse_column
@@ -141,7 +142,7 @@ class Encode:
         seconds = notes["seconds"]
         for output in notes["due"]:
             with unit_table.timed(seconds, f"encode.{output}"):
-                columns = encode_texts(self.encoders[output], table.column(unit_table.TEXT))
+                columns = encode_texts(self.encoders[output], texts_to_encode(table, output))
             for name, column in columns.items():
                 table = table.append_column(f"{output}.{name}", column)
         return unit_table.with_notes(table, seconds=seconds)
@@ -165,7 +166,7 @@ def encode_texts(encoder: Encoder, texts: pa.ChunkedArray) -> dict[str, pa.Array
 
     Args:
         encoder: the model of one output.
-        texts: (N,) strings, null where the row was rejected before.
+        texts: (N,) strings, null where there is nothing to encode.
 
     Returns:
         Columns of N rows, null where the text is: ``vector``, ``n_tokens``, ``truncated``, and

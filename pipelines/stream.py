@@ -39,13 +39,17 @@ class Stage(Protocol):
 
 @dataclass(frozen=True)
 class StageSpec:
-    """A stage, its settings (small: paths and numbers) and the resources of its actors."""
+    """A stage, its settings (small: paths and numbers) and the resources of its actors.
+
+    Tables for which `skip` is true pass it by; it is loaded for the first that does not.
+    """
 
     stage: type[Stage]
     settings: dict[str, Any] = field(default_factory=dict)
     actors: int = 1
     cpus: float = 1
     gpus: float = 0
+    skip: Callable[[pa.Table], bool] | None = None
 
 
 Read = Callable[[UnitDict], pa.Table]
@@ -76,11 +80,11 @@ def run(
 def _run_local(
     units: Sequence[UnitDict], read: Read, stages: Sequence[StageSpec], write: Write
 ) -> Iterator[dict[str, Any]]:
-    loaded = [spec.stage(**spec.settings) for spec in stages]
+    loaded = [_Lazy(spec) for spec in stages]
     for unit in units:
         table = read(unit)
-        for spec, stage in zip(stages, loaded, strict=True):
-            table = _checked(stage(table), table, spec.stage)
+        for stage in loaded:
+            table = stage(table)
         yield write(unit, table)
 
 
@@ -100,7 +104,7 @@ def _run_ray(
     for spec in stages:
         stream = stream.map_batches(
             _StageCell,
-            fn_constructor_kwargs={"stage": spec.stage, "settings": spec.settings},
+            fn_constructor_kwargs={"spec": spec},
             compute=ActorPoolStrategy(size=spec.actors),
             num_cpus=spec.cpus,
             num_gpus=spec.gpus or None,
@@ -130,15 +134,29 @@ def _read_cell(batch: pa.Table, read: Read) -> pa.Table:
     return _wrap(unit, read(json.loads(unit)))
 
 
+class _Lazy:
+    """A stage that is loaded for the first table that needs it."""
+
+    def __init__(self, spec: StageSpec) -> None:
+        self.spec = spec
+        self.stage = None if spec.skip else spec.stage(**spec.settings)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        if self.spec.skip and self.spec.skip(table):
+            return table
+        self.stage = self.stage or self.spec.stage(**self.spec.settings)
+        return _checked(self.stage(table), table, self.spec.stage)
+
+
 class _StageCell:
     """The actor: a stage between unwrapping and wrapping."""
 
-    def __init__(self, stage: type[Stage], settings: dict[str, Any]) -> None:
-        self.stage = stage(**settings)
+    def __init__(self, spec: StageSpec) -> None:
+        self.stage = _Lazy(spec)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         unit, table = _unwrap(batch)
-        return _wrap(unit, _checked(self.stage(table), table, type(self.stage)))
+        return _wrap(unit, self.stage(table))
 
 
 def _write_cell(batch: pa.Table, write: Write) -> pa.Table:

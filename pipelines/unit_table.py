@@ -6,9 +6,12 @@
     _hash       string, 128-bit hash of the text in hex
     _rejected   struct<reason, column, detail>, null where the row is good
     c.<name>    columns copied from the corpus
-    <output>.…  what the encode stage adds for each output that is due
+    <output>.carried  struct<file, row>, where the current snapshot has the results of a row; null
+                      where it has none; absent if there is nothing to look in
+    <output>.…  what the encode stage adds for each output that has texts to encode
 
-Notes are small JSON values in the schema's metadata: which outputs are due, and seconds spent.
+Notes are small JSON values in the schema's metadata: which outputs have texts to encode, and
+seconds spent.
 """
 
 import json
@@ -47,6 +50,11 @@ def notes(table: pa.Table) -> dict[str, Any]:
 def with_notes(table: pa.Table, **values: Any) -> pa.Table:  # noqa: ANN401
     """The same table with notes added."""
     return table.replace_schema_metadata({_NOTES: json.dumps(notes(table) | values)})
+
+
+def is_encoded(table: pa.Table) -> bool:
+    """Whether no output has texts to encode."""
+    return not notes(table)["due"]
 
 
 @contextmanager

@@ -50,7 +50,7 @@ class Beat:
 def read_beat(root: str, run: str, epoch: int) -> Beat | None:
     """The last beat of a start; None if there is none (yet), or if it is of another start."""
     try:
-        body = decode(read_bytes(_url(root, run)))
+        body = decode(read_bytes(beat_url(root, run)))
     except FileNotFoundError:
         return None
     if body.get("epoch") != epoch:
@@ -173,7 +173,7 @@ class Heartbeat:
 
     def _write(self, *, ended: bool) -> None:
         body = {"epoch": self._epoch, "counter": self._counter, "ended": ended}
-        write_over(_url(self._root, self._run), json.dumps(body).encode())
+        write_over(beat_url(self._root, self._run), json.dumps(body).encode())
         self._counter += 1
 
 
@@ -218,5 +218,6 @@ def _start_ticks(pid: int) -> int:
     return int(fields[19])
 
 
-def _url(root: str, run: str) -> str:
+def beat_url(root: str, run: str) -> str:
+    """Where the beat of a run is."""
     return join(root, "_stx", "runs", run, "beat.json")

@@ -11,6 +11,11 @@ def monotonic() -> float:
     return time.monotonic()
 
 
+def now() -> float:
+    """Seconds since 1970 as this machine sees it: for estimates that decide nothing."""
+    return time.time()
+
+
 def sleep(seconds: float) -> None:
     """Wait."""
     time.sleep(seconds)

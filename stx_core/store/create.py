@@ -11,14 +11,13 @@ import tenacity
 
 from stx_core.errors import StoreError
 from stx_core.store.filesystem import connect, link_new, read_bytes
+from stx_core.store.retries import DEADLINE_S, answer, count, explain, is_final, kind_of
 from stx_core.store.sealed import decode
 from stx_core.store.urls import LOCAL, join, local_path, redact, scheme
 
 # Stores whose clients pass the condition on to the server (or, for memory, are guarded here).
 # The default of fsspec is "look, then write": two writers can both win.
 CONDITIONAL = {LOCAL, "memory", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"}
-
-DEADLINE_S = 120.0
 
 _memory_lock = threading.Lock()
 
@@ -56,6 +55,7 @@ def create(url: str, body: Mapping[str, Any]) -> Created:
         stop=tenacity.stop_after_delay(DEADLINE_S),
         wait=tenacity.wait_random_exponential(multiplier=0.1, max=10),
         retry=tenacity.retry_if_exception_type(_Unclear),
+        before_sleep=_count,
         reraise=True,
     )
     try:
@@ -70,13 +70,19 @@ def create(url: str, body: Mapping[str, Any]) -> Created:
         ) from error.__cause__
 
 
+def _count(state: tenacity.RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    if error is not None:
+        count(kind_of(error.__cause__ or error))
+
+
 def _attempt(url: str, data: bytes, mine: dict[str, Any]) -> Created:
     try:
         put_if_absent(url, data)
     except Exception as error:
         outcome = outcome_of(error)
         if outcome == "failed":
-            raise StoreError(redact(f"{url}: {type(error).__name__}: {error}")) from error
+            raise StoreError(explain(url, error)) from error
         if outcome == "unclear":
             raise _Unclear(f"{type(error).__name__}: {error}") from error
     else:
@@ -129,14 +135,10 @@ def outcome_of(error: BaseException) -> Literal["exists", "failed", "unclear"]:
     Only "the condition is false" (HTTP 412, or FileExistsError) means that the object exists. A
     conflict (409) means that nothing was written yet, and time-outs mean nothing at all.
     """
-    if isinstance(error, FileExistsError):
+    status, _ = answer(error)
+    if isinstance(error, FileExistsError) or status == 412:
         return "exists"
-    if isinstance(error, (StoreError, PermissionError, FileNotFoundError)):
-        return "failed"
-    status = _http_status(error)
-    if status == 412:
-        return "exists"
-    if status in (400, 401, 403, 404, 405, 501):
+    if is_final(error):
         return "failed"
     return "unclear" if isinstance(error, OSError) or status is not None else _by_client(error)
 
@@ -144,21 +146,6 @@ def outcome_of(error: BaseException) -> Literal["exists", "failed", "unclear"]:
 def _by_client(error: BaseException) -> Literal["failed", "unclear"]:
     # Mistakes in our own call must surface; what is left comes from a client's network code.
     return "failed" if isinstance(error, (TypeError, ValueError, LookupError)) else "unclear"
-
-
-def _http_status(error: BaseException) -> int | None:
-    """HTTP status in an error or its causes: s3fs hides a refusal of Ceph in the cause."""
-    seen: BaseException | None = error
-    while seen is not None:
-        response = getattr(seen, "response", None)
-        if isinstance(response, Mapping):
-            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        else:
-            status = getattr(seen, "status_code", getattr(seen, "code", None))
-        if isinstance(status, int):
-            return status
-        seen = seen.__cause__
-    return None
 
 
 def probe(root: str) -> None:

@@ -1,33 +1,33 @@
-"""The one place that decides how a URL is reached; all retries of storage calls live here."""
+"""The one place that decides how a URL is reached.
+
+The control path (listings, small objects, conditional writes, uploads) goes through fsspec, for all
+stores. The data path (reading Parquet) goes through pyarrow's own clients for local files and S3,
+and through fsspec for other stores.
+"""
 
 import functools
 import io
-import logging
 import os
+import shutil
 import uuid
-from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import IO, Any, TypeVar
+from datetime import datetime
+from typing import IO, Any
 
 import fsspec
 import pyarrow as pa
 import pyarrow.fs
-import tenacity
 
 from stx_core.errors import SpecError, StoreError
-from stx_core.store.urls import LOCAL, join, local_path, normal, redact, scheme
+from stx_core.store import s3
+from stx_core.store.retries import retry
+from stx_core.store.urls import LOCAL, S3, join, local_path, normal, redact, scheme
 
-logger = logging.getLogger(__name__)
-
-Result = TypeVar("Result")
-
-READ_ATTEMPTS = 5
 MAGIC = "*?["
 
-# Errors that the same call would meet again.
-_FINAL = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError)
-# Clients raise some network errors outside the OSError tree; importing them all would be slow.
-_CLIENTS = {"botocore", "aiobotocore", "aiohttp", "gcsfs", "azure", "requests", "httpx"}
+# What clients call the time of the last write; those of S3, local files, Azure, GCS, and memory.
+_TIME_KEYS = ("LastModified", "mtime", "last_modified", "updated", "created")
 # What stores call the version of an object: S3 and Azure, GCS, the Hugging Face hub.
 _VERSION_KEYS = ("ETag", "etag", "blob_id")
 
@@ -47,6 +47,21 @@ class FileInfo:
     identity: str
 
 
+@dataclass(frozen=True)
+class Listed:
+    """An object below a folder.
+
+    Attributes:
+        name: path relative to the folder.
+        size: bytes.
+        modified_s: last write, seconds since 1970, by the clock of the store.
+    """
+
+    name: str
+    size: int
+    modified_s: float
+
+
 def connect(url: str) -> tuple[Any, str]:
     """Give the fsspec filesystem of a URL, with the path inside it.
 
@@ -58,29 +73,39 @@ def connect(url: str) -> tuple[Any, str]:
     kind = scheme(url)
     if kind == LOCAL:
         return _client(LOCAL, "file://", os.getpid()), local_path(url)
-    place = "/".join(url.split("/")[:3])
-    filesystem = _client(kind, place, os.getpid())
+    if kind in S3:
+        filesystem = _s3_client(s3.current_options(), os.getpid())
+    else:
+        filesystem = _client(kind, "/".join(url.split("/")[:3]), os.getpid())
     return filesystem, filesystem._strip_protocol(url)
+
+
+# Clients do not survive a fork, hence the process in the keys.
+@functools.cache
+def _s3_client(options: s3.S3Options, process: int) -> Any:  # noqa: ANN401, ARG001
+    return s3.control_client(options)
 
 
 @functools.cache
 def _client(kind: str, place: str, process: int) -> Any:  # noqa: ANN401, ARG001
-    # Clients do not survive a fork, hence the process in the key. Listings must be fresh:
-    # other processes write, and the listing cache of s3fs never expires.
+    # Listings must be fresh: other processes write.
     try:
         filesystem, _ = fsspec.core.url_to_fs(
             place, skip_instance_cache=True, use_listings_cache=False
         )
     except (ValueError, ImportError) as error:
         raise SpecError(
-            f"{redact(place)}: cannot open {kind}:// ({error}); install its client, "
-            "for S3: pip install 'stx[s3]'"
+            f"{redact(place)}: cannot open {kind}:// ({error}); install its client: "
+            "pip install 'stx[gs]', 'stx[az]' or 'stx[hf]'"
         ) from error
     return filesystem
 
 
 def arrow_filesystem(url: str) -> tuple[Any, str]:
-    """Give the pyarrow filesystem of a URL, with the path inside it."""
+    """Give the pyarrow filesystem of a URL for reading, with the path inside it."""
+    if scheme(url) in S3:
+        path = url.split("://", 1)[1]
+        return s3.data_client(s3.current_options(), path.split("/")[0]), path
     filesystem, path = connect(url)
     if scheme(url) == LOCAL:
         return pa.fs.LocalFileSystem(), path
@@ -123,11 +148,13 @@ def list_files(url: str) -> list[FileInfo]:
     url = normal(url)
     base = _glob_base(url)
     filesystem, base_path = connect(base)
-    if base != url:
-        pattern = connect(url)[1]
-        found = retry(lambda: filesystem.glob(pattern, detail=True), url)
-    else:
-        found = retry(lambda: filesystem.find(base_path, detail=True), url)
+    pattern = connect(url)[1]
+    look = filesystem.find if base == url else filesystem.glob
+    try:
+        found = retry(lambda: look(pattern, detail=True), url)
+    except FileNotFoundError as error:
+        # Of a missing bucket s3fs says this without a word.
+        raise FileNotFoundError(f"{redact(url)}: no such bucket or folder") from error
     files = []
     for path, info in found.items():
         below = path[len(base_path) :].strip("/")
@@ -154,28 +181,68 @@ def list_names(folder: str, start_after: str | None = None) -> list[str]:
 
     Hidden names (temporary files of killed writers) are left out.
     """
+    return [name for name in _ls(folder, "file") if start_after is None or name > start_after]
+
+
+def list_folders(folder: str) -> list[str]:
+    """Names of the folders in a folder, sorted, without hidden ones; of an absent one, none."""
+    return _ls(folder, "directory")
+
+
+def _ls(folder: str, kind: str) -> list[str]:
     filesystem, path = connect(folder)
     try:
         found = retry(lambda: filesystem.ls(path, detail=True), folder)
     except FileNotFoundError:
         return []
-    names = [info["name"].rsplit("/", 1)[-1] for info in found if info["type"] == "file"]
-    return sorted(
-        name
-        for name in names
-        if name and not _is_hidden(name) and (start_after is None or name > start_after)
-    )
+    # A "file" that ends in "/" is the marker of a folder; some clients end folders with it too.
+    ending = "/" if kind == "directory" else ""
+    names = [
+        info["name"].removesuffix(ending).rsplit("/", 1)[-1]
+        for info in found
+        if info["type"] == kind
+    ]
+    return sorted(name for name in names if name and not _is_hidden(name))
 
 
 def list_sizes(folder: str) -> dict[str, int]:
     """Sizes in bytes of all files below a folder, by path relative to it; none if absent."""
+    return {name: int(info["size"]) for name, info in _find(folder).items() if not _is_hidden(name)}
+
+
+def list_objects(folder: str) -> list[Listed]:
+    """All objects below a folder, hidden ones too; none if absent."""
+    return [
+        Listed(name, int(info["size"]), _modified_s(info)) for name, info in _find(folder).items()
+    ]
+
+
+def _find(folder: str) -> dict[str, dict[str, Any]]:
     filesystem, path = connect(folder)
     try:
         found = retry(lambda: filesystem.find(path, detail=True), folder)
     except FileNotFoundError:
         return {}
-    below = {name[len(path) :].strip("/"): int(info["size"]) for name, info in found.items()}
-    return {name: size for name, size in below.items() if name and not _is_hidden(name)}
+    below = {name[len(path) :].lstrip("/"): info for name, info in found.items()}
+    # A name that ends in "/" is the marker of a folder, which some tools leave in object stores.
+    return {name: info for name, info in below.items() if name and not name.endswith("/")}
+
+
+def modified_s(url: str) -> float:
+    """When an object was last written, seconds since 1970, by the clock of its store.
+
+    Raises:
+        FileNotFoundError: it is absent.
+    """
+    filesystem, path = connect(url)
+    return _modified_s(retry(lambda: filesystem.info(path), url))
+
+
+def _modified_s(info: dict[str, Any]) -> float:
+    time = next(info[key] for key in _TIME_KEYS if info.get(key) is not None)
+    if isinstance(time, str):
+        time = datetime.fromisoformat(time)
+    return float(time.timestamp() if isinstance(time, datetime) else time)
 
 
 def open_stream(url: str) -> IO[bytes]:
@@ -189,6 +256,9 @@ def open_file(url: str) -> Any:  # noqa: ANN401  (a pyarrow.NativeFile)
     """Open a file for random access by pyarrow."""
     if scheme(url) == LOCAL:
         return retry(lambda: pa.OSFile(local_path(url)), url)
+    if scheme(url) in S3:
+        filesystem, path = arrow_filesystem(url)
+        return retry(lambda: filesystem.open_input_file(path), url)
     return pa.PythonFile(open_stream(url), "r")
 
 
@@ -247,6 +317,48 @@ def _replace_local(path: str, data: bytes) -> None:
     os.replace(temporary, path)
 
 
+def upload(path: str, url: str) -> None:
+    """Copy a local file to a URL piece by piece; all of it is visible there, or nothing.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    filesystem, target = connect(url)
+    if scheme(url) != LOCAL:
+        retry(lambda: filesystem.put_file(path, target), url)
+        return
+    temporary = os.path.join(os.path.dirname(target), f".{uuid.uuid4().hex}.tmp")
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    try:
+        retry(lambda: shutil.copyfile(path, temporary), url)
+        os.replace(temporary, target)
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def download(url: str, path: str) -> None:
+    """Copy a file to a local path piece by piece.
+
+    Raises:
+        FileNotFoundError: it is absent.
+        StoreError: anything else, after the retries.
+    """
+    filesystem, source = connect(url)
+    retry(lambda: filesystem.get_file(source, path), url)
+
+
+def remove(url: str) -> None:
+    """Delete an object; one that is gone already is no error.
+
+    Raises:
+        StoreError: it cannot be deleted.
+    """
+    filesystem, path = connect(url)
+    with suppress(FileNotFoundError):
+        retry(lambda: filesystem.rm_file(path), url)
+
+
 def link_new(path: str, data: bytes) -> None:
     """Create a local file if it is absent, whole and durable, or raise FileExistsError.
 
@@ -275,44 +387,3 @@ def link_new(path: str, data: bytes) -> None:
         os.fsync(folder_handle)
     finally:
         os.close(folder_handle)
-
-
-def retry(call: Callable[[], Result], url: str) -> Result:
-    """Make a storage call, again with jitter when a remote store fails for the moment.
-
-    Raises:
-        FileNotFoundError, FileExistsError, IsADirectoryError: as the store says.
-        StoreError: it failed for good.
-    """
-    attempts = 1 if scheme(url) == LOCAL else READ_ATTEMPTS
-    retrying = tenacity.Retrying(
-        stop=tenacity.stop_after_attempt(attempts),
-        wait=tenacity.wait_random_exponential(multiplier=0.2, max=10),
-        retry=tenacity.retry_if_exception(is_transient),
-        before_sleep=lambda state: logger.info("%s: again after %s", redact(url), _cause(state)),
-        reraise=True,
-    )
-    try:
-        return retrying(call)
-    except (FileNotFoundError, FileExistsError, IsADirectoryError, StoreError):
-        raise
-    except Exception as error:
-        if isinstance(error, PermissionError) or is_transient(error):
-            raise StoreError(redact(f"{url}: {_say(error)} (after {attempts} attempts)")) from error
-        raise
-
-
-def is_transient(error: BaseException) -> bool:
-    """Whether a storage error may be gone at the next attempt."""
-    if isinstance(error, (*_FINAL, StoreError)):
-        return False
-    return isinstance(error, OSError) or type(error).__module__.split(".")[0] in _CLIENTS
-
-
-def _say(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
-
-
-def _cause(state: tenacity.RetryCallState) -> str:
-    error = state.outcome.exception() if state.outcome else None
-    return redact(_say(error)) if error else "no answer"

@@ -20,7 +20,7 @@ import xxhash
 
 from stx_core.store import clock
 from stx_core.store.create import create
-from stx_core.store.filesystem import list_names, read_bytes, write_new
+from stx_core.store.filesystem import list_folders, list_names, read_bytes, write_new
 from stx_core.store.parallel import parallel
 from stx_core.store.schema import to_parquet
 from stx_core.store.sealed import decode, is_whole, seal
@@ -33,8 +33,6 @@ logger = logging.getLogger(__name__)
 # one by one.
 _FOLD_RECORDS = 1000
 _FOLD_S = 60.0
-
-_PREFIXES = [f"{number:02x}" for number in range(256)]
 
 
 @dataclass(frozen=True)
@@ -65,6 +63,8 @@ class Record:
         seconds: duration by stage.
         run: the run that wrote it.
         epoch: the start of the run that wrote it.
+        rows_carried: rows out whose vectors were taken from the snapshot before.
+        tokens_carried: their share of `n_tokens`.
     """
 
     key: str
@@ -90,6 +90,8 @@ class Record:
     seconds: dict[str, float]
     run: str
     epoch: int
+    rows_carried: int = 0
+    tokens_carried: int = 0
 
 
 _FIELDS = {field.name: field.type for field in fields(Record)}
@@ -158,7 +160,7 @@ def load(root: str, run: str) -> pa.Table:
     """Read the valid records of a run, one row per unit key, see `RECORDS`."""
     folded = _load_folds(root, run)
     folder = _folder(root, run)
-    names = parallel(lambda prefix: list_names(join(folder, prefix)), _PREFIXES)
+    names = parallel(lambda prefix: list_names(join(folder, prefix)), list_folders(folder))
     known = set(folded["key"].to_pylist())
     keys = sorted({name.split(".")[0] for group in names for name in group} - known)
     tables = [folded]

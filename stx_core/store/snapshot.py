@@ -95,6 +95,8 @@ def commit_snapshot(
     if log.is_committed(root, claim.run):
         entry = log.commit(root, claim.run, claim.epoch, {})
         return _info(entry.state["snapshot"])
+    # The commit asks this again; here it comes before complaints about files that gc removed.
+    log.check(root, claim.run, claim.epoch)
     _check_records(root, records)
     base = _base(root, claim.base)
     while True:

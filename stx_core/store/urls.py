@@ -4,6 +4,7 @@ import os
 import re
 
 LOCAL = "file"
+S3 = ("s3", "s3a")
 
 _SECRET_QUERY = re.compile(r"(\b[\w+.-]+://[^\s'\"?]*)\?[^\s'\"]*=[^\s'\"]*")
 # abfs://container@account/… uses the place of user names for something public.

@@ -1,13 +1,16 @@
+import threading
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 import pytest
 
+from stx_core.store import clock
 from stx_core.store.filesystem import write_new
-from stx_core.store.ledger import Record
+from stx_core.store.ledger import Record, to_table
 from stx_core.store.schema import dense_column, to_parquet
 from stx_core.store.shards import Shard
+from stx_core.store.snapshot import commit_snapshot
 from stx_core.store.units import Unit, id_hash, plan_units, unit_key
 from stx_core.store.urls import join
 
@@ -16,10 +19,37 @@ VECTORS = pa.schema(
 )
 
 
-@pytest.fixture(params=["local", "memory"])
+@pytest.fixture(params=["local", "memory", "s3"])
 def root(request, tmp_path):
-    """An empty place of each kind that needs no server."""
+    """An empty place of each kind of store."""
+    if request.param == "s3":
+        return request.getfixturevalue("s3_root")
     return str(tmp_path / "out") if request.param == "local" else f"memory://{uuid.uuid4().hex}"
+
+
+class VirtualClock:
+    """Time that passes only while somebody sleeps; `during` is then called, to interfere."""
+
+    def __init__(self):
+        self.now, self.during, self._lock = 0.0, [], threading.Lock()
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        with self._lock:
+            self.now += seconds
+        for call in list(self.during):
+            call()
+
+
+@pytest.fixture(autouse=True)
+def time(monkeypatch):
+    """Nothing here waits for real."""
+    virtual = VirtualClock()
+    monkeypatch.setattr(clock, "monotonic", virtual.monotonic)
+    monkeypatch.setattr(clock, "sleep", virtual.sleep)
+    return virtual
 
 
 @dataclass
@@ -28,6 +58,9 @@ class Job:
 
     root: str
     units: list[Unit]
+    about: dict[str, object] = field(
+        default_factory=lambda: {"model": "tiny", "fingerprint": "f", "dim": 2}
+    )
 
     def key(self, unit, output="dense"):
         return unit_key(unit, {"output": output})
@@ -41,7 +74,8 @@ class Job:
         ids = pa.array([f"{unit.url}:{row}" for row in range(unit.start, unit.stop)])
         vectors = dense_column(np.full((unit.n_rows, 2), unit.index, np.float32))
         data = to_parquet(pa.table([ids, vectors], schema=VECTORS))
-        file = f"data/{output}/{uuid.uuid4().hex}.parquet"
+        stem = f"{self.key(unit, output)}-{run}-{epoch}-{uuid.uuid4().hex[:12]}"
+        file = f"data/{output}/{stem}.parquet"
         write_new(join(self.root, file), data)
         return make_record(
             unit,
@@ -52,6 +86,26 @@ class Job:
             size=len(data),
             run=run,
             epoch=epoch,
+        )
+
+    def finish_all(self, run, outputs=("dense",)):
+        return [self.finish(unit, run, output=name) for name in outputs for unit in self.units]
+
+    def publish(self, claim, records, outputs=("dense",), units=None, keeps=None):
+        planned = {name: self.planned(name)[name] for name in outputs}
+        if units is not None:
+            planned = {
+                name: {key: unit for key, unit in keys.items() if unit in units}
+                for name, keys in planned.items()
+            }
+        return commit_snapshot(
+            self.root,
+            claim,
+            planned,
+            to_table(records),
+            dict.fromkeys(outputs, self.about),
+            dict.fromkeys(outputs, VECTORS),
+            keeps,
         )
 
 

@@ -4,7 +4,7 @@ import fsspec
 import pytest
 
 from stx_core.errors import SpecError, StoreError
-from stx_core.store import filesystem
+from stx_core.store import filesystem, retries
 from stx_core.store.filesystem import (
     file_info,
     list_files,
@@ -126,7 +126,7 @@ def test_chained_urls_are_refused():
 
 
 def test_a_transient_error_of_a_remote_store_is_tried_again(monkeypatch):
-    monkeypatch.setattr(filesystem.tenacity.nap.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(retries.tenacity.nap.time, "sleep", lambda seconds: None)
     calls = []
 
     def call():

@@ -5,9 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from stx_core.errors import StoreError
 from stx_core.store import ledger
-from stx_core.store.filesystem import write_new
+from stx_core.store.filesystem import list_names, write_new
 from stx_core.store.urls import join
 
 RUN = "run-1"
@@ -53,6 +52,10 @@ def test_attempts_at_the_same_moment_agree_on_one_record(root, done):
     assert ledger.find(root, RUN, done.key) == winners[0]
 
 
+def loaded(root):
+    return sorted(ledger.to_records(ledger.load(root, RUN)), key=lambda each: each.key)
+
+
 def damage(done):
     body = json.dumps({**ledger.seal(ledger.asdict(done))})
     inconsistent = ledger.seal(ledger.asdict(replace(done, rows_out=99)))
@@ -71,10 +74,10 @@ def test_a_damaged_record_counts_as_absent_and_the_next_number_is_used(root, don
     write_new(url_of(root, done.key, 0), damage(done)[kind])
 
     assert ledger.find(root, RUN, done.key) is None
-    assert ledger.load_all(root, RUN) == {}
+    assert ledger.load(root, RUN).num_rows == 0
     assert ledger.record(root, RUN, done) == done
     assert ledger.find(root, RUN, done.key) == done
-    assert ledger.load_all(root, RUN) == {done.key: done}
+    assert loaded(root) == [done]
 
 
 def test_all_records_of_a_run_and_no_other_are_loaded(root, job):
@@ -83,8 +86,8 @@ def test_all_records_of_a_run_and_no_other_are_loaded(root, job):
         ledger.record(root, RUN, each)
     ledger.record(root, "run-2", job.finish(job.units[0], "run-2"))
 
-    assert ledger.load_all(root, RUN) == {each.key: each for each in records}
-    assert ledger.load_all(root, "absent") == {}
+    assert loaded(root) == sorted(records, key=lambda each: each.key)
+    assert ledger.load(root, "absent").num_rows == 0
 
 
 @pytest.mark.parametrize(
@@ -104,8 +107,64 @@ def test_a_record_that_does_not_add_up_is_not_written(root, done, wrong, problem
     assert ledger.find(root, RUN, done.key) is None
 
 
-def test_a_record_of_another_range_is_refused(job, done):
-    ledger.check_unit(done, job.units[0])
+def fold_names(root):
+    return list_names(join(root, "_stx/runs", RUN, "done"))
 
-    with pytest.raises(StoreError, match="was planned"):
-        ledger.check_unit(done, job.units[1])
+
+def many(done, n):
+    """Records as a large run has them; no files are needed."""
+    return [replace(done, key=f"{number:032x}", start=0, stop=5) for number in range(n)]
+
+
+def test_records_survive_the_way_through_a_table(done):
+    odd = replace(done, reasons={"null_text": 2}, seconds={"read": 0.5, "write": 1.25})
+
+    assert list(ledger.to_records(ledger.to_table([done, odd]))) == [done, odd]
+
+
+def test_a_thousand_records_are_folded_into_one_file_and_read_back_from_it(root, done):
+    folds = ledger.Folds(root, RUN, 3)
+    records = many(done, 1005)
+
+    for each in records:
+        folds.add(each)
+
+    assert [name.rsplit("-", 1)[0] for name in fold_names(root)] == ["3-000001"]
+    # Only the fold exists here: the last five were never recorded one by one.
+    assert loaded(root) == records[:1000]
+    assert list(ledger.to_records(folds.table())) == records
+
+
+def test_the_records_of_a_minute_are_folded_too(root, done, time):
+    folds = ledger.Folds(root, RUN, 1)
+    folds.add(done)
+    assert fold_names(root) == []
+
+    time.sleep(61)
+    folds.add(replace(done, key="f" * 32))
+
+    assert len(fold_names(root)) == 1
+    assert [each.key for each in loaded(root)] == sorted([done.key, "f" * 32])
+
+
+def test_folded_records_and_those_that_are_not_are_loaded_once_each(root, job, time):
+    records = [job.finish(unit, RUN) for unit in job.units]
+    for each in records:
+        ledger.record(root, RUN, each)
+    for epoch in (1, 2):
+        folds = ledger.Folds(root, RUN, epoch)
+        folds.add(records[0])
+        time.sleep(61)
+        folds.add(records[epoch])
+
+    assert len(fold_names(root)) == 2
+    assert loaded(root) == sorted(records, key=lambda each: each.key)
+
+
+@pytest.mark.parametrize("data", [b"", b"PAR1 no Parquet"])
+def test_a_damaged_fold_is_ignored_because_its_records_exist_one_by_one(root, done, data, caplog):
+    ledger.record(root, RUN, done)
+    write_new(join(root, "_stx/runs", RUN, "done", "1-000001-0123.parquet"), data)
+
+    assert loaded(root) == [done]
+    assert "damaged" in caplog.text

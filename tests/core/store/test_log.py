@@ -1,23 +1,20 @@
 import json
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from stx_core.errors import CommitConflict, Fenced, StoreError
-from stx_core.store import log
+from stx_core.errors import CommitConflict, Fenced, RunActive, StoreError
+from stx_core.store import beat, log
 from stx_core.store.filesystem import read_bytes, write_new
-from stx_core.store.urls import join
 
 EMPTY = {"outputs": {}, "segments": [], "rows": 0, "id_hash": f"{0:032x}"}
 
 
 def commit(root, claim):
     return log.commit(root, claim.run, claim.epoch, EMPTY)
-
-
-def entry_url(root, number):
-    return join(root, "_stx/log", f"{number:020d}.json")
 
 
 def test_a_new_place_has_no_log(root):
@@ -149,17 +146,112 @@ def test_each_entry_names_the_digest_of_the_one_before(root):
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", None])
 def test_a_damaged_entry_is_a_hard_stop(root, data):
     log.claim(root, "spec-a")
-    body = json.loads(read_bytes(entry_url(root, 1)))
+    body = json.loads(read_bytes(log.entry_url(root, 1)))
     body["state"]["runs"] = {}
-    write_new(entry_url(root, 2), json.dumps(body).encode() if data is None else data)
+    write_new(log.entry_url(root, 2), json.dumps(body).encode() if data is None else data)
 
     with pytest.raises(StoreError, match=r"2\.json: damaged"):
         log.claim(root, "spec-a")
 
 
+def test_a_newcomer_watches_for_a_minute_before_it_takes_over(root, time):
+    log.claim(root, "spec-a")
+
+    log.claim(root, "spec-a")
+
+    assert 60 <= time.now < 65
+
+
+def test_a_run_whose_holder_beats_is_not_taken(root, time):
+    claim = log.claim(root, "spec-a")
+    with log.hold(root, claim) as holder:
+        time.during.append(holder.beat)
+
+        with pytest.raises(RunActive, match=f"another start is at work on run {claim.run}"):
+            log.claim(root, "spec-a")
+
+    assert log.latest(root).n == 1
+
+
+def test_a_holder_that_ended_with_an_error_is_followed_at_once(root, time):
+    with pytest.raises(KeyboardInterrupt), log.hold(root, log.claim(root, "spec-a")):
+        raise KeyboardInterrupt
+
+    assert log.claim(root, "spec-a").epoch == 2
+    assert time.now == 0
+
+
+def test_a_holder_that_was_killed_here_is_followed_at_once(root, time, monkeypatch):
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    killed = {**beat.this_process(), "pid": process.pid}
+    killed["started"] = beat._start_ticks(process.pid)
+    with monkeypatch.context() as patch:
+        patch.setattr(log, "this_process", lambda: killed)
+        log.claim(root, "spec-a")
+    assert not beat.is_gone(killed)
+    process.kill()
+    process.wait()
+
+    assert log.claim(root, "spec-a").epoch == 2
+    assert time.now == 0
+
+
+def test_a_paused_run_is_taken_at_once(root, time):
+    claim = log.claim(root, "spec-a")
+    entry = log.pause(root, claim.run, claim.epoch)
+    assert (entry.kind, entry.state["runs"][claim.run]["state"]) == ("pause", "paused")
+
+    again = log.claim(root, "spec-a")
+
+    assert (again.run, again.epoch, again.resumed) == (claim.run, 2, True)
+    assert log.latest(root).state["runs"][claim.run]["state"] == "open"
+    assert time.now == 0
+
+
+def test_a_paused_start_cannot_commit_and_pausing_twice_writes_once(root):
+    claim = log.claim(root, "spec-a")
+    first = log.pause(root, claim.run, claim.epoch)
+
+    assert log.pause(root, claim.run, claim.epoch) == first
+    with pytest.raises(Fenced, match="is paused"):
+        commit(root, claim)
+
+
+def test_a_start_that_was_taken_over_cannot_pause_the_run(root):
+    stale = log.claim(root, "spec-a")
+    log.claim(root, "spec-a")
+
+    with pytest.raises(Fenced):
+        log.pause(root, stale.run, stale.epoch)
+
+
+def test_of_two_that_watched_the_slower_one_watches_the_faster_one(root, time):
+    stale = log.claim(root, "spec-a")
+    faster = []
+
+    def take_over():
+        # At the end of the slower one's minute.
+        if time.now >= 58 and not faster:
+            faster.append(log.Claim(stale.run, 2, 0, True))
+            log.append(root, "claim", raise_epoch)
+            time.during.append(log.hold(root, faster[0]).beat)
+
+    def raise_epoch(state, number):
+        state["runs"][stale.run]["epoch"] = 2
+        return state
+
+    time.during.append(take_over)
+
+    with pytest.raises(RunActive):
+        log.claim(root, "spec-a")
+
+    assert faster
+    assert log.latest(root).state["runs"][stale.run]["epoch"] == 2
+
+
 def test_a_missing_entry_is_a_hard_stop(root):
     log.claim(root, "spec-a")
-    write_new(entry_url(root, 3), b"{}")
+    write_new(log.entry_url(root, 3), b"{}")
 
     with pytest.raises(StoreError, match="deleted or added by hand"):
         log.latest(root)
@@ -167,7 +259,7 @@ def test_a_missing_entry_is_a_hard_stop(root):
 
 def test_a_log_of_a_newer_stx_is_not_touched(root):
     body = log.seal({"n": 1, "format": 2, "kind": "claim", "previous": "", "state": {}})
-    write_new(entry_url(root, 1), json.dumps(body).encode())
+    write_new(log.entry_url(root, 1), json.dumps(body).encode())
 
     with pytest.raises(StoreError, match="use a newer stx"):
         log.claim(root, "spec-a")

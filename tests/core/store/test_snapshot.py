@@ -9,14 +9,16 @@ import pytest
 
 from stx_core.errors import CommitConflict, Fenced, StoreError
 from stx_core.store import ledger, log, manifest, snapshot
-from stx_core.store.filesystem import list_sizes, write_new
+from stx_core.store.filesystem import connect, list_sizes, write_new
 from stx_core.store.schema import dense_matrix
 from stx_core.store.snapshot import (
     commit_snapshot,
     open_snapshot,
     read_manifest,
+    rollback,
     snapshot_files,
     snapshot_info,
+    versions,
 )
 from stx_core.store.urls import join
 
@@ -24,34 +26,12 @@ VECTORS = pa.schema(
     [("id", pa.string()), ("embedding", pa.list_(pa.field("element", pa.float32()), 2))]
 )
 LOCAL = pytest.mark.parametrize("root", ["local"], indirect=True)
-ABOUT = {"model": "tiny", "fingerprint": "f", "dim": 2}
-
-
-def publish(job, claim, records, outputs=("dense",), units=None):
-    planned = {name: job.planned(name)[name] for name in outputs}
-    if units is not None:
-        planned = {
-            name: {key: unit for key, unit in keys.items() if unit in units}
-            for name, keys in planned.items()
-        }
-    return commit_snapshot(
-        job.root,
-        claim,
-        planned,
-        {record.key: record for record in records},
-        dict.fromkeys(outputs, ABOUT),
-        dict.fromkeys(outputs, VECTORS),
-    )
-
-
-def finish_all(job, run, outputs=("dense",)):
-    return [job.finish(unit, run, output=name) for name in outputs for unit in job.units]
 
 
 @pytest.fixture
 def committed(job):
     claim = log.claim(job.root, "spec")
-    publish(job, claim, finish_all(job, claim.run))
+    job.publish(claim, job.finish_all(claim.run))
     return job
 
 
@@ -104,7 +84,7 @@ def test_before_the_first_commit_there_is_no_snapshot(job):
 def test_one_of_several_outputs_must_be_named(job):
     claim = log.claim(job.root, "spec")
     both = ("dense", "second")
-    publish(job, claim, finish_all(job, claim.run, both), both)
+    job.publish(claim, job.finish_all(claim.run, both), both)
 
     with pytest.raises(StoreError, match="several outputs; name one of dense, second"):
         open_snapshot(job.root)
@@ -115,7 +95,7 @@ def test_one_of_several_outputs_must_be_named(job):
 
 def test_older_versions_stay_readable(committed):
     claim = log.claim(committed.root, "spec")
-    publish(committed, claim, [], units=committed.units[:1])
+    committed.publish(claim, [], units=committed.units[:1])
 
     assert snapshot_info(committed.root).version == 2
     assert open_snapshot(committed.root).count_rows() == 5
@@ -129,7 +109,7 @@ def test_units_of_the_base_are_carried_over_by_their_key(committed):
     claim = log.claim(committed.root, "spec")
     fresh = committed.finish(committed.units[0], claim.run)
 
-    publish(committed, claim, [fresh])
+    committed.publish(claim, [fresh])
 
     after = read_manifest(committed.root)
     same = [a == b for a, b in zip(before.to_pylist(), after.to_pylist(), strict=True)]
@@ -139,10 +119,10 @@ def test_units_of_the_base_are_carried_over_by_their_key(committed):
 
 def test_an_unfinished_run_is_not_published(job):
     claim = log.claim(job.root, "spec")
-    records = finish_all(job, claim.run)
+    records = job.finish_all(claim.run)
 
     with pytest.raises(StoreError, match="1 of 4 units are not done"):
-        publish(job, claim, records[1:])
+        job.publish(claim, records[1:])
     assert log.latest(job.root).state["snapshot"] is None
 
 
@@ -158,25 +138,25 @@ def test_an_unfinished_run_is_not_published(job):
 )
 def test_a_record_that_does_not_fit_is_not_published(job, wrong, problem):
     claim = log.claim(job.root, "spec")
-    first, *rest = finish_all(job, claim.run)
+    first, *rest = job.finish_all(claim.run)
 
     with pytest.raises(StoreError, match=problem):
-        publish(job, claim, [replace(first, **wrong), *rest])
+        job.publish(claim, [replace(first, **wrong), *rest])
     assert log.latest(job.root).state["snapshot"] is None
 
 
 def test_two_units_cannot_name_one_file(job):
     claim = log.claim(job.root, "spec")
-    first, second, *rest = finish_all(job, claim.run)
+    first, second, *rest = job.finish_all(claim.run)
 
     with pytest.raises(StoreError, match="same file"):
-        publish(job, claim, [first, replace(second, file=first.file, size=first.size), *rest])
+        job.publish(claim, [first, replace(second, file=first.file, size=first.size), *rest])
 
 
 def test_outputs_made_from_different_rows_are_not_published(job):
     claim = log.claim(job.root, "spec")
     both = ("dense", "second")
-    *records, last = finish_all(job, claim.run, both)
+    *records, last = job.finish_all(claim.run, both)
     fewer = replace(
         last,
         rows_in=4,
@@ -187,12 +167,12 @@ def test_outputs_made_from_different_rows_are_not_published(job):
     )
 
     with pytest.raises(StoreError, match="made from different rows"):
-        publish(job, claim, [*records, fewer], both)
+        job.publish(claim, [*records, fewer], both)
 
 
 def test_quarantined_rows_count_and_their_file_must_exist(job):
     claim = log.claim(job.root, "spec")
-    first, *rest = finish_all(job, claim.run)
+    first, *rest = job.finish_all(claim.run)
     bad = replace(
         first,
         rows_out=4,
@@ -204,9 +184,9 @@ def test_quarantined_rows_count_and_their_file_must_exist(job):
     )
 
     with pytest.raises(StoreError, match=r"quarantine/q\.parquet: missing"):
-        publish(job, claim, [bad, *rest])
+        job.publish(claim, [bad, *rest])
     write_new(join(job.root, "quarantine/q.parquet"), b"rows")
-    info = publish(job, claim, [bad, *rest])
+    info = job.publish(claim, [bad, *rest])
 
     assert info.rows == 20
     assert (info.outputs["dense"]["rows"], info.outputs["dense"]["rows_quarantined"]) == (19, 1)
@@ -214,20 +194,20 @@ def test_quarantined_rows_count_and_their_file_must_exist(job):
 
 def test_a_unit_without_rows_has_no_file(job):
     claim = log.claim(job.root, "spec")
-    first, *rest = finish_all(job, claim.run)
+    first, *rest = job.finish_all(claim.run)
     zero = f"{0:032x}"
     empty = replace(
         first, file="", size=0, rows_in=0, rows_filtered=5, rows_out=0, id_hash_in=zero,
         id_hash_out=zero,
     )  # fmt: skip
 
-    publish(job, claim, [empty, *rest])
+    job.publish(claim, [empty, *rest])
 
     assert open_snapshot(job.root).count_rows() == 15
 
 
 def test_a_snapshot_of_nothing_has_its_schema(job):
-    publish(job, log.claim(job.root, "spec"), [], units=[])
+    job.publish(log.claim(job.root, "spec"), [], units=[])
 
     assert open_snapshot(job.root).to_table() == VECTORS.empty_table()
     assert snapshot_info(job.root).rows == 0
@@ -235,24 +215,24 @@ def test_a_snapshot_of_nothing_has_its_schema(job):
 
 def test_committing_twice_gives_the_same_snapshot(job):
     claim = log.claim(job.root, "spec")
-    records = finish_all(job, claim.run)
+    records = job.finish_all(claim.run)
 
-    first = publish(job, claim, records)
+    first = job.publish(claim, records)
 
-    assert publish(job, claim, records) == first
+    assert job.publish(claim, records) == first
     assert log.latest(job.root).n == 2
 
 
 def test_a_stalled_start_is_fenced_and_its_records_are_used_by_the_next(job):
     stale = log.claim(job.root, "spec")
-    records = finish_all(job, stale.run)
+    records = job.finish_all(stale.run)
     for record in records:
         ledger.record(job.root, stale.run, record)
     fresh = log.claim(job.root, "spec")
 
     with pytest.raises(Fenced):
-        publish(job, stale, records)
-    info = publish(job, fresh, ledger.load_all(job.root, fresh.run).values())
+        job.publish(stale, records)
+    info = job.publish(fresh, list(ledger.to_records(ledger.load(job.root, fresh.run))))
 
     assert (info.run, info.version) == (stale.run, 1)
 
@@ -260,17 +240,17 @@ def test_a_stalled_start_is_fenced_and_its_records_are_used_by_the_next(job):
 def test_a_run_that_was_overtaken_conflicts(job):
     slow = log.claim(job.root, "slow")
     fast = log.claim(job.root, "fast")
-    records = finish_all(job, slow.run)
-    publish(job, fast, finish_all(job, fast.run))
+    records = job.finish_all(slow.run)
+    job.publish(fast, job.finish_all(fast.run))
 
     with pytest.raises(CommitConflict):
-        publish(job, slow, records)
+        job.publish(slow, records)
     assert snapshot_info(job.root).run == fast.run
 
 
 def test_a_damaged_or_missing_segment_is_an_error(job, tmp_path):
     claim = log.claim(job.root, "spec")
-    publish(job, claim, finish_all(job, claim.run))
+    job.publish(claim, job.finish_all(claim.run))
     segments = log.latest(job.root).state["snapshot"]["segments"]
 
     with pytest.raises(StoreError, match="checksum does not match"):
@@ -283,11 +263,7 @@ def test_large_manifests_are_cut_by_shard(job, monkeypatch):
     monkeypatch.setattr(manifest, "_ROWS_PER_SEGMENT", 5)
     claim = log.claim(job.root, "spec")
     record = job.finish(job.units[0], claim.run)
-    rows = [
-        manifest.to_row(replace(record, url=f"/c/{shard}", key=f"{shard}-{part}", start=part))
-        for shard in range(20)
-        for part in range(2)
-    ]
+    rows = many_rows(record)
 
     segments = manifest.write_segments(job.root, claim.run, 1, rows)
 
@@ -297,14 +273,38 @@ def test_large_manifests_are_cut_by_shard(job, monkeypatch):
         table = manifest.read_segments(job.root, [segment])
         assert len(table) == segment["rows"]
         assert {manifest.bucket(url) for url in table["url"].to_pylist()} <= set(segment["buckets"])
-    whole = manifest.read_segments(job.root, segments).to_pylist()
-    assert whole == sorted(rows, key=lambda row: (row["url"], row["start"]))
+    whole = manifest.read_segments(job.root, segments)
+    assert whole == rows.sort_by([("url", "ascending"), ("start", "ascending")])
+
+
+def many_rows(record, **changes):
+    """Manifest rows of 20 shards of 2 units; `changes` of the first unit of the first shard."""
+    records = [
+        replace(record, url=f"/c/{shard}", key=f"{shard}-{part}", start=part)
+        for shard in range(20)
+        for part in range(2)
+    ]
+    records[0] = replace(records[0], **changes)
+    return ledger.to_table(records).select(manifest.MANIFEST.names)
+
+
+def test_only_segments_whose_rows_changed_are_written_again(job, monkeypatch):
+    monkeypatch.setattr(manifest, "_ROWS_PER_SEGMENT", 5)
+    record = job.finish(job.units[0], "run-1")
+    before = manifest.write_segments(job.root, "run-1", 1, many_rows(record))
+    rows = many_rows(record, n_tokens=31)
+
+    after = manifest.write_segments(job.root, "run-2", 1, rows, before)
+
+    new = [segment for segment in after if segment not in before]
+    assert [manifest.bucket("/c/0") in segment["buckets"] for segment in new] == [True]
+    assert manifest.read_segments(job.root, after).sort_by("key") == rows.sort_by("key")
 
 
 @LOCAL
 def test_a_dataset_can_be_moved(tmp_path, job):
     claim = log.claim(job.root, "spec")
-    publish(job, claim, finish_all(job, claim.run))
+    job.publish(claim, job.finish_all(claim.run))
     shutil.move(job.root, tmp_path / "elsewhere")
 
     assert open_snapshot(str(tmp_path / "elsewhere")).count_rows() == 20
@@ -329,14 +329,14 @@ def test_publishing_checks_before_it_writes_anything(job, monkeypatch):
     monkeypatch.setattr(snapshot, "write_segments", lambda *args: pytest.fail("wrote a segment"))
 
     with pytest.raises(StoreError):
-        publish(job, claim, [])
+        job.publish(claim, [])
 
 
 def test_the_files_of_a_snapshot_are_listed_as_urls(job):
     claim = log.claim(job.root, "spec")
     both = ("dense", "second")
-    records = finish_all(job, claim.run, both)
-    publish(job, claim, records, both)
+    records = job.finish_all(claim.run, both)
+    job.publish(claim, records, both)
 
     urls = [join(job.root, record.file) for record in records]
 
@@ -348,14 +348,125 @@ def test_the_files_of_a_snapshot_are_listed_as_urls(job):
 
 def test_two_outputs_of_the_same_encoder_share_their_files(job):
     claim = log.claim(job.root, "spec")
-    records = {record.key: record for record in finish_all(job, claim.run)}
+    records = ledger.to_table(job.finish_all(claim.run))
     planned = {name: job.planned()["dense"] for name in ("one", "two")}
 
     commit_snapshot(
-        job.root, claim, planned, records, dict.fromkeys(planned, ABOUT),
+        job.root, claim, planned, records, dict.fromkeys(planned, job.about),
         dict.fromkeys(planned, VECTORS),
     )  # fmt: skip
 
     assert open_snapshot(job.root, output="one").count_rows() == 20
     assert open_snapshot(job.root, output="two").count_rows() == 20
     assert len(snapshot_files(job.root)) == 4
+
+
+def only(name):
+    """Of the two shards, the one that a run does not speak about."""
+    return lambda url: url != f"/corpus/{name}.parquet"
+
+
+def units_of(job, name):
+    return [unit for unit in job.units if not only(name)(unit.url)]
+
+
+def backfill(job, claim, name):
+    """Encode one shard again and leave the other one alone."""
+    units = units_of(job, name)
+    records = [job.finish(unit, claim.run) for unit in units]
+    return job.publish(claim, records, units=units, keeps=only(name))
+
+
+def runs_by_shard(root):
+    rows = read_manifest(root).select(["url", "run"]).to_pylist()
+    return {row["url"][8]: row["run"] for row in rows}
+
+
+def test_a_backfill_changes_its_shards_and_keeps_the_others(committed):
+    first = snapshot_info(committed.root).run
+    claim = log.claim(committed.root, "a again")
+
+    info = backfill(committed, claim, "a")
+
+    assert (info.version, info.rows) == (2, 20)
+    assert runs_by_shard(committed.root) == {"a": claim.run, "b": first}
+
+
+def test_backfills_of_different_shards_build_on_each_other(committed):
+    slow, fast = (log.claim(committed.root, spec) for spec in ("slow", "fast"))
+    backfill(committed, fast, "b")
+
+    info = backfill(committed, slow, "a")
+
+    assert (info.version, info.rows) == (3, 20)
+    assert runs_by_shard(committed.root) == {"a": slow.run, "b": fast.run}
+
+
+def test_of_two_backfills_of_the_same_shard_the_slower_one_conflicts(committed):
+    slow, fast = (log.claim(committed.root, spec) for spec in ("slow", "fast"))
+    backfill(committed, fast, "a")
+
+    with pytest.raises(CommitConflict):
+        backfill(committed, slow, "a")
+    assert runs_by_shard(committed.root)["a"] == fast.run
+
+
+def test_a_rebase_does_not_bring_back_rows_that_the_winner_deleted(committed):
+    slow, fast = (log.claim(committed.root, spec) for spec in ("slow", "fast"))
+    committed.publish(fast, [], units=units_of(committed, "a"))
+
+    info = backfill(committed, slow, "a")
+
+    assert info.rows == 10
+    assert set(runs_by_shard(committed.root)) == {"a"}
+
+
+def test_a_backfill_with_another_encoder_is_refused(committed):
+    claim = log.claim(committed.root, "other model")
+    committed.about["fingerprint"] = "g"
+
+    with pytest.raises(CommitConflict, match=r"has the outputs dense \(f\), this run writes dense"):
+        backfill(committed, claim, "a")
+
+
+def test_a_rollback_makes_an_older_version_current_again(committed):
+    committed.publish(log.claim(committed.root, "less"), [], units=committed.units[:1])
+    assert open_snapshot(committed.root).count_rows() == 5
+
+    info = rollback(committed.root, 1)
+
+    assert (info.version, info.rows) == (3, 20)
+    assert open_snapshot(committed.root).count_rows() == 20
+    assert open_snapshot(committed.root, version=2).count_rows() == 5
+    assert log.latest(committed.root).kind == "rollback"
+    assert [each.version for each in versions(committed.root)] == [1, 2, 3]
+
+
+def test_a_rollback_to_the_current_version_writes_nothing(committed):
+    before = log.latest(committed.root)
+
+    assert rollback(committed.root, 1).version == 1
+    assert log.latest(committed.root) == before
+
+
+def test_a_rollback_to_a_version_that_never_was_or_lost_a_file_is_refused(committed):
+    claim = log.claim(committed.root, "a again")
+    backfill(committed, claim, "a")
+    filesystem, _ = connect(committed.root)
+    (lost,) = set(snapshot_files(committed.root, version=1)[:1])
+    filesystem.rm_file(connect(lost)[1])
+
+    with pytest.raises(StoreError, match="no version 9; kept are 1, 2"):
+        rollback(committed.root, 9)
+    with pytest.raises(StoreError, match="no bytes found"):
+        rollback(committed.root, 1)
+    assert snapshot_info(committed.root).version == 2
+
+
+def test_a_run_that_plans_on_a_version_which_was_rolled_back_conflicts(committed):
+    committed.publish(log.claim(committed.root, "less"), [], units=committed.units[:1])
+    claim = log.claim(committed.root, "again")
+    rollback(committed.root, 1)
+
+    with pytest.raises(CommitConflict):
+        committed.publish(claim, committed.finish_all(claim.run))

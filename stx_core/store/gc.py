@@ -1,0 +1,201 @@
+"""Delete what no version that is kept and no run that may go on needs. Nothing else ever deletes.
+
+First an entry goes into the log (the fence): from then on nobody can publish what is about to be
+deleted. Only then objects are deleted, and only old ones: a run that was claimed after the fence
+has written all of its objects later. Ages are differences between times that the store itself
+gave, and log entries stay for ever.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from stx_core.errors import RunActive, StoreError
+from stx_core.store import clock, log
+from stx_core.store.beat import beat_url, wait_until_silent
+from stx_core.store.filesystem import Listed, list_objects, modified_s, remove
+from stx_core.store.manifest import read_segments
+from stx_core.store.parallel import parallel
+from stx_core.store.urls import join, redact
+
+KEEP = 10
+# Clocks of a store's machines differ, readers hold a snapshot open for a while.
+MARGIN_S = 24 * 3600.0
+# An interrupted run may be gone on with for so long: two weeks.
+ABANDON_AFTER_S = 14 * 24 * 3600.0
+
+_TEMPORARY = re.compile(r"^\.(.+)\.[0-9a-f]{32}\.tmp$")
+_RUN = r"\d{8}T\d{6}-[0-9a-f]{8}"
+_FILE = re.compile(rf"^(?:[0-9a-f]{{32}}-)?(?P<run>{_RUN})-\d+-[0-9a-f]+\.parquet$")
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """What gc removed, or would remove.
+
+    Attributes:
+        versions: that cannot be opened any more.
+        runs: interrupted ones that were given up.
+        files: paths relative to the dataset.
+        size: of the files, bytes.
+    """
+
+    versions: tuple[int, ...]
+    runs: tuple[str, ...]
+    files: tuple[str, ...]
+    size: int
+
+
+def gc(
+    root: str,
+    *,
+    keep: int = KEEP,
+    margin_s: float = MARGIN_S,
+    abandon_after_s: float = ABANDON_AFTER_S,
+    dry_run: bool = False,
+) -> Garbage:
+    """Give up old versions and runs, and delete what only they needed.
+
+    The versions that open and paused runs build on are kept beside the newest ones.
+
+    Args:
+        root: the dataset.
+        keep: how many of the newest versions stay, at least 1.
+        margin_s: objects stay that were written less than this before the fence.
+        abandon_after_s: an interrupted run is given up when it showed no life for so long.
+        dry_run: only say what would be deleted; writes nothing.
+
+    Raises:
+        StoreError: nothing was ever claimed here, or from the store. Running again is safe.
+    """
+    if keep < 1:
+        raise ValueError(f"keep must be at least 1, got {keep}")
+    before = log.latest(root)
+    if before is None:
+        raise StoreError(f"{redact(root)}: no dataset of stx is here")
+    if dry_run:
+        state, now_s = _without_expired(before.state, keep), clock.now()
+        state = _without_runs(state, _old_runs(root, state, now_s - abandon_after_s))
+    else:
+        fence = _fence(root, keep, abandon_after_s)
+        state, now_s = fence.state, modified_s(log.entry_url(root, fence.n))
+    garbage = [each for each in _unneeded(root, state) if each.modified_s < now_s - margin_s]
+    if not dry_run:
+        parallel(lambda each: remove(join(root, each.name)), garbage)
+    return Garbage(
+        versions=tuple(sorted(map(int, before.state["kept"].keys() - state["kept"].keys()))),
+        runs=tuple(run for run, facts in state["runs"].items() if facts["state"] == "abandoned"),
+        files=tuple(each.name for each in garbage),
+        size=sum(each.size for each in garbage),
+    )
+
+
+def _fence(root: str, keep: int, abandon_after_s: float) -> log.Entry:
+    """Append what gives up versions, and then what gives up runs, if there are such."""
+    fence = log.append(root, "gc", lambda state, _: _without_expired(state, keep))
+    now_s = modified_s(log.entry_url(root, fence.n))
+    old = _old_runs(root, fence.state, now_s - abandon_after_s)
+    given_up = {run: epoch for run, epoch in old.items() if _is_silent(root, fence.state, run)}
+    if not given_up:
+        return fence
+    return log.append(root, "gc", lambda state, _: _without_runs(state, given_up))
+
+
+def _without_expired(state: log.State, keep: int) -> log.State:
+    """Drop old versions, and finished runs that made none of the kept ones."""
+    newest = sorted(map(int, state["kept"]))[-keep:]
+    bases = [facts["base"] for facts in state["runs"].values() if _may_go_on(facts)]
+    kept = {
+        version: number
+        for version, number in state["kept"].items()
+        if int(version) in {*newest, *bases}
+    }
+    runs = {
+        run: facts
+        for run, facts in state["runs"].items()
+        if _may_go_on(facts) or facts.get("committed") in kept.values()
+    }
+    return state | {"kept": kept, "runs": runs}
+
+
+def _may_go_on(facts: log.State) -> bool:
+    return facts["state"] in ("open", "paused")
+
+
+def _old_runs(root: str, state: log.State, before_s: float) -> dict[str, int]:
+    """Unfinished runs that showed no life since some time of the store, with their epochs."""
+    return {
+        run: facts["epoch"]
+        for run, facts in state["runs"].items()
+        if _may_go_on(facts) and _last_life_s(root, run, facts) < before_s
+    }
+
+
+def _last_life_s(root: str, run: str, facts: log.State) -> float:
+    claimed_s = modified_s(log.entry_url(root, facts["claimed"]))
+    with suppress(FileNotFoundError):
+        return max(claimed_s, modified_s(beat_url(root, run)))
+    return claimed_s
+
+
+def _is_silent(root: str, state: log.State, run: str) -> bool:
+    facts = state["runs"][run]
+    if facts["state"] == "paused":
+        return True
+    try:
+        wait_until_silent(root, run, facts["epoch"], facts["writer"])
+    except RunActive:
+        return False
+    return True
+
+
+def _without_runs(state: log.State, given_up: Mapping[str, int]) -> log.State:
+    """Abandon runs, unless a newer start took them over."""
+    runs = {
+        run: {**facts, "state": "abandoned", "epoch": facts["epoch"] + 1}
+        if given_up.get(run) == facts["epoch"] and _may_go_on(facts)
+        else facts
+        for run, facts in state["runs"].items()
+    }
+    return state | {"runs": runs}
+
+
+def _unneeded(root: str, state: log.State) -> Iterator[Listed]:
+    """Objects that no kept version names, and that no run which may go on has written.
+
+    Names that stx does not give are left alone.
+    """
+    needed, makers = _named(root, state)
+    going_on = {run: facts for run, facts in state["runs"].items() if _may_go_on(facts)}
+    spared = {*going_on, *(each for facts in going_on.values() for each in facts["adopts"])}
+    for folder in ("data", "quarantine", "_stx/segments"):
+        for each in list_objects(join(root, folder)):
+            path = f"{folder}/{each.name}"
+            if path not in needed and _run_of(path) not in (None, *spared):
+                yield replace(each, name=path)
+    for each in list_objects(join(root, "_stx/runs")):
+        run, _, name = each.name.partition("/")
+        # The spec says how the texts of rows that are still served were read.
+        if run not in spared and not (name == "spec.yaml" and run in makers):
+            yield replace(each, name=f"_stx/runs/{each.name}")
+
+
+def _named(root: str, state: log.State) -> tuple[set[str], set[str]]:
+    """Files that the kept versions name, and the runs that wrote their rows."""
+    numbers = state["kept"].values()
+    snapshots = parallel(lambda number: log.read_entry(root, number).state["snapshot"], numbers)
+    # Versions share most of their segments.
+    segments = {each["file"]: each for snapshot in snapshots for each in snapshot["segments"]}
+    rows = read_segments(root, list(segments.values()))
+    columns = (rows[name].unique().to_pylist() for name in ("file", "quarantine_file"))
+    return set(segments).union(*columns), set(rows["run"].unique().to_pylist())
+
+
+def _run_of(path: str) -> str | None:
+    """The run that wrote a file, by its name; None if it is no file of stx."""
+    name = path.rpartition("/")[2]
+    if temporary := _TEMPORARY.match(name):
+        name = temporary[1]
+    found = _FILE.match(name)
+    return found["run"] if found else None

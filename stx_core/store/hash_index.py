@@ -1,0 +1,254 @@
+"""Where a text's vector is already: 128-bit content hash to data file and row, searched on disk.
+
+An index is one Arrow IPC file. Its record batch number b holds the entries whose hash starts with
+byte b, sorted by hash; the names of the data files stand in the schema's metadata. So it is built a
+256th at a time, and its readers map it into memory.
+"""
+
+import functools
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from stx_core.errors import StoreError
+from stx_core.store.filesystem import download, list_names, open_file, upload
+from stx_core.store.urls import LOCAL, join, local_path, redact, scheme
+
+# numpy compares the 16 bytes of S16 like memcmp does.
+HASH = np.dtype("S16")
+_ENTRY = np.dtype([("hash", HASH), ("file", "<i4"), ("row", "<i4")])
+_FIELDS = [
+    pa.field("hash", pa.binary(16)),
+    pa.field("file", pa.int32()),
+    pa.field("row", pa.int32()),
+]
+_PARTITIONS = 256
+
+# 24 MB of entries between two visits of the partitions' files.
+_ENTRIES_AT_ONCE = 1_000_000
+_THREADS = 16
+_FILES_AT_ONCE = 64
+_COPY_BYTES = 2**20
+
+_MAX_AGE_S = 24 * 3600.0
+
+
+class HashIndex:
+    """An index, mapped into memory.
+
+    Args:
+        path: a local file made by `build_index`.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._reader = pa.ipc.open_file(pa.memory_map(path))
+        self.files: list[str] = json.loads(self._reader.schema.metadata[b"files"])
+
+    def find(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Look hashes up.
+
+        Args:
+            hashes: (N,) `HASH`.
+
+        Returns:
+            (N,) int32 positions in `files`, -1 where a hash is not in the index, and (N,) int64
+            rows of these files.
+        """
+        files, rows = np.full(len(hashes), -1, np.int32), np.zeros(len(hashes), np.int64)
+        for partition, places in _by_first_byte(hashes):
+            entries = self._reader.get_batch(partition)
+            known = _hashes(entries.column("hash"))
+            if not len(known):
+                continue
+            at = np.minimum(np.searchsorted(known, hashes[places]), len(known) - 1)
+            hit = known[at] == hashes[places]
+            files[places[hit]] = entries.column("file").to_numpy()[at[hit]]
+            rows[places[hit]] = entries.column("row").to_numpy()[at[hit]]
+        return files, rows
+
+
+def to_hashes(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """(N,) `HASH` of a column of 32 hexadecimal digits without nulls."""
+    return np.frombuffer(bytes.fromhex("".join(column.to_pylist())), HASH)
+
+
+def _hashes(column: pa.FixedSizeBinaryArray) -> np.ndarray:
+    return np.frombuffer(column.buffers()[1] or b"", HASH)[column.offset :][: len(column)]
+
+
+def _by_first_byte(hashes: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """First bytes that occur, each with the positions of its hashes, in their order."""
+    first = np.frombuffer(hashes.tobytes(), np.uint8).reshape(-1, HASH.itemsize)[:, 0]
+    order = np.argsort(first, kind="stable")
+    edges = np.searchsorted(first[order], np.arange(_PARTITIONS + 1))
+    for partition in np.unique(first).tolist():
+        yield partition, order[edges[partition] : edges[partition + 1]]
+
+
+def build_index(root: str, files: Sequence[str], path: str) -> None:
+    """Index the rows of data files by their column ``content_hash``; of equal ones the first.
+
+    Memory is bounded: entries go through 256 temporary files beside the index, and are sorted one
+    file at a time.
+
+    Args:
+        root: the dataset.
+        files: relative to it.
+        path: local file to write.
+
+    Raises:
+        StoreError: a data file cannot be read.
+    """
+    with tempfile.TemporaryDirectory(dir=os.path.dirname(path)) as folder:
+        partitions = [Path(folder, f"{number:02x}") for number in range(_PARTITIONS)]
+        with ExitStack() as stack:
+            opened = [stack.enter_context(partition.open("wb")) for partition in partitions]
+            for entries in _entries(root, files):
+                for number, places in _by_first_byte(entries["hash"]):
+                    opened[number].write(entries[places].tobytes())
+        schema = pa.schema(_FIELDS, metadata={"files": json.dumps(list(files))})
+        with pa.ipc.new_file(path, schema) as writer:
+            for partition in partitions:
+                writer.write_batch(_batch(_firsts(np.fromfile(partition, _ENTRY)), schema))
+
+
+def _entries(root: str, files: Sequence[str]) -> Iterator[np.ndarray]:
+    """Entries of all files in their order, a million or so at a time, repeated ones left out."""
+    waiting: list[np.ndarray] = []
+    with ThreadPoolExecutor(_THREADS) as pool:
+        # A group at a time: the pool's map reads on, however slowly its results are taken.
+        for start in range(0, len(files), _FILES_AT_ONCE):
+            group = range(start, min(start + _FILES_AT_ONCE, len(files)))
+            for found in pool.map(lambda i: _file_entries(root, files[i], i), group):
+                waiting.append(found)
+                if sum(map(len, waiting)) >= _ENTRIES_AT_ONCE:
+                    yield _firsts(np.concatenate(waiting))
+                    waiting = []
+    if waiting:
+        yield _firsts(np.concatenate(waiting))
+
+
+def _file_entries(root: str, file: str, number: int) -> np.ndarray:
+    url = join(root, file)
+    try:
+        with open_file(url) as source:
+            column = pq.read_table(source, columns=["content_hash"]).column(0)
+    except (FileNotFoundError, pa.ArrowInvalid) as error:
+        raise StoreError(
+            f"{redact(url)}: a file of the current snapshot cannot be read "
+            f"({type(error).__name__}); restore it, or go back to an older version"
+        ) from error
+    entries = np.empty(len(column), _ENTRY)
+    entries["hash"] = to_hashes(column)
+    entries["file"] = number
+    entries["row"] = np.arange(len(column))
+    return entries
+
+
+def _firsts(entries: np.ndarray) -> np.ndarray:
+    """Of each hash the first entry, sorted by hash."""
+    _, first = np.unique(entries["hash"], return_index=True)
+    return entries[first]
+
+
+def _batch(entries: np.ndarray, schema: pa.Schema) -> pa.RecordBatch:
+    hashes = pa.py_buffer(entries["hash"].tobytes())
+    return pa.record_batch(
+        [
+            pa.Array.from_buffers(pa.binary(16), len(entries), [None, hashes]),
+            pa.array(np.ascontiguousarray(entries["file"])),
+            pa.array(np.ascontiguousarray(entries["row"])),
+        ],
+        schema=schema,
+    )
+
+
+def publish_index(path: str, folder: str) -> str:
+    """Put an index where the workers of a run find it, under a name that says its content.
+
+    Args:
+        path: the local index.
+        folder: of the run.
+
+    Returns:
+        Its URL.
+    """
+    url = join(folder, f"{_files_hash(HashIndex(path).files)}-{_checksum(path)}.arrow")
+    upload(path, url)
+    return url
+
+
+def published_index(folder: str, files: Sequence[str]) -> str | None:
+    """URL of the index of these data files that an earlier start has published, if one did."""
+    head = f"{_files_hash(files)}-"
+    found = [name for name in list_names(folder) if name.startswith(head)]
+    return join(folder, found[0]) if found else None
+
+
+@functools.lru_cache(maxsize=4)
+def open_index(url: str) -> HashIndex:
+    """Open a published index; a remote one is fetched once to this machine.
+
+    Raises:
+        StoreError: it cannot be fetched whole.
+    """
+    return HashIndex(local_path(url) if scheme(url) == LOCAL else _fetched(url))
+
+
+def _fetched(url: str) -> str:
+    """Local copy of a published index; several processes may fetch it at once."""
+    folder = _own_folder()
+    name = url.rsplit("/", 1)[-1]
+    path = os.path.join(folder, name)
+    if os.path.exists(path):
+        os.utime(path)
+        return path
+    _remove_old(folder)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        part = os.path.join(scratch, name)
+        download(url, part)
+        if _checksum(part) != name.removesuffix(".arrow").split("-")[1]:
+            raise StoreError(f"{redact(url)}: its bytes do not match its name; run again")
+        # Whole or absent for everybody else: no lock is needed.
+        os.replace(part, path)
+    return path
+
+
+def _own_folder() -> str:
+    """A folder for copies that no other user of the machine can write to."""
+    folder = os.path.join(tempfile.gettempdir(), f"stx-index-{os.getuid()}")
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    status = os.lstat(folder)
+    if status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise StoreError(f"{folder}: belongs to others or is open to them; remove it")
+    return folder
+
+
+def _remove_old(folder: str) -> None:
+    """Remove copies that nobody opened for a day; who has one mapped keeps its pages."""
+    for entry in os.scandir(folder):
+        with suppress(OSError):
+            if entry.is_file() and time.time() - entry.stat().st_mtime > _MAX_AGE_S:
+                os.unlink(entry.path)
+
+
+def _files_hash(files: Sequence[str]) -> str:
+    return xxhash.xxh3_128_hexdigest("\n".join(files).encode())
+
+
+def _checksum(path: str) -> str:
+    digest = xxhash.xxh3_128()
+    with open(path, "rb") as file:
+        while data := file.read(_COPY_BYTES):
+            digest.update(data)
+    return digest.hexdigest()

@@ -1,0 +1,203 @@
+"""How S3 is reached: one set of options and credentials for both of its clients.
+
+pyarrow reads data files, s3fs does all else: listings, small objects, conditional writes, uploads.
+Each process has one client of a kind per set of options.
+"""
+
+import atexit
+import functools
+import os
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import pyarrow.fs
+
+from stx_core.errors import SpecError, StoreError
+from stx_core.store import retries
+
+Checksums = Literal["when_required", "when_supported"]
+
+# Attempts of one request inside a client, with jitter; above it a whole call is repeated.
+_REQUEST_ATTEMPTS = 3
+
+_CHECKSUM_VARIABLES = ("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION")
+
+
+@dataclass(frozen=True)
+class S3Options:
+    """What the environment does not say, or says differently. No credentials.
+
+    Attributes:
+        endpoint: URL of a server that is not AWS; None for AWS_ENDPOINT_URL, else AWS.
+        region: None for AWS_REGION, AWS_DEFAULT_REGION or the profile's.
+        profile: of the AWS configuration files; it wins over keys in the environment.
+        anonymous: sign nothing, for public buckets.
+        checksums: None for AWS_REQUEST_CHECKSUM_CALCULATION, else ``when_required``: the SDKs' own
+            default, trailers with each upload, is refused by Ceph, R2 and older MinIO servers.
+        connect_timeout: seconds to open a connection.
+        request_timeout: seconds without an answer.
+    """
+
+    endpoint: str | None = None
+    region: str | None = None
+    profile: str | None = None
+    anonymous: bool = False
+    checksums: Checksums | None = None
+    connect_timeout: float = 5.0
+    request_timeout: float = 30.0
+
+
+_options = S3Options()
+
+
+def use_options(options: S3Options) -> None:
+    """Reach S3 with these options from now on, in this process."""
+    global _options
+    _options = options
+
+
+def current_options() -> S3Options:
+    """The options of this process, part of the identity of its clients."""
+    return _options
+
+
+def control_client(options: S3Options) -> Any:  # noqa: ANN401  (an s3fs.S3FileSystem)
+    """Make a client for listings, small objects and uploads.
+
+    Raises:
+        SpecError: s3fs is not installed, or the profile is unknown.
+    """
+    try:
+        import s3fs
+    except ImportError as error:
+        raise SpecError(f"s3:// needs s3fs ({error}): pip install 'stx[s3]'") from error
+    session = _session(options.profile)
+    checksums = _checksums(options)
+    client = s3fs.S3FileSystem(
+        anon=options.anonymous,
+        profile=options.profile,
+        endpoint_url=_endpoint(options, session),
+        client_kwargs={"region_name": _region(options, session)},
+        config_kwargs={
+            "retries": {"mode": "standard", "total_max_attempts": _REQUEST_ATTEMPTS},
+            "connect_timeout": options.connect_timeout,
+            "read_timeout": options.request_timeout,
+            "request_checksum_calculation": checksums,
+            "response_checksum_validation": checksums,
+        },
+        # Listings must be fresh: other processes write, and this cache never expires.
+        use_listings_cache=False,
+        skip_instance_cache=True,
+    )
+    # Its own loop has no jitter, and counts nothing.
+    client.retries = 1
+    client.connect()
+    client._s3.meta.events.register("needs-retry.s3", _count_retry)
+    return client
+
+
+def _count_retry(
+    response: tuple[Any, dict[str, Any]] | None,
+    caught_exception: BaseException | None,
+    attempts: int,
+    **_: object,
+) -> None:
+    """Watch botocore decide on another attempt; None leaves the decision to it."""
+    if attempts >= _REQUEST_ATTEMPTS:
+        return
+    if caught_exception is not None:
+        retries.count(retries.kind_of(caught_exception))
+    elif response is not None:
+        status, code = retries.parsed_answer(response[1])
+        if status in (429, 500, 502, 503, 504) or code == "RequestTimeout":
+            retries.count(str(status))
+
+
+def data_client(options: S3Options, bucket: str) -> Any:  # noqa: ANN401  (a pyarrow filesystem)
+    """Give the client for reading data files.
+
+    The credentials are those that botocore finds for both clients; when they were refreshed, so is
+    the client.
+    """
+    session = _session(options.profile)
+    keys: tuple[str | None, ...] = ()
+    if not options.anonymous:
+        found = session.get_credentials()
+        if found is None:
+            raise StoreError(
+                f"s3://{bucket}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+                "or AWS_PROFILE, or store.anonymous: true"
+            )
+        frozen = found.get_frozen_credentials()
+        keys = (frozen.access_key, frozen.secret_key, frozen.token)
+    endpoint, region = _endpoint(options, session), _region(options, session)
+    if region is None:
+        # A server of one's own has any region; buckets of AWS know theirs.
+        region = "us-east-1" if endpoint else _aws_region(bucket)
+    return _data_client(options, endpoint, region, keys, os.getpid())
+
+
+@functools.lru_cache(maxsize=64)
+def _aws_region(bucket: str) -> str:
+    return str(pyarrow.fs.resolve_s3_region(bucket))
+
+
+@functools.lru_cache(maxsize=8)
+def _data_client(
+    options: S3Options,
+    endpoint: str | None,
+    region: str,
+    keys: tuple[str | None, ...],
+    process: int,  # noqa: ARG001  (clients do not survive a fork)
+) -> Any:  # noqa: ANN401
+    for variable in _CHECKSUM_VARIABLES:
+        # The SDK inside pyarrow takes this from the environment alone.
+        os.environ[variable] = _checksums(options)
+    server = urlsplit(endpoint or "")
+    secrets = dict(zip(("access_key", "secret_key", "session_token"), keys, strict=False))
+    return pyarrow.fs.S3FileSystem(
+        **secrets,
+        anonymous=options.anonymous,
+        region=region,
+        scheme=server.scheme or "https",
+        endpoint_override=(server.netloc + server.path) or None,
+        connect_timeout=options.connect_timeout,
+        request_timeout=options.request_timeout,
+        retry_strategy=pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=_REQUEST_ATTEMPTS),
+    )
+
+
+# Before pyarrow, which registered earlier, ends its S3 part: a client that outlives it may hang.
+atexit.register(_data_client.cache_clear)
+
+
+@functools.lru_cache(maxsize=8)
+def _session(profile: str | None) -> Any:  # noqa: ANN401  (a botocore session)
+    import botocore.exceptions
+    import botocore.session
+
+    session = botocore.session.Session(profile=profile)
+    try:
+        session.get_scoped_config()
+    except botocore.exceptions.ProfileNotFound as error:
+        raise SpecError(f"store.profile: {error}; see ~/.aws/config") from error
+    return session
+
+
+def _endpoint(options: S3Options, session: Any) -> str | None:  # noqa: ANN401
+    return (
+        options.endpoint
+        or os.environ.get("AWS_ENDPOINT_URL_S3")
+        or os.environ.get("AWS_ENDPOINT_URL")
+        or session.get_scoped_config().get("endpoint_url")
+    )
+
+
+def _region(options: S3Options, session: Any) -> str | None:  # noqa: ANN401
+    # botocore does not know AWS_REGION, which all other SDKs read.
+    return options.region or os.environ.get("AWS_REGION") or session.get_config_variable("region")
+
+
+def _checksums(options: S3Options) -> str:
+    return options.checksums or os.environ.get(_CHECKSUM_VARIABLES[0], "when_required")
