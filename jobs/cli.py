@@ -6,6 +6,7 @@ import typer
 
 from jobs import encode, gc, rollback, search, show, verify
 from stx_core.errors import InputError, ModelError, SpecError, StxError
+from stx_core.store.urls import one_line
 
 app = typer.Typer(
     help="Turn data lakes of text into embeddings and sparse vectors.",
@@ -31,8 +32,9 @@ def run(application: typer.Typer) -> None:
     try:
         application()
     except StxError as error:
-        for line in str(error).splitlines():
-            print(f"stx: {line}", file=sys.stderr)
+        # Not splitlines(): that also breaks at characters that an id can hold.
+        for line in str(error).split("\n"):
+            print(f"stx: {one_line(line)}", file=sys.stderr)
         sys.exit(2 if isinstance(error, (SpecError, ModelError, InputError)) else 1)
     except KeyboardInterrupt:
         print("stx: interrupted; finished units are kept, run again to go on", file=sys.stderr)

@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from stx_core.store.urls import one_line
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -19,13 +21,20 @@ _SECONDS_BETWEEN_LINES = 5.0
 
 def configure_logging() -> None:
     """Log lines of stx to stderr; those of libraries only when something is wrong."""
-    logging.basicConfig(
-        level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s"
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_OneLine("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("stx_core").setLevel(logging.INFO)
     logging.getLogger("pipelines").setLevel(logging.INFO)
     # Ray's core prints advice for its developers to the driver's stderr at level "error".
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+
+
+class _OneLine(logging.Formatter):
+    """A message stays one line, whatever ids and paths it names; tracebacks keep theirs."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (logging's name)
+        return one_line(super().formatMessage(record))
 
 
 class Console:
@@ -33,7 +42,7 @@ class Console:
 
     def plan(self, plan: "Plan") -> None:
         """Print what would be done, before anything runs."""
-        print("\n".join(_plan_lines(plan)), flush=True)
+        print("\n".join(map(one_line, _plan_lines(plan))), flush=True)
 
     def watch(self, results: Iterator[dict[str, Any]], plan: "Plan") -> Iterator[dict[str, Any]]:
         """Pass results through and show how far the run is."""
@@ -42,7 +51,7 @@ class Console:
 
     def report(self, report: "Report") -> None:
         """Print what was done."""
-        print("\n".join(_report_lines(report)), flush=True)
+        print("\n".join(map(one_line, _report_lines(report))), flush=True)
 
 
 def _plan_lines(plan: "Plan") -> Iterator[str]:

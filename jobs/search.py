@@ -14,14 +14,20 @@ def search(
         list[str] | None, typer.Option(help="Column to print; all of them if not given.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Where the model is now, if moved.")] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code of the model's folder.")
+    ] = False,
 ) -> None:
     """Show the rows nearest to each query."""
     from pipelines.search import search_snapshot
+    from stx_core.store.urls import one_line
 
-    found = search_snapshot(path, queries, output=output, top_k=top_k, model=model)
+    found = search_snapshot(
+        path, queries, output=output, top_k=top_k, model=model, trust_remote_code=trust
+    )
     for query, rows in zip(queries, found, strict=True):
         print(f'\n"{query}"')
         for rank, row in enumerate(rows, start=1):
             names = show or [name for name in row if name not in ("id", "score")]
             told = " · ".join(" ".join(str(row.get(name, "")).split())[:100] for name in names)
-            print(f"  {rank}. {row['score']:.4f}  {row['id']}  {told}")
+            print(one_line(f"  {rank}. {row['score']:.4f}  {row['id']}  {told}"))

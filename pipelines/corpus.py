@@ -8,7 +8,8 @@ import pyarrow.compute as pc
 import xxhash
 
 from pipelines import unit_table
-from pipelines.spec import Inputs, Output
+from pipelines.scope import Scope, find_scope, partition_filters
+from pipelines.spec import Backfill, Inputs, Output
 from stx_core.errors import InputError
 from stx_core.store.columns import check_id, check_text, corpus_schema
 from stx_core.store.filters import Filter
@@ -25,19 +26,23 @@ class Corpus:
     Attributes:
         shards: its files, sorted by URL.
         schema: id, text and copied columns, with the one type each has in all shards.
+        scope: what the run speaks about; the shards are all of it.
     """
 
     shards: tuple[Shard, ...]
     schema: pa.Schema
+    scope: Scope = Scope()
 
 
-def list_corpus(inputs: Inputs) -> Corpus:
-    """Look into each file of the corpus and agree on the types of its columns.
+def list_corpus(inputs: Inputs, backfill: Backfill | None = None) -> Corpus:
+    """Look into each file of the corpus, or of a part of it, and agree on the types of its columns.
 
     Raises:
         InputError: nothing is there, or a file or a column cannot be used.
+        SpecError: the backfill does not fit the inputs.
     """
-    shards = list_shards(inputs.paths, inputs.format, filters(inputs))
+    conditions = [*filters(inputs), *partition_filters(backfill)]
+    shards = list_shards(inputs.paths, inputs.format, conditions, inputs.max_text_bytes)
     columns = [*([inputs.id_column] if inputs.id_column else []), *inputs.text_columns]
     if not any(shard.n_rows for shard in shards):
         return Corpus(tuple(shards), pa.schema([(name, pa.string()) for name in columns]))
@@ -47,7 +52,8 @@ def list_corpus(inputs: Inputs) -> Corpus:
         check_text(schema, name)
     if inputs.id_column:
         check_id(schema, inputs.id_column)
-    return Corpus(tuple(shards), schema)
+    scope = find_scope(backfill, shards, schema, inputs)
+    return Corpus(tuple(shard for shard in shards if scope.holds(shard.url)), schema, scope)
 
 
 def filters(inputs: Inputs) -> list[Filter]:
@@ -63,7 +69,7 @@ def sample_texts(corpus: Corpus, inputs: Inputs, n_rows: int) -> list[str]:
     for shard in chosen:
         share = -(-n_rows // len(chosen))
         unit = next(iter(plan_units([shard], share)))
-        rows = read_rows(unit, corpus.schema, filters(inputs))
+        rows = read_rows(unit, corpus.schema, filters(inputs), max_text_bytes=inputs.max_text_bytes)
         texts += [text for text in _texts(rows.table, inputs).to_pylist() if text]
     return texts[:n_rows]
 
@@ -77,7 +83,7 @@ def read_unit(unit: Unit, schema: pa.Schema, inputs: Inputs, output: Output) -> 
     """
     seconds: dict[str, float] = {}
     with unit_table.timed(seconds, "read"):
-        rows = read_rows(unit, schema, filters(inputs), inputs.id_column)
+        rows = read_rows(unit, schema, filters(inputs), inputs.id_column, inputs.max_text_bytes)
         table = _readable_rows(unit, rows, inputs, output.empty_text == "quarantine")
         if rows.bad:
             bad = _unreadable_rows(rows.bad, table.schema)

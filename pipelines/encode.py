@@ -30,11 +30,12 @@ from pipelines.report import Report, output_report
 from pipelines.results import Sink, output_facts, output_schemas, vector_field, write_unit
 from pipelines.spec import EncodeSpec, write_spec
 from pipelines.stages import Encode
-from stx_core.errors import CommitConflict, InputError
+from stx_core import failpoints
+from stx_core.errors import CommitConflict, InputError, SpecError
 from stx_core.store import create, ledger, log
 from stx_core.store.beat import Heartbeat
 from stx_core.store.shards import Mark
-from stx_core.store.snapshot import commit_snapshot
+from stx_core.store.snapshot import commit_snapshot, output_schema, snapshot_state
 from stx_core.store.units import Unit, plan_units
 from stx_core.store.urls import redact
 
@@ -76,12 +77,13 @@ def run_encode(spec: EncodeSpec, view: View | None = None, *, dry_run: bool = Fa
 
 
 def _plan_and_run(spec: EncodeSpec, view: View, started: float, *, dry_run: bool) -> Report:
-    corpus = list_corpus(spec.inputs)
+    corpus = list_corpus(spec.inputs, spec.backfill)
+    failpoints.hit("plan.listed")
     encoders = {name: encoder_settings(model) for name, model in spec.models.items()}
     spec_hash = content_hash(spec, {name: fingerprint(one) for name, one in encoders.items()})
-    held = read_held(spec.output.path, spec_hash)
+    held = read_held(spec.output.path, spec_hash, corpus.scope)
     units = plan_units(corpus.shards, spec.resources.rows_per_unit)
-    plan = make_plan(spec, units, encoders, held)
+    plan = make_plan(spec, units, corpus.schema, encoders, held)
     if is_current(plan, held):
         return Report(spec.output.path, held.version, committed=False)
     with tempfile.TemporaryDirectory(prefix="stx-") as scratch:
@@ -143,20 +145,24 @@ def _run(
         plan = sources.publish(plan, claim.run)
         facts = output_facts(plan, held)
         schemas = output_schemas(corpus.schema, spec.inputs, facts)
+        if held.kept:
+            _check_schemas(root, held, schemas)
         records = ledger.load(root, claim.run) if claim.resumed else ledger.to_table([])
         streaming = time.monotonic()
         sink = Sink(root, claim.run, claim.epoch, schemas, facts)
         fresh = _stream(spec, plan, corpus.schema, sink, view, beat)
         stream_seconds = time.monotonic() - streaming
         records = pa.concat_tables([records, fresh])
-        first = next(iter(plan.parts.values()))
-        warnings = find_duplicates(root, held, first.keys, records)
+        name, first = next(iter(plan.parts.items()))
+        kept = (key for output, key in held.kept if output == name)
+        warnings = find_duplicates(root, held, [*first.keys, *kept], records)
         if warnings and spec.output.duplicate_ids == "fail":
             raise InputError(warnings[0])
         planned = {
             name: dict(zip(part.keys, plan.units, strict=True)) for name, part in plan.parts.items()
         }
-        info = commit_snapshot(root, claim, planned, records, facts, schemas)
+        keeps = None if corpus.scope.is_all else corpus.scope.keeps
+        info = commit_snapshot(root, claim, planned, records, facts, schemas, keeps)
     return Report(
         output=root,
         version=info.version,
@@ -166,6 +172,22 @@ def _run(
         parts={name: output_report(name, facts, fresh) for name, facts in info.outputs.items()},
         warnings=warnings,
     )
+
+
+def _check_schemas(root: str, held: Held, schemas: Mapping[str, pa.Schema]) -> None:
+    """The files that a backfill keeps must have the columns of those that it writes."""
+    outputs = snapshot_state(root, held.version)["outputs"]
+    for name, schema in schemas.items():
+        if not schema.equals(before := output_schema(outputs[name])):
+            has, gets = (
+                ", ".join(f"{field.name}: {field.type}" for field in one if field not in other)
+                for one, other in ((before, schema), (schema, before))
+            )
+            raise SpecError(
+                f"backfill: output {name} would get {gets or 'fewer columns'}, the dataset has "
+                f"{has or 'fewer'}; copy the same columns, with the same types, or encode the "
+                "whole corpus"
+            )
 
 
 def _stream(

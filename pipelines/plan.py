@@ -9,13 +9,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from pipelines.carry import Source
 from pipelines.estimate import EncoderProbe
+from pipelines.scope import Scope
 from pipelines.spec import EncodeSpec, Model, Resources
 from pipelines.stages import HUB_ORGANISATION, EncoderSettings
 from stx_core.errors import SpecError
 from stx_core.models.folder import fingerprint_files, resolve_folder
 from stx_core.store import ledger, log
+from stx_core.store.manifest import split_shards
 from stx_core.store.snapshot import read_manifest, snapshot_info
 from stx_core.store.units import Unit, unit_key
 
@@ -172,6 +176,7 @@ def content_hash(spec: EncodeSpec, fingerprints: Mapping[str, str]) -> str:
     asked = {
         "inputs": spec.inputs.model_dump(mode="json"),
         "fingerprints": dict(fingerprints),
+        "backfill": spec.backfill and spec.backfill.model_dump(mode="json"),
         "empty_text": spec.output.empty_text,
         "rows_per_unit": spec.resources.rows_per_unit,
         "format": FORMAT_VERSION,
@@ -184,10 +189,17 @@ def _digest(values: Mapping[str, object]) -> str:
 
 
 def unit_keys(
-    spec: EncodeSpec, units: Sequence[Unit], output: str, output_fingerprint: str
+    spec: EncodeSpec,
+    units: Sequence[Unit],
+    schema: pa.Schema,
+    output: str,
+    output_fingerprint: str,
 ) -> tuple[str, ...]:
     """The key of each unit for one output: same work, same key, in every run."""
+    written = (spec.inputs.id_column, *spec.inputs.columns)
     fields = {
+        # A new shard may widen the type of a column for all of them.
+        "types": {field.name: str(field.type) for field in schema if field.name in written},
         "output": output,
         "fingerprint": output_fingerprint,
         "inputs": spec.inputs.model_dump(mode="json", exclude={"path"}),
@@ -204,9 +216,10 @@ class Held:
     Attributes:
         version: of the current snapshot; 0 for none.
         outputs: what the snapshot says of its outputs.
-        carried: (output, key) pairs in the snapshot.
+        carried: (output, key) pairs in the snapshot, of shards that the run speaks about.
         done: keys with a record of an interrupted start.
         run: the unfinished run of the spec that they belong to; empty for none.
+        kept: (output, key) pairs of the shards that stay as they are.
     """
 
     version: int
@@ -214,9 +227,10 @@ class Held:
     carried: frozenset[tuple[str, str]]
     done: frozenset[str]
     run: str = ""
+    kept: frozenset[tuple[str, str]] = frozenset()
 
 
-def read_held(root: str, spec_hash: str) -> Held:
+def read_held(root: str, spec_hash: str, scope: Scope = Scope()) -> Held:  # noqa: B008  (frozen)
     """Look at the dataset: its current snapshot, and records of this spec's unfinished run."""
     entry = log.latest(root)
     if entry is None:
@@ -227,30 +241,39 @@ def read_held(root: str, spec_hash: str) -> Held:
         return Held(0, {}, frozenset(), done, run)
     info = snapshot_info(root)
     manifest = read_manifest(root, info.version)
-    pairs = zip(manifest["output"].to_pylist(), manifest["key"].to_pylist(), strict=True)
-    return Held(info.version, info.outputs, frozenset(pairs), done, run)
+    kept, carried = (_pairs(rows) for rows in split_shards(manifest, scope.keeps))
+    return Held(info.version, info.outputs, carried, done, run, kept)
+
+
+def _pairs(manifest: pa.Table) -> frozenset[tuple[str, str]]:
+    columns = (manifest[name].to_pylist() for name in ("output", "key"))
+    return frozenset(zip(*columns, strict=True))
 
 
 def make_plan(
     spec: EncodeSpec,
     units: Sequence[Unit],
+    schema: pa.Schema,
     encoders: Mapping[str, EncoderSettings],
     held: Held,
 ) -> Plan:
     """Subtract what exists from what the spec wants. Pure.
 
     Raises:
-        SpecError: the spec lacks an output that the dataset has.
+        SpecError: the spec lacks an output that the dataset has, or would have an output of two
+            encoders.
     """
     if missing := sorted(held.outputs.keys() - encoders.keys()):
         raise SpecError(
             f"models: {spec.output.path} has the outputs {', '.join(sorted(held.outputs))}, the "
             f"spec only {', '.join(encoders)}; add {', '.join(missing)}, or set another output.path"
         )
+    if held.kept:
+        _refuse_a_mixture(spec, encoders, held)
     parts = {}
     for name, settings in encoders.items():
         digest = fingerprint(settings)
-        keys = unit_keys(spec, units, name, digest)
+        keys = unit_keys(spec, units, schema, name, digest)
         carried = [(name, key) in held.carried for key in keys]
         due = tuple(i for i, key in enumerate(keys) if not carried[i] and key not in held.done)
         rows_due = sum(units[index].n_rows for index in due)
@@ -266,6 +289,17 @@ def make_plan(
             source=find_source(name, settings, held.outputs) if due else None,
         )
     return Plan(spec.inputs.paths, spec.output.path, tuple(units), parts)
+
+
+def _refuse_a_mixture(
+    spec: EncodeSpec, encoders: Mapping[str, EncoderSettings], held: Held
+) -> None:
+    for name, settings in encoders.items():
+        if held.outputs.get(name, {}).get("fingerprint") != fingerprint(settings):
+            raise SpecError(
+                f"backfill: output {name} of {spec.output.path} is of another encoder, or not "
+                "there; a backfill cannot mix them, encode the whole corpus first"
+            )
 
 
 def find_source(
@@ -301,7 +335,10 @@ def _is_longer(facts: Mapping[str, Any], settings: EncoderSettings) -> bool:
 def is_current(plan: Plan, held: Held) -> bool:
     """Whether the current snapshot is exactly what the plan wants, no more and no less."""
     wanted = {(name, key) for name, part in plan.parts.items() for key in part.keys}
-    return held.version > 0 and wanted == held.carried
+    # A corpus without rows has no keys to compare.
+    fingerprints = {name: part.fingerprint for name, part in plan.parts.items()}
+    same = {name: facts["fingerprint"] for name, facts in held.outputs.items()} == fingerprints
+    return held.version > 0 and same and wanted == held.carried
 
 
 def make_pool(resources: Resources, cpus: float, gpus: float) -> Pool:

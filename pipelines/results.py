@@ -14,6 +14,7 @@ import xxhash
 from pipelines import carry, unit_table
 from pipelines.plan import Held, Plan
 from pipelines.spec import Inputs
+from stx_core import failpoints
 from stx_core.errors import StoreError
 from stx_core.store import ledger
 from stx_core.store.filesystem import open_file, write_new
@@ -123,6 +124,7 @@ def _write_output(unit: Unit, name: str, key: str, table: pa.Table, sink: Sink) 
         file = f"data/{name}/{stem}"
         data = to_parquet(_output_rows(good, name, sink.schemas[name]), _metadata(name, sink))
         size, checksum = len(data), xxhash.xxh3_128_hexdigest(data)
+        failpoints.hit("write.before")
         write_new(join(sink.root, file), data)
         _check_footer(join(sink.root, file), good.num_rows)
     quarantine = ""

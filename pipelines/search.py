@@ -10,10 +10,12 @@ import torch
 
 from pipelines.spec import RESERVED_COLUMNS
 from pipelines.stages import Encoder, EncoderSettings
+from stx_core.errors import ModelError
 from stx_core.models.sparse_rows import SparseRows, to_coo
 from stx_core.similarity import SimilarityFunction
 from stx_core.store.schema import dense_matrix, sparse_csr
 from stx_core.store.snapshot import open_snapshot, snapshot_info
+from stx_core.store.urls import redact
 
 _ROWS_AT_ONCE = 65_536
 
@@ -27,6 +29,7 @@ def search_snapshot(
     output: str | None = None,
     top_k: int = 5,
     model: str | None = None,
+    trust_remote_code: bool = False,
 ) -> list[list[dict[str, Any]]]:
     """The rows of a snapshot that score highest for each query, in one pass over its files.
 
@@ -39,12 +42,13 @@ def search_snapshot(
         output: which output; needed when there are several.
         top_k: rows wanted per query.
         model: folder of the model, if it is not where the snapshot says.
+        trust_remote_code: run code of the model's folder, if the output was written that way.
 
     Returns:
         Q lists of up to `top_k` rows, best first: ``id``, ``score`` and the copied columns.
 
     Raises:
-        ModelError: the model's files are not those that wrote the snapshot.
+        ModelError: the model's files are not those that wrote the snapshot, or bring code.
         StoreError: no snapshot, or no such output.
     """
     dataset = open_snapshot(path, output=output)
@@ -53,6 +57,12 @@ def search_snapshot(
     settings = dict(info["settings"])
     if model is not None:
         settings |= {"model": model, "revision": None}
+    if settings["trust_remote_code"] and not trust_remote_code:
+        # A dataset may come from anyone: it cannot decide what code runs here.
+        raise ModelError(
+            f"{redact(path)}: model {settings['model']!r} runs code of its own; if you trust it, "
+            "pass --trust-remote-code"
+        )
     wanted = Encoder(EncoderSettings(**settings)).embed(list(queries), task="query").values
     columns = ["id", *(name for name in dataset.schema.names if name not in RESERVED_COLUMNS)]
     vector = "embedding" if isinstance(wanted, np.ndarray) else "sparse_embedding"

@@ -14,6 +14,7 @@ from pipelines.plan import Held, Part, Plan
 from pipelines.spec import EncodeSpec
 from stx_core.store import log
 from stx_core.store.hash_index import build_index, publish_index, published_index
+from stx_core.store.manifest import split_shards
 from stx_core.store.snapshot import read_manifest
 from stx_core.store.urls import join
 
@@ -38,8 +39,7 @@ def with_sources(
     """
     if not held.version or not plan.due:
         return plan
-    columns = ["output", "key", "file", "rows_out"]
-    manifest = read_manifest(plan.output, held.version).select(columns)
+    _, manifest = split_shards(read_manifest(plan.output, held.version), corpus.scope.keeps)
     entry = log.latest(plan.output)
     run = log.unfinished_run(entry.state, spec_hash) if entry else None
     parts = {}

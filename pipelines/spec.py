@@ -1,12 +1,13 @@
 """What a job description may say: YAML to frozen, validated values; unknown keys are refused."""
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from stx_core.errors import SpecError
 from stx_core.store.filesystem import list_names, read_bytes, write_new
@@ -19,6 +20,8 @@ _SPEC_FILE = "spec.yaml"
 
 # Names that stx writes beside the pass-through columns.
 RESERVED_COLUMNS = ("id", "embedding", "sparse_embedding", "n_tokens", "truncated", "content_hash")
+
+_COMMIT = re.compile("[0-9a-f]{40}")
 
 Operator = Literal["==", "!=", "<", "<=", ">", ">=", "in", "not in", "is null", "is not null"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
@@ -37,6 +40,16 @@ class Filter(_Part):
     value: Any = None
 
 
+def _filters_from_lists(value: Any) -> Any:  # noqa: ANN401
+    if not isinstance(value, (list, tuple)):
+        return value
+    names = ("column", "op", "value")
+    return tuple(
+        dict(zip(names, item, strict=False)) if isinstance(item, (list, tuple)) else item
+        for item in value
+    )
+
+
 class Inputs(_Part):
     """The corpus: where its files are and which columns matter."""
 
@@ -51,19 +64,12 @@ class Inputs(_Part):
     text_separator: str = "\n"
     columns: tuple[str, ...] = ()
     """Columns that are copied beside the vectors."""
+    max_text_bytes: Annotated[int, Field(ge=1, le=1 << 30)] = 64 << 20
+    """Rows with a longer text or copied value, or a longer line, go to quarantine: `too_large`."""
     filter: tuple[Filter, ...] = ()
     """Rows to take; also on hive partition columns, whose files are then not opened at all."""
 
-    @field_validator("filter", mode="before")
-    @classmethod
-    def _filters_from_lists(cls, value: Any) -> Any:  # noqa: ANN401
-        if not isinstance(value, (list, tuple)):
-            return value
-        names = ("column", "op", "value")
-        return tuple(
-            dict(zip(names, item, strict=False)) if isinstance(item, (list, tuple)) else item
-            for item in value
-        )
+    _filters = field_validator("filter", mode="before")(_filters_from_lists)
 
     @field_validator("columns")
     @classmethod
@@ -103,7 +109,19 @@ class Model(_Part):
     """What dense vectors are stored as."""
     max_active_dims: Annotated[int, Field(ge=1)] | None = None
     trust_remote_code: bool = False
+    """Run model code that comes with the model: a local folder, or a hub name with its commit."""
     allow_pickle: bool = False
+
+    @model_validator(mode="after")
+    def _trusted_code_is_pinned(self) -> "Model":
+        if not self.trust_remote_code or Path(self.model).expanduser().is_dir():
+            return self
+        if not _COMMIT.fullmatch(self.revision or ""):
+            raise ValueError(
+                "trust_remote_code needs revision: the commit (40 hex digits) whose code you "
+                "have read; branches and tags can move"
+            )
+        return self
 
 
 class Output(_Part):
@@ -132,12 +150,30 @@ class Resources(_Part):
     """Rows of one unit: the atom of writing, retry and resume, and one output file."""
 
 
+class Backfill(_Part):
+    """The part of the corpus to bring up to date; the rest of the dataset stays as it is."""
+
+    partitions: tuple[Filter, ...] = ()
+    """Conditions on hive partition columns: shards that pass are in."""
+    ids: str | tuple[str | int, ...] | None = None
+    """Ids, or a file with a column of them: shards that hold one are in, whole."""
+
+    _filters = field_validator("partitions", mode="before")(_filters_from_lists)
+
+    @model_validator(mode="after")
+    def _names_a_part(self) -> Self:
+        if not self.partitions and self.ids is None:
+            raise ValueError("name the part: partitions, ids, or both")
+        return self
+
+
 class EncodeSpec(_Part):
     """The ``encode`` job: corpus in, one or more outputs of vectors out."""
 
     inputs: Inputs
     models: dict[Name, Model] = Field(min_length=1)
     output: Output
+    backfill: Backfill | None = None
     resources: Resources = Resources()
 
 
@@ -228,9 +264,10 @@ def _message(kind: str, message: str, location: tuple[int | str, ...]) -> str:
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     parts: dict[str, type[BaseModel]] = {
-        "inputs": Inputs, "models": Model, "output": Output, "resources": Resources
+        "inputs": Inputs, "models": Model, "output": Output, "resources": Resources,
+        "backfill": Backfill,
     }  # fmt: skip
-    if "filter" in location:
+    if "filter" in location or "partitions" in location:
         return list(Filter.model_fields)
     owner = parts[str(location[0])] if location else EncodeSpec
     return list(owner.model_fields)

@@ -9,8 +9,9 @@ import pyarrow as pa
 
 from pipelines import unit_table
 from pipelines.carry import texts_to_encode
+from stx_core import failpoints
 from stx_core.errors import ModelError
-from stx_core.models.folder import fingerprint_files, resolve_folder
+from stx_core.models.folder import fingerprint_files, refuse_foreign_code, resolve_folder
 from stx_core.store.schema import dense_column, sparse_column
 
 if TYPE_CHECKING:
@@ -99,6 +100,8 @@ def _load(settings: EncoderSettings) -> "SentenceTransformer | SparseEncoder":
             f"{settings.model}: these are not the files that the run was planned, or the snapshot "
             f"written, with (hash {settings.files[:12]} then, {found[:12]} now); restore them"
         )
+    if settings.trust_remote_code:
+        refuse_foreign_code(folder)
     from transformers.utils.logging import disable_progress_bar
 
     from stx_core.models.sentence_transformer import SentenceTransformer
@@ -143,6 +146,7 @@ class Encode:
         for output in notes["due"]:
             with unit_table.timed(seconds, f"encode.{output}"):
                 columns = encode_texts(self.encoders[output], texts_to_encode(table, output))
+            failpoints.hit("encode.mid")
             for name, column in columns.items():
                 table = table.append_column(f"{output}.{name}", column)
         return unit_table.with_notes(table, seconds=seconds)

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,27 @@ def tiny_bert(tiny_tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) ->
     BertModel(config, add_pooling_layer=False).save_pretrained(folder)
     shutil.copytree(tiny_tokenizer, folder, dirs_exist_ok=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def save_static_model():
+    """Saves a StaticEmbedding folder: words, and one float32 vector for unknown ones and each."""
+    from safetensors.numpy import save_file
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+
+    def save(folder: Path, words, weights) -> Path:
+        module = folder / "0_StaticEmbedding"
+        module.mkdir(parents=True)
+        vocabulary = {word: i for i, word in enumerate(["[UNK]", *words])}
+        tokenizer = Tokenizer(WordLevel(vocabulary, "[UNK]"))
+        tokenizer.pre_tokenizer = Whitespace()
+        tokenizer.save(str(module / "tokenizer.json"))
+        save_file({"embedding.weight": weights}, module / "model.safetensors")
+        kind = "sentence_transformers.models.StaticEmbedding"
+        entry = {"idx": 0, "name": "0", "path": module.name, "type": kind}
+        (folder / "modules.json").write_text(json.dumps([entry]))
+        return folder
+
+    return save

@@ -233,6 +233,36 @@ def save_weights(folder: Path, weights: "Mapping[str, Tensor]") -> None:
     save_file(tensors, folder / SAFE_WEIGHTS, metadata={"format": "pt"})
 
 
+def refuse_foreign_code(folder: Path) -> None:
+    """Check that trusted code lies in the model folder, where the fingerprint covers it.
+
+    A class named ``other/repository--file.Class`` would be downloaded from there, at whatever
+    commit is newest.
+
+    Raises:
+        ModelError: a config file names code of another repository.
+    """
+    for path in sorted(folder.rglob("*.json")):
+        named = _auto_map(path)
+        for reference in named:
+            if "--" in reference:
+                raise ModelError(
+                    f"{path} names code of another repository ({reference!r}), which no revision "
+                    "pins; copy that code into the model folder and name it without '--'"
+                )
+
+
+def _auto_map(path: Path) -> Iterator[str]:
+    """Classes that a config file wants loaded from code beside the weights."""
+    try:
+        value = read_any_json(path)
+    except ModelError:
+        return
+    named = value.get("auto_map") if isinstance(value, dict) else None
+    for entry in named.values() if isinstance(named, dict) else ():
+        yield from (str(item) for item in (entry if isinstance(entry, list) else [entry]))
+
+
 def fingerprint_files(folder: Path) -> str:
     """Hash of all files that can change a model's output: sha256, hex.
 

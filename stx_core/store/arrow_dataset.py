@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import unquote
@@ -12,12 +13,13 @@ import pyarrow as pa
 from stx_core.errors import InputError, SpecError
 from stx_core.store.filesystem import FileInfo
 from stx_core.store.filters import Filter
-from stx_core.store.select_rows import concat, select_rows
+from stx_core.store.select_rows import concat, reject_large, select_rows
 from stx_core.store.shards import Rows, Shard, partitions, with_partitions
 from stx_core.store.units import Unit
 from stx_core.store.urls import LOCAL, local_path, normal, redact, scheme
 
 HUB = "hf-dataset"
+_HUB_WORD = re.compile(r"(?!\.)[^/\\:\s]+")
 
 _BATCH_ROWS = 8192
 
@@ -61,9 +63,11 @@ def _open(url: str) -> Any:  # noqa: ANN401  (a datasets.Dataset, mapped into me
 def _hub_parts(url: str) -> tuple[str, str | None, str]:
     """``hf-dataset://[owner/]name/config/split``; ``default`` is the config of most datasets."""
     parts = [unquote(part) for part in url.split("://", 1)[1].split("/")]
-    if len(parts) not in (3, 4) or not all(parts):
+    # A name with "%2F" in it could be a path or a URL: `datasets` would open those too.
+    if len(parts) not in (3, 4) or not all(map(_HUB_WORD.fullmatch, parts)):
         raise SpecError(
-            f"{url}: expected hf-dataset://owner/name/config/split (config is often 'default')"
+            f"{redact(url)}: expected hf-dataset://owner/name/config/split (config is often "
+            "'default')"
         )
     return "/".join(parts[:-2]), parts[-2], parts[-1]
 
@@ -76,7 +80,13 @@ def shard(file: FileInfo) -> Shard:
     return Shard(file.url, file.identity, "arrow", n_rows, (0, n_rows), schema)
 
 
-def read(unit: Unit, schema: pa.Schema, filters: Sequence[Filter], id_column: str | None) -> Rows:
+def read(
+    unit: Unit,
+    schema: pa.Schema,
+    filters: Sequence[Filter],
+    id_column: str | None,
+    max_bytes: int,
+) -> Rows:
     """Read the row range of a unit."""
     dataset = _open(unit.url)
     wanted = dict.fromkeys([*schema.names, *(column for column, _, _ in filters)])
@@ -93,4 +103,4 @@ def read(unit: Unit, schema: pa.Schema, filters: Sequence[Filter], id_column: st
         table = selected[start:stop].select(names)
         rows = np.arange(start, stop, dtype=np.int64)
         parts.append(select_rows(table, rows, schema, filters, unit.url, id_column))
-    return concat(parts, schema)
+    return reject_large(concat(parts, schema), id_column, max_bytes)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import tenacity
 
 from stx_core.errors import StoreError
-from stx_core.store.filesystem import connect, link_new, read_bytes
+from stx_core.store.filesystem import connect, link_new, read_bytes, refuse_links
 from stx_core.store.retries import DEADLINE_S, answer, count, explain, is_final, kind_of
 from stx_core.store.sealed import decode
 from stx_core.store.urls import LOCAL, join, local_path, redact, scheme
@@ -154,8 +154,9 @@ def probe(root: str) -> None:
     Leaves one small object, the same for every run.
 
     Raises:
-        StoreError: it does not, or cannot be written.
+        StoreError: it does not, or cannot be written; or a local folder in it is a link.
     """
+    refuse_links(root)
     url = join(root, "_stx", "probe.json")
     create(url, {"purpose": "a second write of this object must be refused"})
     if create(url, {"purpose": "must not be seen"}).won:

@@ -2,7 +2,6 @@
 
 import csv
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import IO, Any
 
 import numpy as np
@@ -11,65 +10,82 @@ import pyarrow as pa
 from stx_core.errors import InputError
 from stx_core.store.filesystem import FileInfo
 from stx_core.store.filters import Filter
-from stx_core.store.jsonl import MARK_ROWS, open_lines
+from stx_core.store.jsonl import MARK_ROWS, in_batches, open_lines, read_line
 from stx_core.store.select_rows import concat, select_rows
 from stx_core.store.shards import BadRow, Mark, Rows, Shard, partitions, with_partitions
 from stx_core.store.units import Unit
 from stx_core.store.urls import redact
 
-_BATCH_ROWS = 8192
-
 # The csv module's own limit, 128 KiB, is for the whole process and shorter than long documents.
 _FIELD_LIMIT = 2**31 - 1
+
+# Fields of a record, or the reason and detail of a record that has none.
+Record = list[str] | tuple[str, str]
+
+
+class _TooLarge(Exception):
+    """A record is longer than it may be: a long line, or a quote that is never closed."""
 
 
 class _Lines:
     """Decoded lines of a stream, counted, for csv.reader to take as many as a record needs."""
 
-    def __init__(self, stream: IO[bytes], line: int, byte: int) -> None:
+    def __init__(self, stream: IO[bytes], mark: Mark, max_bytes: int) -> None:
         self._stream = stream
-        self.line = line
-        self.byte = byte
+        self._max_bytes = max_bytes
+        self.line = mark.line
+        self.byte = mark.byte
+        self.record_start = mark.byte
 
     def __iter__(self) -> "_Lines":
         return self
 
     def __next__(self) -> str:
-        raw = next(self._stream)
+        raw, size = read_line(self._stream, self._max_bytes)
+        if not size:
+            raise StopIteration
         encoding = "utf-8-sig" if self.line == 0 else "utf-8"
         self.line += 1
-        self.byte += len(raw)
+        self.byte += size
+        if raw is None or self.byte - self.record_start > self._max_bytes:
+            raise _TooLarge
         # Bytes that are no UTF-8 travel as surrogates, so that one row is bad and not the file.
         return raw.decode(encoding, errors="surrogateescape")
 
 
-def _records(stream: IO[bytes], url: str, mark: Mark) -> Iterator[tuple[Mark, list[str] | None]]:
-    """Records that are not empty, each with its place; None where the syntax is broken."""
+def _records(
+    stream: IO[bytes], url: str, mark: Mark, max_bytes: int
+) -> Iterator[tuple[Mark, Record]]:
+    """Records that are not empty, each with its place."""
     stream.seek(mark.byte)
-    lines = _Lines(stream, mark.line, mark.byte)
+    lines = _Lines(stream, mark, max_bytes)
     csv.field_size_limit(_FIELD_LIMIT)
     name = url.lower().removesuffix(".gz")
     reader = csv.reader(lines, delimiter="\t" if name.endswith(".tsv") else ",")
     row = mark.row
     while True:
         place = Mark(row, lines.line, lines.byte)
-        fields: list[str] | None
+        lines.record_start = lines.byte
+        fields: Record
         try:
             fields = next(reader)
         except StopIteration:
             return
         except csv.Error:
-            fields = None
+            fields = "malformed", "broken quotes or line ends"
+        except _TooLarge:
+            # The reader starts afresh with the next line.
+            fields = "too_large", f"the record is longer than {max_bytes} bytes"
         if fields != []:
             yield place, fields
             row += 1
 
 
-def _header(stream: IO[bytes], url: str) -> tuple[list[str], Mark]:
+def _header(stream: IO[bytes], url: str, max_bytes: int) -> tuple[list[str], Mark]:
     """Column names, and where the rows begin."""
-    records = _records(stream, url, Mark(-1, 0, 0))
+    records = _records(stream, url, Mark(-1, 0, 0), max_bytes)
     _, names = next(records, (None, []))
-    if names is None or any(_invalid(name) for name in names):
+    if isinstance(names, tuple) or any(_invalid(name) for name in names):
         raise InputError(f"{redact(url)}: the header line is no valid UTF-8 CSV")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"{redact(url)}: the header names column {twice[0]!r} twice")
@@ -85,13 +101,13 @@ def _invalid(value: str) -> bool:
     return False
 
 
-def shard(file: FileInfo) -> Shard:
+def shard(file: FileInfo, max_bytes: int) -> Shard:
     """Count the rows of a file in one pass."""
     marks: list[Mark] = []
     n_rows = 0
     with open_lines(file.url) as stream:
-        names, start = _header(stream, file.url)
-        for place, _ in _records(stream, file.url, start):
+        names, start = _header(stream, file.url, max_bytes)
+        for place, _ in _records(stream, file.url, start, max_bytes):
             if place.row % MARK_ROWS == 0:
                 marks.append(place)
             n_rows += 1
@@ -99,17 +115,21 @@ def shard(file: FileInfo) -> Shard:
     return Shard(file.url, file.identity, "csv", n_rows, (0, n_rows), schema, tuple(marks))
 
 
-def read(unit: Unit, schema: pa.Schema, filters: Sequence[Filter], id_column: str | None) -> Rows:
+def read(
+    unit: Unit,
+    schema: pa.Schema,
+    filters: Sequence[Filter],
+    id_column: str | None,
+    max_bytes: int,
+) -> Rows:
     """Read the row range of a unit; records that cannot be used become bad rows."""
     parts: list[Rows] = []
     with open_lines(unit.url) as stream:
-        names, start = _header(stream, unit.url)
+        names, start = _header(stream, unit.url, max_bytes)
         wanted = _wanted(names, schema, filters, unit.url)
-        records = _records(stream, unit.url, unit.mark or start)
+        records = _records(stream, unit.url, unit.mark or start, max_bytes)
         inside = (record for record in records if record[0].row >= unit.start)
-        left = unit.n_rows
-        while batch := list(islice(inside, min(_BATCH_ROWS, left))):
-            left -= len(batch)
+        for batch in in_batches(inside, lambda record: sum(map(len, record[1])), unit):
             parts.append(_to_rows(batch, names, wanted, schema, filters, unit.url, id_column))
     return concat(parts, schema)
 
@@ -131,7 +151,7 @@ def _wanted(
 
 
 def _to_rows(
-    records: Sequence[tuple[Mark, list[str] | None]],
+    records: Sequence[tuple[Mark, Record]],
     names: list[str],
     wanted: dict[str, Any],
     schema: pa.Schema,
@@ -145,8 +165,8 @@ def _to_rows(
     bad: list[BadRow] = []
     for place, fields in records:
         problem = _problem(fields, len(names), places, wanted)
-        if fields is None or problem is not None:
-            column, reason, detail = problem or (None, "malformed", "broken quotes or line ends")
+        if problem is not None:
+            column, reason, detail = problem
             known = _known_id(fields, places, wanted, id_column, len(names))
             text = f"line {place.line + 1}: {detail}"
             bad.append(BadRow(place.row, known, column, reason, text))
@@ -160,10 +180,10 @@ def _to_rows(
 
 
 def _problem(
-    fields: list[str] | None, n_columns: int, places: dict[str, int], wanted: dict[str, Any]
+    fields: Record, n_columns: int, places: dict[str, int], wanted: dict[str, Any]
 ) -> tuple[str | None, str, str] | None:
-    if fields is None:
-        return None
+    if isinstance(fields, tuple):
+        return None, *fields
     if len(fields) != n_columns:
         return None, "malformed", f"{len(fields)} fields, the header has {n_columns}"
     for name, position in places.items():
@@ -177,13 +197,13 @@ def _problem(
 
 
 def _known_id(
-    fields: list[str] | None,
+    fields: Record,
     places: dict[str, int],
     wanted: dict[str, Any],
     id_column: str | None,
     n_columns: int,
 ) -> Any:  # noqa: ANN401  (a value of the id column's type, or None)
-    if fields is None or id_column not in places or len(fields) != n_columns:
+    if isinstance(fields, tuple) or id_column not in places or len(fields) != n_columns:
         return None
     text = fields[places[id_column]]
     try:

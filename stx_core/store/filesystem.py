@@ -19,11 +19,14 @@ import fsspec
 import pyarrow as pa
 import pyarrow.fs
 
+from stx_core import failpoints
 from stx_core.errors import SpecError, StoreError
 from stx_core.store import s3
 from stx_core.store.retries import retry
 from stx_core.store.urls import LOCAL, S3, join, local_path, normal, redact, scheme
 
+# A closed list: fsspec would also fetch http:// or github:// and unpack zip:// on a spec's word.
+SCHEMES = (LOCAL, "memory", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf")
 MAGIC = "*?["
 
 # What clients call the time of the last write; those of S3, local files, Azure, GCS, and memory.
@@ -71,6 +74,10 @@ def connect(url: str) -> tuple[Any, str]:
     if "::" in url:
         raise SpecError(f"{redact(url)}: chained URLs are not supported; give the inner one")
     kind = scheme(url)
+    if kind not in SCHEMES:
+        raise SpecError(
+            f"{redact(url)}: {kind}:// is not supported; use a path or {', '.join(SCHEMES)}"
+        )
     if kind == LOCAL:
         return _client(LOCAL, "file://", os.getpid()), local_path(url)
     if kind in S3:
@@ -158,13 +165,45 @@ def list_files(url: str) -> list[FileInfo]:
     files = []
     for path, info in found.items():
         below = path[len(base_path) :].strip("/")
-        if info["type"] == "file" and not path.endswith("/") and not _is_hidden(below):
-            files.append(_describe(filesystem, path, join(base, below) if below else base, info))
+        if path.endswith("/") or _is_hidden(below) or not _is_file(path, info):
+            continue
+        files.append(_describe(filesystem, path, join(base, below) if below else base, info))
     if not files and not retry(lambda: filesystem.isdir(base_path), url):
         raise FileNotFoundError(f"{redact(url)}: no such file or folder")
     if not files and base != url:
         raise FileNotFoundError(f"{redact(url)}: no file matches")
     return sorted(files, key=lambda file: file.url)
+
+
+def _is_file(path: str, info: dict[str, Any]) -> bool:
+    """Whether a listed thing is a file or a local link to one.
+
+    Raises:
+        FileNotFoundError: a link leads to a folder, which could be a circle, or to nothing.
+    """
+    if info.get("islink") and not os.path.isfile(path):
+        raise FileNotFoundError(
+            f"{redact(path)}: a link to a folder or to nothing; remove it, and name the folder "
+            "itself among the inputs"
+        )
+    return bool(info["type"] == "file" or info.get("islink"))
+
+
+def refuse_links(root: str) -> None:
+    """Check that what is written below a local folder stays there.
+
+    Raises:
+        StoreError: one of the folders below it is a link. The folder itself may be one.
+    """
+    if scheme(root) != LOCAL:
+        return
+    for folder, names, _ in os.walk(local_path(root)):
+        for name in names:
+            if os.path.islink(path := os.path.join(folder, name)):
+                raise StoreError(
+                    f"{redact(path)}: a link in an output folder; stx does not write through "
+                    "links, put a real folder there"
+                )
 
 
 def _glob_base(url: str) -> str:
@@ -378,6 +417,7 @@ def link_new(path: str, data: bytes) -> None:
             while view:
                 view = view[file.write(view) :]
             os.fsync(file.fileno())
+        failpoints.hit("link.before")
         os.link(temporary, path)
     finally:
         if os.path.exists(temporary):

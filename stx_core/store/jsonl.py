@@ -1,12 +1,13 @@
 """Rows of a file with one JSON object per line."""
 
 import gzip
+import io
 import itertools
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,15 @@ from stx_core.errors import InputError
 from stx_core.store.filesystem import FileInfo, open_stream
 from stx_core.store.filters import Filter
 from stx_core.store.select_rows import concat, select_rows
-from stx_core.store.shards import BadRow, Mark, Rows, Shard, partitions, with_partitions
+from stx_core.store.shards import (
+    MAX_UNIT_BYTES,
+    BadRow,
+    Mark,
+    Rows,
+    Shard,
+    partitions,
+    with_partitions,
+)
 from stx_core.store.units import Unit
 from stx_core.store.urls import redact
 
@@ -23,8 +32,19 @@ from stx_core.store.urls import redact
 MARK_ROWS = 4096
 # Rows looked at for column types; later rows that do not fit are bad rows.
 _SAMPLE_ROWS = 1000
-# Rows parsed at once: bounds the memory of Python objects.
+_SAMPLE_BYTES = 64 << 20
+# Rows and bytes parsed at once: bounds the memory of Python objects.
 _BATCH_ROWS = 8192
+_BATCH_BYTES = 64 << 20
+
+# Lines of text compress 3 to 50 times; gzip cannot do more than 1,032. A file that grows beyond
+# both limits is taken for an attack.
+_MAX_RATIO = 200
+_MAX_SUSPECT_BYTES = 1 << 30
+
+_PIECE_BYTES = 1 << 20
+
+Item = TypeVar("Item")
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -34,37 +54,88 @@ def open_lines(url: str) -> Iterator[IO[bytes]]:
     """Open a file of lines, decompressed by its name.
 
     Raises:
-        InputError: the compressed data is damaged or cut short.
+        InputError: the compressed data is damaged, cut short, or grows out of all proportion.
     """
     with closing(open_stream(url)) as raw:
-        stream: Any = gzip.GzipFile(fileobj=raw) if url.lower().endswith(".gz") else raw
+        source: Any = _Inflating(raw, url) if url.lower().endswith(".gz") else raw
+        # Clients of stores give streams whose readline() takes no limit.
+        stream = io.BufferedReader(source, _PIECE_BYTES)
         try:
             yield stream
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise InputError(f"{redact(url)}: damaged gzip file ({error})") from error
 
 
-def _rows(stream: IO[bytes], mark: Mark) -> Iterator[tuple[Mark, bytes]]:
-    """Lines that are not blank, each with its place."""
+class _Inflating(io.RawIOBase):
+    """The decompressed bytes of a gzip file, with an eye on how many come out of how few."""
+
+    def __init__(self, raw: IO[bytes], url: str) -> None:
+        self._raw = raw
+        self._gzip = gzip.GzipFile(fileobj=raw)
+        self._url = url
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401  (anything writable)
+        n_read = self._gzip.readinto(buffer)
+        plain, compressed = self._gzip.tell(), self._raw.tell()
+        if plain > max(_MAX_SUSPECT_BYTES, _MAX_RATIO * compressed):
+            raise InputError(
+                f"{redact(self._url)}: {compressed:,} bytes grew to more than {plain:,}, over "
+                f"{_MAX_RATIO} times; leave the file out, or compress it in smaller parts"
+            )
+        return n_read
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._gzip.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._gzip.tell()
+
+
+def read_line(stream: IO[bytes], max_bytes: int) -> tuple[bytes | None, int]:
+    """The next line, and its size; None for a line of more than `max_bytes`, which is not kept.
+
+    At the end of the stream the size is 0.
+    """
+    line = stream.readline(max_bytes + 1)
+    if len(line) <= max_bytes or line.endswith(b"\n"):
+        return line, len(line)
+    size = len(line)
+    while not line.endswith(b"\n") and (line := stream.readline(_PIECE_BYTES)):
+        size += len(line)
+    return None, size
+
+
+def _rows(stream: IO[bytes], mark: Mark, max_bytes: int) -> Iterator[tuple[Mark, bytes | None]]:
+    """Lines that are not blank, each with its place; None for a line that is too long."""
     stream.seek(mark.byte)
     row, byte = mark.row, mark.byte
-    for number, line in enumerate(stream, mark.line):
-        if line.strip() and line.strip() != _BOM:
-            yield Mark(row, number, byte), line.removeprefix(_BOM) if number == 0 else line
+    for number in itertools.count(mark.line):
+        line, size = read_line(stream, max_bytes)
+        if not size:
+            return
+        if line is None or line.strip() not in (b"", _BOM):
+            yield Mark(row, number, byte), line.removeprefix(_BOM) if line and not number else line
             row += 1
-        byte += len(line)
+        byte += size
 
 
-def shard(file: FileInfo) -> Shard:
+def shard(file: FileInfo, max_bytes: int) -> Shard:
     """Count the rows of a file in one pass, and look at the types of the first ones."""
     marks: list[Mark] = []
     sample: list[dict[str, Any]] = []
     n_rows = 0
     with open_lines(file.url) as stream:
-        for place, line in _rows(stream, Mark(0, 0, 0)):
+        for place, line in _rows(stream, Mark(0, 0, 0), max_bytes):
             if place.row % MARK_ROWS == 0:
                 marks.append(place)
-            if place.row < _SAMPLE_ROWS and isinstance(parsed := parse(line), dict):
+            sampled = place.row < _SAMPLE_ROWS and place.byte < _SAMPLE_BYTES
+            if sampled and line and isinstance(parsed := parse(line), dict):
                 sample.append(parsed)
             n_rows += 1
     schema = with_partitions(_infer(sample), file.url)
@@ -107,29 +178,62 @@ def _type_of(value: Any) -> Any:  # noqa: ANN401
         return pa.null()
 
 
-def read(unit: Unit, schema: pa.Schema, filters: Sequence[Filter], id_column: str | None) -> Rows:
+def read(
+    unit: Unit,
+    schema: pa.Schema,
+    filters: Sequence[Filter],
+    id_column: str | None,
+    max_bytes: int,
+) -> Rows:
     """Read the row range of a unit; lines that cannot be used become bad rows."""
     parts: list[Rows] = []
     with open_lines(unit.url) as stream:
-        places = _rows(stream, unit.mark or Mark(0, 0, 0))
+        places = _rows(stream, unit.mark or Mark(0, 0, 0), max_bytes)
         inside = (place for place in places if place[0].row >= unit.start)
-        while lines := list(itertools.islice(inside, min(_BATCH_ROWS, _left(unit, parts)))):
-            objects, bad = _parse_all(lines)
+        for lines in in_batches(inside, lambda place: len(place[1] or b""), unit):
+            objects, bad = _parse_all(lines, max_bytes)
             parts.append(_to_rows(objects, bad, schema, filters, unit.url, id_column))
     return concat(parts, schema)
 
 
-def _left(unit: Unit, parts: Sequence[Rows]) -> int:
-    done = sum(len(part.table) + len(part.bad) + part.n_filtered for part in parts)
-    return unit.n_rows - done
+def in_batches(
+    items: Iterable[Item], size: Callable[[Item], int], unit: Unit
+) -> Iterator[list[Item]]:
+    """Group the rows of a unit so that a group is small enough for Python objects.
+
+    Args:
+        items: the unit's rows, and whatever follows.
+        size: bytes of one.
+        unit: how many to take.
+
+    Raises:
+        InputError: together they have more bytes than a unit may hold.
+    """
+    batch: list[Item] = []
+    total = n_bytes = 0
+    for item in itertools.islice(items, unit.n_rows):
+        batch.append(item)
+        n_bytes += size(item)
+        if len(batch) < _BATCH_ROWS and n_bytes < _BATCH_BYTES:
+            continue
+        total += n_bytes
+        if total > MAX_UNIT_BYTES:
+            raise InputError(
+                f"{redact(unit.url)}: rows {unit.start} to {unit.stop} hold more than "
+                f"{MAX_UNIT_BYTES:,} bytes; set resources.rows_per_unit lower"
+            )
+        yield batch
+        batch, n_bytes = [], 0
+    if batch:
+        yield batch
 
 
 def _parse_all(
-    lines: Sequence[tuple[Mark, bytes]],
+    lines: Sequence[tuple[Mark, bytes | None]], max_bytes: int
 ) -> tuple[list[tuple[Mark, dict[str, Any]]], list[BadRow]]:
     objects, bad = [], []
     for place, line in lines:
-        parsed = parse(line)
+        parsed = ("too_large", f"longer than {max_bytes} bytes") if line is None else parse(line)
         if isinstance(parsed, dict):
             objects.append((place, parsed))
         else:

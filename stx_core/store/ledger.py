@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
+from stx_core import failpoints
 from stx_core.store import clock
 from stx_core.store.create import create
 from stx_core.store.filesystem import list_folders, list_names, read_bytes, write_new
@@ -133,10 +134,12 @@ def record(root: str, run: str, new: Record) -> Record:
     """
     if problem := find_problem(new):
         raise ValueError(f"record of unit {new.key}: {problem}")
+    failpoints.hit("ledger.before")
     for attempt in count():
         created = create(_url(root, run, new.key, attempt), seal(asdict(new)))
         winner = new if created.won else _parse(created.body, new.key)
         if winner is not None:
+            failpoints.hit("ledger.after")
             return winner
         logger.warning("unit %s: record %d is damaged, writing the next", new.key, attempt)
     raise AssertionError("count() has no end")

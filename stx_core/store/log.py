@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from stx_core import failpoints
 from stx_core.errors import CommitConflict, Fenced, StoreError
 from stx_core.store import clock
 from stx_core.store.beat import Heartbeat, this_process, wait_until_silent
@@ -220,6 +221,7 @@ def _take(root: str, spec_hash: str, free: tuple[str, int] | None, new_run: str)
             "claimed": number,
         }
         taken.append(Claim(run, epoch, base, resumed=free is not None))
+        failpoints.hit("claim.before")
         return state
 
     append(root, "claim", change)
@@ -304,9 +306,11 @@ def commit(
             )
         publish(state, number, {**snapshot, "run": run})
         facts.update(state="done", committed=number)
+        failpoints.hit("commit.before")
         return state
 
     entry = append(root, "commit", change)
+    failpoints.hit("commit.after")
     return read_entry(root, committed_at[0]) if committed_at else entry
 
 

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
+from stx_core import failpoints
 from stx_core.errors import StoreError
 from stx_core.store.filesystem import read_bytes, write_new
 from stx_core.store.parallel import parallel
@@ -172,6 +173,7 @@ def write_segments(
             return dict(same)
         file = f"_stx/segments/{run}-{epoch}-{uuid.uuid4().hex}.parquet"
         write_new(join(root, file), data)
+        failpoints.hit("segment.after")
         return {"file": file, **segment}
 
     return parallel(write, range(n_segments))

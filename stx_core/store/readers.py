@@ -6,6 +6,7 @@ from typing import get_args
 
 import pyarrow as pa
 
+from stx_core import failpoints
 from stx_core.errors import InputError, SpecError
 from stx_core.store import arrow_dataset, csv_rows, jsonl, parquet
 from stx_core.store.filesystem import FileInfo, file_info, list_files
@@ -26,13 +27,16 @@ _ENDINGS: dict[str, Format] = {
     ".tsv": "csv",
 }
 
-_SHARDS: dict[Format, Callable[[FileInfo], Shard]] = {
-    "parquet": parquet.shard,
+# Longer strings than any document that a model reads; short enough to hold some in memory.
+MAX_TEXT_BYTES = 64 << 20
+
+_SHARDS: dict[Format, Callable[[FileInfo, int], Shard]] = {
+    "parquet": lambda file, _: parquet.shard(file),
     "jsonl": jsonl.shard,
     "csv": csv_rows.shard,
-    "arrow": arrow_dataset.shard,
+    "arrow": lambda file, _: arrow_dataset.shard(file),
 }
-_READERS: dict[Format, Callable[[Unit, pa.Schema, Sequence[Filter], str | None], Rows]] = {
+_READERS: dict[Format, Callable[[Unit, pa.Schema, Sequence[Filter], str | None, int], Rows]] = {
     "parquet": parquet.read,
     "jsonl": jsonl.read,
     "csv": csv_rows.read,
@@ -57,7 +61,10 @@ def format_of(url: str) -> Format:
 
 
 def list_shards(
-    urls: Sequence[str], format: Format | None = None, filters: Sequence[Filter] = ()
+    urls: Sequence[str],
+    format: Format | None = None,
+    filters: Sequence[Filter] = (),
+    max_text_bytes: int = MAX_TEXT_BYTES,
 ) -> list[Shard]:
     """List the shards of a corpus, sorted by URL, and look into each.
 
@@ -68,6 +75,7 @@ def list_shards(
         urls: files, folders, globs, saved `datasets` folders, ``hf-dataset://name/config/split``.
         format: of all of them; None to tell by name.
         filters: checked here for their form.
+        max_text_bytes: as for `read_rows`: it decides where broken CSV records end.
 
     Raises:
         InputError: nothing is there, or a file cannot be used; names the first such file.
@@ -79,7 +87,7 @@ def list_shards(
         files.update((file.url, file) for file in _find(url, format))
     kept = [file for file in prune(list(files.values()), filters)]
     with ThreadPoolExecutor(_THREADS) as pool:
-        shards = list(pool.map(lambda file: shard_rows(file, format), kept))
+        shards = list(pool.map(lambda file: shard_rows(file, format, max_text_bytes), kept))
     return sorted(shards, key=lambda shard: shard.url)
 
 
@@ -102,7 +110,9 @@ def prune(files: Sequence[FileInfo], filters: Sequence[Filter]) -> list[FileInfo
     return [file for file in files if keep_file(file.url, filters)]
 
 
-def shard_rows(file: FileInfo, format: Format | None = None) -> Shard:
+def shard_rows(
+    file: FileInfo, format: Format | None = None, max_text_bytes: int = MAX_TEXT_BYTES
+) -> Shard:
     """Describe one file: its rows, row groups and columns.
 
     Raises:
@@ -110,7 +120,7 @@ def shard_rows(file: FileInfo, format: Format | None = None) -> Shard:
     """
     if format is None:
         format = "arrow" if arrow_dataset.is_dataset(file.url) else format_of(file.url)
-    return _SHARDS[format](file)
+    return _SHARDS[format](file, max_text_bytes)
 
 
 def read_rows(
@@ -118,6 +128,7 @@ def read_rows(
     schema: pa.Schema,
     filters: Sequence[Filter] = (),
     id_column: str | None = None,
+    max_text_bytes: int = MAX_TEXT_BYTES,
 ) -> Rows:
     """Read the rows of a unit.
 
@@ -128,6 +139,7 @@ def read_rows(
         schema: columns to read and the types to give them, see `corpus_schema`.
         filters: all must pass; their columns need not be in the schema.
         id_column: gives bad rows their id, where it is readable; must be in the schema.
+        max_text_bytes: rows with a longer string, or whose line is longer, are bad: `too_large`.
 
     Raises:
         InputError: the file changed since it was planned, is damaged, or lacks a column.
@@ -136,7 +148,11 @@ def read_rows(
     if id_column is not None and id_column not in schema.names:
         raise SpecError(f"id column {id_column!r} is not among the columns {schema.names}")
     check_identity(unit)
-    rows = _READERS[unit.format](unit, schema, filters, id_column)
+    failpoints.hit("read.before")
+    try:
+        rows = _READERS[unit.format](unit, schema, filters, id_column, max_text_bytes)
+    except FileNotFoundError as error:
+        raise _gone(unit) from error
     # Again after reading: an overwrite half-way would mix two versions.
     check_identity(unit)
     counted = len(rows.table) + len(rows.bad) + rows.n_filtered
@@ -160,9 +176,13 @@ def check_identity(unit: Unit) -> None:
         else:
             identity = file_info(unit.url).identity
     except FileNotFoundError as error:
-        raise InputError(f"{redact(unit.url)}: gone since it was planned; plan again") from error
+        raise _gone(unit) from error
     if identity != unit.identity:
         raise InputError(
             f"{redact(unit.url)}: changed since it was planned (identity {identity}, planned "
             f"{unit.identity}); plan again"
         )
+
+
+def _gone(unit: Unit) -> InputError:
+    return InputError(f"{redact(unit.url)}: gone since it was planned; plan again")

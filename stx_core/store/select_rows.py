@@ -47,6 +47,38 @@ def select_rows(
     return Rows(_cast(table.select(schema.names), schema, url), row_numbers, bad, n_filtered)
 
 
+def reject_large(rows: Rows, id_column: str | None, max_bytes: int) -> Rows:
+    """Make rows bad that hold a string of more than `max_bytes` bytes."""
+    bad: dict[int, BadRow] = {}
+    for name in rows.table.column_names:
+        column = rows.table[name]
+        if not _has_bytes(column.type):
+            continue
+        sizes = pc.binary_length(column)
+        for position in pc.indices_nonzero(pc.greater(sizes, max_bytes)).to_pylist():
+            if position in bad:
+                continue
+            known = None if name == id_column else _readable(rows.table, id_column, position)
+            detail = f"column {name!r} has {sizes[position]} bytes, more than {max_bytes}"
+            row = int(rows.row_numbers[position])
+            bad[position] = BadRow(row, known, name, "too_large", detail)
+    if not bad:
+        return rows
+    good = np.ones(len(rows.table), bool)
+    good[list(bad)] = False
+    return Rows(
+        rows.table.filter(pa.array(good)),
+        rows.row_numbers[good],
+        sorted([*rows.bad, *bad.values()], key=lambda item: item.row),
+        rows.n_filtered,
+    )
+
+
+def _has_bytes(kind: Any) -> bool:  # noqa: ANN401  (a pyarrow DataType)
+    string = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return bool(string or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
 def concat(parts: Sequence[Rows], schema: pa.Schema) -> Rows:
     """Put the rows of consecutive ranges together."""
     return Rows(

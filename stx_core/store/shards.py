@@ -9,6 +9,9 @@ import pyarrow as pa
 
 Format = Literal["parquet", "jsonl", "csv", "arrow"]
 
+# Rows of a unit are held in memory as Arrow strings, whose offsets end at 2 GiB.
+MAX_UNIT_BYTES = 2**31 - 1
+
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -59,7 +62,7 @@ class BadRow:
         row: its position in the shard.
         id: its id where that could be read.
         column: the column at fault; None when the whole row is.
-        reason: a short closed word: ``invalid_utf8``, ``malformed``, ``wrong_type``.
+        reason: a short closed word: ``invalid_utf8``, ``malformed``, ``too_large``, ``wrong_type``.
         detail: for people; never holds text of the document.
     """
 

@@ -7,6 +7,10 @@ LOCAL = "file"
 S3 = ("s3", "s3a")
 
 _SECRET_QUERY = re.compile(r"(\b[\w+.-]+://[^\s'\"?]*)\?[^\s'\"]*=[^\s'\"]*")
+# C0 and C1 controls, line and paragraph separators, and marks that turn the writing direction.
+_CONTROL = re.compile(
+    "[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]"
+)
 # abfs://container@account/… uses the place of user names for something public.
 _USER = re.compile(r"\b((?!abfss?|wasbs?)[\w+.-]+)://[^/@\s'\"]+@")
 
@@ -33,5 +37,10 @@ def join(url: str, *parts: str) -> str:
 
 
 def redact(text: str) -> str:
-    """Hide user names, passwords and signatures of every URL in a text."""
-    return _SECRET_QUERY.sub(r"\1?…", _USER.sub(r"\1://…@", text))
+    """Hide user names, passwords and signatures of every URL in a text, and keep it one line."""
+    return one_line(_SECRET_QUERY.sub(r"\1?…", _USER.sub(r"\1://…@", text)))
+
+
+def one_line(text: str) -> str:
+    """Escape all that could end a line or steer a terminal: ids and paths may hold anything."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

@@ -1,4 +1,3 @@
-import json
 import shutil
 
 import numpy as np
@@ -6,10 +5,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from safetensors.numpy import save_file
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
 from transformers import BertConfig, BertForMaskedLM
 
 from pipelines.spec import parse_spec
@@ -18,24 +13,10 @@ WORDS = ["plants", "eat", "light", "rivers", "carry", "sand", "glass", "is", "ma
 
 
 @pytest.fixture(scope="session")
-def static_model(tmp_path_factory):
+def static_model(tmp_path_factory, save_static_model):
     """A real StaticEmbedding folder with random vectors: loads and encodes in milliseconds."""
-    folder = tmp_path_factory.mktemp("model")
-    module = folder / "0_StaticEmbedding"
-    module.mkdir()
-    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(["[UNK]", *WORDS])}, "[UNK]"))
-    tokenizer.pre_tokenizer = Whitespace()
-    tokenizer.save(str(module / "tokenizer.json"))
     weights = np.random.default_rng(0).standard_normal((len(WORDS) + 1, 8)).astype(np.float32)
-    save_file({"embedding.weight": weights}, module / "model.safetensors")
-    entry = {
-        "idx": 0,
-        "name": "0",
-        "path": "0_StaticEmbedding",
-        "type": "sentence_transformers.models.StaticEmbedding",
-    }
-    (folder / "modules.json").write_text(json.dumps([entry]))
-    return folder
+    return save_static_model(tmp_path_factory.mktemp("model"), WORDS, weights)
 
 
 @pytest.fixture(scope="session")

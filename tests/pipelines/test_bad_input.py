@@ -252,8 +252,8 @@ def test_a_shard_that_changes_after_planning_is_refused(tmp_path, spec_of, corpu
 
     planned = pipelines.encode.list_corpus
 
-    def list_then_overwrite(inputs):
-        found = planned(inputs)
+    def list_then_overwrite(*arguments):
+        found = planned(*arguments)
         write(corpus / "part-1.parquet", id=["x"], text=["stars"], lang=["en"])
         return found
 

@@ -1,13 +1,19 @@
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines import plan as planning
-from pipelines.plan import EncoderSettings, Held, fingerprint, is_current, make_plan, make_pool
+from pipelines.plan import EncoderSettings, Held, fingerprint, is_current, make_pool
 from pipelines.spec import Resources, parse_spec
 from stx_core.store.units import Unit
 
 NOTHING = Held(0, {}, frozenset(), frozenset())
+SCHEMA = pa.schema([("id", pa.string()), ("text", pa.string())])
+
+
+def make_plan(spec, units, encoders, held, schema=SCHEMA):
+    return planning.make_plan(spec, units, schema, encoders, held)
 
 
 def settings(**changes):
@@ -126,10 +132,22 @@ def test_where_the_output_goes_and_how_many_actors_work_do_not_change_keys():
 def test_a_snapshot_is_current_only_if_it_has_no_more_and_no_less():
     plan = make_plan(spec_with(), units(3), {"dense": settings()}, NOTHING)
     pairs = [("dense", key) for key in plan.parts["dense"].keys]
+    outputs = {"dense": {"fingerprint": fingerprint(settings())}}
 
-    assert is_current(plan, Held(4, {}, frozenset(pairs), frozenset()))
-    assert not is_current(plan, Held(4, {}, frozenset(pairs[1:]), frozenset()))
-    assert not is_current(plan, Held(4, {}, frozenset([*pairs, ("dense", "old")]), frozenset()))
+    assert is_current(plan, Held(4, outputs, frozenset(pairs), frozenset()))
+    assert not is_current(plan, Held(4, outputs, frozenset(pairs[1:]), frozenset()))
+    more = frozenset([*pairs, ("dense", "old")])
+    assert not is_current(plan, Held(4, outputs, more, frozenset()))
+
+
+def test_a_snapshot_of_no_rows_is_current_only_for_the_same_outputs():
+    plan = make_plan(spec_with(), [], {"dense": settings()}, NOTHING)
+
+    assert is_current(plan, Held(1, {"dense": {"fingerprint": fingerprint(settings())}},
+                                 frozenset(), frozenset()))  # fmt: skip
+    assert not is_current(plan, Held(1, {"dense": {"fingerprint": "of another model"}},
+                                     frozenset(), frozenset()))  # fmt: skip
+    assert not is_current(plan, Held(1, {}, frozenset(), frozenset()))
 
 
 @pytest.mark.parametrize(

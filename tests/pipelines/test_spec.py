@@ -126,3 +126,32 @@ def test_every_key_has_a_default_or_is_named_as_needed():
     required = {name for name, part in EncodeSpec.model_fields.items() if part.is_required()}
 
     assert required == {"inputs", "models", "output"}
+
+
+@pytest.mark.parametrize("revision", [None, "main", "v1.0", "0123abc", "Z" * 40])
+def test_foreign_code_needs_the_commit_that_was_read(revision):
+    model = {"model": "org/name", "trust_remote_code": True, "revision": revision}
+
+    with pytest.raises(SpecError, match=r"models\.dense: trust_remote_code needs revision"):
+        parse_spec(values(models={"dense": model}))
+
+
+def test_foreign_code_of_a_commit_or_of_a_local_folder_may_be_asked_for(tmp_path):
+    pinned = {"model": "org/name", "trust_remote_code": True, "revision": "0123456789" * 4}
+    local = {"model": str(tmp_path), "trust_remote_code": True}
+
+    spec = parse_spec(values(models={"pinned": pinned, "local": local}))
+
+    assert all(model.trust_remote_code for model in spec.models.values())
+
+
+@pytest.mark.parametrize(
+    "text", ["a: !!python/object/apply:os.system ['touch x']", "a: !!python/name:os.system"]
+)
+def test_yaml_cannot_name_python_objects(tmp_path, text):
+    path = tmp_path / "spec.yaml"
+    path.write_text(text)
+
+    with pytest.raises(SpecError, match="not valid YAML"):
+        load_spec(str(path))
+    assert list(tmp_path.iterdir()) == [path]

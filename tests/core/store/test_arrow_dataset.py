@@ -101,3 +101,9 @@ def test_a_hub_name_without_its_split_is_refused():
 def test_a_folder_that_was_not_saved_by_datasets_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"state\.json"):
         list_shards([str(tmp_path)], format="arrow")
+
+
+@pytest.mark.parametrize("name", ["..%2F..%2Fetc", "http:%2F%2F10.0.0.1%2Fx", ".."])
+def test_a_hub_name_cannot_smuggle_a_path_or_a_url(name):
+    with pytest.raises(SpecError, match="owner/name/config/split"):
+        list_shards([f"hf-dataset://{name}/default/train"])

@@ -5,7 +5,9 @@ import pytest
 
 from stx_core.errors import SpecError, StoreError
 from stx_core.store import filesystem, retries
+from stx_core.store.create import probe
 from stx_core.store.filesystem import (
+    connect,
     file_info,
     list_files,
     list_names,
@@ -199,3 +201,82 @@ def test_a_name_that_is_taken_is_never_overwritten(tmp_path):
     with pytest.raises(StoreError, match="cannot be written"):
         write_new(str(tmp_path / "x"), b"other")
     assert read_bytes(str(tmp_path / "x")) == b"x"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://169.254.169.254/latest/meta-data", "https://example.org/a.jsonl",
+        "ftp://host/a.jsonl", "sftp://host/a", "github://org:repo@/a", "zip://a.jsonl",
+        "local:///etc/passwd", "jar://a", "data://text", "reference://a", "hdfs://host/a",
+    ],
+)  # fmt: skip
+def test_schemes_that_are_not_listed_are_refused_before_anything_is_fetched(url, monkeypatch):
+    monkeypatch.setattr(filesystem.fsspec.core, "url_to_fs", lambda *_, **__: pytest.fail("asked"))
+
+    with pytest.raises(
+        SpecError, match="is not supported; use a path or file, memory, s3"
+    ) as error:
+        connect(url)
+
+    assert "\n" not in str(error.value)
+
+
+def test_links_to_files_are_read_as_files(tmp_path):
+    outside = tmp_path / "cache" / "blob"
+    outside.parent.mkdir()
+    outside.write_bytes(b"content")
+    (tmp_path / "data").mkdir()
+    link = tmp_path / "data" / "a.jsonl"
+    link.symlink_to(outside)
+
+    (found,) = list_files(str(tmp_path / "data"))
+    outside.write_bytes(b"changed")
+
+    assert (found.url, found.size) == (str(link), 7)
+    assert file_info(str(link)).identity != found.identity
+
+
+@pytest.mark.parametrize("target", ["..", "nowhere"])
+def test_links_to_folders_and_to_nothing_are_named_not_skipped(tmp_path, target):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.jsonl").write_bytes(b"")
+    (tmp_path / "data" / "more").symlink_to(target)
+
+    with pytest.raises(FileNotFoundError, match="data/more: a link"):
+        list_files(str(tmp_path / "data"))
+
+
+@pytest.mark.parametrize("name", ["data", "quarantine", "_stx", "data/dense"])
+def test_a_linked_folder_in_the_output_is_not_written_through(tmp_path, name):
+    outside = tmp_path / "elsewhere"
+    outside.mkdir()
+    link = tmp_path / "out" / name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(outside)
+
+    with pytest.raises(StoreError, match="does not write through links"):
+        probe(str(tmp_path / "out"))
+
+    assert list(outside.iterdir()) == []
+
+
+def test_the_output_itself_may_be_a_link(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "disk")
+
+    probe(str(tmp_path / "out"))
+
+    assert (tmp_path / "disk" / "_stx" / "probe.json").is_file()
+
+
+@pytest.mark.parametrize(
+    "evil", ["a\nstx: all is well", "a\r\x1b[2Kb", "a\u2028b", "a\x85b", "a\u202eb", "a\x00b"]
+)
+def test_errors_that_name_a_place_stay_one_visible_line(evil, tmp_path):
+    with pytest.raises(FileNotFoundError) as error:
+        list_files(str(tmp_path / evil.replace("\x00", "\x01")))
+
+    assert str(error.value).isprintable()
+    assert redact(evil).isprintable()
+    assert redact("Zürich 東京 s3://b/k") == "Zürich 東京 s3://b/k"

@@ -1,0 +1,89 @@
+"""Code that comes with a model runs only if the spec, or the person who searches, says so."""
+
+import json
+import shutil
+import sys
+
+import pytest
+
+from pipelines.encode import run_encode
+from pipelines.search import search_snapshot
+from stx_core.errors import ModelError
+from stx_core.models.folder import refuse_foreign_code
+
+CODE = """
+from pathlib import Path
+
+from transformers import BertModel
+
+Path({trace!r}).touch()
+
+
+class Model(BertModel):
+    pass
+"""
+
+
+@pytest.fixture
+def bait(tiny_bert, tmp_path, monkeypatch):
+    """A model folder whose code leaves a file behind when it runs, and that file."""
+    # transformers copies the code to where it can be imported from.
+    monkeypatch.setattr(
+        "transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules")
+    )
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    folder, trace = tmp_path / "bait", tmp_path / "code-was-here"
+    shutil.copytree(tiny_bert, folder)
+    (folder / "modeling_bait.py").write_text(CODE.format(trace=str(trace)))
+    set_code(folder, "modeling_bait.Model")
+    return folder, trace
+
+
+def set_code(folder, reference):
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {"AutoModel": reference}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_code_of_a_model_folder_does_not_run_unasked(bait, corpus, spec_of):
+    folder, trace = bait
+
+    with pytest.raises(ModelError, match="names model code of its own"):
+        run_encode(spec_of(corpus, models={"dense": {"model": str(folder)}}))
+
+    assert not trace.exists()
+
+
+def test_a_snapshot_cannot_decide_that_its_models_code_runs(bait, corpus, spec_of, tmp_path):
+    folder, trace = bait
+    asked = {"model": str(folder), "trust_remote_code": True}
+    run_encode(spec_of(corpus, models={"dense": asked}))
+    assert trace.exists()  # the bait works
+    trace.unlink()
+
+    with pytest.raises(ModelError, match="--trust-remote-code"):
+        search_snapshot(str(tmp_path / "out"), ["plants"])
+
+    assert not trace.exists()
+    assert search_snapshot(str(tmp_path / "out"), ["plants"], trust_remote_code=True)
+
+
+def test_trusted_code_must_lie_in_the_folder_that_is_hashed(bait, corpus, spec_of):
+    folder, trace = bait
+    set_code(folder, "someone/else--modeling_bait.Model")
+    asked = {"model": str(folder), "trust_remote_code": True}
+
+    with pytest.raises(ModelError, match="code of another repository"):
+        run_encode(spec_of(corpus, models={"dense": asked}))
+
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "0_Transformer/config.json"])
+def test_foreign_code_is_found_in_every_config_file(tmp_path, name):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"auto_map": {"AutoTokenizer": [None, "a/b--tok.Fast"]}}))
+
+    with pytest.raises(ModelError, match=name):
+        refuse_foreign_code(tmp_path)
