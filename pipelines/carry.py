@@ -16,6 +16,7 @@ from pipelines import unit_table
 from stx_core.errors import StoreError
 from stx_core.store.filesystem import open_file
 from stx_core.store.hash_index import open_index, to_hashes
+from stx_core.store.retries import retry
 from stx_core.store.schema import dense_column, dense_matrix
 from stx_core.store.urls import join, redact
 
@@ -143,7 +144,8 @@ def _fetch(
 
     def read(group: np.ndarray) -> pa.Table:
         url = join(root, index.files[files[group[0]]])
-        return _read_rows(url, rows[group], [vector, *_COUNTS, "content_hash"])
+        columns = [vector, *_COUNTS, "content_hash"]
+        return retry(lambda: _read_rows(url, rows[group], columns), url)
 
     with ThreadPoolExecutor(_READERS) as pool:
         found = pa.concat_tables(pool.map(read, groups)).take(pa.array(np.argsort(order)))

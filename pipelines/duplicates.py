@@ -10,6 +10,7 @@ import xxhash
 
 from pipelines.plan import Held
 from stx_core.store.filesystem import open_file
+from stx_core.store.retries import retry
 from stx_core.store.snapshot import read_manifest
 from stx_core.store.urls import join
 
@@ -81,8 +82,13 @@ def _places(root: str, files: list[str], wanted: np.ndarray) -> Iterator[str]:
 
 
 def _hashes(root: str, file: str) -> Iterator[tuple[pa.Array, np.ndarray]]:
-    with open_file(join(root, file)) as source, pq.ParquetFile(source) as parquet:
-        for batch in parquet.iter_batches(columns=["id"]):
-            ids = batch.column(0)
-            values = ids.cast(pa.string()).cast(pa.binary()).to_pylist()
-            yield ids, np.fromiter(map(xxhash.xxh3_64_intdigest, values), np.uint64, len(values))
+    url = join(root, file)
+    for batch in retry(lambda: _read_ids(url), url):
+        ids = batch.column(0)
+        values = ids.cast(pa.string()).cast(pa.binary()).to_pylist()
+        yield ids, np.fromiter(map(xxhash.xxh3_64_intdigest, values), np.uint64, len(values))
+
+
+def _read_ids(url: str) -> list[pa.RecordBatch]:
+    with open_file(url) as source, pq.ParquetFile(source) as parquet:
+        return list(parquet.iter_batches(columns=["id"]))

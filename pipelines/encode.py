@@ -34,6 +34,8 @@ from stx_core import failpoints
 from stx_core.errors import CommitConflict, InputError, SpecError
 from stx_core.store import create, ledger, log
 from stx_core.store.beat import Heartbeat
+from stx_core.store.retries import add_counts, take_counts
+from stx_core.store.s3 import use_options
 from stx_core.store.shards import Mark
 from stx_core.store.snapshot import commit_snapshot, output_schema, snapshot_state
 from stx_core.store.units import Unit, plan_units
@@ -68,6 +70,7 @@ def run_encode(spec: EncodeSpec, view: View | None = None, *, dry_run: bool = Fa
     """
     started = time.monotonic()
     view = view or View()
+    use_options(spec.store.options())
     for _ in range(_MAX_PLANS - 1):
         try:
             return _plan_and_run(spec, view, started, dry_run=dry_run)
@@ -86,6 +89,9 @@ def _plan_and_run(spec: EncodeSpec, view: View, started: float, *, dry_run: bool
     plan = make_plan(spec, units, corpus.schema, encoders, held)
     if is_current(plan, held):
         return Report(spec.output.path, held.version, committed=False)
+    if not dry_run:
+        # Before models are loaded and actors start: a store that refuses us ends it here.
+        create.probe(spec.output.path)
     with tempfile.TemporaryDirectory(prefix="stx-") as scratch:
         plan = sources.with_sources(plan, spec, corpus, held, spec_hash, scratch)
         plan = _with_costs(plan, spec, corpus, held)
@@ -134,7 +140,6 @@ def _run(
     started: float,
 ) -> Report:
     root = spec.output.path
-    create.probe(root)
     claim = log.claim(root, spec_hash)
     with log.hold(root, claim) as beat:
         write_spec(root, claim.run, spec)
@@ -170,6 +175,7 @@ def _run(
         seconds=time.monotonic() - started,
         stream_seconds=stream_seconds,
         parts={name: output_report(name, facts, fresh) for name, facts in info.outputs.items()},
+        retries=take_counts(),
         warnings=warnings,
     )
 
@@ -200,12 +206,13 @@ def _stream(
     ]
     taken = {name: part.source for name, part in plan.parts.items() if part.source}
     read = partial(_read, schema=schema, spec=spec, taken=taken)
-    write = partial(_write, sink=sink, taken=taken)
+    write = partial(_write, sink=sink, spec=spec, taken=taken)
     results = stream.run(work, read, [_stage(plan)], write, spec.resources.runner)
     folds = ledger.Folds(sink.root, sink.run, sink.epoch)
     for result in view.watch(results, plan):
         for item in result["records"]:
             folds.add(ledger.Record(**item))
+        add_counts(result["retries"])
         beat.check()
     return folds.table()
 
@@ -216,25 +223,31 @@ def _read(
     spec: EncodeSpec,
     taken: Mapping[str, carry.Source],
 ) -> pa.Table:
+    use_options(spec.store.options())
     table = read_unit(_unit(description), schema, spec.inputs, spec.output)
     names = list(description["keys"])
     for name in taken.keys() & set(names):
         table = carry.mark(table, name, taken[name])
     left = {name: carry.texts_to_encode(table, name) for name in names}
     due = [name for name, texts in left.items() if texts.null_count < len(texts)]
-    return unit_table.with_notes(table, due=due)
+    return unit_table.with_notes(table, due=due, retries=take_counts())
 
 
 def _write(
     description: Mapping[str, Any],
     table: pa.Table,
     sink: Sink,
+    spec: EncodeSpec,
     taken: Mapping[str, carry.Source],
 ) -> dict[str, Any]:
+    use_options(spec.store.options())
+    # The unit was read in another process, which noted its own.
+    add_counts(unit_table.notes(table)["retries"])
     for name in description["keys"]:
         vector = vector_field(sink, name)
         table = carry.complete(table, name, vector, taken.get(name), sink.root)
-    return write_unit(_unit(description), description["keys"], table, sink)
+    result = write_unit(_unit(description), description["keys"], table, sink)
+    return {**result, "retries": take_counts()}
 
 
 def _unit(description: Mapping[str, Any]) -> Unit:

@@ -18,9 +18,10 @@ from stx_core import failpoints
 from stx_core.errors import StoreError
 from stx_core.store import ledger
 from stx_core.store.filesystem import open_file, write_new
+from stx_core.store.retries import retry
 from stx_core.store.schema import QUARANTINE, dense_type, sparse_type, to_parquet
 from stx_core.store.units import Unit, id_hash
-from stx_core.store.urls import join
+from stx_core.store.urls import join, redact
 
 VECTOR_COLUMN = {"dense": "embedding", "sparse": "sparse_embedding"}
 
@@ -206,10 +207,15 @@ def _quarantined(unit: Unit, key: str, bad: pa.Table, reasons: pa.Array) -> pa.T
 
 
 def _check_footer(url: str, n_rows: int) -> None:
-    with open_file(url) as file:
-        found = pq.read_metadata(file).num_rows
+    found = retry(lambda: _footer_rows(url), url)
     if found != n_rows:
-        raise StoreError(f"{url}: wrote {n_rows} rows, but its footer says {found}")
+        raise StoreError(f"{redact(url)}: wrote {n_rows} rows, but its footer says {found}")
+
+
+def _footer_rows(url: str) -> int:
+    with open_file(url) as file:
+        n_rows: int = pq.read_metadata(file).num_rows
+        return n_rows
 
 
 def _counts(rejected: pa.Array) -> dict[str, int]:

@@ -26,6 +26,8 @@ NAMES = (
     "segment.after",
     "commit.before",
     "commit.after",
+    "gc.after_fence",
+    "gc.mid",
 )
 
 FOLDER = os.environ.get("STX_FAILPOINTS", "")

@@ -160,7 +160,6 @@ def list_files(url: str) -> list[FileInfo]:
     try:
         found = retry(lambda: look(pattern, detail=True), url)
     except FileNotFoundError as error:
-        # Of a missing bucket s3fs says this without a word.
         raise FileNotFoundError(f"{redact(url)}: no such bucket or folder") from error
     files = []
     for path, info in found.items():

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from stx_core import failpoints
 from stx_core.errors import RunActive, StoreError
 from stx_core.store import clock, log
 from stx_core.store.beat import beat_url, wait_until_silent
@@ -80,15 +81,21 @@ def gc(
     else:
         fence = _fence(root, keep, abandon_after_s)
         state, now_s = fence.state, modified_s(log.entry_url(root, fence.n))
+        failpoints.hit("gc.after_fence")
     garbage = [each for each in _unneeded(root, state) if each.modified_s < now_s - margin_s]
     if not dry_run:
-        parallel(lambda each: remove(join(root, each.name)), garbage)
+        parallel(lambda each: _delete(join(root, each.name)), garbage)
     return Garbage(
         versions=tuple(sorted(map(int, before.state["kept"].keys() - state["kept"].keys()))),
         runs=tuple(run for run, facts in state["runs"].items() if facts["state"] == "abandoned"),
         files=tuple(each.name for each in garbage),
         size=sum(each.size for each in garbage),
     )
+
+
+def _delete(url: str) -> None:
+    failpoints.hit("gc.mid")
+    remove(url)
 
 
 def _fence(root: str, keep: int, abandon_after_s: float) -> log.Entry:

@@ -22,6 +22,7 @@ import xxhash
 
 from stx_core.errors import StoreError
 from stx_core.store.filesystem import download, list_names, open_file, upload
+from stx_core.store.retries import retry
 from stx_core.store.urls import LOCAL, join, local_path, redact, scheme
 
 # numpy compares the 16 bytes of S16 like memcmp does.
@@ -141,8 +142,7 @@ def _entries(root: str, files: Sequence[str]) -> Iterator[np.ndarray]:
 def _file_entries(root: str, file: str, number: int) -> np.ndarray:
     url = join(root, file)
     try:
-        with open_file(url) as source:
-            column = pq.read_table(source, columns=["content_hash"]).column(0)
+        column = retry(lambda: _read_hashes(url), url)
     except (FileNotFoundError, pa.ArrowInvalid) as error:
         raise StoreError(
             f"{redact(url)}: a file of the current snapshot cannot be read "
@@ -153,6 +153,11 @@ def _file_entries(root: str, file: str, number: int) -> np.ndarray:
     entries["file"] = number
     entries["row"] = np.arange(len(column))
     return entries
+
+
+def _read_hashes(url: str) -> pa.ChunkedArray:
+    with open_file(url) as source:
+        return pq.read_table(source, columns=["content_hash"]).column(0)
 
 
 def _firsts(entries: np.ndarray) -> np.ndarray:

@@ -166,8 +166,12 @@ def wait_until(condition, process: subprocess.Popen | None = None) -> None:
 
 def wait_until_stopped(process: subprocess.Popen) -> None:
     """Wait until a failpoint has stopped the process."""
-    seen = psutil.Process(process.pid)
-    wait_until(lambda: seen.status() == psutil.STATUS_STOPPED, process)
+    wait_until(lambda: is_stopped(process), process)
+
+
+def is_stopped(process: subprocess.Popen) -> bool:
+    """Whether it stands still. (That the token was taken is a moment too early.)"""
+    return psutil.Process(process.pid).status() == psutil.STATUS_STOPPED
 
 
 def wake(process: subprocess.Popen) -> None:

@@ -231,7 +231,8 @@ class Proxy:
     async def _status(self, rule: Rule, request: Request, client: "Client") -> None:
         body = b""
         if request.method != "HEAD":
-            body = f"<Error><Code>{rule.code}</Code><Message>injected</Message></Error>".encode()
+            said = f"<Code>{rule.code}</Code><Message>injected: {rule.code}</Message>"
+            body = f"<Error>{said}</Error>".encode()
         head = f"HTTP/1.1 {int(rule.value)} {rule.code}\r\nContent-Type: application/xml\r\n"
         await client.answer(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
 

@@ -17,7 +17,7 @@ import pytest
 
 from tests.faults import check
 from tests.faults.corpus import shard
-from tests.faults.job import Job, wait_until
+from tests.faults.job import Job, is_stopped, wait_until
 from tests.faults.proxy import Proxy
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
@@ -93,9 +93,8 @@ class Soak:
         while len(self.job.records()) < records:
             self.job.disarm()
             self.job.arm("ledger.after", "SIGSTOP", at=records - len(self.job.records()))
-            stopped = self.job.fired("ledger.after")
             self.go_on()
-            wait_until(lambda n=stopped: self.ended() or self.job.fired("ledger.after") > n)
+            wait_until(lambda: self.ended() or is_stopped(self.process))
         self.job.disarm()
 
     def ended(self) -> bool:
