@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines import carry, sources, stream, unit_table
-from pipelines.corpus import Corpus, list_corpus, read_unit, sample_texts
+from pipelines.corpus import Corpus, list_corpus, priority, read_unit, sample_texts
 from pipelines.duplicates import find_duplicates
 from pipelines.estimate import SAMPLE_ROWS, probe_encoders, probe_here
 from pipelines.plan import (
@@ -159,7 +159,7 @@ def _run(
         records = ledger.load(root, claim.run) if claim.resumed else ledger.to_table([])
         streaming = time.monotonic()
         sink = Sink(root, claim.run, claim.epoch, schemas, facts)
-        fresh = _stream(spec, plan, corpus.schema, sink, view, beat, started)
+        fresh = _stream(spec, plan, corpus, sink, view, beat, started)
         stream_seconds = time.monotonic() - streaming
         records = pa.concat_tables([records, fresh])
         name, first = next(iter(plan.parts.items()))
@@ -202,7 +202,7 @@ def _check_schemas(root: str, held: Held, schemas: Mapping[str, pa.Schema]) -> N
 def _stream(
     spec: EncodeSpec,
     plan: Plan,
-    schema: pa.Schema,
+    corpus: Corpus,
     sink: Sink,
     view: View,
     beat: Heartbeat,
@@ -213,9 +213,12 @@ def _stream(
     work = [
         {"unit": asdict(plan.units[i]), "keys": {n: plan.parts[n].keys[i] for n in names}}
         for i, names in plan.due.items()
-    ][: limits.max_units]
+    ]
+    ranks = priority(corpus, limits.order)
+    work.sort(key=lambda item: ranks[item["unit"]["url"]])
+    work = work[: limits.max_units]
     taken = {name: part.source for name, part in plan.parts.items() if part.source}
-    read = partial(_read, schema=schema, spec=spec, taken=taken)
+    read = partial(_read, schema=corpus.schema, spec=spec, taken=taken)
     write = partial(_write, sink=sink, taken=taken)
     seconds = limits.deadline_s and limits.deadline_s - (time.monotonic() - started)
     results = stream.run(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import get_args
 
 import pyarrow as pa
@@ -120,7 +121,7 @@ def shard_rows(
     """
     if format is None:
         format = "arrow" if arrow_dataset.is_dataset(file.url) else format_of(file.url)
-    return _SHARDS[format](file, max_text_bytes)
+    return replace(_SHARDS[format](file, max_text_bytes), modified_s=file.modified_s)
 
 
 def read_rows(

@@ -1,6 +1,7 @@
 """Stopping before the end keeps what is done, says so in the log, and leaves no process behind."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -58,6 +59,18 @@ def test_only_the_units_that_are_handed_out_are_read(corpus, spec_of, monkeypatc
         run_encode(spec_of(corpus, resources={"max_units": 2}))
 
     assert seen == [(str(corpus / "part-0.parquet"), start) for start in (0, 40)]
+
+
+@pytest.mark.parametrize(("order", "first"), [("newest", 1), ("oldest", 2), ("corpus", 0)])
+def test_the_files_that_come_first_are_encoded_first(corpus, spec_of, tmp_path, order, first):
+    for shard, age in enumerate((200, 100, 300)):
+        os.utime(corpus / f"part-{shard}.parquet", (1e9 - age, 1e9 - age))
+
+    with pytest.raises(Stopped):
+        run_encode(spec_of(corpus, resources={"max_units": 1, "order": order}))
+
+    done = [json.loads(path.read_text()) for path in records(tmp_path / "out")]
+    assert [record["url"] for record in done] == [str(corpus / f"part-{first}.parquet")]
 
 
 def test_a_deadline_that_leaves_no_time_encodes_nothing(corpus, spec_of, tmp_path):
@@ -127,13 +140,13 @@ def test_a_signal_ends_the_run_and_all_its_processes_and_keeps_finished_units(
     family = psutil.Process(process.pid).children(recursive=True)
 
     process.send_signal(number)
-    _, errors = process.communicate(timeout=3)
+    _, errors = process.communicate(timeout=60)
 
     assert process.returncode == code
     assert errors.splitlines()[-1] == (
         f"stx: stopped by {number.name}; finished units are kept, run again to go on"
     )
-    assert psutil.wait_procs(family, timeout=3)[1] == []
+    assert psutil.wait_procs(family, timeout=60)[1] == []
     assert 3 <= len(records(root)) < 250
     assert run_state(root) == "paused"
 
