@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines import carry, sources, stream, unit_table
+from pipelines import carry, cluster, sources, stream, unit_table
 from pipelines.corpus import Corpus, list_corpus, priority, read_unit, sample_texts
 from pipelines.duplicates import find_duplicates
 from pipelines.estimate import SAMPLE_ROWS, probe_encoders, probe_here
@@ -104,9 +104,9 @@ def _plan_and_run(spec: EncodeSpec, view: View, started: float, *, dry_run: bool
 
 def _with_costs(plan: Plan, spec: EncodeSpec, corpus: Corpus, held: Held) -> Plan:
     """Add the actor pool, checked against the cluster, and what a sample says of each encoder."""
-    cpus, gpus = stream.cluster_size(spec.resources.runner, available_cores())
+    cpus, gpus = cluster.cluster_size(spec.resources.runner, available_cores())
     pool = make_pool(spec.resources, cpus, gpus)
-    stream.check_fits([_stage(replace(plan, pool=pool))], cpus, gpus)
+    cluster.check_fits([_stage(replace(plan, pool=pool))], cpus, gpus)
     # An output whose encoder wrote the current snapshot, with no text to encode, is known already.
     known = {name for name, facts in held.outputs.items() if not plan.parts[name].rows_to_encode
              and facts["fingerprint"] == plan.parts[name].fingerprint}  # fmt: skip

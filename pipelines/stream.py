@@ -7,7 +7,6 @@ So Ray may bundle and split blocks as it likes; a unit stays whole. Only this fi
 import json
 import logging
 import math
-import os
 import queue
 import threading
 import time
@@ -19,28 +18,22 @@ from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 
+from pipelines.cluster import IO_CPUS
 from pipelines.gate import Gate
-from pipelines.stopping import kept_signal_handlers
 from pipelines.supervise import Supervised
 from pipelines.unit_table import to_bytes
-from stx_core.errors import SpecError, StoreError, StxError
+from stx_core.errors import StoreError, StxError
 
 UnitDict = dict[str, Any]
 """A unit described in plain JSON values; what they mean is between `read` and `write`."""
-
-# Tasks that feed and drain the actors. Below one CPU each, so that a reader and a writer fit
-# beside actors which were given every other core.
-_IO_CPUS = 0.5
 
 # Blocks that the driver describes to Ray up front; each holds one or more unit descriptions. Ray
 # keeps some 25 KB per block on the driver until the end, so there are no more than keep all busy.
 _MIN_INPUT_BLOCKS = 64
 _INPUT_BLOCKS_PER_ACTOR = 4
 
-# Ray replaces lost actors, and starts tasks that it killed for their memory again, for ever (ray
-# issue 32219). A unit that loses so many actors ends the run.
+# Ray replaces lost actors for ever. A unit that loses so many ends the run.
 _MAX_ATTEMPTS = 4
-_MAX_OOM_RETRIES = 16
 
 # How often to look whether something moves, and how long the stages may look after themselves
 # beyond their own timeout.
@@ -159,7 +152,7 @@ def _run_ray(
     stream = ray.data.from_items(rows, override_num_blocks=n_blocks)
     one_unit = {"batch_size": 1, "batch_format": "pyarrow", "udf_modifying_row_count": False}
     reader = partial(_read_cell, read=read, gate=gate)
-    stream = stream.map_batches(reader, num_cpus=_IO_CPUS, **one_unit)
+    stream = stream.map_batches(reader, num_cpus=IO_CPUS, **one_unit)
     for spec in stages:
         stream = stream.map_batches(
             _StageCell,
@@ -174,7 +167,7 @@ def _run_ray(
             **one_unit,
         )
     writer = partial(_write_cell, write=write, gate=gate)
-    stream = stream.map_batches(writer, num_cpus=_IO_CPUS, **one_unit)
+    stream = stream.map_batches(writer, num_cpus=IO_CPUS, **one_unit)
     limit_s = max((spec.stall_timeout_s or math.inf for spec in stages), default=math.inf)
 
     def in_flight() -> str:
@@ -381,77 +374,3 @@ def _original_errors(in_flight: Callable[[], str]) -> Iterator[None]:
 def _is_plain_os_error(error: BaseException) -> bool:
     """An error of the operating system, and not Ray's copy of one, which has lost its number."""
     return isinstance(error, OSError) and error.errno is not None
-
-
-def cluster_size(runner: str, cores: int) -> tuple[float, float]:
-    """CPUs and GPUs that actors can be given; Ray is started, or connected to, for the answer.
-
-    Args:
-        runner: "local" asks no cluster.
-        cores: of this machine.
-    """
-    if runner == "local":
-        return cores + 2 * _IO_CPUS, 0
-    start_ray(cores)
-    import ray
-
-    size = ray.cluster_resources()
-    return size.get("CPU", 0.0), size.get("GPU", 0.0)
-
-
-def start_ray(cpus: int) -> None:
-    """Connect to the cluster named by RAY_ADDRESS, or start Ray on this machine.
-
-    Args:
-        cpus: cores of this machine to use, if Ray is started here. Ray is told of one more, the
-            share of readers and writers: actors that hold every logical CPU starve them, and the
-            run hangs (ray issue 44687).
-    """
-    import ray
-
-    if ray.is_initialized():
-        return
-    os.environ.setdefault("RAY_task_oom_retries", str(_MAX_OOM_RETRIES))
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if os.environ.get("RAY_ADDRESS"):
-        with kept_signal_handlers():
-            ray.init(**quiet)
-    else:
-        with _silent_stderr(), kept_signal_handlers():
-            ray.init(address="local", num_cpus=cpus + 1, include_dashboard=False, **quiet)
-
-
-@contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Keep what Ray's core prints at its start, past Python, off the terminal; errors raise."""
-    kept = os.dup(2)
-    with open(os.devnull, "w") as nothing:
-        os.dup2(nothing.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
-def check_fits(stages: Sequence[StageSpec], cpus: float, gpus: float) -> None:
-    """Refuse pools that the cluster cannot hold, with the arithmetic: starved actors hang.
-
-    Raises:
-        SpecError: the reservations exceed the cluster.
-    """
-    asked_cpus = sum(stage.actors * stage.cpus for stage in stages)
-    asked_gpus = sum(stage.actors * stage.gpus for stage in stages)
-    pools = ", ".join(
-        f"{s.stage.__name__} {s.actors} actors x ({s.cpus:g} CPU, {s.gpus:g} GPU)" for s in stages
-    )
-    if asked_cpus + 2 * _IO_CPUS > cpus:
-        raise SpecError(
-            f"resources: {pools} take {asked_cpus:g} CPUs, readers and writers {2 * _IO_CPUS:g}, "
-            f"but the cluster has {cpus:g}; lower resources.actors or resources.cpus_per_actor"
-        )
-    if asked_gpus > gpus:
-        raise SpecError(
-            f"resources: {pools} take {asked_gpus:g} GPUs, but the cluster has {gpus:g}; "
-            "lower resources.actors or resources.gpus_per_actor"
-        )

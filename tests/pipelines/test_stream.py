@@ -5,7 +5,8 @@ import pyarrow as pa
 import pytest
 import ray
 
-from pipelines.stream import StageSpec, check_fits, run, start_ray, watched
+from pipelines.cluster import check_fits, start_ray
+from pipelines.stream import StageSpec, run, watched
 from stx_core.errors import InputError, SpecError, StoreError
 
 
