@@ -351,9 +351,14 @@ def _replace_local(path: str, data: bytes) -> None:
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
     temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
-    with open(temporary, "xb") as file:
-        file.write(data)
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+        os.replace(temporary, path)
+    finally:
+        # A full disk must not fill up with what did not fit.
+        if os.path.exists(temporary):
+            os.unlink(temporary)
 
 
 def upload(path: str, url: str) -> None:
