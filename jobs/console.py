@@ -112,6 +112,9 @@ def _report_lines(report: "Report") -> Iterator[str]:
             f"  speed    {rows / report.stream_seconds:,.0f} rows/s, "
             f"{tokens / report.stream_seconds:,.0f} tokens/s, start of the actors counted"
         )
+    if report.retries:
+        kinds = ", ".join(f"{count:,} x {kind}" for kind, count in sorted(report.retries.items()))
+        yield f"  storage  {sum(report.retries.values()):,} calls made again ({kinds})"
     for line in report.warnings:
         yield f"  warning  {line}"
 

@@ -44,6 +44,8 @@ class Report:
         seconds: the whole start.
         stream_seconds: from the first unit to the last.
         parts: by output.
+        retries: storage calls that were made again, by kind: an HTTP status, ``timeout`` or
+            ``connection``. What pyarrow repeats inside a read is not among them.
         warnings: lines that a person should read.
     """
 
@@ -53,6 +55,7 @@ class Report:
     seconds: float = 0.0
     stream_seconds: float = 0.0
     parts: Mapping[str, OutputReport] = field(default_factory=dict)
+    retries: Mapping[str, int] = field(default_factory=dict)
     warnings: Sequence[str] = ()
 
     @property

@@ -21,7 +21,7 @@ from stx_core.store.filesystem import open_file, write_new
 from stx_core.store.retries import retry
 from stx_core.store.schema import QUARANTINE, dense_type, sparse_type, to_parquet
 from stx_core.store.units import Unit, id_hash
-from stx_core.store.urls import join
+from stx_core.store.urls import join, redact
 
 VECTOR_COLUMN = {"dense": "embedding", "sparse": "sparse_embedding"}
 
@@ -209,7 +209,7 @@ def _quarantined(unit: Unit, key: str, bad: pa.Table, reasons: pa.Array) -> pa.T
 def _check_footer(url: str, n_rows: int) -> None:
     found = retry(lambda: _footer_rows(url), url)
     if found != n_rows:
-        raise StoreError(f"{url}: wrote {n_rows} rows, but its footer says {found}")
+        raise StoreError(f"{redact(url)}: wrote {n_rows} rows, but its footer says {found}")
 
 
 def _footer_rows(url: str) -> int:

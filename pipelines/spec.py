@@ -10,8 +10,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from stx_core.errors import SpecError
+from stx_core.store.create import CONDITIONAL
 from stx_core.store.filesystem import list_names, read_bytes, write_new
-from stx_core.store.urls import join, redact
+from stx_core.store.s3 import S3Options
+from stx_core.store.urls import holds_secret, join, redact, scheme
 
 # Larger than any spec that a person writes; small enough that an alias bomb cannot grow in it.
 _MAX_SPEC_BYTES = 1_000_000
@@ -22,6 +24,11 @@ _SPEC_FILE = "spec.yaml"
 RESERVED_COLUMNS = ("id", "embedding", "sparse_embedding", "n_tokens", "truncated", "content_hash")
 
 _COMMIT = re.compile("[0-9a-f]{40}")
+_WHERE_SECRETS_GO = (
+    "leave them out of specs and URLs: they are taken from the environment "
+    "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, a role of the machine)"
+)
+_SECRET_NAME = re.compile(r"key|secret|token|passw|credential|signature", re.IGNORECASE)
 
 Operator = Literal["==", "!=", "<", "<=", ">", ">=", "in", "not in", "is null", "is not null"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
@@ -70,6 +77,13 @@ class Inputs(_Part):
     """Rows to take; also on hive partition columns, whose files are then not opened at all."""
 
     _filters = field_validator("filter", mode="before")(_filters_from_lists)
+
+    @field_validator("path")
+    @classmethod
+    def _no_secrets(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        for url in (value,) if isinstance(value, str) else value:
+            _without_secrets(url)
+        return value
 
     @field_validator("columns")
     @classmethod
@@ -128,12 +142,24 @@ class Output(_Part):
     """Where snapshots are written and what happens to rows that cannot be encoded."""
 
     path: str
+    """Folder or URL of a store that can create an object only if it is absent."""
     on_bad_rows: Literal["quarantine", "fail"] = "quarantine"
     max_quarantined: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Share of rows; when more are quarantined the command ends with exit code 3."""
     empty_text: Literal["quarantine", "encode"] = "quarantine"
     duplicate_ids: Literal["keep", "fail"] = "keep"
     """Ids that occur twice are reported; "fail" refuses to commit them."""
+
+    @field_validator("path")
+    @classmethod
+    def _can_be_committed_to(cls, value: str) -> str:
+        _without_secrets(value)
+        if scheme(value) not in CONDITIONAL:
+            raise ValueError(
+                f"{scheme(value)}:// is for inputs only, it cannot create an object only if it is "
+                "absent; write to a local folder, s3://, gs:// or az://"
+            )
+        return value
 
 
 class Resources(_Part):
@@ -148,6 +174,29 @@ class Resources(_Part):
     """Tokens of one batch, padding counted."""
     rows_per_unit: Annotated[int, Field(ge=1)] = 4096
     """Rows of one unit: the atom of writing, retry and resume, and one output file."""
+    supervised: bool = True
+    """Run models in child processes, so that a text which kills or hangs one costs that text only;
+    false: in the actor, or this process, itself."""
+    max_units: Annotated[int, Field(ge=1)] | None = None
+    """Stop after so many units; the next start goes on."""
+    deadline: str | None = None
+    """Duration from the start, like 55m or 2h: stop when no further unit would finish before it."""
+    order: Literal["corpus", "newest", "oldest"] = "corpus"
+    """Which files to encode first, by their time of modification."""
+    stall_timeout_s: Annotated[float, Field(gt=0)] = 600
+    """A model that finishes no batch for so long is stopped, and the text at fault looked for."""
+
+    @field_validator("deadline")
+    @classmethod
+    def _is_duration(cls, value: str | None) -> str | None:
+        if value is not None:
+            duration_s(value)
+        return value
+
+    @property
+    def deadline_s(self) -> float | None:
+        """`deadline` in seconds."""
+        return None if self.deadline is None else duration_s(self.deadline)
 
 
 class Backfill(_Part):
@@ -167,6 +216,42 @@ class Backfill(_Part):
         return self
 
 
+class Store(_Part):
+    """How ``s3://`` is reached where the environment does not say; never holds credentials."""
+
+    endpoint: str | None = None
+    """URL of a server that is not AWS; else AWS_ENDPOINT_URL."""
+    region: str | None = None
+    """Else AWS_REGION, AWS_DEFAULT_REGION, or what the profile says."""
+    profile: str | None = None
+    """Of the AWS configuration files; it wins over keys in the environment."""
+    anonymous: bool = False
+    """Sign nothing: for public buckets."""
+    checksums: Literal["when_required", "when_supported"] | None = None
+    """Else AWS_REQUEST_CHECKSUM_CALCULATION, else `when_required`, which every server takes."""
+    connect_timeout: Annotated[float, Field(gt=0)] = 5.0
+    """Seconds to open a connection."""
+    request_timeout: Annotated[float, Field(gt=0)] = 30.0
+    """Seconds without an answer."""
+
+    @field_validator("endpoint")
+    @classmethod
+    def _is_plain_url(cls, value: str | None) -> str | None:
+        if value is not None and scheme(value) not in ("http", "https"):
+            raise ValueError("write it as http://host:port or https://host")
+        return _without_secrets(value)
+
+    def options(self) -> S3Options:
+        """As the store's clients take them."""
+        return S3Options(**self.model_dump())
+
+
+def _without_secrets(url: str | None) -> str | None:
+    if url is not None and holds_secret(url):
+        raise ValueError(f"{redact(url)} holds credentials; {_WHERE_SECRETS_GO}")
+    return url
+
+
 class EncodeSpec(_Part):
     """The ``encode`` job: corpus in, one or more outputs of vectors out."""
 
@@ -175,6 +260,23 @@ class EncodeSpec(_Part):
     output: Output
     backfill: Backfill | None = None
     resources: Resources = Resources()
+    store: Store = Store()
+
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)")
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def duration_s(text: str) -> float:
+    """Seconds of ``90s``, ``55m``, ``2h``, ``1d`` or a plain number of seconds.
+
+    Raises:
+        ValueError: something else.
+    """
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        raise ValueError("not a duration; write it like 90s, 55m or 2h")
+    return float(match[1]) * _SECONDS[match[2]]
 
 
 def load_spec(path: str, overrides: Sequence[str] = ()) -> EncodeSpec:
@@ -194,7 +296,7 @@ def load_spec(path: str, overrides: Sequence[str] = ()) -> EncodeSpec:
             raise SpecError(f"{path}: YAML aliases (*name) are not allowed; write the value out")
         values = yaml.safe_load(data)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise SpecError(f"{path}: not valid YAML: {_yaml_problem(error)}") from None
     if not isinstance(values, dict):
         raise SpecError(f"{path}: expected a mapping with inputs, models and output at the top")
     return parse_spec(values, overrides, source=path)
@@ -217,6 +319,13 @@ def read_spec(root: str, run: str) -> EncodeSpec:
     """
     url = join(root, "_stx", "runs", run, _SPEC_FILE)
     return parse_spec(yaml.safe_load(read_bytes(url)), source=redact(url))
+
+
+def _yaml_problem(error: Exception) -> str:
+    """What and where; not the line itself, which the error would quote: it may hold secrets."""
+    mark = getattr(error, "problem_mark", None)
+    where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    return where + str(getattr(error, "problem", None) or type(error).__name__)
 
 
 def parse_spec(
@@ -256,6 +365,8 @@ def _message(kind: str, message: str, location: tuple[int | str, ...]) -> str:
         return "missing; every spec needs it"
     if kind != "extra_forbidden":
         return message.removeprefix("Value error, ")
+    if location[0] == "store" and _SECRET_NAME.search(str(location[-1])):
+        return f"no credentials here; {_WHERE_SECRETS_GO}"
     known = _known_keys(location[:-1])
     close = difflib.get_close_matches(str(location[-1]), known, n=1)
     hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(known)}"
@@ -266,6 +377,7 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     parts: dict[str, type[BaseModel]] = {
         "inputs": Inputs, "models": Model, "output": Output, "resources": Resources,
         "backfill": Backfill,
+        "store": Store,
     }  # fmt: skip
     if "filter" in location or "partitions" in location:
         return list(Filter.model_fields)

@@ -43,11 +43,14 @@ class FileInfo:
         url: absolute, in the spelling of the place that was listed.
         size: bytes.
         identity: differs when the content may differ: the store's etag, else size and mtime.
+        modified_s: last write, seconds since 1970, by the clock of the store; None where it does
+            not say.
     """
 
     url: str
     size: int
     identity: str
+    modified_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,8 @@ def _describe(filesystem: Any, path: str, url: str, info: dict[str, Any]) -> Fil
         identity = f"{info['size']}-{os.stat(path).st_mtime_ns}"
     else:
         identity = f"{info['size']}-{int(filesystem.modified(path).timestamp() * 1e9)}"
-    return FileInfo(url, int(info["size"]), identity)
+    told = any(info.get(key) is not None for key in _TIME_KEYS)
+    return FileInfo(url, int(info["size"]), identity, _modified_s(info) if told else None)
 
 
 def list_files(url: str) -> list[FileInfo]:
@@ -160,7 +164,6 @@ def list_files(url: str) -> list[FileInfo]:
     try:
         found = retry(lambda: look(pattern, detail=True), url)
     except FileNotFoundError as error:
-        # Of a missing bucket s3fs says this without a word.
         raise FileNotFoundError(f"{redact(url)}: no such bucket or folder") from error
     files = []
     for path, info in found.items():

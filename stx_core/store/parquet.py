@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from stx_core.errors import InputError
 from stx_core.store.filesystem import FileInfo, open_file
 from stx_core.store.filters import Filter, comparison_type, may_match, typed_value
+from stx_core.store.retries import answer
 from stx_core.store.select_rows import concat, reject_large, select_rows
 from stx_core.store.shards import (
     MAX_UNIT_BYTES,
@@ -112,8 +113,9 @@ def _open(url: str, *, strings_as_dictionaries: bool = False) -> Iterator[pq.Par
             "leave it out"
         ) from error
     except OSError as error:
-        # pyarrow reports pages that cannot be decoded as OSError without a number.
-        if error.errno is not None or type(error) is not OSError:
+        # pyarrow reports pages that cannot be decoded as OSError without a number, as it does what
+        # its S3 client met; the latter is for `retry`.
+        if error.errno is not None or type(error) is not OSError or answer(error) != (None, ""):
             raise
         raise InputError(f"{redact(url)}: damaged Parquet file ({_first_line(error)})") from error
 

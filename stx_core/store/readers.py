@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import get_args
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ from stx_core.errors import InputError, SpecError
 from stx_core.store import arrow_dataset, csv_rows, jsonl, parquet
 from stx_core.store.filesystem import FileInfo, file_info, list_files
 from stx_core.store.filters import Filter, check_filters, keep_file
+from stx_core.store.retries import retry
 from stx_core.store.shards import Format, Rows, Shard
 from stx_core.store.units import Unit
 from stx_core.store.urls import redact
@@ -120,7 +122,9 @@ def shard_rows(
     """
     if format is None:
         format = "arrow" if arrow_dataset.is_dataset(file.url) else format_of(file.url)
-    return _SHARDS[format](file, max_text_bytes)
+    describe = _SHARDS[format]
+    found = retry(lambda: describe(file, max_text_bytes), file.url)
+    return replace(found, modified_s=file.modified_s)
 
 
 def read_rows(
@@ -149,8 +153,10 @@ def read_rows(
         raise SpecError(f"id column {id_column!r} is not among the columns {schema.names}")
     check_identity(unit)
     failpoints.hit("read.before")
+    # Opening is retried below; here it is what fails half-way through a file.
+    read = _READERS[unit.format]
     try:
-        rows = _READERS[unit.format](unit, schema, filters, id_column, max_text_bytes)
+        rows = retry(lambda: read(unit, schema, filters, id_column, max_text_bytes), unit.url)
     except FileNotFoundError as error:
         raise _gone(unit) from error
     # Again after reading: an overwrite half-way would mix two versions.

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import tenacity
 
-from stx_core.errors import StoreError
+from stx_core.errors import StoreError, StxError
 from stx_core.store.urls import LOCAL, redact, scheme
 
 logger = logging.getLogger(__name__)
@@ -58,6 +58,12 @@ def count(kind: str) -> None:
         _counts[kind] += 1
 
 
+def add_counts(counts: Mapping[str, int]) -> None:
+    """Take over what another process counted."""
+    with _lock:
+        _counts.update(counts)
+
+
 def take_counts() -> dict[str, int]:
     """Repeated calls of this process by kind (``503``, ``timeout`` …) since the last time asked."""
     with _lock:
@@ -83,7 +89,10 @@ def retry(call: Callable[[], Result], url: str) -> Result:
     )
     try:
         return retrying(call)
-    except (FileNotFoundError, FileExistsError, IsADirectoryError, StoreError):
+    except FileNotFoundError as error:
+        # Not its own text: that holds the path without the scheme by which `redact` finds secrets.
+        raise FileNotFoundError(redact(f"{url}: not found")) from error
+    except (FileExistsError, IsADirectoryError, StxError):
         raise
     except Exception as error:
         if is_transient(error):
@@ -173,7 +182,7 @@ def explain(url: str, error: BaseException) -> str:
         advice = "; set store.region to the bucket's region"
     elif status == 411 or "x-amz-content-sha256" in str(error).lower():
         advice = "; the server knows no checksum trailers, set store.checksums: when_required"
-    elif status is None and scheme(url) != LOCAL and kind_of(error) == "connection":
+    elif scheme(url) != LOCAL and is_transient(error) and kind_of(error) == "connection":
         advice = "; check the endpoint and the network"
     return redact(f"{url}: {_say(error)}{advice}")
 

@@ -14,6 +14,24 @@ _CONTROL = re.compile(
 # abfs://container@account/… uses the place of user names for something public.
 _USER = re.compile(r"\b((?!abfss?|wasbs?)[\w+.-]+)://[^/@\s'\"]+@")
 
+_SECRET_PARAMETER = re.compile(
+    r"\b(sig|x-(?:amz|goog)-(?:signature|credential|security-token)|awsaccesskeyid|signature"
+    r"|access_?token|password|secret)=(?!…)[^&\s'\"]+",
+    re.IGNORECASE,
+)
+_SECRET_VARIABLES = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AZURE_STORAGE_ACCOUNT_KEY",
+    "AZURE_STORAGE_CONNECTION_STRING",
+    "AZURE_STORAGE_SAS_TOKEN",
+    "AZURE_CLIENT_SECRET",
+    "HF_TOKEN",
+)
+# Shorter values are placeholders, and would turn up in innocent words.
+_SHORTEST_SECRET = 8
+
 
 def scheme(url: str) -> str:
     """Scheme in lower case; a plain path has `LOCAL`."""
@@ -36,9 +54,21 @@ def join(url: str, *parts: str) -> str:
     return "/".join([url.rstrip("/"), *(part.strip("/") for part in parts)])
 
 
+def holds_secret(url: str) -> bool:
+    """Whether a URL carries credentials: a user name or password, a signature, a token."""
+    return bool(_USER.search(url) or _SECRET_PARAMETER.search(url))
+
+
 def redact(text: str) -> str:
-    """Hide user names, passwords and signatures of every URL in a text, and keep it one line."""
-    return one_line(_SECRET_QUERY.sub(r"\1?…", _USER.sub(r"\1://…@", text)))
+    """Hide user names, passwords and signatures of every URL in a text, and keep it one line.
+
+    The values of the variables that hold credentials are hidden wherever they stand.
+    """
+    for name in _SECRET_VARIABLES:
+        if len(value := os.environ.get(name, "")) >= _SHORTEST_SECRET:
+            text = text.replace(value, "…")
+    text = _SECRET_QUERY.sub(r"\1?…", _USER.sub(r"\1://…@", text))
+    return one_line(_SECRET_PARAMETER.sub(r"\1=…", text))
 
 
 def one_line(text: str) -> str:

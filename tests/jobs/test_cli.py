@@ -70,6 +70,27 @@ def test_show_files_lists_what_other_engines_can_open(dataset):
     assert [pq.read_table(file).num_rows for file in listed] == [3]
 
 
+def test_versions_can_be_listed_rolled_back_and_collected(dataset, minilm):
+    out, _ = dataset
+    more = ("--set", "resources.runner=local", "--model", minilm)
+    assert stx("encode", out.parent / "corpus.parquet", out, *more).returncode == 0
+
+    restored = stx("rollback", out, 1)
+    listed = stx("show", out, "--versions").stdout.splitlines()
+    planned = stx("gc", out, "--keep", 1, "--older-than", 0, "--dry-run")
+    collected = stx("gc", out, "--keep", 1, "--older-than", 0)
+    expired = stx("show", out, "--version", 2)
+
+    assert f"{out}: version 3 is current, with 4 rows" in restored.stdout
+    assert [line.split()[0] for line in listed] == ["1", "2", "3"]
+    assert all(line.endswith("rows: dense 3") for line in listed)
+    assert "would delete" in planned.stdout
+    assert "  versions   1, 2\n" in collected.stdout
+    assert expired.returncode == 1
+    assert "version 2 was removed by gc; kept are 3" in expired.stderr
+    assert "kind" in stx("show", out).stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

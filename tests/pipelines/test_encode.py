@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.encode import run_encode
 from stx_core import SentenceTransformer, SparseEncoder
-from stx_core.errors import Fenced, SpecError
+from stx_core.errors import CommitConflict, Fenced, RunActive, SpecError
 from stx_core.store import beat, log
 from stx_core.store.snapshot import open_snapshot, read_manifest, snapshot_info
 
@@ -228,6 +228,58 @@ def test_a_start_that_was_overtaken_publishes_nothing(corpus, spec_of, tmp_path,
         run_encode(spec_of(corpus), Overtaken())
 
     assert log.latest(root).state["snapshot"] is None
+
+
+def test_a_run_that_another_start_works_on_is_left_to_it(corpus, spec_of, tmp_path, monkeypatch):
+    monkeypatch.setattr(beat, "INTERVAL_S", 0.05)
+    monkeypatch.setattr(beat, "_POLL_S", 0.2)
+    second = []
+
+    class Twice(Watcher):
+        def watch(self, results, plan):
+            yield from results
+            with pytest.raises(RunActive, match="another start is at work"):
+                run_encode(spec_of(corpus), Watcher())
+            second.append(True)
+
+    report = run_encode(spec_of(corpus), Twice())
+
+    assert second
+    assert report.version == 1
+    assert log.latest(str(tmp_path / "out")).n == 2
+
+
+def test_a_run_that_lost_the_race_plans_again_and_keeps_what_is_done(corpus, spec_of, tmp_path):
+    class Overtaken(Watcher):
+        def watch(self, results, plan):
+            yield from super().watch(results, plan)
+            if len(self.plans) == 1:
+                run_encode(spec_of(corpus, inputs={"columns": ["lang"]}), Watcher())
+
+    watcher = Overtaken()
+
+    report = run_encode(spec_of(corpus), watcher)
+
+    first, again = watcher.plans
+    assert len(watcher.results) == len(first.units)
+    assert (again.n_due, again.parts["dense"].n_done) == (0, len(first.units))
+    assert report.version == 2
+    assert "lang" not in open_snapshot(str(tmp_path / "out")).schema.names
+
+
+def test_a_run_that_always_loses_the_race_gives_up(corpus, spec_of, tmp_path, static_model):
+    class Overtaken(Watcher):
+        def watch(self, results, plan):
+            yield from super().watch(results, plan)
+            model = {"model": str(static_model), "truncate_dim": len(self.plans)}
+            run_encode(spec_of(corpus, models={"dense": model}), Watcher())
+
+    watcher = Overtaken()
+
+    with pytest.raises(CommitConflict, match="was committed meanwhile; run again"):
+        run_encode(spec_of(corpus), watcher)
+
+    assert len(watcher.plans) == 3
 
 
 def test_a_moved_model_folder_is_the_same_model(corpus, spec_of, tmp_path, static_model):

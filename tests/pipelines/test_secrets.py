@@ -1,0 +1,157 @@
+"""Planted secrets and a canary text: a run may use them, nothing that it leaves may show them."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from pipelines.spec import load_spec, parse_spec
+from stx_core.errors import SpecError
+from stx_core.store.filesystem import list_sizes, read_bytes, write_new
+from stx_core.store.schema import to_parquet
+from stx_core.store.urls import join
+
+PLANTED = "pl4nted-s3cret-value"
+CANARY = "canary-text-of-a-document"
+VARIABLES = ("AZURE_STORAGE_SAS_TOKEN", "AWS_SESSION_TOKEN", "HF_TOKEN")
+
+
+@pytest.fixture
+def short_folder():
+    """For Ray's session, whose socket names must not be longer than 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="stx-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def run(s3_root, static_model, tmp_path, short_folder):
+    """Runs `stx encode` with S3 input and output; gives all that it printed, logged and wrote."""
+    texts = [CANARY, "plants eat light", None, ""]
+    table = pa.table({"id": ["a", "b", "c", "d"], "text": pa.array(texts, pa.string())})
+    write_new(join(s3_root, "in", "part.parquet"), to_parquet(table))
+    lines = [json.dumps({"id": "x", "text": CANARY}), '{"id": "y", "text": "' + CANARY, "{}"]
+    write_new(join(s3_root, "lines", "part.jsonl"), "\n".join(lines).encode())
+    write_new(join(s3_root, "broken", "part.parquet"), b"PAR1" + CANARY.encode() + b"PAR1")
+
+    def start(*sets, environment=None):
+        values = {
+            "inputs": {"path": join(s3_root, "in")},
+            "models": {"dense": {"model": str(static_model)}},
+            "output": {"path": join(s3_root, "out")},
+            "resources": {"runner": "local"},
+        }
+        (tmp_path / "encode.yaml").write_text(json.dumps(values))
+        options = [part for pair in sets for part in ("--set", pair.format(root=s3_root))]
+        done = subprocess.run(
+            [sys.executable, "-m", "jobs.cli", "encode", str(tmp_path / "encode.yaml"), *options],
+            env=os.environ | {"RAY_TMPDIR": str(short_folder)} | (environment or {}),
+            capture_output=True,
+        )
+        return done.returncode, {"stdout": done.stdout, "stderr": done.stderr} | left()
+
+    def left():
+        written = {}
+        for folder in ("data", "quarantine", "_stx"):  # below a root, _stx counts as hidden
+            for name in list_sizes(join(s3_root, "out", folder)):
+                written[f"{folder}/{name}"] = read_bytes(join(s3_root, "out", folder, name))
+        logs = {str(path): path.read_bytes() for path in short_folder.rglob("*") if path.is_file()}
+        return written | logs
+
+    return start
+
+
+def places_of(text, found):
+    return [name for name, data in found.items() if text.encode() in data]
+
+
+def keys(s3_server):
+    return s3_server.environment["AWS_ACCESS_KEY_ID"], s3_server.environment[
+        "AWS_SECRET_ACCESS_KEY"
+    ]
+
+
+@pytest.mark.parametrize("runner", ["local", "ray"])
+def test_a_run_leaves_no_secret_and_no_text(run, s3_server, runner):
+    planted = {name: PLANTED for name in VARIABLES if name != "AWS_SESSION_TOKEN"}
+    sets = [f"resources.runner={runner}", "resources.actors=1", "resources.cpus_per_actor=1"]
+
+    code, found = run(*sets, environment=planted)
+
+    assert code == 0, found["stderr"]
+    assert any(name.startswith("quarantine/") for name in found)
+    assert any(name.endswith("spec.yaml") for name in found)
+    if runner == "ray":
+        assert any("session_" in name for name in found)
+    for secret in (PLANTED, *keys(s3_server), CANARY):
+        assert places_of(secret, found) == []
+
+
+@pytest.mark.parametrize(
+    ("sets", "code"),
+    [
+        (["store.endpoint=http://127.0.0.1:1", "store.connect_timeout=1"], 1),
+        (["output.path=s3://absent-bucket-of-nobody/out"], 1),
+        (["inputs.path={root}/absent"], 2),
+        (["inputs.path={root}/broken"], 2),
+        (["inputs.path={root}/lines"], 0),
+        (["inputs.path={root}/lines", "output.on_bad_rows=fail"], 2),
+        (["inputs.text_column=nosuch"], 2),
+        ([f"store.secret_key={PLANTED}"], 2),
+        ([f"store.endpoint=http://user:{PLANTED}@127.0.0.1:1"], 2),
+        ([f"inputs.path=s3://user:{PLANTED}@bucket/in"], 2),
+        ([f"inputs.path=https://host/x.parquet?X-Amz-Signature={PLANTED}"], 2),
+        ([f"output.path=az://container/out?sv=1&sig={PLANTED}"], 2),
+    ],
+    ids=lambda value: value[-1].split("=")[0] if isinstance(value, list) else "",
+)
+def test_a_failure_shows_no_secret_and_no_text(run, s3_server, sets, code):
+    ended, found = run(*sets, environment={"HF_TOKEN": PLANTED})
+
+    assert ended == code, found["stderr"]
+    for secret in (PLANTED, *keys(s3_server), CANARY):
+        assert places_of(secret, found) == []
+    assert b"Traceback" not in found["stderr"]
+
+
+def test_denied_keys_are_not_shown(run, s3_server):
+    if s3_server.kind == "moto":
+        pytest.skip("moto takes any key")
+
+    code, found = run(environment={"AWS_SECRET_ACCESS_KEY": PLANTED, "AWS_SESSION_TOKEN": PLANTED})
+
+    assert code == 1
+    assert b"check the credentials" in found["stderr"]
+    assert places_of(PLANTED, found) == []
+
+
+@pytest.mark.parametrize("key", ["access_key", "secret", "session_token", "password"])
+def test_a_credential_in_a_spec_is_refused_with_where_it_goes(key, spec_of):
+    values = spec_of("in").model_dump()
+    values["store"][key] = PLANTED
+
+    with pytest.raises(
+        SpecError, match=f"store.{key}: no credentials here.*AWS_ACCESS_KEY_ID"
+    ) as e:
+        parse_spec(values)
+    assert PLANTED not in str(e.value)
+
+
+def test_a_spec_that_is_no_yaml_is_not_quoted(tmp_path):
+    (tmp_path / "encode.yaml").write_text(f'store: {{secret: "{PLANTED}')
+
+    with pytest.raises(SpecError, match="not valid YAML: line 1") as caught:
+        load_spec(str(tmp_path / "encode.yaml"))
+    assert PLANTED not in str(caught.value)
+
+
+def test_an_output_that_is_input_only_is_refused_by_the_spec(spec_of):
+    values = spec_of("in").model_dump()
+    values["output"]["path"] = "hf://datasets/owner/name"
+
+    with pytest.raises(SpecError, match="output.path: hf:// is for inputs only"):
+        parse_spec(values)
