@@ -71,7 +71,7 @@ def write_ledger(values: dict, root: Path) -> None:
     encoder = encoder_settings(spec.models["dense"])
     claim = log.claim(str(root), content_hash(spec, {"dense": fingerprint(encoder)}))
     units = plan_units(corpus.shards, 1)
-    keys = unit_keys(spec, units, "dense", fingerprint(encoder))
+    keys = unit_keys(spec, units, corpus.schema, "dense", fingerprint(encoder))
     folds = ledger.Folds(str(root), claim.run, claim.epoch)
     for number, (unit, key) in enumerate(zip(units[:-DUE], keys[:-DUE], strict=True)):
         record = synthetic_record(unit, key, claim)

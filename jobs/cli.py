@@ -1,11 +1,12 @@
 """``stx``: the commands, and what an error looks like to the person who typed them."""
 
+import errno
 import sys
 
 import typer
 
 from jobs import encode, gc, rollback, search, show, verify
-from stx_core.errors import InputError, ModelError, SpecError, StxError
+from stx_core.errors import InputError, ModelError, SpecError, Stopped, StxError
 from stx_core.store.urls import one_line
 
 app = typer.Typer(
@@ -27,15 +28,28 @@ def run(application: typer.Typer) -> None:
     """Run a command line; an error of ours is one line on stderr and an exit code.
 
     Exit codes: 0 done, 1 storage or an internal error, 2 the user's mistake, 3 more rows
-    quarantined than allowed, 130 interrupted.
+    quarantined than allowed, 4 stopped before the end as asked for, 130 interrupted.
     """
     try:
         application()
+    except Stopped as stopped:
+        print(f"stx: {stopped}", file=sys.stderr)
+        sys.exit(4)
     except StxError as error:
         # Not splitlines(): that also breaks at characters that an id can hold.
         for line in str(error).split("\n"):
             print(f"stx: {one_line(line)}", file=sys.stderr)
         sys.exit(2 if isinstance(error, (SpecError, ModelError, InputError)) else 1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" of {error.filename}" if error.filename else ""
+        print(
+            f"stx: no space left on the disk{where}: free some, or use another folder, and run "
+            "again; finished units are kept",
+            file=sys.stderr,
+        )
+        sys.exit(1)
     except KeyboardInterrupt:
         print("stx: interrupted; finished units are kept, run again to go on", file=sys.stderr)
         sys.exit(130)

@@ -16,6 +16,12 @@ def encode(
     model: Annotated[str | None, typer.Option(help="Model, if no spec is used.")] = None,
     kind: Annotated[str, typer.Option("--type", help="dense or sparse.")] = "dense",
     set_: Sets = None,
+    max_units: Annotated[
+        int | None, typer.Option(help="Stop after so many units; run again to go on.")
+    ] = None,
+    deadline: Annotated[
+        str | None, typer.Option(help="Stop in time before this duration (55m, 2h) is over.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")] = False,
 ) -> None:
     """Encode a corpus into a new snapshot; what is done already is not done again.
@@ -25,10 +31,14 @@ def encode(
     from jobs.console import Console, configure_logging
     from pipelines.encode import run_encode
     from pipelines.spec import load_spec, parse_spec
+    from pipelines.stopping import exit_on_signals
     from stx_core.errors import RunActive, SpecError
 
+    overrides = list(set_ or [])
+    limits = {"max_units": max_units, "deadline": deadline}
+    overrides += [f"resources.{key}={value}" for key, value in limits.items() if value is not None]
     if destination is None:
-        spec = load_spec(source, set_ or [])
+        spec = load_spec(source, overrides)
     elif model is None:
         raise SpecError("stx encode INPUT OUTPUT needs --model NAME")
     else:
@@ -37,8 +47,9 @@ def encode(
             "models": {kind: {"model": model, "type": kind}},
             "output": {"path": destination},
         }
-        spec = parse_spec(values, set_ or [], source="command line")
+        spec = parse_spec(values, overrides, source="command line")
     configure_logging()
+    exit_on_signals()
     console = Console()
     try:
         report = run_encode(spec, console, dry_run=dry_run)

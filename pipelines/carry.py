@@ -3,20 +3,17 @@
 The reader marks them, the encoder gets the texts that are left, the writer fetches the results.
 """
 
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipelines import unit_table
 from stx_core.errors import StoreError
-from stx_core.store.filesystem import open_file
+from stx_core.store.data_file import read_columns
 from stx_core.store.hash_index import open_index, to_hashes
-from stx_core.store.retries import retry
 from stx_core.store.schema import dense_column, dense_matrix
 from stx_core.store.urls import join, redact
 
@@ -144,8 +141,7 @@ def _fetch(
 
     def read(group: np.ndarray) -> pa.Table:
         url = join(root, index.files[files[group[0]]])
-        columns = [vector, *_COUNTS, "content_hash"]
-        return retry(lambda: _read_rows(url, rows[group], columns), url)
+        return read_columns(url, [vector, *_COUNTS, "content_hash"], rows[group])
 
     with ThreadPoolExecutor(_READERS) as pool:
         found = pa.concat_tables(pool.map(read, groups)).take(pa.array(np.argsort(order)))
@@ -157,28 +153,6 @@ def _fetch(
     if source.cut is not None:
         vectors = pa.chunked_array([_cut(vectors, source.cut, source.normalize)])
     return {"vector": vectors, **{name: found.column(name) for name in _COUNTS}}
-
-
-def _read_rows(url: str, rows: np.ndarray, columns: Sequence[str]) -> pa.Table:
-    """Rows of a data file, given in ascending order; row groups without any are not read."""
-    try:
-        with open_file(url) as source, pq.ParquetFile(source, pre_buffer=True) as parquet:
-            sizes = [
-                parquet.metadata.row_group(group).num_rows
-                for group in range(parquet.num_row_groups)
-            ]
-            starts = np.cumsum([0, *sizes])
-            group_of = np.searchsorted(starts, rows, side="right") - 1
-            parts = []
-            for group in np.unique(group_of).tolist():
-                table = parquet.read_row_group(group, columns=list(columns))
-                parts.append(table.take(pa.array(rows[group_of == group] - starts[group])))
-    except (FileNotFoundError, pa.ArrowInvalid) as error:
-        raise StoreError(
-            f"{redact(url)}: a file of the current snapshot cannot be read "
-            f"({type(error).__name__}); restore it, or go back to an older version"
-        ) from error
-    return pa.concat_tables(parts).select(list(columns))
 
 
 def _cut(vectors: pa.ChunkedArray, dim: int, normalize: bool) -> pa.Array:

@@ -56,6 +56,19 @@ def list_corpus(inputs: Inputs, backfill: Backfill | None = None) -> Corpus:
     return Corpus(tuple(shard for shard in shards if scope.holds(shard.url)), schema, scope)
 
 
+def priority(corpus: Corpus, order: str) -> dict[str, int]:
+    """Which shard comes first: rank by URL, for an order of `spec.Resources`.
+
+    Shards of the same time, and those of stores that tell none, are ordered by name.
+    """
+    shards = sorted(corpus.shards, key=lambda shard: shard.url)
+    if order != "corpus":
+        shards.sort(
+            key=lambda shard: (shard.modified_s or 0.0, shard.url), reverse=order == "newest"
+        )
+    return {shard.url: rank for rank, shard in enumerate(shards)}
+
+
 def filters(inputs: Inputs) -> list[Filter]:
     """The spec's conditions as (column, operator, value)."""
     return [(item.column, item.op, item.value) for item in inputs.filter]

@@ -10,8 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines import carry, sources, stream, unit_table
-from pipelines.corpus import Corpus, list_corpus, read_unit, sample_texts
+from pipelines import carry, cluster, sources, stream, unit_table
+from pipelines.corpus import Corpus, list_corpus, priority, read_unit, sample_texts
 from pipelines.duplicates import find_duplicates
 from pipelines.estimate import SAMPLE_ROWS, probe_encoders, probe_here
 from pipelines.plan import (
@@ -30,8 +30,9 @@ from pipelines.report import Report, output_report
 from pipelines.results import Sink, output_facts, output_schemas, vector_field, write_unit
 from pipelines.spec import EncodeSpec, write_spec
 from pipelines.stages import Encode
+from pipelines.stopping import pausing
 from stx_core import failpoints
-from stx_core.errors import CommitConflict, InputError, SpecError
+from stx_core.errors import CommitConflict, InputError, SpecError, Stopped
 from stx_core.store import create, ledger, log
 from stx_core.store.beat import Heartbeat
 from stx_core.store.retries import add_counts, take_counts
@@ -103,31 +104,39 @@ def _plan_and_run(spec: EncodeSpec, view: View, started: float, *, dry_run: bool
 
 def _with_costs(plan: Plan, spec: EncodeSpec, corpus: Corpus, held: Held) -> Plan:
     """Add the actor pool, checked against the cluster, and what a sample says of each encoder."""
-    cpus, gpus = stream.cluster_size(spec.resources.runner, available_cores())
+    cpus, gpus = cluster.cluster_size(spec.resources.runner, available_cores())
     pool = make_pool(spec.resources, cpus, gpus)
-    stream.check_fits([_stage(replace(plan, pool=pool))], cpus, gpus)
+    cluster.check_fits([_stage(replace(plan, pool=pool))], cpus, gpus)
     # An output whose encoder wrote the current snapshot, with no text to encode, is known already.
     known = {name for name, facts in held.outputs.items() if not plan.parts[name].rows_to_encode
              and facts["fingerprint"] == plan.parts[name].fingerprint}  # fmt: skip
     wanted = {n: part.settings.as_dict() for n, part in plan.parts.items() if n not in known}
     texts = sample_texts(corpus, spec.inputs, SAMPLE_ROWS)
-    # In process the models are loaded here in any case.
-    probe = probe_here if pool.runner == "local" else probe_encoders
+    # Without actors and children the models are loaded in this process in any case.
+    here = pool.runner == "local" and pool.stall_timeout_s is None
+    probe = probe_here if here else probe_encoders
     probes = probe(wanted, texts, pool.cpus) if wanted else {}
     parts = {name: replace(part, probe=probes.get(name)) for name, part in plan.parts.items()}
     return replace(plan, pool=pool, parts=parts)
 
 
 def _stage(plan: Plan) -> stream.StageSpec:
-    assert plan.pool is not None
+    pool = plan.pool
+    assert pool is not None
     settings = {
         "encoders": {name: part.settings.as_dict() for name, part in plan.parts.items()},
-        "threads": plan.pool.cpus,
-        "token_budget": plan.pool.token_budget,
+        "threads": pool.cpus,
+        "token_budget": pool.token_budget,
     }
-    pool = plan.pool
-    skip = unit_table.is_encoded
-    return stream.StageSpec(Encode, settings, pool.actors, pool.cpus, pool.gpus, skip)
+    return stream.StageSpec(
+        Encode,
+        settings,
+        pool.actors,
+        pool.cpus,
+        pool.gpus,
+        skip=unit_table.is_encoded,
+        stall_timeout_s=pool.stall_timeout_s,
+    )
 
 
 def _run(
@@ -141,7 +150,7 @@ def _run(
 ) -> Report:
     root = spec.output.path
     claim = log.claim(root, spec_hash)
-    with log.hold(root, claim) as beat:
+    with log.hold(root, claim) as beat, pausing(root, claim):
         write_spec(root, claim.run, spec)
         if (claim.base, claim.run if claim.resumed else "") != (held.version, held.run):
             raise CommitConflict(
@@ -155,7 +164,7 @@ def _run(
         records = ledger.load(root, claim.run) if claim.resumed else ledger.to_table([])
         streaming = time.monotonic()
         sink = Sink(root, claim.run, claim.epoch, schemas, facts)
-        fresh = _stream(spec, plan, corpus.schema, sink, view, beat)
+        fresh = _stream(spec, plan, corpus, sink, view, beat, started)
         stream_seconds = time.monotonic() - streaming
         records = pa.concat_tables([records, fresh])
         name, first = next(iter(plan.parts.items()))
@@ -197,24 +206,50 @@ def _check_schemas(root: str, held: Held, schemas: Mapping[str, pa.Schema]) -> N
 
 
 def _stream(
-    spec: EncodeSpec, plan: Plan, schema: pa.Schema, sink: Sink, view: View, beat: Heartbeat
+    spec: EncodeSpec,
+    plan: Plan,
+    corpus: Corpus,
+    sink: Sink,
+    view: View,
+    beat: Heartbeat,
+    started: float,
 ) -> pa.Table:
     """Encode the due units; their records."""
+    limits = spec.resources
     work = [
         {"unit": asdict(plan.units[i]), "keys": {n: plan.parts[n].keys[i] for n in names}}
         for i, names in plan.due.items()
     ]
+    ranks = priority(corpus, limits.order)
+    work.sort(key=lambda item: ranks[item["unit"]["url"]])
+    work = work[: limits.max_units]
     taken = {name: part.source for name, part in plan.parts.items() if part.source}
-    read = partial(_read, schema=schema, spec=spec, taken=taken)
+    read = partial(_read, schema=corpus.schema, spec=spec, taken=taken)
     write = partial(_write, sink=sink, spec=spec, taken=taken)
-    results = stream.run(work, read, [_stage(plan)], write, spec.resources.runner)
+    seconds = limits.deadline_s and limits.deadline_s - (time.monotonic() - started)
+    results = stream.run(
+        work, read, [_stage(plan)], write, limits.runner, seconds=seconds, name=_name
+    )
     folds = ledger.Folds(sink.root, sink.run, sink.epoch)
+    n_finished = 0
     for result in view.watch(results, plan):
         for item in result["records"]:
             folds.add(ledger.Record(**item))
         add_counts(result["retries"])
         beat.check()
-    return folds.table()
+        n_finished += 1
+    records = folds.table()
+    if n_finished < plan.n_due:
+        raise Stopped(
+            f"stopped after {n_finished:,} of {plan.n_due:,} units, as resources.max_units or "
+            "resources.deadline says; they are kept, run again to go on"
+        )
+    return records
+
+
+def _name(description: Mapping[str, Any]) -> str:
+    unit = description["unit"]
+    return f"{redact(unit['url'])} rows {unit['start']}-{unit['stop']}"
 
 
 def _read(

@@ -73,13 +73,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Pool:
-    """The actors that encode."""
+    """The actors that encode; see `StageSpec` for `stall_timeout_s`."""
 
     runner: str
     actors: int
     cpus: int
     gpus: float
     token_budget: int | None
+    stall_timeout_s: float | None = None
 
     def __str__(self) -> str:
         budget = "" if self.token_budget is None else f", {self.token_budget:,} tokens per batch"
@@ -349,9 +350,10 @@ def make_pool(resources: Resources, cpus: float, gpus: float) -> Pool:
         cpus: CPUs of the cluster.
         gpus: GPUs of the cluster.
     """
+    stall_timeout_s = resources.stall_timeout_s if resources.supervised else None
     if resources.runner == "local":
         threads = resources.cpus_per_actor or available_cores()
-        return Pool("local", 1, threads, 0, resources.token_budget)
+        return Pool("local", 1, threads, 0, resources.token_budget, stall_timeout_s)
     per_actor_gpus = resources.gpus_per_actor
     if per_actor_gpus is None:
         per_actor_gpus = 1.0 if gpus else 0.0
@@ -360,7 +362,8 @@ def make_pool(resources: Resources, cpus: float, gpus: float) -> Pool:
     by_cpu = free // per_actor_cpus
     by_gpu = int(gpus // per_actor_gpus) if per_actor_gpus else by_cpu
     actors = resources.actors or max(1, min(by_cpu, by_gpu))
-    return Pool("ray", actors, per_actor_cpus, per_actor_gpus, resources.token_budget)
+    budget = resources.token_budget
+    return Pool("ray", actors, per_actor_cpus, per_actor_gpus, budget, stall_timeout_s)
 
 
 def available_cores() -> int:

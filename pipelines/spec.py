@@ -174,6 +174,29 @@ class Resources(_Part):
     """Tokens of one batch, padding counted."""
     rows_per_unit: Annotated[int, Field(ge=1)] = 4096
     """Rows of one unit: the atom of writing, retry and resume, and one output file."""
+    supervised: bool = True
+    """Run models in child processes, so that a text which kills or hangs one costs that text only;
+    false: in the actor, or this process, itself."""
+    max_units: Annotated[int, Field(ge=1)] | None = None
+    """Stop after so many units; the next start goes on."""
+    deadline: str | None = None
+    """Duration from the start, like 55m or 2h: stop when no further unit would finish before it."""
+    order: Literal["corpus", "newest", "oldest"] = "corpus"
+    """Which files to encode first, by their time of modification."""
+    stall_timeout_s: Annotated[float, Field(gt=0)] = 600
+    """A model that finishes no batch for so long is stopped, and the text at fault looked for."""
+
+    @field_validator("deadline")
+    @classmethod
+    def _is_duration(cls, value: str | None) -> str | None:
+        if value is not None:
+            duration_s(value)
+        return value
+
+    @property
+    def deadline_s(self) -> float | None:
+        """`deadline` in seconds."""
+        return None if self.deadline is None else duration_s(self.deadline)
 
 
 class Backfill(_Part):
@@ -238,6 +261,22 @@ class EncodeSpec(_Part):
     backfill: Backfill | None = None
     resources: Resources = Resources()
     store: Store = Store()
+
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)")
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def duration_s(text: str) -> float:
+    """Seconds of ``90s``, ``55m``, ``2h``, ``1d`` or a plain number of seconds.
+
+    Raises:
+        ValueError: something else.
+    """
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        raise ValueError("not a duration; write it like 90s, 55m or 2h")
+    return float(match[1]) * _SECONDS[match[2]]
 
 
 def load_spec(path: str, overrides: Sequence[str] = ()) -> EncodeSpec:

@@ -1,6 +1,8 @@
 """The actors: classes that load a model once and add its results to the table of a unit."""
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,9 @@ from stx_core.models.folder import fingerprint_files, refuse_foreign_code, resol
 from stx_core.store.schema import dense_column, sparse_column
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
     from stx_core.inference.tokens import Tokens
     from stx_core.models.sentence_transformer import SentenceTransformer
     from stx_core.models.sparse_encoder import SparseEncoder
@@ -56,10 +61,17 @@ class EncoderSettings:
 class Encoder:
     """A dense or sparse model with the settings of one output."""
 
-    def __init__(self, settings: EncoderSettings, token_budget: int | None = None) -> None:
+    def __init__(
+        self,
+        settings: EncoderSettings,
+        token_budget: int | None = None,
+        *,
+        memory_share: float = 1.0,
+    ) -> None:
         self.settings = settings
-        self.token_budget = token_budget
         self.model = _load(settings)
+        usual = token_budget or self.model.default_token_budget()
+        self.token_budget = max(1, int(usual * memory_share))
 
     def embed(self, texts: list[str], task: str | None = None) -> "Embedded":
         """Encode texts the way the output is encoded; `task` overrides the side of the model."""
@@ -80,12 +92,33 @@ class Encoder:
             **extra,
         )
 
+    def in_float32(self) -> AbstractContextManager[None]:
+        """Compute in float32 for a while; the weights come back exactly as they were."""
+        return _float32(self.model)
+
     def tokens(self, texts: list[str]) -> "Tokens":
         """The tokens that `embed` would give the model."""
         settings = self.settings
         name = self.model.prompt_name_for(settings.task, settings.prompt, None)
         prompt = self.model.resolve_prompt(settings.prompt, name)
         return self.model.to_tokens(texts, prompt=prompt, task=settings.task)
+
+
+@contextmanager
+def _float32(model: "nn.Module") -> Iterator[None]:
+    dtypes = [tensor.dtype for tensor in _tensors(model)]
+    try:
+        model.float()
+        yield
+    finally:
+        # Each in its own: a model may keep some tensors in float32 all the time. Lossless, as
+        # float32 holds every number of the half formats.
+        for tensor, dtype in zip(_tensors(model), dtypes, strict=True):
+            tensor.data = tensor.data.to(dtype)
+
+
+def _tensors(model: "nn.Module") -> "list[torch.Tensor]":
+    return [*model.parameters(), *model.buffers()]
 
 
 def _load(settings: EncoderSettings) -> "SentenceTransformer | SparseEncoder":
@@ -127,17 +160,27 @@ class Encode:
         encoders: settings by output name.
         threads: cores this actor was given; None leaves the libraries' own choice.
         token_budget: tokens of one batch.
+        progress: called after each batch.
+        memory_share: share of the token budget to use, where memory has run out before.
     """
 
     def __init__(
-        self, encoders: dict[str, dict[str, Any]], threads: int | None, token_budget: int | None
+        self,
+        encoders: dict[str, dict[str, Any]],
+        threads: int | None,
+        token_budget: int | None,
+        progress: Callable[[], None] | None = None,
+        memory_share: float = 1.0,
     ) -> None:
         if threads is not None:
             limit_threads(threads)
         self.encoders = {
-            name: Encoder(EncoderSettings(**settings), token_budget)
+            name: Encoder(EncoderSettings(**settings), token_budget, memory_share=memory_share)
             for name, settings in encoders.items()
         }
+        if progress is not None:
+            for encoder in self.encoders.values():
+                encoder.model.register_forward_hook(lambda *_: progress())
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Add ``<output>.vector``, ``.n_tokens``, ``.truncated`` and ``.rejected`` columns."""
@@ -172,26 +215,44 @@ def encode_texts(encoder: Encoder, texts: pa.ChunkedArray) -> dict[str, pa.Array
         encoder: the model of one output.
         texts: (N,) strings, null where there is nothing to encode.
 
+    A vector that overflows a half format is computed a second time, in float32.
+
     Returns:
         Columns of N rows, null where the text is: ``vector``, ``n_tokens``, ``truncated``, and
         ``rejected`` for texts that do not fit into memory or whose vector is not finite.
     """
     distinct = texts.combine_chunks().dictionary_encode()
-    result = encoder.embed(distinct.dictionary.to_pylist())
+    texts_once = distinct.dictionary.to_pylist()
+    columns, bad = _embed(encoder, texts_once)
+    if len(bad) and encoder.settings.dtype != "float32":
+        with encoder.in_float32():
+            again, _ = _embed(encoder, [texts_once[row] for row in bad])
+        chosen = np.arange(len(texts_once))
+        chosen[bad] = len(texts_once) + np.arange(len(bad))
+        columns = {
+            name: pa.concat_arrays([column, again[name]]).take(pa.array(chosen))
+            for name, column in columns.items()
+        }
+    return {name: column.take(distinct.indices) for name, column in columns.items()}
+
+
+def _embed(encoder: Encoder, texts: list[str]) -> tuple[dict[str, pa.Array], np.ndarray]:
+    """The columns of N texts, and the rows whose vectors are not finite."""
+    result = encoder.embed(texts)
+    bad = np.flatnonzero(~_finite(result))
     reasons: dict[int, tuple[str, str, str]] = {
-        row: ("not_finite", "text", "the model gave NaN or Inf; try dtype: float32")
-        for row in np.flatnonzero(~_finite(result)).tolist()
+        row: ("not_finite", "text", "the model gave NaN or Inf, in float32 too")
+        for row in bad.tolist()
     }
     for row, detail in result.failed.items():
         reasons[row] = ("out_of_memory", "text", detail)
-    rejected = unit_table.rejections([reasons.get(row) for row in range(len(result.n_tokens))])
     columns = {
         "vector": _vectors(result, encoder.settings.store_as),
         "n_tokens": pa.array(result.n_tokens, pa.int32()),
         "truncated": pa.array(result.truncated),
-        "rejected": rejected,
+        "rejected": unit_table.rejections([reasons.get(row) for row in range(len(texts))]),
     }
-    return {name: column.take(distinct.indices) for name, column in columns.items()}
+    return columns, bad
 
 
 def _vectors(result: "Embedded", store_as: str) -> pa.Array:

@@ -6,28 +6,42 @@ So Ray may bundle and split blocks as it likes; a unit stays whole. Only this fi
 
 import json
 import logging
-import os
+import math
+import queue
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 
-from stx_core.errors import SpecError, StxError
+from pipelines.cluster import IO_CPUS
+from pipelines.gate import Gate
+from pipelines.supervise import Supervised
+from pipelines.unit_table import to_bytes
+from stx_core.errors import StoreError, StxError
 
 UnitDict = dict[str, Any]
 """A unit described in plain JSON values; what they mean is between `read` and `write`."""
-
-# Tasks that feed and drain the actors. Below one CPU each, so that a reader and a writer fit
-# beside actors which were given every other core.
-_IO_CPUS = 0.5
 
 # Blocks that the driver describes to Ray up front; each holds one or more unit descriptions. Ray
 # keeps some 25 KB per block on the driver until the end, so there are no more than keep all busy.
 _MIN_INPUT_BLOCKS = 64
 _INPUT_BLOCKS_PER_ACTOR = 4
+
+# Ray replaces lost actors for ever. A unit that loses so many ends the run.
+_MAX_ATTEMPTS = 4
+
+# How often to look whether something moves, and how long the stages may look after themselves
+# beyond their own timeout.
+_WATCH_S = 5.0
+_WATCH_SLACK_S = 60.0
+_ASK_TIMEOUT_S = 120.0
+
+Item = TypeVar("Item")
 
 
 class Stage(Protocol):
@@ -41,7 +55,15 @@ class Stage(Protocol):
 class StageSpec:
     """A stage, its settings (small: paths and numbers) and the resources of its actors.
 
-    Tables for which `skip` is true pass it by; it is loaded for the first that does not.
+    Attributes:
+        stage: the class.
+        settings: its arguments.
+        actors: processes of Ray that hold it.
+        cpus: of one actor.
+        gpus: of one actor.
+        skip: tables for which it is true pass the stage by; it is loaded for the first other one.
+        stall_timeout_s: run the stage in a child of the actor, see `Supervised`; None: in the
+            actor itself, which a bad row can then kill.
     """
 
     stage: type[Stage]
@@ -50,70 +72,130 @@ class StageSpec:
     cpus: float = 1
     gpus: float = 0
     skip: Callable[[pa.Table], bool] | None = None
+    stall_timeout_s: float | None = None
 
 
 Read = Callable[[UnitDict], pa.Table]
 Write = Callable[[UnitDict, pa.Table], dict[str, Any]]
+Name = Callable[[UnitDict], str]
 
 
 def run(
-    units: Sequence[UnitDict], read: Read, stages: Sequence[StageSpec], write: Write, runner: str
+    units: Sequence[UnitDict],
+    read: Read,
+    stages: Sequence[StageSpec],
+    write: Write,
+    runner: str,
+    *,
+    seconds: float | None = None,
+    name: Name = json.dumps,
 ) -> Iterator[dict[str, Any]]:
     """Send units through read, the stages and write; yield what write returned, as units finish.
 
     Args:
-        units: descriptions in JSON values; finished in any order.
+        units: descriptions in JSON values; started in this order, finished in any.
         read: description to table, where storage is read; runs as a task.
         stages: actor pools that the table passes in turn.
         write: description and table to a small JSON result; runs as a task. It, and not this
             function, makes a unit done.
         runner: "ray", or "local" for a plain loop over the same functions in this process.
+        seconds: until the deadline. Units that would not finish before it are left out; how long
+            a unit takes is learned from those before it.
+        name: what to call a unit in an error.
 
     Raises:
         StxError: as raised by read, a stage or write.
+        StoreError: Ray lost its actors, or nothing moves any more.
     """
     if not units:
         return iter(())
-    return (_run_local if runner == "local" else _run_ray)(units, read, stages, write)
+    if runner == "local":
+        return _run_local(units, read, stages, write, Gate(seconds))
+    return _run_ray(units, read, stages, write, seconds, name)
 
 
 def _run_local(
-    units: Sequence[UnitDict], read: Read, stages: Sequence[StageSpec], write: Write
+    units: Sequence[UnitDict], read: Read, stages: Sequence[StageSpec], write: Write, gate: Gate
 ) -> Iterator[dict[str, Any]]:
-    loaded = [_Lazy(spec) for spec in stages]
-    for unit in units:
-        table = read(unit)
+    loaded = [_Lazy(spec, lambda: None) for spec in stages]
+    try:
+        for number, unit in enumerate(units):
+            if not gate.admit(str(number)):
+                break
+            table = read(unit)
+            for stage in loaded:
+                table = stage(table)
+            result = write(unit, table)
+            gate.finish(str(number))
+            yield result
+    finally:
         for stage in loaded:
-            table = stage(table)
-        yield write(unit, table)
+            stage.close()
 
 
 def _run_ray(
-    units: Sequence[UnitDict], read: Read, stages: Sequence[StageSpec], write: Write
+    units: Sequence[UnitDict],
+    read: Read,
+    stages: Sequence[StageSpec],
+    write: Write,
+    seconds: float | None,
+    name: Name,
 ) -> Iterator[dict[str, Any]]:
     import ray.data
     from ray.data import ActorPoolStrategy
 
     _quiet(ray.data.DataContext.get_current())
+    gate = _remote_gate(seconds)
     rows = [{"unit": json.dumps(unit)} for unit in units]
     n_actors = sum(spec.actors for spec in stages)
     n_blocks = min(len(rows), max(_MIN_INPUT_BLOCKS, _INPUT_BLOCKS_PER_ACTOR * n_actors))
     stream = ray.data.from_items(rows, override_num_blocks=n_blocks)
     one_unit = {"batch_size": 1, "batch_format": "pyarrow", "udf_modifying_row_count": False}
-    stream = stream.map_batches(partial(_read_cell, read=read), num_cpus=_IO_CPUS, **one_unit)
+    reader = partial(_read_cell, read=read, gate=gate)
+    stream = stream.map_batches(reader, num_cpus=IO_CPUS, **one_unit)
     for spec in stages:
         stream = stream.map_batches(
             _StageCell,
-            fn_constructor_kwargs={"spec": spec},
+            fn_constructor_kwargs={
+                "spec": spec,
+                "gate": gate,
+                "name": name if spec is stages[0] else None,
+            },
             compute=ActorPoolStrategy(size=spec.actors),
             num_cpus=spec.cpus,
             num_gpus=spec.gpus or None,
             **one_unit,
         )
-    stream = stream.map_batches(partial(_write_cell, write=write), num_cpus=_IO_CPUS, **one_unit)
-    with _original_errors():
-        for batch in stream.iter_batches(batch_size=None, batch_format="pyarrow"):
-            yield from map(json.loads, batch.column("result").to_pylist())
+    writer = partial(_write_cell, write=write, gate=gate)
+    stream = stream.map_batches(writer, num_cpus=IO_CPUS, **one_unit)
+    limit_s = max((spec.stall_timeout_s or math.inf for spec in stages), default=math.inf)
+
+    def in_flight() -> str:
+        return "; ".join(name(json.loads(unit)) for unit in _ask(gate, "in_flight")) or "none"
+
+    with _original_errors(in_flight):
+        batches = stream.iter_batches(batch_size=None, batch_format="pyarrow")
+        for batch in watched(
+            iter(batches), limit_s + _WATCH_SLACK_S, lambda: float(_ask(gate, "idle_s")), in_flight
+        ):
+            for result in batch.column("result").to_pylist():
+                if result is not None:
+                    yield json.loads(result)
+
+
+def _remote_gate(seconds: float | None) -> Any:  # noqa: ANN401
+    """The gate as an actor beside the driver: a lost node must not take it along."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(Gate).options(num_cpus=0, scheduling_strategy=here).remote(seconds)
+
+
+def _ask(gate: Any, question: str, *arguments: str) -> Any:  # noqa: ANN401
+    import ray
+
+    return ray.get(getattr(gate, question).remote(*arguments), timeout=_ASK_TIMEOUT_S)
 
 
 def _quiet(context: Any) -> None:  # noqa: ANN401  (ray ships no usable types)
@@ -129,55 +211,78 @@ def _quiet(context: Any) -> None:  # noqa: ANN401  (ray ships no usable types)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
-def _read_cell(batch: pa.Table, read: Read) -> pa.Table:
+def _read_cell(batch: pa.Table, read: Read, gate: Any) -> pa.Table:  # noqa: ANN401
     (unit,) = batch.column("unit").to_pylist()
-    return _wrap(unit, read(json.loads(unit)))
+    return _wrap(unit, read(json.loads(unit)) if _ask(gate, "is_open") else None)
 
 
 class _Lazy:
     """A stage that is loaded for the first table that needs it."""
 
-    def __init__(self, spec: StageSpec) -> None:
-        self.spec = spec
-        self.stage = None if spec.skip else spec.stage(**spec.settings)
+    def __init__(self, spec: StageSpec, beat: Callable[[], None]) -> None:
+        self.spec, self.beat = spec, beat
+        self.stage = None if spec.skip else self._load()
 
     def __call__(self, table: pa.Table) -> pa.Table:
         if self.spec.skip and self.spec.skip(table):
             return table
-        self.stage = self.stage or self.spec.stage(**self.spec.settings)
+        self.stage = self.stage or self._load()
         return _checked(self.stage(table), table, self.spec.stage)
+
+    def close(self) -> None:
+        if isinstance(self.stage, Supervised):
+            self.stage.close()
+
+    def _load(self) -> Stage:
+        if self.spec.stall_timeout_s is None:
+            return self.spec.stage(**self.spec.settings)
+        return Supervised(self.spec.stage, self.spec.settings, self.spec.stall_timeout_s, self.beat)
 
 
 class _StageCell:
     """The actor: a stage between unwrapping and wrapping."""
 
-    def __init__(self, spec: StageSpec) -> None:
-        self.stage = _Lazy(spec)
+    def __init__(self, spec: StageSpec, gate: Any, name: Name | None) -> None:  # noqa: ANN401
+        self.gate, self.name = gate, name
+        self.stage = _Lazy(spec, lambda: _ask(gate, "beat"))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         unit, table = _unwrap(batch)
+        if table is None or (self.name is not None and not self._admit(unit, self.name)):
+            return _wrap(unit, None)
         return _wrap(unit, self.stage(table))
 
+    def _admit(self, unit: str, name: Name) -> bool:
+        attempt = _ask(self.gate, "admit", unit)
+        if attempt > _MAX_ATTEMPTS:
+            raise StoreError(
+                f"{name(json.loads(unit))}: {_MAX_ATTEMPTS} actors or nodes were lost while they "
+                "worked on these rows; see Ray's logs for why (out of memory?), run again to go on"
+            )
+        return bool(attempt)
 
-def _write_cell(batch: pa.Table, write: Write) -> pa.Table:
+
+def _write_cell(batch: pa.Table, write: Write, gate: Any) -> pa.Table:  # noqa: ANN401
     unit, table = _unwrap(batch)
-    return pa.table({"result": [json.dumps(write(json.loads(unit), table))]})
+    result = None
+    if table is not None:
+        result = json.dumps(write(json.loads(unit), table))
+        _ask(gate, "finish", unit)
+    return pa.table({"result": pa.array([result], pa.string())})
 
 
-def _wrap(unit: str, table: pa.Table) -> pa.Table:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
+def _wrap(unit: str, table: pa.Table | None) -> pa.Table:
+    """A row of the Ray dataset; the table is None for a unit that is left out."""
+    data = None if table is None else to_bytes(table).to_pybytes()
     # large_binary: the tables of long documents pass the 2 GiB of plain binary.
-    cell = pa.array([sink.getvalue().to_pybytes()], pa.large_binary())
-    return pa.table({"unit": [unit], "table": cell})
+    return pa.table({"unit": [unit], "table": pa.array([data], pa.large_binary())})
 
 
-def _unwrap(batch: pa.Table) -> tuple[str, pa.Table]:
+def _unwrap(batch: pa.Table) -> tuple[str, pa.Table | None]:
     if batch.num_rows != 1:
         raise AssertionError(f"a stage takes one unit at a time, got {batch.num_rows}")
-    cell = batch.column("table").chunk(0)[0].as_buffer()
-    return batch.column("unit")[0].as_py(), pa.ipc.open_stream(cell).read_all()
+    unit, cell = batch.column("unit")[0].as_py(), batch.column("table").chunk(0)[0]
+    return unit, pa.ipc.open_stream(cell.as_buffer()).read_all() if cell.is_valid else None
 
 
 def _checked(result: pa.Table, table: pa.Table, stage: type) -> pa.Table:
@@ -188,89 +293,84 @@ def _checked(result: pa.Table, table: pa.Table, stage: type) -> pa.Table:
     return result
 
 
+def watched(
+    items: Iterator[Item], limit_s: float, idle_s: Callable[[], float], what: Callable[[], str]
+) -> Iterator[Item]:
+    """Pass items through, and give up when neither they nor anything else moves.
+
+    Ray can wait for ever for an actor that is gone (ray issues 60517, 62746), so another thread
+    waits for Ray.
+
+    Args:
+        items: taken in that thread.
+        limit_s: without an item for so long, `idle_s` is asked.
+        idle_s: seconds since something moved.
+        what: is in flight, for the error.
+
+    Raises:
+        StoreError: nothing moved for `limit_s`.
+    """
+    passed: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue(maxsize=64)
+    threading.Thread(target=_pump, args=(items, passed), daemon=True).start()
+    last = time.monotonic()
+    while True:
+        try:
+            item, error = passed.get(timeout=_WATCH_S)
+        except queue.Empty:
+            if time.monotonic() - last > limit_s and idle_s() > limit_s:
+                raise StoreError(
+                    f"nothing moved for {limit_s:.0f} s, in flight: {what()}; see whether all "
+                    "nodes are up, and run again: finished units are kept"
+                ) from None
+            continue
+        if error is not None:
+            raise error
+        if item is None:
+            return
+        last = time.monotonic()
+        yield item
+
+
+def _pump(items: Iterator[Item], passed: "queue.Queue[Any]") -> None:
+    try:
+        for item in items:
+            passed.put((item, None))
+        passed.put((None, None))
+    except BaseException as error:
+        passed.put((None, error))
+
+
 @contextmanager
-def _original_errors() -> Iterator[None]:
-    """Raise the StxError that a worker raised, not the layers that Ray puts around it."""
+def _original_errors(in_flight: Callable[[], str]) -> Iterator[None]:
+    """Raise the error that a worker raised, not the layers that Ray puts around it.
+
+    Raises:
+        StoreError: for what happened to Ray itself.
+    """
     import ray.exceptions
 
     try:
         yield
     except ray.exceptions.RayError as error:
         seen: BaseException | None = error
-        while seen is not None and not isinstance(seen, StxError):
+        while seen is not None and not (isinstance(seen, StxError) or _is_plain_os_error(seen)):
             seen = getattr(seen, "cause", None) or seen.__cause__
         if seen is not None:
             raise seen from None
-        raise
+        if isinstance(error, ray.exceptions.OutOfDiskError):
+            raise StoreError(
+                "the disk under Ray's temporary folder is full: free some space there, or start "
+                "Ray with another --temp-dir, and run again: finished units are kept"
+            ) from None
+        if isinstance(error, ray.exceptions.RayTaskError):
+            raise
+        first = str(error).strip().splitlines()[0]
+        raise StoreError(
+            f"Ray gave up ({type(error).__name__}: {first}), in flight: {in_flight()}; run again: "
+            "finished units are kept"
+        ) from None
 
 
-def cluster_size(runner: str, cores: int) -> tuple[float, float]:
-    """CPUs and GPUs that actors can be given; Ray is started, or connected to, for the answer.
-
-    Args:
-        runner: "local" asks no cluster.
-        cores: of this machine.
-    """
-    if runner == "local":
-        return cores + 2 * _IO_CPUS, 0
-    start_ray(cores)
-    import ray
-
-    size = ray.cluster_resources()
-    return size.get("CPU", 0.0), size.get("GPU", 0.0)
-
-
-def start_ray(cpus: int) -> None:
-    """Connect to the cluster named by RAY_ADDRESS, or start Ray on this machine.
-
-    Args:
-        cpus: cores of this machine to use, if Ray is started here. Ray is told of one more, the
-            share of readers and writers: actors that hold every logical CPU starve them, and the
-            run hangs (ray issue 44687).
-    """
-    import ray
-
-    if ray.is_initialized():
-        return
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(**quiet)
-    else:
-        with _silent_stderr():
-            ray.init(address="local", num_cpus=cpus + 1, include_dashboard=False, **quiet)
-
-
-@contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Keep what Ray's core prints at its start, past Python, off the terminal; errors raise."""
-    kept = os.dup(2)
-    with open(os.devnull, "w") as nothing:
-        os.dup2(nothing.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
-def check_fits(stages: Sequence[StageSpec], cpus: float, gpus: float) -> None:
-    """Refuse pools that the cluster cannot hold, with the arithmetic: starved actors hang.
-
-    Raises:
-        SpecError: the reservations exceed the cluster.
-    """
-    asked_cpus = sum(stage.actors * stage.cpus for stage in stages)
-    asked_gpus = sum(stage.actors * stage.gpus for stage in stages)
-    pools = ", ".join(
-        f"{s.stage.__name__} {s.actors} actors x ({s.cpus:g} CPU, {s.gpus:g} GPU)" for s in stages
-    )
-    if asked_cpus + 2 * _IO_CPUS > cpus:
-        raise SpecError(
-            f"resources: {pools} take {asked_cpus:g} CPUs, readers and writers {2 * _IO_CPUS:g}, "
-            f"but the cluster has {cpus:g}; lower resources.actors or resources.cpus_per_actor"
-        )
-    if asked_gpus > gpus:
-        raise SpecError(
-            f"resources: {pools} take {asked_gpus:g} GPUs, but the cluster has {gpus:g}; "
-            "lower resources.actors or resources.gpus_per_actor"
-        )
+def _is_plain_os_error(error: BaseException) -> bool:
+    """An error of the operating system, and not Ray's copy of one, which has lost its number."""
+    return isinstance(error, OSError) and error.errno is not None

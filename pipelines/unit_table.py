@@ -42,6 +42,17 @@ def rejections(items: Sequence[tuple[str, str, str] | None]) -> pa.Array:
     return pa.array(values, REJECTION)
 
 
+def reject(table: pa.Table, reason: str, column: str, detail: str) -> pa.Table:
+    """The same rows, all of them rejected, without their texts."""
+    columns = {
+        TEXT: pa.nulls(table.num_rows, table.schema.field(TEXT).type),
+        REJECTED: rejections([(reason, column, detail)] * table.num_rows),
+    }
+    for name, values in columns.items():
+        table = table.set_column(table.column_names.index(name), name, values)
+    return table
+
+
 def notes(table: pa.Table) -> dict[str, Any]:
     """The notes that a table carries."""
     return dict(json.loads((table.schema.metadata or {}).get(_NOTES, b"{}")))
@@ -55,6 +66,14 @@ def with_notes(table: pa.Table, **values: Any) -> pa.Table:  # noqa: ANN401
 def is_encoded(table: pa.Table) -> bool:
     """Whether no output has texts to encode."""
     return not notes(table)["due"]
+
+
+def to_bytes(table: pa.Table) -> pa.Buffer:
+    """A table, notes included, as an Arrow IPC stream."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
 
 
 @contextmanager

@@ -24,6 +24,7 @@ _HOME = {
     "InputError": "stx_core.errors",
     "ModelError": "stx_core.errors",
     "RunActive": "stx_core.errors",
+    "Stopped": "stx_core.errors",
     "StoreError": "stx_core.errors",
     "CommitConflict": "stx_core.errors",
     "Fenced": "stx_core.errors",

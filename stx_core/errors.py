@@ -5,6 +5,7 @@
     ├── InputError (ValueError)     rows or files of the corpus; quarantined, or fatal by policy
     ├── ModelError (ValueError)     model folder, weights, settings; exit code 2
     ├── RunActive                   another start of this run is at work; exit code 0
+    ├── Stopped                     before the end, as asked for: run again to go on; exit code 4
     └── StoreError (OSError)        storage, after its retries; exit code 1
         ├── CommitConflict          another run committed first: plan again
         ├── Fenced                  a newer start of this run took over: stop
@@ -20,6 +21,10 @@ class StxError(Exception):
 
 class SpecError(StxError, ValueError):
     """The user can mend this in the spec or on the command line."""
+
+
+class Stopped(StxError):
+    """A run ended before its end, as asked for. Finished units are kept."""
 
 
 class InputError(StxError, ValueError):

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from stx_core.errors import InputError, ModelError
-from stx_core.inference.encode import default_token_budget
 from stx_core.inference.tokens import Tokens
 from stx_core.models.folder import read_json
 from stx_core.models.inputs import read_texts
@@ -218,11 +217,8 @@ class SparseEncoder(TextEncoder):
             embeddings = features["sentence_embedding"]
             return compress(embeddings if k is None else keep_top(embeddings, k))
 
-        budget = running.get("token_budget")
-        if budget is None:
-            budget = self._default_token_budget(running.get("device"))
         # An autoencoder keeps k dimensions itself, and may be asked for more than usual.
-        running = running | RunOptions(token_budget=budget, extra={"max_active_dims": k})
+        running = running | RunOptions(extra={"max_active_dims": k})
         parts: list[tuple[np.ndarray, SparseRows]] = []
         failed: dict[int, str] = {}
         for rows, output in self.run(tokens, collect, **running):
@@ -233,10 +229,9 @@ class SparseEncoder(TextEncoder):
         values = in_order(parts, len(tokens))
         return Embedded(values, tokens.lengths.astype(np.int32), tokens.truncated, failed)
 
-    def _default_token_budget(self, device: str | torch.device | None) -> int:
+    def default_token_budget(self, device: str | torch.device | None = None) -> int:
         """What suits the device, or fewer tokens where vocabulary logits would fill its memory."""
-        target = self.device if device is None else torch.device(device)
-        budget = default_token_budget(target)
+        budget = super().default_token_budget(device)
         width = self.get_embedding_dimension()
         if not self._splade_poolings() or width is None:
             return budget

@@ -334,10 +334,14 @@ class TextModel(nn.Sequential):
         return run_batches(
             tokens.lengths,
             forward,
-            token_budget=token_budget or default_token_budget(target),
+            token_budget=token_budget or self.default_token_budget(target),
             max_rows=batch_size,
             progress=progress_bar(len(tokens), show_progress_bar),
         )
+
+    def default_token_budget(self, device: str | torch.device | None = None) -> int:
+        """Tokens of one batch that suit the model on a device, by default its own."""
+        return default_token_budget(self.device if device is None else torch.device(device))
 
     def _move(self, device: str | torch.device | None) -> torch.device:
         """Move the model unless it is there; "cuda" and "cuda:0" may name the same device."""

@@ -17,12 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import xxhash
 
 from stx_core.errors import StoreError
-from stx_core.store.filesystem import download, list_names, open_file, upload
-from stx_core.store.retries import retry
+from stx_core.store.data_file import read_columns
+from stx_core.store.filesystem import download, list_names, upload
 from stx_core.store.urls import LOCAL, join, local_path, redact, scheme
 
 # numpy compares the 16 bytes of S16 like memcmp does.
@@ -140,24 +139,12 @@ def _entries(root: str, files: Sequence[str]) -> Iterator[np.ndarray]:
 
 
 def _file_entries(root: str, file: str, number: int) -> np.ndarray:
-    url = join(root, file)
-    try:
-        column = retry(lambda: _read_hashes(url), url)
-    except (FileNotFoundError, pa.ArrowInvalid) as error:
-        raise StoreError(
-            f"{redact(url)}: a file of the current snapshot cannot be read "
-            f"({type(error).__name__}); restore it, or go back to an older version"
-        ) from error
+    column = read_columns(join(root, file), ["content_hash"]).column(0)
     entries = np.empty(len(column), _ENTRY)
     entries["hash"] = to_hashes(column)
     entries["file"] = number
     entries["row"] = np.arange(len(column))
     return entries
-
-
-def _read_hashes(url: str) -> pa.ChunkedArray:
-    with open_file(url) as source:
-        return pq.read_table(source, columns=["content_hash"]).column(0)
 
 
 def _firsts(entries: np.ndarray) -> np.ndarray:

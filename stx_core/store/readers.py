@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import get_args
 
 import pyarrow as pa
@@ -122,7 +123,8 @@ def shard_rows(
     if format is None:
         format = "arrow" if arrow_dataset.is_dataset(file.url) else format_of(file.url)
     describe = _SHARDS[format]
-    return retry(lambda: describe(file, max_text_bytes), file.url)
+    found = retry(lambda: describe(file, max_text_bytes), file.url)
+    return replace(found, modified_s=file.modified_s)
 
 
 def read_rows(

@@ -43,6 +43,7 @@ class Shard:
             has none.
         schema: its columns, hive partition columns of the path (as strings) included.
         marks: for files of lines, ascending; empty for others.
+        modified_s: see `FileInfo`.
     """
 
     url: str
@@ -52,6 +53,7 @@ class Shard:
     boundaries: tuple[int, ...]
     schema: pa.Schema
     marks: tuple[Mark, ...] = ()
+    modified_s: float | None = None
 
 
 @dataclass(frozen=True)

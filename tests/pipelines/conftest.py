@@ -70,7 +70,8 @@ def spec_of(static_model, tmp_path):
             "inputs": {"path": str(path)},
             "models": {"dense": {"model": str(static_model)}},
             "output": {"path": str(tmp_path / "out")},
-            "resources": {"runner": "local", "rows_per_unit": 64},
+            # Without children: each would load torch for seconds.
+            "resources": {"runner": "local", "rows_per_unit": 64, "supervised": False},
         }
         for name, part in parts.items():
             values[name] = values[name] | part

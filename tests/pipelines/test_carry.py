@@ -8,7 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 
+from pipelines.cluster import start_ray
 from pipelines.encode import View, run_encode
 from stx_core import SentenceTransformer
 from stx_core.errors import StoreError
@@ -329,6 +331,22 @@ def test_rows_are_carried_over_on_another_filesystem(spec_of, tmp_path, encoded,
     (index,) = tmp_path.glob("stx-index-*/*.arrow")
     kept = [name.rsplit("/", 1)[-1] for name in memory.find("/carry/out/_stx/runs")]
     assert index.name in kept
+
+
+def test_rows_are_carried_over_by_ray(base, spec_of, tmp_path):
+    before = rows(tmp_path / "out")
+    rewrite(base, replace_texts(read_corpus(base), [3]), 2)
+    start_ray(2)
+    try:
+        report = run_encode(
+            spec_of(base, resources={"runner": "ray", "actors": 1, "cpus_per_actor": 1}), Watcher()
+        )
+    finally:
+        ray.shutdown()
+
+    found = rows(tmp_path / "out")
+    assert (report.parts["dense"].encoded_rows, report.parts["dense"].carried_rows) == (1, 249)
+    assert {name for name in found if found[name] != before[name]} == {"d3"}
 
 
 def test_a_lost_file_of_the_snapshot_is_named(base, spec_of, tmp_path):

@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -20,7 +22,14 @@ VARIABLES = ("AZURE_STORAGE_SAS_TOKEN", "AWS_SESSION_TOKEN", "HF_TOKEN")
 
 
 @pytest.fixture
-def run(s3_root, static_model, tmp_path):
+def short_folder():
+    """For Ray's session, whose socket names must not be longer than 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="stx-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def run(s3_root, static_model, tmp_path, short_folder):
     """Runs `stx encode` with S3 input and output; gives all that it printed, logged and wrote."""
     texts = [CANARY, "plants eat light", None, ""]
     table = pa.table({"id": ["a", "b", "c", "d"], "text": pa.array(texts, pa.string())})
@@ -28,7 +37,6 @@ def run(s3_root, static_model, tmp_path):
     lines = [json.dumps({"id": "x", "text": CANARY}), '{"id": "y", "text": "' + CANARY, "{}"]
     write_new(join(s3_root, "lines", "part.jsonl"), "\n".join(lines).encode())
     write_new(join(s3_root, "broken", "part.parquet"), b"PAR1" + CANARY.encode() + b"PAR1")
-    ray_logs = tmp_path / "ray"
 
     def start(*sets, environment=None):
         values = {
@@ -41,15 +49,17 @@ def run(s3_root, static_model, tmp_path):
         options = [part for pair in sets for part in ("--set", pair.format(root=s3_root))]
         done = subprocess.run(
             [sys.executable, "-m", "jobs.cli", "encode", str(tmp_path / "encode.yaml"), *options],
-            env=os.environ | {"RAY_TMPDIR": str(ray_logs)} | (environment or {}),
+            env=os.environ | {"RAY_TMPDIR": str(short_folder)} | (environment or {}),
             capture_output=True,
         )
         return done.returncode, {"stdout": done.stdout, "stderr": done.stderr} | left()
 
     def left():
-        out = join(s3_root, "out")
-        written = {name: read_bytes(join(out, name)) for name in list_sizes(out)}
-        logs = {str(path): path.read_bytes() for path in ray_logs.rglob("*") if path.is_file()}
+        written = {}
+        for folder in ("data", "quarantine", "_stx"):  # below a root, _stx counts as hidden
+            for name in list_sizes(join(s3_root, "out", folder)):
+                written[f"{folder}/{name}"] = read_bytes(join(s3_root, "out", folder, name))
+        logs = {str(path): path.read_bytes() for path in short_folder.rglob("*") if path.is_file()}
         return written | logs
 
     return start

@@ -1,11 +1,13 @@
 import os
+import threading
 
 import pyarrow as pa
 import pytest
 import ray
 
-from pipelines.stream import StageSpec, check_fits, run, start_ray
-from stx_core.errors import InputError, SpecError
+from pipelines.cluster import check_fits, start_ray
+from pipelines.stream import StageSpec, run, watched
+from stx_core.errors import InputError, SpecError, StoreError
 
 
 class AddSum:
@@ -94,6 +96,73 @@ def test_an_error_of_a_stage_arrives_as_it_was_raised(cluster, runner):
 def test_a_stage_that_loses_a_row_is_stopped():
     with pytest.raises(AssertionError, match="DropRow took 3 rows and returned 2"):
         results("local", [StageSpec(DropRow)])
+
+
+class EndActor:
+    """A stage that takes its actor along at one number."""
+
+    def __call__(self, table):
+        if 3 in table.column("number").to_pylist():
+            os._exit(1)
+        return table.append_column("sum", table.column("number"))
+
+
+def test_a_unit_that_ends_its_actors_ends_the_run_and_is_named(cluster):
+    stages = [StageSpec(EndActor)]
+
+    with pytest.raises(StoreError, match="unit at 3: 4 actors or nodes were lost"):
+        list(run(UNITS, read, stages, write, "ray", name=lambda unit: f"unit at {unit['start']}"))
+
+
+@pytest.mark.parametrize("runner", ["local", "ray"])
+def test_after_the_deadline_nothing_is_read(cluster, runner):
+    def never(unit):
+        raise AssertionError("read")
+
+    assert list(run(UNITS, never, [StageSpec(AddSum)], write, runner, seconds=-1)) == []
+
+
+def test_a_stream_that_does_not_move_ends_with_what_is_in_flight(monkeypatch):
+    monkeypatch.setattr("pipelines.stream._WATCH_S", 0.05)
+    moves = threading.Event()
+
+    def stuck():
+        yield 1
+        moves.wait(60)
+
+    items = watched(stuck(), 0.2, lambda: 1.0, lambda: "part-7.parquet rows 0-64")
+
+    assert next(items) == 1
+    with pytest.raises(StoreError, match=r"nothing moved .* in flight: part-7.parquet rows 0-64"):
+        next(items)
+    moves.set()
+
+
+def test_a_stream_in_which_a_stage_is_at_work_is_left_alone(monkeypatch):
+    monkeypatch.setattr("pipelines.stream._WATCH_S", 0.05)
+    asked = threading.Event()
+
+    def idle():
+        asked.set()
+        return 0.0
+
+    def slow():
+        assert asked.wait(60)
+        yield 1
+
+    assert list(watched(slow(), 0.1, idle, lambda: "")) == [1]
+
+
+def test_errors_pass_the_watchdog():
+    def broken():
+        yield 1
+        raise InputError("part-7.parquet row 3")
+
+    items = watched(broken(), 60, lambda: 0.0, lambda: "")
+
+    assert next(items) == 1
+    with pytest.raises(InputError, match="row 3"):
+        next(items)
 
 
 def test_no_units_need_no_ray():

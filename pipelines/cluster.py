@@ -1,0 +1,111 @@
+"""The cluster: Ray is started or connected to, and what it holds is compared with what is asked."""
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+from pipelines.stopping import kept_signal_handlers
+from stx_core.errors import SpecError
+
+# Tasks that feed and drain the actors. Below one CPU each, so that a reader and a writer fit
+# beside actors which were given every other core.
+IO_CPUS = 0.5
+
+# Ray starts tasks that it killed for their memory again, for ever (ray issue 32219).
+_MAX_OOM_RETRIES = 16
+
+
+class ActorPool(Protocol):
+    """What is reserved: `actors` times `cpus` and `gpus`."""
+
+    @property
+    def stage(self) -> type:
+        """What the actors run."""
+
+    @property
+    def actors(self) -> int:
+        """How many there are."""
+
+    @property
+    def cpus(self) -> float:
+        """CPUs of one."""
+
+    @property
+    def gpus(self) -> float:
+        """GPUs of one."""
+
+
+def cluster_size(runner: str, cores: int) -> tuple[float, float]:
+    """CPUs and GPUs that actors can be given; Ray is started, or connected to, for the answer.
+
+    Args:
+        runner: "local" asks no cluster.
+        cores: of this machine.
+    """
+    if runner == "local":
+        return cores + 2 * IO_CPUS, 0
+    start_ray(cores)
+    import ray
+
+    size = ray.cluster_resources()
+    return size.get("CPU", 0.0), size.get("GPU", 0.0)
+
+
+def start_ray(cpus: int) -> None:
+    """Connect to the cluster named by RAY_ADDRESS, or start Ray on this machine.
+
+    Args:
+        cpus: cores of this machine to use, if Ray is started here. Ray is told of one more, the
+            share of readers and writers: actors that hold every logical CPU starve them, and the
+            run hangs (ray issue 44687).
+    """
+    import ray
+
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_task_oom_retries", str(_MAX_OOM_RETRIES))
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if os.environ.get("RAY_ADDRESS"):
+        with kept_signal_handlers():
+            ray.init(**quiet)
+    else:
+        with _silent_stderr(), kept_signal_handlers():
+            ray.init(address="local", num_cpus=cpus + 1, include_dashboard=False, **quiet)
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Keep what Ray's core prints at its start, past Python, off the terminal; errors raise."""
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def check_fits(stages: Sequence[ActorPool], cpus: float, gpus: float) -> None:
+    """Refuse pools that the cluster cannot hold, with the arithmetic: starved actors hang.
+
+    Raises:
+        SpecError: the reservations exceed the cluster.
+    """
+    asked_cpus = sum(stage.actors * stage.cpus for stage in stages)
+    asked_gpus = sum(stage.actors * stage.gpus for stage in stages)
+    pools = ", ".join(
+        f"{s.stage.__name__} {s.actors} actors x ({s.cpus:g} CPU, {s.gpus:g} GPU)" for s in stages
+    )
+    if asked_cpus + 2 * IO_CPUS > cpus:
+        raise SpecError(
+            f"resources: {pools} take {asked_cpus:g} CPUs, readers and writers {2 * IO_CPUS:g}, "
+            f"but the cluster has {cpus:g}; lower resources.actors or resources.cpus_per_actor"
+        )
+    if asked_gpus > gpus:
+        raise SpecError(
+            f"resources: {pools} take {asked_gpus:g} GPUs, but the cluster has {gpus:g}; "
+            "lower resources.actors or resources.gpus_per_actor"
+        )

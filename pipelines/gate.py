@@ -1,0 +1,61 @@
+"""What is in flight: units pass the gate on their way to the first stage, and once more when done.
+
+It closes in time before a deadline, and knows the units of a stream that does not move any more.
+"""
+
+import time
+from collections.abc import Callable
+
+# On top of the longest unit so far: the next one may be longer.
+_DEADLINE_SLACK = 1.25
+
+
+class Gate:
+    """Lets units through until the deadline is too near for one more.
+
+    Args:
+        seconds: until the deadline; None: never closes.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, seconds: float | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._deadline = None if seconds is None else clock() + seconds
+        self._since: dict[str, float] = {}
+        self._attempts: dict[str, int] = {}
+        self._longest = 0.0
+        self._moved = clock()
+
+    def is_open(self) -> bool:
+        """Whether a unit that starts now is likely to finish before the deadline."""
+        if self._deadline is None:
+            return True
+        return self._clock() + self._longest * _DEADLINE_SLACK < self._deadline
+
+    def admit(self, unit: str) -> int:
+        """Note that a unit starts: the number of this attempt; 0 if no time is left for it."""
+        if not self.is_open():
+            return 0
+        self._since[unit] = self._moved = self._clock()
+        self._attempts[unit] = self._attempts.get(unit, 0) + 1
+        return self._attempts[unit]
+
+    def finish(self, unit: str) -> None:
+        """Note that a unit is done."""
+        self._moved = self._clock()
+        # A unit may finish twice: Ray repeats what a lost node had done.
+        started = self._since.pop(unit, self._moved)
+        self._attempts.pop(unit, None)
+        self._longest = max(self._longest, self._moved - started)
+
+    def beat(self) -> None:
+        """Note that some stage is at work."""
+        self._moved = self._clock()
+
+    def idle_s(self) -> float:
+        """Seconds since anything moved."""
+        return self._clock() - self._moved
+
+    def in_flight(self) -> list[str]:
+        """Units that have started and are not done."""
+        return list(self._since)
