@@ -364,9 +364,10 @@ def _original_errors(in_flight: Callable[[], str]) -> Iterator[None]:
             ) from None
         if isinstance(error, ray.exceptions.RayTaskError):
             raise
-        first = str(error).strip().splitlines()[0]
+        # Ray tells from outside to inside: the cause comes last.
+        last = str(error).strip().splitlines()[-1].strip()
         raise StoreError(
-            f"Ray gave up ({type(error).__name__}: {first}), in flight: {in_flight()}; run again: "
+            f"Ray gave up ({type(error).__name__}: {last}), in flight: {in_flight()}; run again: "
             "finished units are kept"
         ) from None
 

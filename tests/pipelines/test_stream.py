@@ -104,14 +104,35 @@ class EndActor:
     def __call__(self, table):
         if 3 in table.column("number").to_pylist():
             os._exit(1)
-        return table.append_column("sum", table.column("number"))
+        return table
+
+
+def only_start(unit, table):
+    return {"start": unit["start"]}
+
+
+def name(unit):
+    return f"unit at {unit['start']}"
 
 
 def test_a_unit_that_ends_its_actors_ends_the_run_and_is_named(cluster):
-    stages = [StageSpec(EndActor)]
-
     with pytest.raises(StoreError, match="unit at 3: 4 actors or nodes were lost"):
-        list(run(UNITS, read, stages, write, "ray", name=lambda unit: f"unit at {unit['start']}"))
+        list(run(UNITS, read, [StageSpec(EndActor)], only_start, "ray", name=name))
+
+
+class NotMade:
+    """A stage whose constructor fails."""
+
+    def __init__(self):
+        raise RuntimeError("no driver for this device")
+
+    def __call__(self, table):
+        return table
+
+
+def test_actors_that_cannot_be_made_end_the_run_with_the_last_error(cluster):
+    with pytest.raises(StoreError, match=r"RuntimeError: no driver for this device.* run again"):
+        list(run(UNITS, read, [StageSpec(NotMade)], only_start, "ray", name=name))
 
 
 @pytest.mark.parametrize("runner", ["local", "ray"])
@@ -119,7 +140,9 @@ def test_after_the_deadline_nothing_is_read(cluster, runner):
     def never(unit):
         raise AssertionError("read")
 
-    assert list(run(UNITS, never, [StageSpec(AddSum)], write, runner, seconds=-1)) == []
+    assert (
+        list(run(UNITS, never, [StageSpec(AddSum, {"offset": 1})], write, runner, seconds=-1)) == []
+    )
 
 
 def test_a_stream_that_does_not_move_ends_with_what_is_in_flight(monkeypatch):
