@@ -10,7 +10,8 @@ from typing import Any, Literal
 import tenacity
 
 from stx_core.errors import StoreError
-from stx_core.store.filesystem import connect, link_new, read_bytes, refuse_links
+from stx_core.store.filesystem import connect, read_bytes, refuse_links
+from stx_core.store.local_disk import link_new
 from stx_core.store.retries import DEADLINE_S, answer, count, explain, is_final, kind_of
 from stx_core.store.sealed import decode
 from stx_core.store.urls import LOCAL, join, local_path, redact, scheme

@@ -6,10 +6,7 @@ and through fsspec for other stores.
 """
 
 import functools
-import io
 import os
-import shutil
-import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,9 +16,9 @@ import fsspec
 import pyarrow as pa
 import pyarrow.fs
 
-from stx_core import failpoints
 from stx_core.errors import SpecError, StoreError
 from stx_core.store import s3
+from stx_core.store.local_disk import copy, link_new, replace
 from stx_core.store.retries import retry
 from stx_core.store.urls import LOCAL, S3, join, local_path, normal, redact, scheme
 
@@ -343,25 +340,11 @@ def write_over(url: str, data: bytes) -> None:
     filesystem, path = connect(url)
     try:
         if scheme(url) == LOCAL:
-            retry(lambda: _replace_local(path, data), url)
+            retry(lambda: replace(path, data), url)
         else:
             retry(lambda: filesystem.pipe_file(path, data), url)
     except FileNotFoundError as error:
         raise StoreError(f"{redact(url)}: cannot be written ({error})") from error
-
-
-def _replace_local(path: str, data: bytes) -> None:
-    folder, name = os.path.split(path)
-    os.makedirs(folder, exist_ok=True)
-    temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-        os.replace(temporary, path)
-    finally:
-        # A full disk must not fill up with what did not fit.
-        if os.path.exists(temporary):
-            os.unlink(temporary)
 
 
 def upload(path: str, url: str) -> None:
@@ -374,14 +357,7 @@ def upload(path: str, url: str) -> None:
     if scheme(url) != LOCAL:
         retry(lambda: filesystem.put_file(path, target), url)
         return
-    temporary = os.path.join(os.path.dirname(target), f".{uuid.uuid4().hex}.tmp")
-    os.makedirs(os.path.dirname(target), exist_ok=True)
-    try:
-        retry(lambda: shutil.copyfile(path, temporary), url)
-        os.replace(temporary, target)
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
+    retry(lambda: copy(path, target), url)
 
 
 def download(url: str, path: str) -> None:
@@ -404,34 +380,3 @@ def remove(url: str) -> None:
     filesystem, path = connect(url)
     with suppress(FileNotFoundError):
         retry(lambda: filesystem.rm_file(path), url)
-
-
-def link_new(path: str, data: bytes) -> None:
-    """Create a local file if it is absent, whole and durable, or raise FileExistsError.
-
-    A temporary file is written, synced, then linked to its name: a crash in between leaves only
-    the temporary file, where creating the name first would leave an empty winner for ever.
-    """
-    folder, name = os.path.split(path)
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except FileExistsError as error:
-        # Of the folder, not of the file: must not look like a lost race.
-        raise NotADirectoryError(f"{error.filename} is a file, a folder is needed") from error
-    temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with io.FileIO(temporary, "x") as file:
-            view = memoryview(data)
-            while view:
-                view = view[file.write(view) :]
-            os.fsync(file.fileno())
-        failpoints.hit("link.before")
-        os.link(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-    folder_handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(folder_handle)
-    finally:
-        os.close(folder_handle)

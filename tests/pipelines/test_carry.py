@@ -12,7 +12,6 @@ import ray
 
 from pipelines.cluster import start_ray
 from pipelines.encode import View, run_encode
-from pipelines.stream import start_ray
 from stx_core import SentenceTransformer
 from stx_core.errors import StoreError
 from stx_core.store.snapshot import open_snapshot, read_manifest

@@ -18,7 +18,7 @@ import pytest
 import tenacity
 from fsspec.spec import AbstractFileSystem
 
-from stx_core.store import clock, create, parallel
+from stx_core.store import clock, create, filesystem, parallel
 
 
 class Crashed(BaseException):
@@ -256,6 +256,7 @@ def new_world():
             names = random.Random(0)
             time = SimpleNamespace(monotonic=lambda: world.now_s, sleep=world.sleep)
             patch.setattr(SimulatedStore, "world", world)
+            patch.setattr(filesystem, "SCHEMES", {*filesystem.SCHEMES, "sim"})
             patch.setattr(create, "CONDITIONAL", create.CONDITIONAL | {"sim"})
             patch.setattr(clock, "monotonic", time.monotonic)
             patch.setattr(clock, "sleep", time.sleep)

@@ -6,7 +6,7 @@ import pytest
 import xxhash
 
 from stx_core.store import ledger, log
-from stx_core.store.filesystem import connect, read_bytes
+from stx_core.store.filesystem import read_bytes, remove, write_over
 from stx_core.store.schema import QUARANTINE, to_parquet
 from stx_core.store.sealed import decode, seal
 from stx_core.store.snapshot import commit_snapshot, read_manifest
@@ -20,11 +20,6 @@ SCHEMA = pa.schema(
 FACTS = {"dim": 2, "store_as": "float32"}
 
 
-def overwrite(url, data):
-    filesystem, path = connect(url)
-    filesystem.pipe_file(path, data)
-
-
 def finish(job, unit, claim, change):
     """Write a unit whose last row was bad: four rows out, one in quarantine."""
     key = job.key(unit)
@@ -35,8 +30,8 @@ def finish(job, unit, claim, change):
     values = {"id": bad.cast(pa.string()), "unit": [key], "row": [unit.stop - 1]}
     columns = [pa.array(values.get(field.name, [None]), field.type) for field in QUARANTINE]
     file, quarantine_file = f"data/dense/{key}-{claim.run}.parquet", f"quarantine/{key}.parquet"
-    overwrite(join(job.root, file), data)
-    overwrite(join(job.root, quarantine_file), to_parquet(pa.table(columns, schema=QUARANTINE)))
+    write_over(join(job.root, file), data)
+    write_over(join(job.root, quarantine_file), to_parquet(pa.table(columns, schema=QUARANTINE)))
     record = change(
         ledger.Record(**{
             "key": key, "output": "dense", "url": unit.url, "identity": unit.identity,
@@ -55,9 +50,6 @@ def finish(job, unit, claim, change):
 @pytest.fixture
 def publish(job):
     """Commits the job's four units; `change` may falsify what their records say."""
-    for folder in ("data/dense", "quarantine"):
-        filesystem, path = connect(join(job.root, folder))
-        filesystem.makedirs(path, exist_ok=True)
 
     def publish(change=lambda record: record, planned=None):
         claim = log.claim(job.root, "spec")
@@ -89,7 +81,7 @@ def test_a_flipped_byte_of_a_data_file_is_found(job, publish):
     url = a_file(job)
     data = bytearray(read_bytes(url))
     data[len(data) // 2] ^= 1
-    overwrite(url, bytes(data))
+    write_over(url, bytes(data))
 
     (problem,) = problems(job)
 
@@ -100,7 +92,7 @@ def test_a_truncated_data_file_is_found(job, publish):
     publish()
     url = a_file(job)
     data = read_bytes(url)
-    overwrite(url, data[:-100])
+    write_over(url, data[:-100])
 
     assert problems(job) == [f"{url}: {len(data) - 100} bytes, the manifest says {len(data)}"]
 
@@ -108,7 +100,7 @@ def test_a_truncated_data_file_is_found(job, publish):
 def test_a_damaged_quarantine_file_is_found(job, publish):
     publish()
     url = a_file(job, "quarantine_file")
-    overwrite(url, read_bytes(url)[:-100])
+    write_over(url, read_bytes(url)[:-100])
 
     (problem,) = problems(job)
 
@@ -119,8 +111,7 @@ def test_a_damaged_quarantine_file_is_found(job, publish):
 def test_a_missing_file_is_found(job, publish, column):
     publish()
     url = a_file(job, column)
-    filesystem, path = connect(url)
-    filesystem.rm_file(path)
+    remove(url)
 
     assert problems(job) == [f"{url}: missing, the manifest names it"]
 
@@ -130,7 +121,7 @@ def test_a_quarantine_file_with_other_ids_is_found(job, publish):
     url = a_file(job, "quarantine_file")
     table = pq.read_table(pa.BufferReader(read_bytes(url)))
     other = table.set_column(3, QUARANTINE.field("id"), pa.array(["77"]))
-    overwrite(url, to_parquet(other))
+    write_over(url, to_parquet(other))
 
     assert problems(job) == [f"{url}: 1 rows as the manifest says, but with other ids"]
 
@@ -166,7 +157,7 @@ def test_a_changed_segment_is_found_and_the_others_are_still_checked(job, publis
     publish()
     segments = log.latest(job.root).state["snapshot"]["segments"]
     url = join(job.root, segments[0]["file"])
-    overwrite(url, read_bytes(url) + b" ")
+    write_over(url, read_bytes(url) + b" ")
 
     assert problems(job) == [f"{url}: damaged segment (its checksum does not match)"]
 
@@ -193,7 +184,7 @@ def test_totals_that_are_not_the_sums_are_found(job, publish):
     body = decode(read_bytes(url))
     body["state"]["snapshot"]["rows"] = 21
     body["state"]["snapshot"]["outputs"]["dense"]["id_hash"] = "0" * 32
-    overwrite(url, canonical_json(seal(body)))
+    write_over(url, canonical_json(seal(body)))
 
     found = problems(job)
 
@@ -207,7 +198,7 @@ def test_a_log_entry_that_was_replaced_is_found(job, publish):
     url = log_url(job, 1)
     body = decode(read_bytes(url))
     body["kind"] = "rollback"
-    overwrite(url, canonical_json(seal(body)))
+    write_over(url, canonical_json(seal(body)))
 
     (problem,) = problems(job)
 
@@ -217,7 +208,7 @@ def test_a_log_entry_that_was_replaced_is_found(job, publish):
 @pytest.mark.parametrize("number", [1, 2])
 def test_a_damaged_log_entry_is_named_once(job, publish, number):
     publish()
-    overwrite(log_url(job, number), b"{}")
+    write_over(log_url(job, number), b"{}")
 
     (problem,) = problems(job)
 
@@ -228,8 +219,7 @@ def test_an_older_version_is_checked_by_its_own_manifest(job, publish):
     publish()
     old = a_file(job)
     publish()
-    filesystem, path = connect(old)
-    filesystem.rm_file(path)
+    remove(old)
 
     assert problems(job, version=2) == []
     assert problems(job, version=1) == [f"{old}: missing, the manifest names it"]
