@@ -28,7 +28,13 @@ def values(corpus, fault_model, tmp_path):
         "inputs": {"path": str(corpus)},
         "models": {"dense": {"model": str(fault_model)}},
         "output": {"path": str(tmp_path / "out")},
-        "resources": {"runner": "local", "rows_per_unit": ROWS_PER_UNIT, "cpus_per_actor": 2},
+        # The model in the driver itself: most tests want one process to hurt.
+        "resources": {
+            "runner": "local",
+            "supervised": False,
+            "rows_per_unit": ROWS_PER_UNIT,
+            "cpus_per_actor": 2,
+        },
     }
 
 
