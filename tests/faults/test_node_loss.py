@@ -47,6 +47,7 @@ def n_records(root):
     return len(list(root.glob("_stx/runs/*/units/*/*.json")))
 
 
+@pytest.mark.row(3)
 def test_a_run_outlives_a_lost_node(cluster, command, tmp_path):
     lost = cluster.add_node(num_cpus=2)
     process = subprocess.Popen(
