@@ -114,7 +114,7 @@ def _with_costs(plan: Plan, spec: EncodeSpec, corpus: Corpus, held: Held) -> Pla
     texts = sample_texts(corpus, spec.inputs, SAMPLE_ROWS)
     # Without actors and children the models are loaded in this process in any case.
     here = pool.runner == "local" and pool.stall_timeout_s is None
-    probe = probe_here if here else probe_encoders
+    probe = probe_here if here else partial(probe_encoders, stall_timeout_s=pool.stall_timeout_s)
     probes = probe(wanted, texts, pool.cpus) if wanted else {}
     parts = {name: replace(part, probe=probes.get(name)) for name, part in plan.parts.items()}
     return replace(plan, pool=pool, parts=parts)

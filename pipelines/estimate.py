@@ -3,14 +3,20 @@
 A process of its own keeps model and torch out of the driver, which holds plan and counts only.
 """
 
+import logging
 import multiprocessing
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from stx_core.errors import ModelError
+
+logger = logging.getLogger(__name__)
 
 # Enough texts for a mean token count within some percent, few enough for seconds on one core.
 SAMPLE_ROWS = 256
@@ -41,22 +47,54 @@ class EncoderProbe:
 
 
 def probe_encoders(
-    encoders: Mapping[str, Mapping[str, Any]], texts: Sequence[str], threads: int | None
+    encoders: Mapping[str, Mapping[str, Any]],
+    texts: Sequence[str],
+    threads: int | None,
+    stall_timeout_s: float | None,
 ) -> dict[str, EncoderProbe]:
     """Load each encoder in a fresh process, run the sample with `probe_here`, and end the process.
+
+    A text that kills or hangs the model may be in the sample. The run finds out which one it is;
+    here it only costs the estimate.
 
     Args:
         encoders: `EncoderSettings` as plain values, by output name.
         texts: the sample.
         threads: cores to use.
+        stall_timeout_s: how long to wait for the sample; None for ever.
 
     Raises:
         ModelError: a model cannot be loaded; better here than in every actor.
     """
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        plain = {name: dict(settings) for name, settings in encoders.items()}
-        return pool.submit(probe_here, plain, list(texts), threads).result()
+    try:
+        return _in_a_process(encoders, texts, threads, stall_timeout_s)
+    except (BrokenProcessPool, TimeoutError) as error:
+        logger.warning("no estimate: the sample ended its process (%s)", type(error).__name__)
+    try:
+        return _in_a_process(encoders, [], threads, None)
+    except BrokenProcessPool as error:
+        models = ", ".join(str(settings["model"]) for settings in encoders.values())
+        raise ModelError(
+            f"{models}: loading ended its process; check the model's files, and the device"
+        ) from error
+
+
+def _in_a_process(
+    encoders: Mapping[str, Mapping[str, Any]],
+    texts: Sequence[str],
+    threads: int | None,
+    timeout_s: float | None,
+) -> dict[str, EncoderProbe]:
+    plain = {name: dict(settings) for name, settings in encoders.items()}
+    before = set(multiprocessing.active_children())
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(probe_here, plain, list(texts), threads).result(timeout_s)
+        except TimeoutError:
+            # The pool would wait for it.
+            for process in set(multiprocessing.active_children()) - before:
+                process.kill()
+            raise
 
 
 def probe_here(

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer
 
 from stx_core.errors import ModelError
@@ -138,7 +139,7 @@ def load_backbone(
             output_loading_info=True,
             **_model_arguments(options, folder),
         )
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, SafetensorError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise ModelError(f"{folder}: transformers cannot load it as {name}: {error}") from error

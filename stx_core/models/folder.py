@@ -182,12 +182,18 @@ def load_weights(folder: Path, *, allow_pickle: bool) -> "dict[str, Tensor]":
     """Weights of one module, on the CPU: safetensors, or a pickle where that is allowed.
 
     Raises:
-        ModelError: there are no weights, or only pickled ones and `allow_pickle` is False.
+        ModelError: there are no weights, or only pickled ones and `allow_pickle` is False, or the
+            file is damaged.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    if (folder / SAFE_WEIGHTS).is_file():
-        return dict(load_file(folder / SAFE_WEIGHTS))
+    path = folder / SAFE_WEIGHTS
+    if path.is_file():
+        try:
+            return dict(load_file(path))
+        except SafetensorError as error:
+            raise ModelError(f"{path} is damaged ({error}); fetch it again") from error
     refuse_pickle(folder, SAFE_WEIGHTS, allow_pickle=allow_pickle)
     import pickle
 

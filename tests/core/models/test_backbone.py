@@ -194,3 +194,11 @@ def test_a_complete_checkpoint_is_loaded_without_complaint(tmp_path, caplog):
         load_backbone(tmp_path, "feature-extraction", LoadOptions(), needs_pooler=True)
 
     assert caplog.text == ""
+
+
+def test_cut_weights_are_an_error_of_the_model(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-40])
+
+    with pytest.raises(ModelError, match="cannot load it"):
+        load_backbone(folder, "feature-extraction", LoadOptions())

@@ -232,3 +232,12 @@ def test_pickled_weights_count_where_there_are_no_others(tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(b"1")
 
     assert fingerprint_files(tmp_path) != before
+
+
+def test_cut_weights_are_an_error_that_names_the_file(tmp_path):
+    save_weights(tmp_path, {"weight": torch.zeros(4, 4)})
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-40])
+
+    with pytest.raises(ModelError, match=r"model\.safetensors is damaged .* fetch it again"):
+        load_weights(tmp_path, allow_pickle=False)
