@@ -63,7 +63,7 @@ def spec(evil_corpus, minilm, tmp_path):
         "inputs": {"path": str(evil_corpus)},
         "models": {"dense": {"model": str(minilm)}},
         "output": {"path": str(tmp_path / "out")},
-        "resources": {"runner": "local"},
+        "resources": {"runner": "local", "supervised": False},
     }
 
 

@@ -151,7 +151,7 @@ def spec_for(folder, corpus, model, out):
             "inputs": {"path": str(folder / "corpus"), "columns": corpus.copied},
             "models": {name: {"model": str(model), **v} for name, v in corpus.models.items()},
             "output": {"path": str(folder / out)},
-            "resources": {"runner": "local", "rows_per_unit": ROWS_PER_UNIT},
+            "resources": {"runner": "local", "rows_per_unit": ROWS_PER_UNIT, "supervised": False},
         }
     )
 

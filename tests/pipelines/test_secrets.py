@@ -43,7 +43,7 @@ def run(s3_root, static_model, tmp_path, short_folder):
             "inputs": {"path": join(s3_root, "in")},
             "models": {"dense": {"model": str(static_model)}},
             "output": {"path": join(s3_root, "out")},
-            "resources": {"runner": "local"},
+            "resources": {"runner": "local", "supervised": False},
         }
         (tmp_path / "encode.yaml").write_text(json.dumps(values))
         options = [part for pair in sets for part in ("--set", pair.format(root=s3_root))]
