@@ -10,7 +10,7 @@ def rollback(
     version: Annotated[int, typer.Argument(help="One of `stx show PATH --versions`.")],
 ) -> None:
     """Publish the content of an older version as a new one; nothing is deleted."""
-    from stx_core.store.snapshot import rollback as restore
+    from stx_core.store.commit import rollback as restore
 
     info = restore(path, version)
     print(f"{path}: version {info.version} is current, with {info.rows:,} rows of run {info.run}")

@@ -35,10 +35,11 @@ from stx_core import failpoints
 from stx_core.errors import CommitConflict, InputError, SpecError, Stopped
 from stx_core.store import create, ledger, log
 from stx_core.store.beat import Heartbeat
+from stx_core.store.commit import commit_snapshot
 from stx_core.store.retries import add_counts, take_counts
 from stx_core.store.s3 import use_options
 from stx_core.store.shards import Mark
-from stx_core.store.snapshot import commit_snapshot, output_schema, snapshot_state
+from stx_core.store.snapshot import output_schema, snapshot_state
 from stx_core.store.units import Unit, plan_units
 from stx_core.store.urls import redact
 

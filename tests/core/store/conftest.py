@@ -6,11 +6,11 @@ import pyarrow as pa
 import pytest
 
 from stx_core.store import clock
+from stx_core.store.commit import commit_snapshot
 from stx_core.store.filesystem import write_new
 from stx_core.store.ledger import Record, to_table
 from stx_core.store.schema import dense_column, to_parquet
 from stx_core.store.shards import Shard
-from stx_core.store.snapshot import commit_snapshot
 from stx_core.store.units import Unit, id_hash, plan_units, unit_key
 from stx_core.store.urls import join
 

@@ -5,12 +5,12 @@ import pytest
 from stx_core.errors import CommitConflict, Fenced, SnapshotExpired, StoreError
 from stx_core.store import gc as module
 from stx_core.store import ledger, log, snapshot
+from stx_core.store.commit import rollback
 from stx_core.store.filesystem import list_objects, write_new, write_over
 from stx_core.store.gc import gc
 from stx_core.store.snapshot import (
     open_snapshot,
     read_manifest,
-    rollback,
     snapshot_files,
     snapshot_info,
     versions,

@@ -8,14 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from stx_core.errors import CommitConflict, Fenced, StoreError
-from stx_core.store import ledger, log, manifest, snapshot
+from stx_core.store import commit, ledger, log, manifest
+from stx_core.store.commit import commit_snapshot, rollback
 from stx_core.store.filesystem import connect, list_sizes, write_new
 from stx_core.store.schema import dense_matrix
 from stx_core.store.snapshot import (
-    commit_snapshot,
     open_snapshot,
     read_manifest,
-    rollback,
     snapshot_files,
     snapshot_info,
     versions,
@@ -326,7 +325,7 @@ def test_no_temporary_files_stay_behind(committed):
 
 def test_publishing_checks_before_it_writes_anything(job, monkeypatch):
     claim = log.claim(job.root, "spec")
-    monkeypatch.setattr(snapshot, "write_segments", lambda *args: pytest.fail("wrote a segment"))
+    monkeypatch.setattr(commit, "write_segments", lambda *args: pytest.fail("wrote a segment"))
 
     with pytest.raises(StoreError):
         job.publish(claim, [])

@@ -1,0 +1,212 @@
+"""Publish snapshots: check that a run is complete, make it current; go back to an older one."""
+
+import base64
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from stx_core.errors import CommitConflict, StoreError
+from stx_core.store import log
+from stx_core.store.filesystem import list_sizes
+from stx_core.store.ledger import find_problem, to_records
+from stx_core.store.log import Claim
+from stx_core.store.manifest import (
+    MANIFEST,
+    Planned,
+    assemble,
+    read_segments,
+    split_shards,
+    summarise,
+    write_segments,
+)
+from stx_core.store.snapshot import SnapshotInfo, check_kept, snapshot_state, to_info
+from stx_core.store.urls import join, redact
+
+Keeps = Callable[[str], bool]
+"""Says of a shard, by its URL, that a run does not speak about it: its rows stay as they are."""
+
+
+@dataclass(frozen=True)
+class _Base:
+    """A version to build on; 0, without rows and outputs, when there is none."""
+
+    version: int
+    rows: pa.Table
+    segments: list[dict[str, Any]]
+    outputs: Mapping[str, Mapping[str, Any]]
+
+
+def commit_snapshot(
+    root: str,
+    claim: Claim,
+    planned: Planned,
+    records: pa.Table,
+    outputs: Mapping[str, Mapping[str, Any]],
+    schemas: Mapping[str, pa.Schema],
+    keeps: Keeps | None = None,
+) -> SnapshotInfo:
+    """Check that all planned work is done and on disk, then publish it as the next version.
+
+    A planned key without a record is taken over from the snapshot that the run builds on, if it
+    is there: the same key is the same content. When another run committed meanwhile and left the
+    shards alone that this one speaks about, this one builds on that snapshot instead.
+
+    Args:
+        root: the dataset.
+        claim: of the run.
+        planned: all units of the snapshot, by output and key.
+        records: of this run, see `ledger.RECORDS`.
+        outputs: what to remember of each output, as JSON values.
+        schemas: of each output's files.
+        keeps: shards that stay as they are; None when the run speaks about the whole corpus.
+
+    Raises:
+        StoreError: units are missing, counts or ids do not add up, or a file is not there.
+        Fenced: a newer start took the run over.
+        CommitConflict: another run committed, and it changed what this one speaks about.
+    """
+    if log.is_committed(root, claim.run):
+        entry = log.commit(root, claim.run, claim.epoch, {})
+        return to_info(entry.state["snapshot"])
+    # The commit asks this again; here it comes before complaints about files that gc removed.
+    log.check(root, claim.run, claim.epoch)
+    _check_records(root, records)
+    base = _base(root, claim.base)
+    while True:
+        rows = assemble(planned, records, base.rows, root)
+        if keeps is not None:
+            rows = pa.concat_tables([_kept_rows(root, base, planned, outputs, keeps), rows])
+        _check_files(root, rows)
+        body = _body(root, rows, outputs, schemas)
+        body["segments"] = write_segments(root, claim.run, claim.epoch, rows, base.segments)
+        try:
+            entry = log.commit(root, claim.run, claim.epoch, body, base=base.version)
+            return to_info(entry.state["snapshot"])
+        except CommitConflict:
+            winner = _base(root, None)
+            if not _same_shards(base.rows, winner.rows, keeps):
+                raise
+            base = winner
+
+
+def _base(root: str, version: int | None) -> _Base:
+    if version == 0:
+        return _Base(0, MANIFEST.empty_table(), [], {})
+    snapshot = snapshot_state(root, version)
+    segments = snapshot["segments"]
+    return _Base(snapshot["version"], read_segments(root, segments), segments, snapshot["outputs"])
+
+
+def _same_shards(before: pa.Table, after: pa.Table, keeps: Keeps | None) -> bool:
+    """Whether two manifests agree on all shards but those that the run keeps."""
+    if keeps is None:
+        return bool(before.equals(after))
+    return bool(split_shards(before, keeps)[1].equals(split_shards(after, keeps)[1]))
+
+
+def _kept_rows(
+    root: str,
+    base: _Base,
+    planned: Planned,
+    outputs: Mapping[str, Mapping[str, Any]],
+    keeps: Keeps,
+) -> pa.Table:
+    """The rows of the base that stay; they must come from the outputs that the run writes."""
+    if any(keeps(unit.url) for units in planned.values() for unit in units.values()):
+        raise ValueError("a shard is both planned and kept")
+    has, writes = _fingerprints(base.outputs), _fingerprints(outputs)
+    if base.version and has != writes:
+        raise CommitConflict(
+            f"{redact(root)}: version {base.version} has the outputs {_names(has)}, this run "
+            f"writes {_names(writes)}; to keep a part of the corpus both must be the same"
+        )
+    return split_shards(base.rows, keeps)[0]
+
+
+def _fingerprints(outputs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    return {name: str(facts["fingerprint"]) for name, facts in outputs.items()}
+
+
+def _names(fingerprints: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} ({print_[:12]})" for name, print_ in sorted(fingerprints.items()))
+
+
+def _check_records(root: str, records: pa.Table) -> None:
+    for record in to_records(records):
+        if problem := find_problem(record):
+            raise StoreError(f"{redact(root)}: record of unit {record.key}: {problem}")
+
+
+def _check_files(root: str, rows: pa.Table) -> None:
+    """Each named file is there, with its size, and named once by an output."""
+    sizes = {f"data/{name}": size for name, size in list_sizes(join(root, "data")).items()}
+    quarantined = list_sizes(join(root, "quarantine"))
+    columns = ("output", "key", "file", "size", "quarantine_file")
+    seen: set[tuple[str, str]] = set()
+    for output, key, file, size, bad in zip(
+        *(rows[name].to_pylist() for name in columns), strict=True
+    ):
+        if file and sizes.get(file) != size:
+            raise StoreError(
+                f"{redact(join(root, file))}: {sizes.get(file, 'no')} bytes found, the record of "
+                f"unit {key} says {size}; restore the file, or remove the record"
+            )
+        if bad and bad.removeprefix("quarantine/") not in quarantined:
+            raise StoreError(
+                f"{redact(join(root, bad))}: missing, unit {key} names it; restore the file"
+            )
+        if file and (output, file) in seen:
+            raise StoreError(f"{redact(root)}: two units name the same file; nothing was published")
+        seen.add((output, file))
+
+
+def _body(
+    root: str,
+    rows: pa.Table,
+    outputs: Mapping[str, Mapping[str, Any]],
+    schemas: Mapping[str, pa.Schema],
+) -> dict[str, Any]:
+    """What the log says of the new snapshot, but for its segments."""
+    summaries = {name: summarise(rows, name) for name in outputs}
+    reads = {(each["rows_in"], each["id_hash_in"]) for each in summaries.values()}
+    if len(reads) > 1:
+        raise StoreError(
+            f"{redact(root)}: the outputs {', '.join(outputs)} were made from different rows "
+            f"({sorted(read[0] for read in reads)}); run again"
+        )
+    (n_rows, id_hash) = reads.pop() if reads else (0, f"{0:032x}")
+    return {
+        "outputs": {
+            name: {
+                **outputs[name],
+                "schema": base64.b64encode(schemas[name].serialize().to_pybytes()).decode(),
+                **{key: value for key, value in summaries[name].items() if not key.endswith("_in")},
+            }
+            for name in outputs
+        },
+        "rows": n_rows,
+        "id_hash": id_hash,
+    }
+
+
+def rollback(root: str, version: int) -> SnapshotInfo:
+    """Make the content of an older version current again, as a new version.
+
+    Raises:
+        SnapshotExpired: gc removed that version.
+        StoreError: there never was such a version, or a file of it is missing.
+    """
+    old = snapshot_state(root, version)
+    _check_files(root, read_segments(root, old["segments"]))
+
+    def change(state: log.State, number: int) -> log.State | None:
+        # Once more: gc may have come between, and what it dropped is about to be deleted.
+        check_kept(root, state, version)
+        if version == log.current_version(state):
+            return None
+        log.publish(state, number, old)
+        return state
+
+    return to_info(log.append(root, "rollback", change).state["snapshot"])
