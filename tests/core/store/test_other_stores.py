@@ -1,7 +1,7 @@
 """Google's and Azure's stores: their real clients against their documented answers.
 
-No emulator of either is a Python package, so the two handlers below give the answers of the
-services' documentation to the few requests that the commit protocol makes.
+The two handlers below give the answers of the services' documentation to the few requests that the
+commit protocol makes.
 """
 
 import base64
