@@ -51,7 +51,7 @@ class Expected:
 def clean_run(values: dict, output: Path) -> Expected:
     """Encode a corpus of local Parquet files in this process, undisturbed."""
     folder = Path(values["inputs"]["path"])
-    tables = [pq.read_table(path, columns=["id"]) for path in sorted(folder.glob("*.parquet"))]
+    tables = [pq.read_table(path, columns=["id"]) for path in sorted(folder.rglob("*.parquet"))]
     ids = Counter(pa.concat_tables(tables).column("id").to_pylist())
     run_encode(parse_spec(values | {"output": {"path": str(output)}}))
     return Expected(ids, sorted_rows(str(output)), quarantined(str(output)))

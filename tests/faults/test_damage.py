@@ -140,3 +140,23 @@ def test_a_flipped_byte_in_a_line_of_text_quarantines_that_line_alone(
     assert done.returncode == 0, done.stderr
     assert "1 x malformed" in done.stdout
     assert "6 x null_text" in done.stdout
+
+
+@pytest.mark.row(19)
+@pytest.mark.parametrize(
+    ("folder", "damage"),
+    [("data", flip), ("data", cut), ("quarantine", cut), ("_stx/segments", flip)],
+)
+def test_damage_in_what_was_committed_is_named_by_verify(job, tmp_path, folder, damage):
+    assert job.run().returncode == 0
+    job.end_check()
+    sound = job.stx("verify", job.root)
+    bad = only(tmp_path / "out" / folder, "*.parquet")
+    damage(bad)
+
+    verified = job.stx("verify", job.root)
+
+    assert sound.returncode == 0, sound.stdout
+    assert verified.returncode == 1
+    assert bad.name in verified.stdout + verified.stderr
+    assert "Traceback" not in verified.stderr

@@ -110,6 +110,7 @@ def assert_a_further_run_does_nothing(command, root):
     assert sorted(root.rglob("*")) == before
 
 
+@pytest.mark.row(1)
 def test_a_killed_actor_is_replaced_and_nothing_is_lost(command, tmp_path):
     root = tmp_path / "out"
     process = start(command)
@@ -127,6 +128,7 @@ def test_a_killed_actor_is_replaced_and_nothing_is_lost(command, tmp_path):
     assert_a_further_run_does_nothing(command, root)
 
 
+@pytest.mark.row(4)
 def test_a_killed_driver_is_resumed_by_the_next_start(command, tmp_path):
     root = tmp_path / "out"
     process = start(command)

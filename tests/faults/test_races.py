@@ -130,3 +130,35 @@ def test_of_two_runs_over_the_same_files_the_later_commit_plans_again(two_runs, 
     first.reader.stop()
     second.expected = check.clean_run(second.values, tmp_path / "clean")
     second.end_check()
+
+
+@pytest.mark.row(9)
+def test_of_two_backfills_of_different_files_the_later_commit_encodes_nothing_again(
+    make_job, values, corpus, tmp_path
+):
+    for number, path in enumerate(sorted(corpus.iterdir())):
+        (corpus / f"part={number}").mkdir()
+        path.rename(corpus / f"part={number}" / path.name)
+    jobs = []
+    for number in ("0", "1"):
+        only = {"backfill": {"partitions": [["part", "==", number]]}}
+        jobs.append(make_job(values | only, expected=None))
+        jobs[-1].arm("commit.before", "SIGSTOP")
+    processes = [job.start() for job in jobs]
+    for process in processes:
+        wait_until_stopped(process)
+
+    ended = []
+    for process in processes:
+        wake(process)
+        ended.append(finish(process))
+
+    assert [done.returncode for done in ended] == [0, 0], [done.stderr for done in ended]
+    assert "committed version 2" in ended[1].stdout
+    assert ended[1].stdout.count("plan for") == 1
+    whole = make_job(values, check.clean_run(values, tmp_path / "clean"))
+    done = whole.run()
+    assert done.returncode == 0, done.stderr
+    assert f"carried over {2 * N_UNITS // 3} units" in done.stdout
+    assert len(data_files(whole)) == N_UNITS
+    whole.end_check()
