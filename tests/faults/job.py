@@ -1,6 +1,7 @@
 """One encode job as the fault tests run it: the real command line in processes of its own."""
 
 import copy
+import itertools
 import json
 import os
 import signal
@@ -55,15 +56,16 @@ class Job:
             **(environment or {}),
         }
         self.killed = False
+        self._numbers = itertools.count(1)
         self.reader = check.Reader(self.root)
         self.reader.start()
 
     def arm(self, name: str, action: str, at: int = 1) -> None:
         """Hurt whoever comes by this failpoint as the `at`-th from now."""
         self.killed = self.killed or action == "SIGKILL"
-        for number in range(1, at):
-            (self.tokens / f"{name}@{number:05d}=pass").touch()
-        (self.tokens / f"{name}@{at:05d}={action}").touch()
+        for step in ["pass"] * (at - 1) + [action]:
+            # Numbers are never used twice: taken tokens are kept, and counted.
+            (self.tokens / f"{name}@{next(self._numbers):06d}={step}").touch()
 
     def disarm(self) -> None:
         """Take the tokens away that nobody came for."""

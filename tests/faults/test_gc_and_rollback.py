@@ -16,7 +16,7 @@ from tests.faults.job import finish, wait_until_stopped, wake
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
 
-AT_ONCE = ("--keep", "1", "--older-than", "0", "--abandon-after", "0")
+AT_ONCE = ("--keep", "1", "--older-than", "0")
 
 
 def change_corpus(corpus, first):
@@ -31,8 +31,8 @@ def grow_old(root):
         os.utime(path, (then, then))
 
 
-def collect(job):
-    done = job.stx("gc", job.root, *AT_ONCE)
+def collect(job, *options):
+    done = job.stx("gc", job.root, *AT_ONCE, *options)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -70,7 +70,7 @@ def test_a_run_that_gc_gave_up_inside_its_commit_publishes_nothing(job):
     wait_until_stopped(process)
     grow_old(job.root)
 
-    said = collect(job)
+    said = collect(job, "--abandon-after", "0")
     wake(process)
     fenced = finish(process)
 

@@ -70,7 +70,7 @@ def fragile_model(tmp_path_factory, tiny_bert):
     return folder
 
 
-N_ROWS, ROWS_PER_UNIT = 48, 16
+N_ROWS, ROWS_PER_UNIT = 48, 8
 
 
 def write_corpus(folder, special):
@@ -118,10 +118,10 @@ def n_loads(model):
     return len(loads(model).read_text().split())
 
 
-# Of a unit of 16 rows, each death halves what is left. Planning loads the model too, and, as its
+# Of a unit of 8 rows, each death halves what is left. Planning loads the model too, and, as its
 # sample holds all texts of so small a corpus, once more without texts.
 LOADS_OF_PLANNING = 2
-LOADS_OF_A_BISECTION = 4 + 2
+LOADS_OF_A_BISECTION = 3 + 2
 
 
 @pytest.mark.row(25)

@@ -134,7 +134,8 @@ class Soak:
         before = self.job.fired(place)
         self.go_on()
         wait_until(lambda: self.job.fired(place) > before)
-        wait_until(lambda: self.process.poll() is not None)
+        if action == "SIGKILL":
+            self.process.wait()
 
     def _network(self, kind: str, what: str) -> None:
         mode, settings = kind.split(" ")[0], NETWORK[kind]

@@ -1,6 +1,7 @@
 import asyncio
 import errno
 
+import aiohttp.http_exceptions
 import azure.core.exceptions
 import gcsfs.retry
 import pytest
@@ -180,3 +181,12 @@ def test_the_error_says_what_to_do(error, advice):
     assert told.startswith("s3://bucket/key: ")
     assert advice in told
     assert "\n" not in told
+
+
+def test_an_answer_that_broke_off_is_asked_for_again():
+    # aiohttp gives its own errors the code 400, which no server has said.
+    broken = aiohttp.ClientPayloadError("Response payload is not completed")
+    broken.__cause__ = aiohttp.http_exceptions.ContentLengthError("not enough data")
+
+    assert retries.answer(broken) == (None, "")
+    assert is_transient(broken)
