@@ -13,7 +13,7 @@ import pyarrow as pa
 from pipelines import carry, cluster, sources, stream, unit_table
 from pipelines.corpus import Corpus, list_corpus, priority, read_unit, sample_texts
 from pipelines.duplicates import find_duplicates
-from pipelines.estimate import SAMPLE_ROWS, probe_encoders, probe_here
+from pipelines.estimate import SAMPLE_ROWS, EncoderProbe, probe_encoders, probe_here
 from pipelines.plan import (
     Held,
     Plan,
@@ -47,6 +47,9 @@ logger = logging.getLogger(__name__)
 
 # A dataset that other runs change all the time: at some point a person should look.
 _MAX_PLANS = 3
+
+# Share of the snapshot's rows up to which a plan trusts what was measured before.
+_FEW_ROWS = 0.05
 
 
 class View:
@@ -108,17 +111,28 @@ def _with_costs(plan: Plan, spec: EncodeSpec, corpus: Corpus, held: Held) -> Pla
     cpus, gpus = cluster.cluster_size(spec.resources.runner, available_cores())
     pool = make_pool(spec.resources, cpus, gpus)
     cluster.check_fits([_stage(replace(plan, pool=pool))], cpus, gpus)
-    # An output whose encoder wrote the current snapshot, with no text to encode, is known already.
-    known = {name for name, facts in held.outputs.items() if not plan.parts[name].rows_to_encode
-             and facts["fingerprint"] == plan.parts[name].fingerprint}  # fmt: skip
-    wanted = {n: part.settings.as_dict() for n, part in plan.parts.items() if n not in known}
-    texts = sample_texts(corpus, spec.inputs, SAMPLE_ROWS)
+    probes = _remembered(plan, held)
+    wanted = {n: part.settings.as_dict() for n, part in plan.parts.items() if n not in probes}
+    texts = sample_texts(corpus, spec.inputs, SAMPLE_ROWS) if wanted else []
     # Without actors and children the models are loaded in this process in any case.
     here = pool.runner == "local" and pool.stall_timeout_s is None
     probe = probe_here if here else partial(probe_encoders, stall_timeout_s=pool.stall_timeout_s)
-    probes = probe(wanted, texts, pool.cpus) if wanted else {}
+    probes |= probe(wanted, texts, pool.cpus) if wanted else {}
     parts = {name: replace(part, probe=probes.get(name)) for name, part in plan.parts.items()}
     return replace(plan, pool=pool, parts=parts)
+
+
+def _remembered(plan: Plan, held: Held) -> dict[str, EncoderProbe]:
+    """What was measured of encoders that wrote the current snapshot, where few rows are new.
+
+    Loading a model to measure it again would take longer than the run.
+    """
+    return {
+        name: EncoderProbe(**facts["probe"])
+        for name, facts in held.outputs.items()
+        if facts["fingerprint"] == plan.parts[name].fingerprint
+        and plan.parts[name].rows_to_encode <= _FEW_ROWS * facts["rows"]
+    }
 
 
 def _stage(plan: Plan) -> stream.StageSpec:
@@ -158,7 +172,7 @@ def _run(
                 f"{redact(root)}: another start changed the dataset while this one planned"
             )
         plan = sources.publish(plan, claim.run)
-        facts = output_facts(plan, held)
+        facts = output_facts(plan)
         schemas = output_schemas(corpus.schema, spec.inputs, facts)
         if held.kept:
             _check_schemas(root, held, schemas)

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from pipelines import carry, unit_table
-from pipelines.plan import Held, Plan
+from pipelines.plan import Plan
 from pipelines.spec import Inputs
 from stx_core import failpoints
 from stx_core.errors import StoreError
@@ -45,19 +45,21 @@ class Sink:
     facts: Mapping[str, Mapping[str, Any]]
 
 
-def output_facts(plan: Plan, held: Held) -> dict[str, dict[str, Any]]:
+def output_facts(plan: Plan) -> dict[str, dict[str, Any]]:
     """What a snapshot remembers of each output: enough to encode a query the same way."""
     facts = {}
     for name, part in plan.parts.items():
-        known = held.outputs.get(name, {}) if part.probe is None else asdict(part.probe)
+        assert part.probe is not None  # set by the plan
+        probe = asdict(part.probe)
         facts[name] = {
             "type": part.settings.type,
             "model": part.settings.model,
             "fingerprint": part.fingerprint,
-            "dim": known["dim"],
-            "similarity": known["similarity"],
+            "dim": probe["dim"],
+            "similarity": probe["similarity"],
             "store_as": part.settings.store_as,
             "settings": part.settings.as_dict(),
+            "probe": probe,
         }
     return facts
 

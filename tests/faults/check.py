@@ -1,5 +1,6 @@
 """The end check: what must hold of a dataset after any fault, however the run came to its end."""
 
+import json
 import threading
 from collections import Counter
 from dataclasses import dataclass
@@ -49,10 +50,14 @@ class Expected:
 
 
 def clean_run(values: dict, output: Path) -> Expected:
-    """Encode a corpus of local Parquet files in this process, undisturbed."""
+    """Encode a corpus of local files, Parquet or lines, in this process, undisturbed."""
     folder = Path(values["inputs"]["path"])
-    tables = [pq.read_table(path, columns=["id"]) for path in sorted(folder.rglob("*.parquet"))]
-    ids = Counter(pa.concat_tables(tables).column("id").to_pylist())
+    ids: Counter = Counter()
+    for path in folder.rglob("*.parquet"):
+        ids.update(pq.read_table(path, columns=["id"]).column("id").to_pylist())
+    for path in folder.glob("*.jsonl"):
+        lines = path.read_text(errors="replace").splitlines()
+        ids.update(json.loads(line)["id"] for line in lines)
     run_encode(parse_spec(values | {"output": {"path": str(output)}}))
     return Expected(ids, sorted_rows(str(output)), quarantined(str(output)))
 

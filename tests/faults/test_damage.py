@@ -138,7 +138,7 @@ def test_a_flipped_byte_in_a_line_of_text_quarantines_that_line_alone(
     done = make_job(good, check.clean_run(good, tmp_path / "clean-lines")).run()
 
     assert done.returncode == 0, done.stderr
-    assert "1 x malformed" in done.stdout
+    assert "1 x invalid_utf8" in done.stdout
     assert "6 x null_text" in done.stdout
 
 

@@ -369,3 +369,19 @@ def test_the_record_of_a_unit_says_how_many_rows_were_carried_over(base, spec_of
     records = [json.loads(path.read_text()) for path in folder.rglob("*.json")]
     assert sum(record["rows_out"] for record in records) == 250
     assert sum(record["rows_carried"] for record in records) == 248
+
+
+def test_where_few_rows_are_new_the_plan_remembers_what_was_measured(
+    corpus, spec_of, tmp_path, monkeypatch
+):
+    run_encode(spec_of(corpus))
+    table = pq.read_table(corpus / "part-0.parquet").to_pydict()
+    table["text"][3] = "glass glass"
+    pq.write_table(pa.table(table), corpus / "part-0.parquet")
+    monkeypatch.setattr("pipelines.encode.probe_here", lambda *_: pytest.fail("loaded a model"))
+    watcher = Watcher()
+
+    run_encode(spec_of(corpus), watcher, dry_run=True)
+
+    assert 0 < watcher.part.rows_to_encode <= 0.05 * 250
+    assert watcher.part.probe.tokens_per_row > 1
