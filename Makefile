@@ -22,8 +22,9 @@ demo: $(VENV)/demo.done
 test: lint
 	OMP_NUM_THREADS=2 $(BIN)/pytest
 
+# make test-faults TESTS=tests/faults/test_kill.py     only some of them
 test-faults: $(VENV)/dev.done
-	OMP_NUM_THREADS=2 $(BIN)/pytest -m faults
+	OMP_NUM_THREADS=2 $(BIN)/pytest -m faults $(TESTS)
 
 soak: $(VENV)/dev.done
 	OMP_NUM_THREADS=2 SEED=$(SEED) FAULTS=$(FAULTS) $(BIN)/pytest -m soak tests/faults
