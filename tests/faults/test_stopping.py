@@ -11,6 +11,13 @@ from tests.faults.job import finish, wait_until_stopped, wake
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 
 
+@pytest.fixture
+def job(job):
+    """A stop ends the workers where they stand, maybe in the middle of a write."""
+    job.killed = True
+    return job
+
+
 @pytest.mark.row(5)
 @pytest.mark.parametrize("place", ["encode.mid", "ledger.after"])
 def test_a_terminated_run_pauses_with_its_finished_units_kept(job, place):
