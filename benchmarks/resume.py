@@ -88,11 +88,17 @@ def synthetic_record(unit, key: str, claim: log.Claim) -> ledger.Record:
     return ledger.Record(
         **{field: 0 for field, kind in ledger.Record.__annotations__.items() if kind is int}
         | {"key": key, "output": "dense", "url": unit.url, "identity": unit.identity}
-        | {"start": unit.start, "stop": unit.stop, "rows_in": 1, "rows_out": 1, "n_tokens": 200}
+        | {"start": unit.start, "stop": unit.stop, "rows_in": 1, "rows_out": 1, "file_rows": 1}
         | {"file": f"data/dense/{key}-{claim.run}-1-0123456789ab.parquet", "quarantine_file": ""}
         | {"reasons": {}, "seconds": {"read": 0.012345, "encode": 0.5, "write": 0.012345}}
         | {"id_hash_in": id_hash, "id_hash_out": id_hash, "id_hash_quarantined": nothing}
-        | {"size": 4000, "checksum": key, "run": claim.run, "epoch": claim.epoch}
+        | {
+            "size": 4000,
+            "checksum": key,
+            "quarantine_checksum": "",
+            "run": claim.run,
+            "epoch": claim.epoch,
+        }
     )
 
 

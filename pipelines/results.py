@@ -4,7 +4,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -122,19 +122,16 @@ def _write_output(unit: Unit, name: str, key: str, table: pa.Table, sink: Sink) 
     rejected = _rejected(table, name)
     good, bad = table.filter(rejected.is_null()), table.filter(rejected.is_valid())
     stem = f"{key}-{sink.run}-{sink.epoch}-{uuid.uuid4().hex[:12]}.parquet"
-    file, size, checksum = "", 0, ""
+    written = quarantined = _NO_FILE
     if good.num_rows:
-        file = f"data/{name}/{stem}"
-        data = to_parquet(_output_rows(good, name, sink.schemas[name]), _metadata(name, sink))
-        size, checksum = len(data), xxhash.xxh3_128_hexdigest(data)
         failpoints.hit("write.before")
-        write_new(join(sink.root, file), data)
-        _check_footer(join(sink.root, file), good.num_rows)
-    quarantine = ""
+        data = to_parquet(_output_rows(good, name, sink.schemas[name]), _metadata(name, sink))
+        written = _write(sink.root, f"data/{name}/{stem}", data)
+        _check_footer(join(sink.root, written.name), good.num_rows)
     if bad.num_rows:
-        quarantine = f"quarantine/{stem}"
         reasons = rejected.filter(rejected.is_valid())
-        write_new(join(sink.root, quarantine), to_parquet(_quarantined(unit, key, bad, reasons)))
+        data = to_parquet(_quarantined(unit, key, bad, reasons))
+        quarantined = _write(sink.root, f"quarantine/{stem}", data)
     record = ledger.Record(
         key=key,
         output=name,
@@ -142,8 +139,8 @@ def _write_output(unit: Unit, name: str, key: str, table: pa.Table, sink: Sink) 
         identity=unit.identity,
         start=unit.start,
         stop=unit.stop,
-        file=file,
-        quarantine_file=quarantine,
+        file=written.name,
+        quarantine_file=quarantined.name,
         rows_in=notes["rows_in"],
         rows_filtered=notes["n_filtered"],
         rows_out=good.num_rows,
@@ -154,8 +151,11 @@ def _write_output(unit: Unit, name: str, key: str, table: pa.Table, sink: Sink) 
         id_hash_quarantined=_hex(bad),
         n_tokens=pc.sum(good.column(f"{name}.n_tokens")).as_py() or 0,
         n_truncated=pc.sum(good.column(f"{name}.truncated")).as_py() or 0,
-        size=size,
-        checksum=checksum,
+        size=written.size,
+        checksum=written.checksum,
+        file_rows=good.num_rows,
+        quarantine_size=quarantined.size,
+        quarantine_checksum=quarantined.checksum,
         seconds=notes["seconds"] | {"write": time.perf_counter() - start},
         run=sink.run,
         epoch=sink.epoch,
@@ -163,6 +163,20 @@ def _write_output(unit: Unit, name: str, key: str, table: pa.Table, sink: Sink) 
         tokens_carried=carry.tokens_carried(good, name),
     )
     return ledger.record(sink.root, sink.run, record)
+
+
+class _File(NamedTuple):
+    name: str
+    size: int
+    checksum: str
+
+
+_NO_FILE = _File("", 0, "")
+
+
+def _write(root: str, name: str, data: bytes) -> _File:
+    write_new(join(root, name), data)
+    return _File(name, len(data), xxhash.xxh3_128_hexdigest(data))
 
 
 def _rejected(table: pa.Table, output: str) -> pa.Array:

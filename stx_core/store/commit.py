@@ -141,22 +141,22 @@ def _check_records(root: str, records: pa.Table) -> None:
 
 def _check_files(root: str, rows: pa.Table) -> None:
     """Each named file is there, with its size, and named once by an output."""
-    sizes = {f"data/{name}": size for name, size in list_sizes(join(root, "data")).items()}
-    quarantined = list_sizes(join(root, "quarantine"))
-    columns = ("output", "key", "file", "size", "quarantine_file")
+    sizes = {
+        f"{folder}/{name}": size
+        for folder in ("data", "quarantine")
+        for name, size in list_sizes(join(root, folder)).items()
+    }
+    columns = ("output", "key", "file", "size", "quarantine_file", "quarantine_size")
     seen: set[tuple[str, str]] = set()
-    for output, key, file, size, bad in zip(
+    for output, key, file, size, bad, bad_size in zip(
         *(rows[name].to_pylist() for name in columns), strict=True
     ):
-        if file and sizes.get(file) != size:
-            raise StoreError(
-                f"{redact(join(root, file))}: {sizes.get(file, 'no')} bytes found, the record of "
-                f"unit {key} says {size}; restore the file, or remove the record"
-            )
-        if bad and bad.removeprefix("quarantine/") not in quarantined:
-            raise StoreError(
-                f"{redact(join(root, bad))}: missing, unit {key} names it; restore the file"
-            )
+        for name, expected in ((file, size), (bad, bad_size)):
+            if name and sizes.get(name) != expected:
+                raise StoreError(
+                    f"{redact(join(root, name))}: {sizes.get(name, 'no')} bytes found, the record "
+                    f"of unit {key} says {expected}; restore the file, or remove the record"
+                )
         if file and (output, file) in seen:
             raise StoreError(f"{redact(root)}: two units name the same file; nothing was published")
         seen.add((output, file))

@@ -51,7 +51,7 @@ class Record:
         quarantine_file: likewise; empty when no row was bad.
         rows_in: rows that passed the filters, bad ones counted: those written and quarantined.
         rows_filtered: rows that a filter left out.
-        rows_out: rows in the file.
+        rows_out: rows whose results are in the file.
         rows_quarantined: rows in the quarantine file.
         reasons: quarantined rows by reason.
         id_hash_in: `id_hash` of the rows in, 32 hexadecimal digits.
@@ -61,6 +61,9 @@ class Record:
         n_truncated: rows that were longer than the encoder reads.
         size: of the data file, bytes.
         checksum: of the data file's bytes, xxh3_128 in hex; empty when there is none.
+        file_rows: rows of the data file: `rows_out`, unless a row in gives several or none.
+        quarantine_size: of the quarantine file, bytes.
+        quarantine_checksum: like `checksum`.
         seconds: duration by stage.
         run: the run that wrote it.
         epoch: the start of the run that wrote it.
@@ -88,6 +91,9 @@ class Record:
     n_truncated: int
     size: int
     checksum: str
+    file_rows: int
+    quarantine_size: int
+    quarantine_checksum: str
     seconds: dict[str, float]
     run: str
     epoch: int

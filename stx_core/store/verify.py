@@ -25,21 +25,21 @@ _PIECE_BYTES = 4 * 2**20
 _BATCH_ROWS = 65_536
 
 _COUNTED = (
-    *("rows", "bytes", "files", "rows_quarantined", "id_hash"),
+    *("rows", "file_rows", "bytes", "files", "rows_quarantined", "id_hash"),
     *("rows of the corpus", "id_hash of the corpus"),
 )
 
 
 @dataclass(frozen=True)
 class _File:
-    """What the manifest says of a file; of quarantine files it knows neither size nor checksum."""
+    """What the manifest says of a file; no id hash where a row in may give several or none."""
 
     name: str
     rows: int
-    id_hash: str
+    size: int
+    checksum: str
+    id_hash: str | None
     id_type: Any
-    size: int | None = None
-    checksum: str | None = None
 
 
 def find_problems(root: str, version: int | None = None) -> Iterator[str]:
@@ -102,12 +102,16 @@ def _named_files(rows: list[dict[str, Any]], outputs: Mapping[str, Any]) -> list
     """Each file once: two outputs of the same encoder share theirs."""
     files: dict[str, _File] = {}
     for row in rows:
-        id_type = output_schema(outputs[row["output"]]).field("id").type
+        schema = output_schema(outputs[row["output"]])
+        id_type = schema.field("id").type if "id" in schema.names else None
         if name := row["file"]:
-            expected = (row["rows_out"], row["id_hash_out"], id_type)
-            files[name] = _File(name, *expected, row["size"], row["checksum"])
+            ids = row["id_hash_out"] if id_type else None
+            bytes_ = (row["size"], row["checksum"])
+            files[name] = _File(name, row["file_rows"], *bytes_, ids, id_type)
         if name := row["quarantine_file"]:
-            files[name] = _File(name, row["rows_quarantined"], row["id_hash_quarantined"], id_type)
+            ids = row["id_hash_quarantined"] if id_type else None
+            bytes_ = (row["quarantine_size"], row["quarantine_checksum"])
+            files[name] = _File(name, row["rows_quarantined"], *bytes_, ids, id_type)
     return list(files.values())
 
 
@@ -123,9 +127,9 @@ def _file_problem(root: str, file: _File) -> str | None:
     url = join(root, file.name)
     try:
         size, checksum = retry(lambda: _hash_bytes(url), url)
-        if file.size not in (None, size):
+        if size != file.size:
             return f"{size} bytes, the manifest says {file.size}"
-        if file.checksum not in (None, checksum):
+        if checksum != file.checksum:
             return f"its bytes have checksum {checksum}, the manifest says {file.checksum}"
         rows, ids = retry(lambda: _hash_ids(url, file.id_type), url)
     except FileNotFoundError:
@@ -136,7 +140,7 @@ def _file_problem(root: str, file: _File) -> str | None:
         return f"not a whole Parquet file with ids ({str(error).splitlines()[0]})"
     if rows != file.rows:
         return f"{rows} rows, the manifest says {file.rows}"
-    if ids != int(file.id_hash, 16):
+    if file.id_hash is not None and ids != int(file.id_hash, 16):
         return f"{rows} rows as the manifest says, but with other ids"
     return None
 
@@ -154,6 +158,8 @@ def _hash_ids(url: str, id_type: Any) -> tuple[int, int]:  # noqa: ANN401
     """Rows of a Parquet file, and the hash of their ids; quarantine files hold ids as text."""
     rows, total = 0, 0
     with open_file(url) as opened, pq.ParquetFile(opened) as parquet:
+        if id_type is None:
+            return parquet.metadata.num_rows, 0
         for batch in parquet.iter_batches(_BATCH_ROWS, columns=["id"]):
             rows += batch.num_rows
             total += id_hash(batch.column("id").cast(id_type))
@@ -191,6 +197,7 @@ def _adds_up(row: Mapping[str, Any]) -> bool:
 def _counts(row: Mapping[str, Any]) -> dict[str, int]:
     return {
         "rows": row["rows_out"],
+        "file_rows": row["file_rows"],
         "bytes": row["size"],
         "files": int(bool(row["file"])),
         "rows_quarantined": row["rows_quarantined"],

@@ -145,7 +145,13 @@ def test_a_flipped_byte_in_a_line_of_text_quarantines_that_line_alone(
 @pytest.mark.row(19)
 @pytest.mark.parametrize(
     ("folder", "damage"),
-    [("data", flip), ("data", cut), ("quarantine", cut), ("_stx/segments", flip)],
+    [
+        ("data", flip),
+        ("data", cut),
+        ("quarantine", cut),
+        ("quarantine", flip),
+        ("_stx/segments", flip),
+    ],
 )
 def test_damage_in_what_was_committed_is_named_by_verify(job, tmp_path, folder, damage):
     assert job.run().returncode == 0

@@ -97,7 +97,10 @@ def finish(claim, key, unit):
         rows_in=2, rows_filtered=0, rows_out=len(good), rows_quarantined=len(bad),
         reasons={"null_text": 1} if bad else {}, id_hash_in=hashes[0], id_hash_out=hashes[1],
         id_hash_quarantined=hashes[2], n_tokens=0, n_truncated=0, size=len(data),
-        checksum=xxhash.xxh3_128_hexdigest(data), seconds={}, run=claim.run, epoch=claim.epoch,
+        checksum=xxhash.xxh3_128_hexdigest(data), file_rows=len(good),
+        quarantine_size=len(quarantine) * bool(bad),
+        quarantine_checksum=xxhash.xxh3_128_hexdigest(quarantine) * bool(bad),
+        seconds={}, run=claim.run, epoch=claim.epoch,
     )  # fmt: skip
     return ledger.record(ROOT, claim.run, record)
 

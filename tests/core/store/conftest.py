@@ -116,7 +116,8 @@ def make_record(unit, key, *, output, file, ids, size, run, epoch):
         stop=unit.stop, file=file, quarantine_file="", rows_in=unit.n_rows, rows_filtered=0,
         rows_out=unit.n_rows, rows_quarantined=0, reasons={}, id_hash_in=in_hex,
         id_hash_out=in_hex, id_hash_quarantined=f"{0:032x}", n_tokens=30, n_truncated=0,
-        size=size, checksum="", seconds={"encode": 0.25}, run=run, epoch=epoch,
+        size=size, checksum="", file_rows=unit.n_rows, quarantine_size=0, quarantine_checksum="",
+        seconds={"encode": 0.25}, run=run, epoch=epoch,
     )  # fmt: skip
 
 

@@ -178,11 +178,12 @@ def test_quarantined_rows_count_and_their_file_must_exist(job):
         rows_quarantined=1,
         reasons={"null_text": 1},
         quarantine_file="quarantine/q.parquet",
+        quarantine_size=4,
         id_hash_out=f"{(int(first.id_hash_out, 16) - 5) % 2**128:032x}",
         id_hash_quarantined=f"{5:032x}",
     )
 
-    with pytest.raises(StoreError, match=r"quarantine/q\.parquet: missing"):
+    with pytest.raises(StoreError, match=r"quarantine/q\.parquet: no bytes found"):
         job.publish(claim, [bad, *rest])
     write_new(join(job.root, "quarantine/q.parquet"), b"rows")
     info = job.publish(claim, [bad, *rest])
