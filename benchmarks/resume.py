@@ -31,7 +31,7 @@ from tokenizers.models import WordLevel
 
 from pipelines.corpus import list_corpus
 from pipelines.plan import content_hash, encoder_settings, fingerprint, unit_keys
-from pipelines.spec import parse_spec
+from pipelines.spec_file import parse_spec
 from stx_core.store import ledger, log
 from stx_core.store.sealed import seal
 from stx_core.store.units import plan_units

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from pipelines.plan import Plan
     from pipelines.report import Report
+    from pipelines.runs import Amount
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -44,7 +45,7 @@ class Console:
         """Print what would be done, before anything runs."""
         print("\n".join(map(one_line, _plan_lines(plan))), flush=True)
 
-    def watch(self, results: Iterator[dict[str, Any]], plan: "Plan") -> Iterator[dict[str, Any]]:
+    def watch(self, results: Iterator[dict[str, Any]], plan: "Amount") -> Iterator[dict[str, Any]]:
         """Pass results through and show how far the run is."""
         watched = _bar(results, plan) if sys.stderr.isatty() else _log_lines(results, plan)
         yield from watched
@@ -127,7 +128,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def _bar(results: Iterator[dict[str, Any]], plan: "Plan") -> Iterator[dict[str, Any]]:
+def _bar(results: Iterator[dict[str, Any]], plan: "Amount") -> Iterator[dict[str, Any]]:
     with _progress() as progress:
         task = progress.add_task("encoding", total=plan.n_due_rows)
         for result in results:
@@ -156,7 +157,7 @@ def _progress() -> "Progress":
     )
 
 
-def _log_lines(results: Iterator[dict[str, Any]], plan: "Plan") -> Iterator[dict[str, Any]]:
+def _log_lines(results: Iterator[dict[str, Any]], plan: "Amount") -> Iterator[dict[str, Any]]:
     start = last = time.monotonic()
     rows = tokens = quarantined = 0
     for units, result in enumerate(results, start=1):

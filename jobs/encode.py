@@ -30,7 +30,7 @@ def encode(
     """
     from jobs.console import Console, configure_logging
     from pipelines.encode import run_encode
-    from pipelines.spec import load_spec, parse_spec
+    from pipelines.spec_file import load_spec, parse_spec
     from pipelines.stopping import exit_on_signals
     from stx_core.errors import RunActive, SpecError
 

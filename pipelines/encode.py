@@ -1,9 +1,8 @@
 """The encode job: its units, stages and writer, and what is done before and after the stream."""
 
-import logging
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -28,39 +27,21 @@ from pipelines.plan import (
 )  # fmt: skip
 from pipelines.report import Report, output_report
 from pipelines.results import Sink, output_facts, output_schemas, vector_field, write_unit
-from pipelines.spec import EncodeSpec, write_spec
+from pipelines.runs import Start, View, claimed, finish_units, until_committed
+from pipelines.spec import EncodeSpec
 from pipelines.stages import Encode
-from pipelines.stopping import pausing
 from stx_core import failpoints
-from stx_core.errors import CommitConflict, InputError, SpecError, Stopped
-from stx_core.store import create, ledger, log
-from stx_core.store.beat import Heartbeat
+from stx_core.errors import InputError, SpecError
+from stx_core.store import create
 from stx_core.store.commit import commit_snapshot
 from stx_core.store.retries import add_counts, take_counts
 from stx_core.store.s3 import use_options
 from stx_core.store.shards import Mark
 from stx_core.store.snapshot import output_schema, snapshot_state
 from stx_core.store.units import Unit, plan_units
-from stx_core.store.urls import redact
-
-logger = logging.getLogger(__name__)
-
-# A dataset that other runs change all the time: at some point a person should look.
-_MAX_PLANS = 3
 
 # Share of the snapshot's rows up to which a plan trusts what was measured before.
 _FEW_ROWS = 0.05
-
-
-class View:
-    """Whoever watches a run. This one shows nothing."""
-
-    def plan(self, plan: Plan) -> None:
-        """Called once, before anything runs."""
-
-    def watch(self, results: Iterator[dict[str, Any]], plan: Plan) -> Iterator[dict[str, Any]]:
-        """Passes the finished units through."""
-        return results
 
 
 def run_encode(spec: EncodeSpec, view: View | None = None, *, dry_run: bool = False) -> Report:
@@ -74,14 +55,10 @@ def run_encode(spec: EncodeSpec, view: View | None = None, *, dry_run: bool = Fa
             kept: the next start goes on from there.
     """
     started = time.monotonic()
-    view = view or View()
     use_options(spec.store.options())
-    for _ in range(_MAX_PLANS - 1):
-        try:
-            return _plan_and_run(spec, view, started, dry_run=dry_run)
-        except CommitConflict as conflict:
-            logger.info("planning again: %s", conflict)
-    return _plan_and_run(spec, view, started, dry_run=dry_run)
+    watcher = view or View()
+    report: Report = until_committed(lambda: _plan_and_run(spec, watcher, started, dry_run=dry_run))
+    return report
 
 
 def _plan_and_run(spec: EncodeSpec, view: View, started: float, *, dry_run: bool) -> Report:
@@ -164,24 +141,18 @@ def _run(
     started: float,
 ) -> Report:
     root = spec.output.path
-    claim = log.claim(root, spec_hash)
-    with log.hold(root, claim) as beat, pausing(root, claim):
-        write_spec(root, claim.run, spec)
-        if (claim.base, claim.run if claim.resumed else "") != (held.version, held.run):
-            raise CommitConflict(
-                f"{redact(root)}: another start changed the dataset while this one planned"
-            )
+    with claimed(root, spec, spec_hash, held.version, held.run, started) as start:
+        claim = start.claim
         plan = sources.publish(plan, claim.run)
         facts = output_facts(plan)
         schemas = output_schemas(corpus.schema, spec.inputs, facts)
         if held.kept:
             _check_schemas(root, held, schemas)
-        records = ledger.load(root, claim.run) if claim.resumed else ledger.to_table([])
         streaming = time.monotonic()
         sink = Sink(root, claim.run, claim.epoch, schemas, facts)
-        fresh = _stream(spec, plan, corpus, sink, view, beat, started)
+        fresh = _stream(spec, plan, corpus, sink, view, start)
         stream_seconds = time.monotonic() - streaming
-        records = pa.concat_tables([records, fresh])
+        records = pa.concat_tables([start.records, fresh])
         name, first = next(iter(plan.parts.items()))
         kept = (key for output, key in held.kept if output == name)
         warnings = find_duplicates(root, held, [*first.keys, *kept], records)
@@ -221,50 +192,20 @@ def _check_schemas(root: str, held: Held, schemas: Mapping[str, pa.Schema]) -> N
 
 
 def _stream(
-    spec: EncodeSpec,
-    plan: Plan,
-    corpus: Corpus,
-    sink: Sink,
-    view: View,
-    beat: Heartbeat,
-    started: float,
+    spec: EncodeSpec, plan: Plan, corpus: Corpus, sink: Sink, view: View, start: Start
 ) -> pa.Table:
     """Encode the due units; their records."""
-    limits = spec.resources
     work = [
         {"unit": asdict(plan.units[i]), "keys": {n: plan.parts[n].keys[i] for n in names}}
         for i, names in plan.due.items()
     ]
-    ranks = priority(corpus, limits.order)
+    ranks = priority(corpus, spec.resources.order)
     work.sort(key=lambda item: ranks[item["unit"]["url"]])
-    work = work[: limits.max_units]
     taken = {name: part.source for name, part in plan.parts.items() if part.source}
     read = partial(_read, schema=corpus.schema, spec=spec, taken=taken)
     write = partial(_write, sink=sink, spec=spec, taken=taken)
-    seconds = limits.deadline_s and limits.deadline_s - (time.monotonic() - started)
-    results = stream.run(
-        work, read, [_stage(plan)], write, limits.runner, seconds=seconds, name=_name
-    )
-    folds = ledger.Folds(sink.root, sink.run, sink.epoch)
-    n_finished = 0
-    for result in view.watch(results, plan):
-        for item in result["records"]:
-            folds.add(ledger.Record(**item))
-        add_counts(result["retries"])
-        beat.check()
-        n_finished += 1
-    records = folds.table()
-    if n_finished < plan.n_due:
-        raise Stopped(
-            f"stopped after {n_finished:,} of {plan.n_due:,} units, as resources.max_units or "
-            "resources.deadline says; they are kept, run again to go on"
-        )
-    return records
-
-
-def _name(description: Mapping[str, Any]) -> str:
-    unit = description["unit"]
-    return f"{redact(unit['url'])} rows {unit['start']}-{unit['stop']}"
+    watch = partial(view.watch, plan=plan)
+    return finish_units(start, work, read, [_stage(plan)], write, spec.resources, watch)
 
 
 def _read(

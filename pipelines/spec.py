@@ -1,45 +1,36 @@
-"""What a job description may say: YAML to frozen, validated values; unknown keys are refused."""
+"""What a job description may say: frozen, validated values; unknown keys are refused."""
 
-import difflib
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from stx_core.errors import SpecError
 from stx_core.store.create import CONDITIONAL
-from stx_core.store.filesystem import list_names, read_bytes, write_new
 from stx_core.store.s3 import S3Options
-from stx_core.store.urls import holds_secret, join, redact, scheme
-
-# Larger than any spec that a person writes; small enough that an alias bomb cannot grow in it.
-_MAX_SPEC_BYTES = 1_000_000
-
-_SPEC_FILE = "spec.yaml"
+from stx_core.store.urls import holds_secret, redact, scheme
 
 # Names that stx writes beside the pass-through columns.
 RESERVED_COLUMNS = ("id", "embedding", "sparse_embedding", "n_tokens", "truncated", "content_hash")
 
 _COMMIT = re.compile("[0-9a-f]{40}")
-_WHERE_SECRETS_GO = (
+WHERE_SECRETS_GO = (
     "leave them out of specs and URLs: they are taken from the environment "
     "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, a role of the machine)"
 )
-_SECRET_NAME = re.compile(r"key|secret|token|passw|credential|signature", re.IGNORECASE)
 
 Operator = Literal["==", "!=", "<", "<=", ">", ">=", "in", "not in", "is null", "is not null"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """Base of all parts of a spec: nothing unknown, nothing that changes."""
+
     # hide_input_in_errors: pydantic would print what the user typed, secrets too.
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
-class Filter(_Part):
+class Filter(Part):
     """A condition on a column; several are joined by "and". Written as ``[column, op, value]``."""
 
     column: str
@@ -47,7 +38,8 @@ class Filter(_Part):
     value: Any = None
 
 
-def _filters_from_lists(value: Any) -> Any:  # noqa: ANN401
+def filters_from_lists(value: Any) -> Any:  # noqa: ANN401
+    """Conditions written as lists, as those that pydantic takes."""
     if not isinstance(value, (list, tuple)):
         return value
     names = ("column", "op", "value")
@@ -57,7 +49,7 @@ def _filters_from_lists(value: Any) -> Any:  # noqa: ANN401
     )
 
 
-class Inputs(_Part):
+class Inputs(Part):
     """The corpus: where its files are and which columns matter."""
 
     path: str | tuple[str, ...]
@@ -76,13 +68,13 @@ class Inputs(_Part):
     filter: tuple[Filter, ...] = ()
     """Rows to take; also on hive partition columns, whose files are then not opened at all."""
 
-    _filters = field_validator("filter", mode="before")(_filters_from_lists)
+    _filters = field_validator("filter", mode="before")(filters_from_lists)
 
     @field_validator("path")
     @classmethod
     def _no_secrets(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
         for url in (value,) if isinstance(value, str) else value:
-            _without_secrets(url)
+            without_secrets(url)
         return value
 
     @field_validator("columns")
@@ -103,7 +95,7 @@ class Inputs(_Part):
         return (self.text_column,) if isinstance(self.text_column, str) else self.text_column
 
 
-class Model(_Part):
+class Model(Part):
     """One encoder and how it is used; its results are the output of the same name."""
 
     model: str
@@ -138,7 +130,7 @@ class Model(_Part):
         return self
 
 
-class Output(_Part):
+class Output(Part):
     """Where snapshots are written and what happens to rows that cannot be encoded."""
 
     path: str
@@ -153,7 +145,7 @@ class Output(_Part):
     @field_validator("path")
     @classmethod
     def _can_be_committed_to(cls, value: str) -> str:
-        _without_secrets(value)
+        without_secrets(value)
         if scheme(value) not in CONDITIONAL:
             raise ValueError(
                 f"{scheme(value)}:// is for inputs only, it cannot create an object only if it is "
@@ -162,7 +154,7 @@ class Output(_Part):
         return value
 
 
-class Resources(_Part):
+class Resources(Part):
     """Where and how large. What is not set is derived from the machine and printed in the plan."""
 
     runner: Literal["ray", "local"] = "ray"
@@ -199,7 +191,7 @@ class Resources(_Part):
         return None if self.deadline is None else duration_s(self.deadline)
 
 
-class Backfill(_Part):
+class Backfill(Part):
     """The part of the corpus to bring up to date; the rest of the dataset stays as it is."""
 
     partitions: tuple[Filter, ...] = ()
@@ -207,7 +199,7 @@ class Backfill(_Part):
     ids: str | tuple[str | int, ...] | None = None
     """Ids, or a file with a column of them: shards that hold one are in, whole."""
 
-    _filters = field_validator("partitions", mode="before")(_filters_from_lists)
+    _filters = field_validator("partitions", mode="before")(filters_from_lists)
 
     @model_validator(mode="after")
     def _names_a_part(self) -> Self:
@@ -216,7 +208,7 @@ class Backfill(_Part):
         return self
 
 
-class Store(_Part):
+class Store(Part):
     """How ``s3://`` is reached where the environment does not say; never holds credentials."""
 
     endpoint: str | None = None
@@ -239,20 +231,25 @@ class Store(_Part):
     def _is_plain_url(cls, value: str | None) -> str | None:
         if value is not None and scheme(value) not in ("http", "https"):
             raise ValueError("write it as http://host:port or https://host")
-        return _without_secrets(value)
+        return without_secrets(value)
 
     def options(self) -> S3Options:
         """As the store's clients take them."""
         return S3Options(**self.model_dump())
 
 
-def _without_secrets(url: str | None) -> str | None:
+def without_secrets(url: str | None) -> str | None:
+    """The URL itself.
+
+    Raises:
+        ValueError: it holds credentials.
+    """
     if url is not None and holds_secret(url):
-        raise ValueError(f"{redact(url)} holds credentials; {_WHERE_SECRETS_GO}")
+        raise ValueError(f"{redact(url)} holds credentials; {WHERE_SECRETS_GO}")
     return url
 
 
-class EncodeSpec(_Part):
+class EncodeSpec(Part):
     """The ``encode`` job: corpus in, one or more outputs of vectors out."""
 
     inputs: Inputs
@@ -277,109 +274,3 @@ def duration_s(text: str) -> float:
     if match is None:
         raise ValueError("not a duration; write it like 90s, 55m or 2h")
     return float(match[1]) * _SECONDS[match[2]]
-
-
-def load_spec(path: str, overrides: Sequence[str] = ()) -> EncodeSpec:
-    """Read a YAML file and apply ``a.b=value`` overrides.
-
-    Raises:
-        SpecError: unreadable file, invalid YAML, or invalid values: all of them, one line each.
-    """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise SpecError(f"{path}: {error.strerror or error}; name an existing spec file") from None
-    if len(data) > _MAX_SPEC_BYTES:
-        raise SpecError(f"{path}: {len(data)} bytes; a spec has at most {_MAX_SPEC_BYTES}")
-    try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(data, yaml.SafeLoader)):
-            raise SpecError(f"{path}: YAML aliases (*name) are not allowed; write the value out")
-        values = yaml.safe_load(data)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: not valid YAML: {_yaml_problem(error)}") from None
-    if not isinstance(values, dict):
-        raise SpecError(f"{path}: expected a mapping with inputs, models and output at the top")
-    return parse_spec(values, overrides, source=path)
-
-
-def write_spec(root: str, run: str, spec: EncodeSpec) -> None:
-    """Keep the spec of a run beside its records: it tells later how the texts were read."""
-    folder = join(root, "_stx", "runs", run)
-    if _SPEC_FILE not in list_names(folder):
-        text = yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-        write_new(join(folder, _SPEC_FILE), text.encode())
-
-
-def read_spec(root: str, run: str) -> EncodeSpec:
-    """Read the spec of a run.
-
-    Raises:
-        FileNotFoundError: the run left none.
-        SpecError: it is not valid any more.
-    """
-    url = join(root, "_stx", "runs", run, _SPEC_FILE)
-    return parse_spec(yaml.safe_load(read_bytes(url)), source=redact(url))
-
-
-def _yaml_problem(error: Exception) -> str:
-    """What and where; not the line itself, which the error would quote: it may hold secrets."""
-    mark = getattr(error, "problem_mark", None)
-    where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-    return where + str(getattr(error, "problem", None) or type(error).__name__)
-
-
-def parse_spec(
-    values: dict[str, Any], overrides: Sequence[str] = (), source: str = "spec"
-) -> EncodeSpec:
-    """Validate plain values; `source` names them in errors."""
-    for override in overrides:
-        _apply(values, override)
-    try:
-        return EncodeSpec.model_validate(values)
-    except ValidationError as error:
-        raise SpecError("\n".join(_lines(error, source))) from None
-
-
-def _apply(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise SpecError(f"--set {override}: write it as key.key=value")
-    *parents, last = key.split(".")
-    for parent in parents:
-        values = values.setdefault(parent, {})
-        if not isinstance(values, dict):
-            raise SpecError(f"--set {key}: {parent} holds a value, not keys")
-    values[last] = yaml.safe_load(text) if text else None
-
-
-def _lines(error: ValidationError, source: str) -> list[str]:
-    lines = []
-    for item in error.errors(include_url=False, include_input=False):
-        where = ".".join(str(part) for part in item["loc"] if part != "[key]") or "top level"
-        lines.append(f"{source}: {where}: {_message(item['type'], item['msg'], item['loc'])}")
-    return lines
-
-
-def _message(kind: str, message: str, location: tuple[int | str, ...]) -> str:
-    if kind == "missing":
-        return "missing; every spec needs it"
-    if kind != "extra_forbidden":
-        return message.removeprefix("Value error, ")
-    if location[0] == "store" and _SECRET_NAME.search(str(location[-1])):
-        return f"no credentials here; {_WHERE_SECRETS_GO}"
-    known = _known_keys(location[:-1])
-    close = difflib.get_close_matches(str(location[-1]), known, n=1)
-    hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(known)}"
-    return f"unknown key; {hint}"
-
-
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    parts: dict[str, type[BaseModel]] = {
-        "inputs": Inputs, "models": Model, "output": Output, "resources": Resources,
-        "backfill": Backfill,
-        "store": Store,
-    }  # fmt: skip
-    if "filter" in location or "partitions" in location:
-        return list(Filter.model_fields)
-    owner = parts[str(location[0])] if location else EncodeSpec
-    return list(owner.model_fields)

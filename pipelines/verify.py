@@ -13,7 +13,7 @@ import torch
 from pipelines import unit_table
 from pipelines.corpus import read_unit
 from pipelines.results import VECTOR_COLUMN
-from pipelines.spec import read_spec
+from pipelines.spec_file import read_spec
 from pipelines.stages import Encoder, EncoderSettings, encode_texts
 from stx_core.errors import InputError, StoreError
 from stx_core.models.sparse_rows import SparseRows, to_coo

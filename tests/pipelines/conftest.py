@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM
 
-from pipelines.spec import parse_spec
+from pipelines.spec_file import parse_spec
 
 WORDS = ["plants", "eat", "light", "rivers", "carry", "sand", "glass", "is", "made", "of", "stars"]
 

@@ -11,7 +11,8 @@ import pytest
 import ray
 
 from pipelines.cluster import start_ray
-from pipelines.encode import View, run_encode
+from pipelines.encode import run_encode
+from pipelines.runs import View
 from stx_core import SentenceTransformer
 from stx_core.errors import StoreError
 from stx_core.store.snapshot import open_snapshot, read_manifest

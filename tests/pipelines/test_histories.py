@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from pipelines import stages
-from pipelines.encode import View, run_encode
-from pipelines.spec import parse_spec
+from pipelines.encode import run_encode
+from pipelines.runs import View
+from pipelines.spec_file import parse_spec
 from stx_core.errors import StoreError
 from stx_core.store.snapshot import open_snapshot, read_manifest, snapshot_info
 

@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 from pipelines import plan as planning
 from pipelines.plan import EncoderSettings, Held, fingerprint, is_current, make_pool
-from pipelines.spec import Resources, parse_spec
+from pipelines.spec import Resources
+from pipelines.spec_file import parse_spec
 from stx_core.store.units import Unit
 
 NOTHING = Held(0, {}, frozenset(), frozenset())

@@ -4,7 +4,7 @@ import pytest
 
 from pipelines.corpus import list_corpus
 from pipelines.scope import find_scope
-from pipelines.spec import parse_spec
+from pipelines.spec_file import parse_spec
 from stx_core.errors import InputError, SpecError
 
 

@@ -3,7 +3,8 @@ import sys
 
 import pytest
 
-from pipelines.spec import EncodeSpec, load_spec, parse_spec
+from pipelines.spec import EncodeSpec
+from pipelines.spec_file import load_spec, parse_spec
 from stx_core.errors import SpecError
 
 

@@ -1,7 +1,6 @@
 """`verify` names each thing that somebody changed behind the back of the protocol."""
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import xxhash
 
