@@ -1,6 +1,7 @@
 """Counts and timings of a finished run."""
 
 import json
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from stx_core.store.retries import take_counts
+from stx_core.store.snapshot import SnapshotInfo
+
 
 @dataclass(frozen=True)
 class OutputReport:
@@ -16,6 +20,7 @@ class OutputReport:
 
     Attributes:
         rows, files, size, quarantined: of the whole snapshot; size in bytes.
+        file_rows: rows of its files; of rankings there are several per query.
         encoded_rows, encoded_tokens: what this start gave the encoder.
         carried_rows: what this start took from the snapshot before, row by row.
         truncated, reasons: of the units that this start finished; reasons are quarantined rows by
@@ -23,6 +28,7 @@ class OutputReport:
     """
 
     rows: int
+    file_rows: int
     files: int
     size: int
     quarantined: int
@@ -84,6 +90,7 @@ def output_report(name: str, facts: Mapping[str, Any], fresh: pa.Table) -> Outpu
         reasons.update(json.loads(counts.as_py()))
     return OutputReport(
         rows=facts["rows"],
+        file_rows=facts["file_rows"],
         files=facts["files"],
         size=facts["bytes"],
         quarantined=facts["rows_quarantined"],
@@ -97,3 +104,26 @@ def output_report(name: str, facts: Mapping[str, Any], fresh: pa.Table) -> Outpu
 
 def _total(counts: pa.ChunkedArray) -> int:
     return pc.sum(counts).as_py() or 0
+
+
+def simple_report(
+    info: SnapshotInfo, root: str, began: float, fresh: pa.Table, warnings: Sequence[str] = ()
+) -> Report:
+    """Report of a job that encodes nothing itself.
+
+    Args:
+        info: the snapshot that was committed.
+        root: the dataset.
+        began: `time.monotonic` when the command began.
+        fresh: records of this start.
+        warnings: lines that a person should read.
+    """
+    return Report(
+        output=root,
+        version=info.version,
+        committed=True,
+        seconds=time.monotonic() - began,
+        parts={name: output_report(name, facts, fresh) for name, facts in info.outputs.items()},
+        retries=take_counts(),
+        warnings=warnings,
+    )

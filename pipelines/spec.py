@@ -49,6 +49,32 @@ def filters_from_lists(value: Any) -> Any:  # noqa: ANN401
     )
 
 
+def without_secrets(url: str | None) -> str | None:
+    """The URL itself.
+
+    Raises:
+        ValueError: it holds credentials.
+    """
+    if url is not None and holds_secret(url):
+        raise ValueError(f"{redact(url)} holds credentials; {WHERE_SECRETS_GO}")
+    return url
+
+
+def committable(url: str) -> str:
+    """The URL itself.
+
+    Raises:
+        ValueError: it holds credentials, or its store cannot be committed to.
+    """
+    without_secrets(url)
+    if scheme(url) not in CONDITIONAL:
+        raise ValueError(
+            f"{scheme(url)}:// is for inputs only, it cannot create an object only if it is "
+            "absent; write to a local folder, s3://, gs:// or az://"
+        )
+    return url
+
+
 class Inputs(Part):
     """The corpus: where its files are and which columns matter."""
 
@@ -142,16 +168,7 @@ class Output(Part):
     duplicate_ids: Literal["keep", "fail"] = "keep"
     """Ids that occur twice are reported; "fail" refuses to commit them."""
 
-    @field_validator("path")
-    @classmethod
-    def _can_be_committed_to(cls, value: str) -> str:
-        without_secrets(value)
-        if scheme(value) not in CONDITIONAL:
-            raise ValueError(
-                f"{scheme(value)}:// is for inputs only, it cannot create an object only if it is "
-                "absent; write to a local folder, s3://, gs:// or az://"
-            )
-        return value
+    _can_be_committed_to = field_validator("path")(committable)
 
 
 class Resources(Part):
@@ -236,17 +253,6 @@ class Store(Part):
     def options(self) -> S3Options:
         """As the store's clients take them."""
         return S3Options(**self.model_dump())
-
-
-def without_secrets(url: str | None) -> str | None:
-    """The URL itself.
-
-    Raises:
-        ValueError: it holds credentials.
-    """
-    if url is not None and holds_secret(url):
-        raise ValueError(f"{redact(url)} holds credentials; {WHERE_SECRETS_GO}")
-    return url
 
 
 class EncodeSpec(Part):
