@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from stx_core.search.copies import surplus_copies
-from stx_core.search.exact import Matrix, as_matrix, check_similarity, scores_of_rows
+from stx_core.search.exact import Matrix, check_similarity, scores_of_rows, viewed
 from stx_core.search.proxies import Proxies, full_precision, quickest_dtype
-from stx_core.search.results import TopK, best_of, empty_top_k
+from stx_core.search.results import TopK, add_pairs, best_of, empty_top_k
 
 BLOCK_ROWS = 1 << 16
 # Proxies held at a time: 64 MB as float32.
@@ -145,7 +145,7 @@ def _checked(
     block_rows: int,
 ) -> _Search:
     check_similarity(similarity)
-    left, right = as_matrix(queries, "queries"), as_matrix(corpus, "corpus")
+    left, right = viewed(queries, "queries"), viewed(corpus, "corpus")
     if left.shape[1] != right.shape[1]:
         raise ValueError(
             f"queries are {left.shape[1]} wide and the corpus is {right.shape[1]} wide; both must "
@@ -272,23 +272,7 @@ def _second_pass(search: _Search, reached: np.ndarray, dtype: torch.dtype) -> To
                 search.queries[some], block, queries, columns, search.similarity
             )
             rows = columns + first_row
-            _add(best, some, queries.cpu().numpy(), rows.cpu().numpy(), scores.cpu().numpy())
+            numbers = queries.cpu().numpy() + start
+            add_pairs(best, numbers, rows.cpu().numpy(), scores.cpu().numpy())
         reached = np.maximum(reached, best.scores[:, -1])
     return best
-
-
-def _add(
-    best: TopK, some: slice, queries: np.ndarray, rows: np.ndarray, scores: np.ndarray
-) -> None:
-    """Put found pairs among the best of some queries; `queries` counts from the first of them."""
-    known = best.rows[some] >= 0
-    queries = np.concatenate([known.nonzero()[0], queries])
-    rows = np.concatenate([best.rows[some][known], rows])
-    scores = np.concatenate([best.scores[some][known], scores])
-    order = np.lexsort((rows, -scores, queries))
-    queries, rows, scores = queries[order], rows[order], scores[order]
-    firsts = np.searchsorted(queries, np.arange(len(known)))
-    rank = np.arange(len(queries)) - firsts[queries]
-    kept = rank < best.rows.shape[1]
-    best.rows[some][queries[kept], rank[kept]] = rows[kept]
-    best.scores[some][queries[kept], rank[kept]] = scores[kept]

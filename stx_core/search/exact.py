@@ -38,7 +38,7 @@ def pair_scores(queries: Matrix, documents: Matrix, similarity: str) -> np.ndarr
     Raises:
         ValueError: shapes differ, a value is not finite, or there is no such similarity.
     """
-    left, right = as_matrix(queries, "queries"), as_matrix(documents, "documents")
+    left, right = viewed(queries, "queries"), viewed(documents, "documents")
     if left.shape != right.shape:
         raise ValueError(
             f"pairs need equal shapes, got queries {tuple(left.shape)} and documents "
@@ -118,7 +118,7 @@ def _tree_sum(values: Tensor) -> Tensor:
     return values[:, 0].clone()
 
 
-def as_matrix(embeddings: Matrix, what: str) -> Tensor:
+def viewed(embeddings: Matrix, what: str) -> Tensor:
     """A tensor on the array's own memory, read only; a copy where torch cannot view it.
 
     Raises:
