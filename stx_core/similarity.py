@@ -24,12 +24,12 @@ _SMALLEST_NORM = 1e-12
 
 def cos_sim(a: Embeddings, b: Embeddings) -> Tensor:
     """Cosine of every row of `a` (N, D) with every row of `b` (M, D): (N, M). Zero rows give 0."""
-    return dot_score(normalize_embeddings(_as_matrix(a)), normalize_embeddings(_as_matrix(b)))
+    return dot_score(normalize_embeddings(as_matrix(a)), normalize_embeddings(as_matrix(b)))
 
 
 def dot_score(a: Embeddings, b: Embeddings) -> Tensor:
     """Dot product of every row of `a` (N, D) with every row of `b` (M, D): (N, M)."""
-    left, right = _as_matrix(a), _as_matrix(b)
+    left, right = as_matrix(a), as_matrix(b)
     if left.is_sparse and right.is_sparse:
         _hear_beta_warning()
     return torch.mm(left, right.t()).to_dense()
@@ -182,14 +182,15 @@ def _hear_beta_warning() -> None:
         torch.eye(1).to_sparse_csr()
 
 
-def _as_matrix(embeddings: Embeddings) -> Tensor:
+def as_matrix(embeddings: Embeddings) -> Tensor:
+    """(N, D) floating tensor of at least single precision, dense or coalesced COO; N is 1 for 1-D."""
     tensor = _as_tensor(embeddings)
     return tensor.unsqueeze(0) if tensor.dim() == 1 else tensor
 
 
 def _as_dense_matrices(a: Embeddings, b: Embeddings) -> tuple[Tensor, Tensor]:
     """Dense (N, C), (M, C). Of sparse inputs only the C columns that either side uses."""
-    left, right = _as_matrix(a), _as_matrix(b)
+    left, right = as_matrix(a), as_matrix(b)
     if not (left.is_sparse and right.is_sparse):
         return left.to_dense(), right.to_dense()
     columns = torch.unique(torch.cat([left.indices()[1], right.indices()[1]]))

@@ -4,7 +4,12 @@ from typing import Any
 
 import torch
 
+from stx_core.clustering import community_detection
+from stx_core.fusion import reciprocal_rank_fusion, weighted_fusion
 from stx_core.quantization import quantize_embeddings
+from stx_core.search.bitext import bitext_mining
+from stx_core.search.paraphrases import paraphrase_mining, paraphrase_mining_embeddings
+from stx_core.search.semantic import semantic_search
 from stx_core.similarity import (
     SimilarityFunction,
     cos_sim,
@@ -24,6 +29,8 @@ pytorch_cos_sim = cos_sim
 __all__ = [
     "SimilarityFunction",
     "batch_to_device",
+    "bitext_mining",
+    "community_detection",
     "cos_sim",
     "dot_score",
     "euclidean_sim",
@@ -33,9 +40,14 @@ __all__ = [
     "pairwise_dot_score",
     "pairwise_euclidean_sim",
     "pairwise_manhattan_sim",
+    "paraphrase_mining",
+    "paraphrase_mining_embeddings",
     "pytorch_cos_sim",
     "quantize_embeddings",
+    "reciprocal_rank_fusion",
+    "semantic_search",
     "truncate_embeddings",
+    "weighted_fusion",
 ]
 
 

@@ -12,7 +12,14 @@ from stx_core import errors
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "transformers", "ray")
-STARTS_LIGHT = ("stx_core", "stx_core.models", "stx_core.store", "pipelines.spec")
+STARTS_LIGHT = (
+    "stx_core",
+    "stx_core.models",
+    "stx_core.search",
+    "stx_core.fusion",
+    "stx_core.store",
+    "pipelines.spec",
+)
 ERRORS = [
     value
     for value in vars(errors).values()

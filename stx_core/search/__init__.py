@@ -8,6 +8,12 @@ _HOME = {
     "merge_top_k": "results",
     "dense_top_k": "dense",
     "pair_scores": "exact",
+    "sparse_top_k": "sparse",
+    "semantic_search": "semantic",
+    "paraphrase_mining": "paraphrases",
+    "paraphrase_mining_embeddings": "paraphrases",
+    "bitext_mining": "bitext",
+    "TextPairs": "bitext",
 }
 
 __all__ = [*_HOME]

@@ -68,3 +68,25 @@ def best_of(rows: np.ndarray, scores: np.ndarray, k: int) -> TopK:
     best.scores[:, :width] = np.take_along_axis(scores, order, axis=1)
     best.scores[best.rows == NO_ROW] = -np.inf
     return best
+
+
+def add_pairs(best: TopK, queries: np.ndarray, rows: np.ndarray, scores: np.ndarray) -> None:
+    """Put P new pairs among the best, in place.
+
+    Args:
+        best: results of Q queries; rows that a query has are not among its new ones.
+        queries: (P,) the number of the query.
+        rows: (P,) int64.
+        scores: (P,) float32.
+    """
+    changed, queries = np.unique(queries, return_inverse=True)
+    known = best.rows[changed] != NO_ROW
+    queries = np.concatenate([known.nonzero()[0], queries])
+    rows = np.concatenate([best.rows[changed][known], rows])
+    scores = np.concatenate([best.scores[changed][known], scores])
+    order = np.lexsort((rows, -scores, queries))
+    queries, rows, scores = queries[order], rows[order], scores[order]
+    rank = np.arange(len(queries)) - np.searchsorted(queries, np.arange(len(changed)))[queries]
+    kept = rank < best.rows.shape[1]
+    where = changed[queries[kept]], rank[kept]
+    best.rows[where], best.scores[where] = rows[kept], scores[kept]

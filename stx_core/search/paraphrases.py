@@ -1,0 +1,106 @@
+"""The best pairs within one list of texts, with the arguments that Sentence Transformers has."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from stx_core.search.results import TopK
+from stx_core.search.semantic import ScoreFunction, top_k_by
+from stx_core.similarity import Embeddings, as_matrix, cos_sim
+
+
+def paraphrase_mining(
+    model: Any,  # noqa: ANN401  (anything with `encode`: this layer knows no models)
+    sentences: Sequence[str],
+    show_progress_bar: bool = False,
+    batch_size: int = 32,
+    query_chunk_size: int = 5000,
+    corpus_chunk_size: int = 100000,
+    max_pairs: int = 500000,
+    top_k: int = 100,
+    score_function: ScoreFunction = cos_sim,
+    truncate_dim: int | None = None,
+    prompt_name: str | None = None,
+    prompt: str | None = None,
+) -> list[list[float | int]]:
+    """Embed the texts, and find the pairs that score highest.
+
+    The arguments from `truncate_dim` on, `show_progress_bar` and `batch_size` go to
+    `model.encode`; the others and the result are those of `paraphrase_mining_embeddings`.
+    """
+    embeddings = model.encode(
+        sentences,
+        show_progress_bar=show_progress_bar,
+        batch_size=batch_size,
+        convert_to_tensor=True,
+        truncate_dim=truncate_dim,
+        prompt_name=prompt_name,
+        prompt=prompt,
+    )
+    return paraphrase_mining_embeddings(
+        embeddings, query_chunk_size, corpus_chunk_size, max_pairs, top_k, score_function
+    )
+
+
+def paraphrase_mining_embeddings(
+    embeddings: Embeddings,
+    query_chunk_size: int = 5000,
+    corpus_chunk_size: int = 100000,
+    max_pairs: int = 500000,
+    top_k: int = 100,
+    score_function: ScoreFunction = cos_sim,
+) -> list[list[float | int]]:
+    """Find the pairs of rows that score highest.
+
+    A pair is found when one of its rows is among the `top_k` of the other.
+
+    Args:
+        embeddings: (N, D).
+        query_chunk_size: rows whose neighbours are held at a time.
+        corpus_chunk_size: rows they are compared with at a time by a score function that is not
+            one of `similarity`'s.
+        max_pairs: how many pairs to return.
+        top_k: neighbours of each row.
+        score_function: symmetric, from (B, D) and (C, D) to (B, C).
+
+    Returns:
+        [score, i, j] with i < j; best first, equal scores by i, then j.
+    """
+    matrix = as_matrix(embeddings)
+    pairs = np.empty((0, 2), np.int64)
+    scores = np.empty(0, np.float32)
+    for start in range(0, len(matrix), query_chunk_size):
+        rows = np.arange(start, min(start + query_chunk_size, len(matrix)))
+        found = top_k_by(
+            score_function,
+            matrix.index_select(0, torch.from_numpy(rows).to(matrix.device)),
+            matrix,
+            top_k,
+            query_chunk_size,
+            corpus_chunk_size,
+            excluded=rows,
+        )
+        new_pairs, new_scores = _as_pairs(rows, found)
+        pairs, scores = _best_pairs(
+            np.concatenate([pairs, new_pairs]), np.concatenate([scores, new_scores]), max_pairs
+        )
+    return [[score, i, j] for score, (i, j) in zip(scores.tolist(), pairs.tolist(), strict=True)]
+
+
+def _as_pairs(rows: np.ndarray, found: TopK) -> tuple[np.ndarray, np.ndarray]:
+    used = found.rows >= 0
+    left = np.broadcast_to(rows[:, None], used.shape)[used]
+    return np.sort(np.stack([left, found.rows[used]], axis=1), axis=1), found.scores[used]
+
+
+def _best_pairs(pairs: np.ndarray, scores: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The best of them, each once. A pair found from both sides has one score, or nearly so."""
+    order = np.lexsort((-scores, pairs[:, 1], pairs[:, 0]))
+    pairs, scores = pairs[order], scores[order]
+    first = np.ones(len(pairs), bool)
+    first[1:] = (pairs[1:] != pairs[:-1]).any(axis=1)
+    pairs, scores = pairs[first], scores[first]
+    best = np.argsort(-scores, kind="stable")[:count]
+    return pairs[best], scores[best]

@@ -1,0 +1,125 @@
+"""Search with the arguments and results that users of Sentence Transformers know."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stx_core.search.dense import dense_top_k
+from stx_core.search.results import TopK, best_of
+from stx_core.similarity import (
+    Embeddings,
+    as_matrix,
+    cos_sim,
+    dot_score,
+    euclidean_sim,
+    manhattan_sim,
+)
+
+ScoreFunction = Callable[[Any, Any], Tensor]
+
+_NAMES: dict[ScoreFunction, str] = {
+    cos_sim: "cosine",
+    dot_score: "dot",
+    euclidean_sim: "euclidean",
+    manhattan_sim: "manhattan",
+}
+
+
+def semantic_search(
+    query_embeddings: Embeddings,
+    corpus_embeddings: Embeddings,
+    query_chunk_size: int = 100,
+    corpus_chunk_size: int = 500000,
+    top_k: int = 10,
+    score_function: ScoreFunction = cos_sim,
+) -> list[list[dict[str, int | float]]]:
+    """Find the corpus rows that score highest for each query, on the corpus' device.
+
+    Args:
+        query_embeddings: (Q, D), or (D,) for one query; dense or sparse COO.
+        corpus_embeddings: (N, D); dense or sparse COO.
+        query_chunk_size: queries per call of a score function that is not one of `similarity`'s.
+        corpus_chunk_size: corpus rows per such call.
+        top_k: how many rows to find; fewer where the corpus has fewer.
+        score_function: what to rank by, from (B, D) and (C, D) to (B, C).
+
+    Returns:
+        For each query a list of {"corpus_id": row, "score": score}: best first, equal scores by
+        row.
+    """
+    corpus = as_matrix(corpus_embeddings)
+    queries = as_matrix(query_embeddings).to(corpus.device)
+    found = top_k_by(score_function, queries, corpus, top_k, query_chunk_size, corpus_chunk_size)
+    return [
+        [
+            {"corpus_id": row, "score": score}
+            for row, score in zip(rows, scores, strict=True)
+            if row >= 0
+        ]
+        for rows, scores in zip(found.rows.tolist(), found.scores.tolist(), strict=True)
+    ]
+
+
+def top_k_by(
+    score_function: ScoreFunction,
+    queries: Tensor,
+    corpus: Tensor,
+    k: int,
+    query_chunk_size: int,
+    corpus_chunk_size: int,
+    excluded: np.ndarray | None = None,
+) -> TopK:
+    """Top-k for any score function; those of `similarity` on dense rows go the exact way.
+
+    Args:
+        score_function: from (B, D) and (C, D) to (B, C).
+        queries: (Q, D), dense or COO.
+        corpus: (N, D), dense or COO, on the same device.
+        k: how many rows to find for each query.
+        query_chunk_size: B, at most.
+        corpus_chunk_size: C, at most.
+        excluded: (Q,) int64, a row that may not be found for that query.
+    """
+    name = _NAMES.get(score_function)
+    if name and not (queries.is_sparse or corpus.is_sparse):
+        device = corpus.device
+        return dense_top_k(queries, corpus, k, name, excluded=excluded, device=device)
+    rows = np.full((len(queries), k), -1)
+    scores = np.full((len(queries), k), -np.inf, np.float32)
+    for start in range(0, len(queries), query_chunk_size):
+        some = slice(start, start + query_chunk_size)
+        left = _rows(queries, start, query_chunk_size)
+        for first_row in range(0, len(corpus), corpus_chunk_size):
+            found = score_function(left, _rows(corpus, first_row, corpus_chunk_size)).detach()
+            hidden = None if excluded is None else excluded[some] - first_row
+            new_rows, new_scores = _best_of_block(found.to_dense().float(), k, hidden)
+            best = best_of(
+                np.concatenate([rows[some], np.where(new_rows < 0, -1, new_rows + first_row)], 1),
+                np.concatenate([scores[some], new_scores], 1),
+                k,
+            )
+            rows[some], scores[some] = best.rows, best.scores
+    return TopK(rows, scores)
+
+
+def _best_of_block(
+    scores: Tensor, k: int, hidden: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Columns and scores of the best k of each row; of equal scores the first columns."""
+    # A stable sort, not topk: which of equal values that keeps is not defined.
+    values, columns = scores.sort(dim=1, descending=True, stable=True)
+    best, rows = values[:, : k + 1].cpu().numpy(), columns[:, : k + 1].cpu().numpy()
+    if hidden is None:
+        return rows, best
+    return np.where(rows == hidden[:, None], -1, rows), best
+
+
+def _rows(matrix: Tensor, start: int, count: int) -> Tensor:
+    if not matrix.is_sparse:
+        return matrix[start : start + count]
+    stop = min(start + count, len(matrix))
+    rows: Tensor = torch.index_select(matrix, 0, torch.arange(start, stop, device=matrix.device))
+    return rows

@@ -1,0 +1,173 @@
+"""The k best rows of a corpus of sparse vectors for each query, exactly, by blocks.
+
+Each block of the corpus is turned into lists of its rows by dimension, and each query adds up the
+lists of its own dimensions in float64, in their order; so a score depends on nothing but the two
+vectors. It is rounded once, to float32.
+
+Q queries, N corpus rows, V dimensions, Z non-zero values.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from scipy import sparse
+
+from stx_core.search.results import TopK, add_pairs, empty_top_k
+
+BLOCK_ROWS = 1 << 16
+# Pairs that may have a score at a time: some 50 MB, were every query to meet every row.
+_BLOCK_PAIRS = 1 << 22
+
+
+class CompressedRows(Protocol):
+    """N sparse vectors, row after row (CSR), such as `SparseEncoder` gives.
+
+    `offsets` (N + 1,) int64; `indices` (Z,) int32, ascending within a row; `values` (Z,) float32.
+    """
+
+    @property
+    def offsets(self) -> np.ndarray: ...  # noqa: D102  (described by the class)
+    @property
+    def indices(self) -> np.ndarray: ...  # noqa: D102
+    @property
+    def values(self) -> np.ndarray: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class _Search:
+    k: int
+    cosine: bool
+    query_norms: np.ndarray
+    excluded: np.ndarray | None
+    labels: tuple[np.ndarray, np.ndarray] | None
+
+
+def sparse_top_k(
+    queries: CompressedRows,
+    corpus: CompressedRows,
+    k: int,
+    *,
+    similarity: Literal["dot", "cosine"] = "dot",
+    excluded: np.ndarray | None = None,
+    labels: tuple[np.ndarray, np.ndarray] | None = None,
+    block_rows: int = BLOCK_ROWS,
+) -> TopK:
+    """Find the k rows of the corpus that score highest for each query.
+
+    A score of 0, as of vectors without a common dimension, is no find: such slots stay empty.
+
+    Args:
+        queries: Q rows.
+        corpus: N rows.
+        k: how many rows to find for each query.
+        similarity: "dot" or "cosine".
+        excluded: (Q,) int64, a row that may not be found for that query, -1 for none.
+        labels: (Q,) and (N,) int64; only rows that carry the query's label may be found.
+        block_rows: corpus rows to take at a time; it does not change the result.
+
+    Returns:
+        Ordered by score descending, then by row ascending.
+
+    Raises:
+        ValueError: a value is not finite, lengths differ, or there is no such similarity.
+    """
+    if similarity not in ("dot", "cosine"):
+        raise ValueError(f"sparse vectors are compared by dot or cosine, not by {similarity!r}")
+    n_queries, n_rows = len(queries.offsets) - 1, len(corpus.offsets) - 1
+    _check_lengths(n_queries, n_rows, excluded, labels)
+    width = 1 + max(
+        (int(side.indices.max()) for side in (queries, corpus) if len(side.indices)), default=0
+    )
+    matrix = _matrix(queries, 0, n_queries, width, "queries")
+    search = _Search(k, similarity == "cosine", _norms(matrix), excluded, labels)
+    best = empty_top_k(n_queries, k)
+    if k == 0:
+        return best
+    step = max(1, _BLOCK_PAIRS // max(1, min(block_rows, n_rows)))
+    for first_row in range(0, n_rows, block_rows):
+        block = _matrix(corpus, first_row, first_row + block_rows, width, "corpus")
+        norms, by_dimension = _norms(block), block.T.tocsr()
+        for start in range(0, n_queries, step):
+            scores = matrix[start : start + step] @ by_dimension
+            pairs = list(_best_pairs(search, best, scores, norms, start, first_row))
+            add_pairs(best, *(np.concatenate(part) for part in zip(*pairs, strict=True)))
+    return best
+
+
+def _check_lengths(
+    n_queries: int,
+    n_rows: int,
+    excluded: np.ndarray | None,
+    labels: tuple[np.ndarray, np.ndarray] | None,
+) -> None:
+    given = [("excluded", excluded, n_queries)] if excluded is not None else []
+    if labels is not None:
+        given += [("labels", labels[0], n_queries), ("labels of the corpus", labels[1], n_rows)]
+    for name, values, count in given:
+        if len(values) != count:
+            raise ValueError(
+                f"{name} must hold one value for each of {count} rows, got {len(values)}"
+            )
+
+
+def _matrix(rows: CompressedRows, start: int, stop: int, width: int, what: str) -> sparse.csr_array:
+    """Some of the rows as float64 (n, V).
+
+    Raises:
+        ValueError: a value is not finite; it names the row.
+    """
+    offsets = np.asarray(rows.offsets[start : stop + 1], np.int64)
+    entries = slice(offsets[0], offsets[-1])
+    values = np.asarray(rows.values[entries], np.float64)
+    offsets = offsets - offsets[0]
+    if not np.isfinite(values).all():
+        entry = int((~np.isfinite(values)).argmax())
+        row = start + int(np.searchsorted(offsets, entry, side="right")) - 1
+        raise ValueError(f"row {row} of the {what} holds NaN or infinity; embed its text again")
+    return sparse.csr_array((values, rows.indices[entries], offsets), (len(offsets) - 1, width))
+
+
+def _norms(matrix: sparse.csr_array) -> np.ndarray:
+    """(n,) lengths, the squares added one after the other."""
+    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    return np.sqrt(np.bincount(rows, np.square(matrix.data), matrix.shape[0]))
+
+
+def _best_pairs(
+    search: _Search,
+    best: TopK,
+    scores: sparse.csr_array,
+    norms: np.ndarray,
+    start: int,
+    first_row: int,
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Of each query the pairs of one block that may be among its best k: query, row, score."""
+    for query in range(start, start + scores.shape[0]):
+        entries = slice(*scores.indptr[query - start : query - start + 2])
+        columns, found = scores.indices[entries], scores.data[entries]
+        if search.cosine:
+            found = found / (search.query_norms[query] * norms[columns])
+        rows, rounded = columns.astype(np.int64) + first_row, found.astype(np.float32)
+        # Of equal scores those of earlier blocks win, so that of the k-th is not enough.
+        kept = (found != 0) & (rounded > best.scores[query, -1])
+        if search.excluded is not None:
+            kept &= rows != search.excluded[query]
+        if search.labels is not None:
+            kept &= search.labels[1][rows] == search.labels[0][query]
+        rows, rounded = _highest(rows[kept], rounded[kept], search.k)
+        yield np.full(len(rows), query), rows, rounded
+
+
+def _highest(rows: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k highest, of equal ones the first, in any order."""
+    if len(scores) <= k:
+        return rows, scores
+    kth = np.partition(scores, len(scores) - k)[len(scores) - k]
+    above = scores > kth
+    ties = np.sort(rows[scores == kth])[: k - int(above.sum())]
+    return (
+        np.concatenate([rows[above], ties]),
+        np.concatenate([scores[above], np.full(len(ties), kth)]),
+    )
