@@ -19,6 +19,8 @@ _HOME = {
     "normalize_embeddings": "stx_core.similarity",
     "truncate_embeddings": "stx_core.similarity",
     "quantize_embeddings": "stx_core.quantization",
+    "mine_hard_negatives": "stx_core.mining.hard_negatives",
+    "MiningRules": "stx_core.mining.rules",
     "StxError": "stx_core.errors",
     "SpecError": "stx_core.errors",
     "InputError": "stx_core.errors",

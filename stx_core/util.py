@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from stx_core.mining.hard_negatives import mine_hard_negatives
 from stx_core.quantization import quantize_embeddings
 from stx_core.similarity import (
     SimilarityFunction,
@@ -28,6 +29,7 @@ __all__ = [
     "dot_score",
     "euclidean_sim",
     "manhattan_sim",
+    "mine_hard_negatives",
     "normalize_embeddings",
     "pairwise_cos_sim",
     "pairwise_dot_score",
