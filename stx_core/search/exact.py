@@ -1,0 +1,161 @@
+"""The score of one pair of embeddings: computed in float64, rounded once to float32.
+
+The same two vectors get the same bits everywhere: whatever else is scored along with them, on any
+number of threads, on any device. Matrix products and library sums do not promise that; here each
+step is an operation on single elements, and sums follow a fixed tree.
+
+P pairs, Q queries, N corpus rows, D width.
+"""
+
+import warnings
+from functools import cache
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Similarity = Literal["dot", "cosine", "euclidean", "manhattan"]
+SIMILARITIES: tuple[Similarity, ...] = ("dot", "cosine", "euclidean", "manhattan")
+Matrix = np.ndarray | Tensor
+
+# Elements of a block of pairs, as float64 some 2 MB: it stays in the cache between the steps.
+_BLOCK_ELEMENTS = 1 << 18
+
+
+def pair_scores(queries: Matrix, documents: Matrix, similarity: str) -> np.ndarray:
+    """Score row i of `queries` with row i of `documents`, bit for bit as top-k does.
+
+    Args:
+        queries: (P, D).
+        documents: (P, D).
+        similarity: "dot", "cosine" (0 for zero vectors), "euclidean" or "manhattan" (negated
+            distances).
+
+    Returns:
+        (P,) float32.
+
+    Raises:
+        ValueError: shapes differ, a value is not finite, or there is no such similarity.
+    """
+    left, right = as_matrix(queries, "queries"), as_matrix(documents, "documents")
+    if left.shape != right.shape:
+        raise ValueError(
+            f"pairs need equal shapes, got queries {tuple(left.shape)} and documents "
+            f"{tuple(right.shape)}"
+        )
+    check_similarity(similarity)
+    check_finite(left, 0, "queries")
+    check_finite(right, 0, "documents")
+    rows = torch.arange(len(left))
+    return scores_of_rows(left, right, rows, rows, similarity).numpy()
+
+
+def scores_of_rows(
+    queries: Tensor, corpus: Tensor, query_rows: Tensor, corpus_rows: Tensor, similarity: str
+) -> Tensor:
+    """Scores of P pairs, named by their rows: (P,) float32 on the queries' device.
+
+    Args:
+        queries: (Q, D).
+        corpus: (N, D), on any device.
+        query_rows: (P,) int64.
+        corpus_rows: (P,) int64.
+        similarity: its name.
+    """
+    step = max(1, _BLOCK_ELEMENTS // max(1, queries.shape[1]))
+    scores = torch.empty(len(query_rows), dtype=torch.float32, device=queries.device)
+    for start in range(0, len(query_rows), step):
+        pairs = slice(start, start + step)
+        left = queries[query_rows[pairs].to(queries.device)].double()
+        right = corpus[corpus_rows[pairs].to(corpus.device)].to(queries.device).double()
+        scores[pairs] = _score(left, right, similarity).float()
+    return scores
+
+
+def _score(left: Tensor, right: Tensor, similarity: str) -> Tensor:
+    """(P,) float64 of two (P, D) float64, which it may overwrite."""
+    if similarity == "dot":
+        return _tree_sum(left.mul_(right))
+    if similarity == "euclidean":
+        return -_tree_sum(left.sub_(right).square_()).sqrt_()
+    if similarity == "manhattan":
+        return -_tree_sum(left.sub_(right).abs_())
+    norms = _tree_sum(left.square()).sqrt_() * _tree_sum(right.square()).sqrt_()
+    dots = _tree_sum(left.mul_(right))
+    return torch.where(norms > 0, dots / norms, 0.0)
+
+
+def _tree_sum(values: Tensor) -> Tensor:
+    """Sum of each row of (P, D), which it overwrites: halves are added until one value is left."""
+    width = values.shape[1]
+    if width == 0:
+        return values.new_zeros(len(values))
+    while width > 1:
+        half = width // 2
+        values[:, :half] += values[:, width - half : width]
+        width -= half
+    return values[:, 0].clone()
+
+
+def as_matrix(embeddings: Matrix, what: str) -> Tensor:
+    """A tensor on the array's own memory, read only; a copy where torch cannot view it.
+
+    Raises:
+        ValueError: it is not a matrix of numbers.
+    """
+    if isinstance(embeddings, np.ndarray):
+        if not embeddings.flags.writeable:
+            _hear_read_only_warning()
+        # torch knows neither reversed memory nor foreign byte order.
+        native = embeddings.dtype.newbyteorder("=")
+        if any(stride < 0 for stride in embeddings.strides) or native != embeddings.dtype:
+            embeddings = np.ascontiguousarray(embeddings, native)
+        tensor = torch.from_numpy(embeddings)
+    else:
+        tensor = embeddings.detach()
+    if tensor.dim() != 2 or tensor.is_complex():
+        raise ValueError(
+            f"{what} must be a matrix of numbers, one row each, got {tensor.dtype} of shape "
+            f"{tuple(tensor.shape)}"
+        )
+    return tensor
+
+
+@cache
+def _hear_read_only_warning() -> None:
+    """Spend, unseen, torch's once-per-process warning about read-only memory: we never write."""
+    array = np.zeros(1)
+    array.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        torch.from_numpy(array)
+
+
+def check_similarity(similarity: str) -> None:
+    """Refuse names that are no similarity.
+
+    Raises:
+        ValueError: naming those there are.
+    """
+    if similarity not in SIMILARITIES:
+        raise ValueError(
+            f"no similarity is called {similarity!r}; choose one of {', '.join(SIMILARITIES)}"
+        )
+
+
+def check_finite(rows: Tensor, first_row: int, what: str) -> None:
+    """Refuse NaN and infinity.
+
+    Args:
+        rows: (N, D).
+        first_row: the row of the whole matrix that the first one is, for the message.
+        what: what the matrix holds, for the message.
+
+    Raises:
+        ValueError: naming the first such row.
+    """
+    if not rows.is_floating_point() or rows.isfinite().all():
+        return
+    row = first_row + int((~rows.isfinite()).any(dim=1).nonzero()[0])
+    raise ValueError(f"row {row} of the {what} holds NaN or infinity; embed its text again")
