@@ -79,7 +79,8 @@ def places(groups: np.ndarray) -> np.ndarray:
 def ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """The numbers start, start + 1, … of each range, one after the other: (sum,) int64."""
     ends = np.cumsum(counts)
-    return np.arange(int(ends[-1]) if len(ends) else 0) + np.repeat(starts - ends + counts, counts)
+    steps = np.arange(int(ends[-1]) if len(ends) else 0)
+    return np.asarray(steps + np.repeat(starts - ends + counts, counts))
 
 
 def _check_pairs(coded: Coded) -> None:

@@ -154,7 +154,9 @@ def _choose(coded: Coded, rules: MiningRules, reason_C: np.ndarray, order: np.nd
 def _lots(coded: Coded, rows: np.ndarray, seed: int) -> np.ndarray:
     """A random number for each row, from the seed, its query's id and its place: (N,) uint64."""
     query_ids = coded.query_ids.cast(pa.large_string()).to_pylist()
-    own_Q = np.array([xxhash.xxh3_64_intdigest(id_, seed % 2**64) for id_ in query_ids], np.uint64)
+    own_Q = np.array(
+        [xxhash.xxh3_64_intdigest(id_.encode(), seed % 2**64) for id_ in query_ids], np.uint64
+    )
     query = coded.query_C[rows]
     return mix(own_Q[query] + places(query).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
 

@@ -1,5 +1,7 @@
 """How alike two texts are, by the byte sequences that both contain."""
 
+from itertools import pairwise
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,9 +30,9 @@ def jaccard(left: pa.ChunkedArray, right: pa.ChunkedArray) -> np.ndarray:
     left, right = normalize_texts(left), normalize_texts(right)
     sizes = pc.add(pc.binary_length(left), pc.binary_length(right)).to_numpy().astype(np.int64)
     blocks = np.cumsum(sizes) // _BLOCK_BYTES
-    starts = np.flatnonzero(np.diff(blocks, prepend=-1))
+    edges = [*np.flatnonzero(np.diff(blocks, prepend=-1)), len(left)]
     likeness = np.zeros(len(left))
-    for start, stop in zip(starts, [*starts[1:], len(left)], strict=True):
+    for start, stop in pairwise(edges):
         block = slice(start, stop)
         likeness[block] = _jaccard_block(left[block], right[block])
     return likeness

@@ -75,7 +75,8 @@ def join(negatives: pa.Table, texts: Texts) -> Mined:
     )
     n_positive, positive_ids = flat(negatives["positive_ids"])
     n_negative, negative_ids = flat(negatives["negative_ids"])
-    both = pa.table({"doc_id": pa.chunked_array([*positive_ids.chunks, *negative_ids.chunks])})
+    chunks = [*positive_ids.chunks, *negative_ids.chunks]
+    both = pa.table({"doc_id": pa.chunked_array(chunks, type=positive_ids.type)})
     rows = columns.rows_of(
         columns.ids_of(both, "negatives", "doc_id"),
         columns.unique_ids(documents, "documents", "doc_id"),
