@@ -22,7 +22,7 @@ from torch import Tensor
 
 from stx_core.search.copies import surplus_copies
 from stx_core.search.exact import Matrix, as_matrix, check_similarity, scores_of_rows
-from stx_core.search.proxies import Proxies, full_precision
+from stx_core.search.proxies import Proxies, full_precision, quickest_dtype
 from stx_core.search.results import TopK, best_of, empty_top_k
 
 BLOCK_ROWS = 1 << 16
@@ -31,10 +31,12 @@ _BLOCK_PROXIES = 1 << 24
 # In the second pass each of them may become a pair of row numbers.
 _BLOCK_PAIRS = 1 << 22
 # Candidates beyond k: enough for all but clusters of equal scores, and cheap to score.
-_SLACK = 28
+_SLACK = 128
+# Times k: with more hits in a block it is worth looking for copies.
+_MANY_HITS = 4
 # Proxies whose maximum is looked at first. Strided groups: no copy, and neighbours, which are often
 # alike, fall into different groups.
-_GROUP = 32
+_GROUP = 16
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,13 @@ class _Search:
         """First row and rows of each block of the corpus, on the device."""
         for start in range(0, len(self.corpus), self.block_rows):
             yield start, self.corpus[start : start + self.block_rows].to(self.queries.device)
+
+    def surplus(self, block: Tensor, first_row: int) -> Tensor:
+        """(C,) bool: copies of more than k earlier rows. They score the same, and those win."""
+        labels = self.corpus_labels
+        if labels is not None:
+            labels = labels[first_row : first_row + len(block)]
+        return surplus_copies(block, labels, self.k + 1)
 
     def hide(self, proxies_BC: Tensor, first_query: int, first_row: int) -> None:
         """Give pairs that may not meet the lowest proxy."""
@@ -111,7 +120,8 @@ def dense_top_k(
     if not (k and len(search.queries) and len(search.corpus)):
         return empty_top_k(len(search.queries), k)
     with full_precision():
-        proxies = Proxies(search.queries, search.similarity, torch.float32)
+        dtype = quickest_dtype(search.queries, len(search.corpus), search.similarity)
+        proxies = Proxies(search.queries, search.similarity, dtype)
         found = _first_pass(search, proxies)
         if not proxies.bounded:
             proxies = Proxies(search.queries, search.similarity, torch.float64)
@@ -119,7 +129,7 @@ def dense_top_k(
         best, missed = _score_candidates(search, proxies, *found)
         if len(missed):
             some = missed.cpu().numpy()
-            again = _second_pass(search.of_queries(missed), best.scores[some, -1], proxies)
+            again = _second_pass(search.of_queries(missed), best.scores[some, -1], proxies.dtype)
             best.rows[some], best.scores[some] = again.rows, again.scores
     return best
 
@@ -177,11 +187,12 @@ def _first_pass(search: _Search, proxies: Proxies) -> tuple[Tensor, Tensor]:
     buffer = torch.empty(step * block_rows, dtype=proxies.dtype, device=device)
     for first_row, block in search.blocks():
         operand = proxies.of_block(block, first_row)
+        known = torch.maximum(values.amin(dim=1), _out_of_reach(search, proxies, values))
         for start in range(0, n_queries, step):
             some = slice(start, min(start + step, n_queries))
             found = proxies.between(some, operand, buffer)
             search.hide(found, start, first_row)
-            new, columns = _highest(found, min(width, len(block)))
+            new, columns = _highest(found, width, known[some])
             both = torch.cat([values[some], new], dim=1)
             values[some], order = both.topk(width, dim=1, sorted=False)
             all_rows = torch.cat([rows[some], columns + first_row], dim=1)
@@ -189,23 +200,30 @@ def _first_pass(search: _Search, proxies: Proxies) -> tuple[Tensor, Tensor]:
     return values, rows
 
 
-def _highest(proxies_BC: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The highest values of each row and their columns, in any order.
+def _out_of_reach(search: _Search, proxies: Proxies, values: Tensor) -> Tensor:
+    """(Q,) proxies below which no row can be among the best k; -inf where not k are known."""
+    return proxies.margins(values.topk(min(search.k, values.shape[1]), dim=1).values[:, -1])
 
-    They lie in the groups of highest maximum: `count` groups hold `count` maxima no smaller than
-    the last of them, and no other group holds a larger value.
+
+def _highest(proxies_BC: Tensor, count: int, known: Tensor) -> tuple[Tensor, Tensor]:
+    """The highest `count` values above `known` (B,) of each row and their columns, in any order.
+
+    Lower ones may be among them. They lie in the groups of highest maximum: `count` groups hold
+    `count` maxima no smaller than the last of them, and no other group holds a larger value.
     """
     n_groups = proxies_BC.shape[1] // _GROUP
     if n_groups < 2 * count:
-        return proxies_BC.topk(count, dim=1, sorted=False)
+        return proxies_BC.topk(min(count, proxies_BC.shape[1]), dim=1, sorted=False)
     grouped = n_groups * _GROUP
-    maxima = proxies_BC[:, :grouped].unflatten(1, (_GROUP, n_groups)).amax(dim=1)
-    groups = maxima.topk(count, dim=1, sorted=False).indices
+    maxima = proxies_BC[:, :grouped].view(-1, _GROUP, n_groups).amax(dim=1)
+    n_higher = int((maxima > known[:, None]).sum(dim=1).max())
+    groups = maxima.topk(min(count, n_higher), dim=1, sorted=False).indices
     members = torch.arange(0, grouped, n_groups, device=groups.device)
     columns = (groups.unsqueeze(1) + members.view(1, -1, 1)).flatten(1)
     rest = torch.arange(grouped, proxies_BC.shape[1], device=groups.device)
     columns = torch.cat([columns, rest.expand(len(columns), -1)], dim=1)
-    values, order = proxies_BC.gather(1, columns).topk(count, dim=1, sorted=False)
+    values = proxies_BC.gather(1, columns)
+    values, order = values.topk(min(count, columns.shape[1]), dim=1, sorted=False)
     return values, columns.gather(1, order)
 
 
@@ -214,10 +232,8 @@ def _score_candidates(
 ) -> tuple[TopK, Tensor]:
     """Exact scores of the candidates: the best k, and the queries that may miss better ones."""
     lowest = values.amin(dim=1)
-    kth = values.topk(min(search.k, values.shape[1]), dim=1).values[:, -1:]
-    margin = 2 * proxies.error()[:, None]
-    # Of the surplus only those that the bound allows among the best k need a score.
-    used = (values > -torch.inf) & (values >= kth - margin)
+    # Of the slack only those that the bound allows among the best k need a score.
+    used = (values > -torch.inf) & (values >= _out_of_reach(search, proxies, values)[:, None])
     queries, columns = used.nonzero(as_tuple=True)
     scores = torch.full(values.shape, -torch.inf, dtype=torch.float32, device=values.device)
     scores[queries, columns] = scores_of_rows(
@@ -226,33 +242,31 @@ def _score_candidates(
     rows = torch.where(used, rows, -1)
     best = best_of(rows.cpu().numpy(), scores.cpu().numpy(), search.k)
     floors = proxies.floors(torch.from_numpy(best.scores[:, -1]).to(values.device))
-    # -inf among the candidates: every row that may be found is one.
-    missed = (lowest > -torch.inf) & ~(lowest < floors)
+    # -inf among the candidates: every row that may be found is one of them.
+    complete = (lowest == -torch.inf) | (values.shape[1] == len(search.corpus))
+    missed = ~(complete | (lowest < floors))
     return best, missed.nonzero()[:, 0]
 
 
-def _second_pass(search: _Search, reached: np.ndarray, like: Proxies) -> TopK:
+def _second_pass(search: _Search, reached: np.ndarray, dtype: torch.dtype) -> TopK:
     """The best k of queries with many rows at the border; `reached` is a k-th score they have."""
-    proxies = Proxies(search.queries, search.similarity, like.dtype)
-    proxies.largest = like.largest
+    proxies = Proxies(search.queries, search.similarity, dtype)
     best = empty_top_k(len(search.queries), search.k)
-    step = max(1, _BLOCK_PAIRS // min(search.block_rows, len(search.corpus)))
-    buffer = torch.empty(
-        step * search.block_rows, dtype=proxies.dtype, device=search.queries.device
-    )
+    block_rows = min(search.block_rows, len(search.corpus))
+    step = max(1, min(len(search.queries), _BLOCK_PAIRS // block_rows))
+    buffer = search.queries.new_empty(step * block_rows, dtype=proxies.dtype)
     for first_row, block in search.blocks():
         operand = proxies.of_block(block, first_row)
-        labels = search.corpus_labels
-        of_block = None if labels is None else labels[first_row : first_row + len(block)]
-        # The copies of a vector score the same, and the first ones win.
-        surplus = surplus_copies(block, of_block, search.k + 1)
+        surplus = None
         for start in range(0, len(search.queries), step):
             some = slice(start, min(start + step, len(search.queries)))
-            floors = proxies.floors(torch.from_numpy(reached).to(block.device))[some]
             found = proxies.between(some, operand, buffer)
-            found[:, surplus] = -torch.inf
             search.hide(found, start, first_row)
-            hits = (found >= floors[:, None]) & (found > -torch.inf)
+            floors = proxies.floors(torch.from_numpy(reached).to(block.device))[some, None]
+            hits = (found >= floors) & (found > -torch.inf)
+            if int(hits.sum()) > _MANY_HITS * len(found) * search.k:
+                surplus = search.surplus(block, first_row) if surplus is None else surplus
+                hits &= ~surplus
             queries, columns = hits.nonzero(as_tuple=True)
             scores = scores_of_rows(
                 search.queries[some], block, queries, columns, search.similarity

@@ -63,27 +63,47 @@ def scores_of_rows(
         corpus_rows: (P,) int64.
         similarity: its name.
     """
-    step = max(1, _BLOCK_ELEMENTS // max(1, queries.shape[1]))
-    scores = torch.empty(len(query_rows), dtype=torch.float32, device=queries.device)
-    for start in range(0, len(query_rows), step):
-        pairs = slice(start, start + step)
-        left = queries[query_rows[pairs].to(queries.device)].double()
-        right = corpus[corpus_rows[pairs].to(corpus.device)].to(queries.device).double()
-        scores[pairs] = _score(left, right, similarity).float()
+    wide = queries.double()
+    n_pairs, width = len(query_rows), queries.shape[1]
+    scores = wide.new_empty(n_pairs, dtype=torch.float32)
+    norms = _norms(wide) if similarity == "cosine" else None
+    step = max(1, min(n_pairs, _BLOCK_ELEMENTS // max(1, width)))
+    # The same memory for each block: fresh pages would cost more than the arithmetic.
+    lefts, rights = wide.new_empty(step, width), wide.new_empty(step, width)
+    picked = corpus.new_empty(step, width)
+    for start in range(0, n_pairs, step):
+        some = slice(start, min(start + step, n_pairs))
+        count = some.stop - start
+        left = torch.index_select(wide, 0, query_rows[some], out=lefts[:count])
+        rows = corpus_rows[some].to(corpus.device)
+        right = rights[:count].copy_(torch.index_select(corpus, 0, rows, out=picked[:count]))
+        if norms is None:
+            scores[some] = _OF_PAIRS[similarity](left, right)
+        else:
+            dots = _dot(left, right)
+            products = norms[query_rows[some]] * _norms(right)
+            scores[some] = torch.where(products > 0, dots / products, 0.0)
     return scores
 
 
-def _score(left: Tensor, right: Tensor, similarity: str) -> Tensor:
-    """(P,) float64 of two (P, D) float64, which it may overwrite."""
-    if similarity == "dot":
-        return _tree_sum(left.mul_(right))
-    if similarity == "euclidean":
-        return -_tree_sum(left.sub_(right).square_()).sqrt_()
-    if similarity == "manhattan":
-        return -_tree_sum(left.sub_(right).abs_())
-    norms = _tree_sum(left.square()).sqrt_() * _tree_sum(right.square()).sqrt_()
-    dots = _tree_sum(left.mul_(right))
-    return torch.where(norms > 0, dots / norms, 0.0)
+def _dot(left: Tensor, right: Tensor) -> Tensor:
+    return _tree_sum(left.mul_(right))
+
+
+def _euclidean(left: Tensor, right: Tensor) -> Tensor:
+    return -_tree_sum(left.sub_(right).square_()).sqrt_()
+
+
+def _manhattan(left: Tensor, right: Tensor) -> Tensor:
+    return -_tree_sum(left.sub_(right).abs_())
+
+
+# (P,) float64 of two (P, D) float64, the first of which they overwrite.
+_OF_PAIRS = {"dot": _dot, "euclidean": _euclidean, "manhattan": _manhattan}
+
+
+def _norms(rows: Tensor) -> Tensor:
+    return _tree_sum(rows.square()).sqrt_()
 
 
 def _tree_sum(values: Tensor) -> Tensor:

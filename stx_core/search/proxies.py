@@ -7,24 +7,39 @@
 
 The bound is the usual one for sums in any order, with fused operations or without: a sum of D
 products is off by at most about D u times the sum of their sizes, u the unit roundoff (Higham 2002,
-chapter 3), here with room for the scaling, doubled. It needs numbers far from overflow and from
-numbers so small that hardware rounds them to 0; where lengths of rows are extreme, `bounded` says
-so, and float64 takes over.
+chapter 3), doubled here, with room for the scaling. It needs numbers far from overflow and from
+those that hardware rounds to 0; where lengths of rows are extreme, `bounded` says so, and float64
+takes over.
+
+bfloat16 shortens both factors, which moves a product by at most |q||d - d'| + |q - q'||d'|, and the
+sum in the end; these lengths are measured.
 
 Q queries, D width, B queries and C corpus rows of a block.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from stx_core.search.exact import check_finite
 
-_ROUNDOFF = {torch.float32: 2.0**-24, torch.float64: 2.0**-53}
+# Of sums: bfloat16 products are summed in float32.
+_ROUNDOFF = {torch.bfloat16: 2.0**-24, torch.float32: 2.0**-24, torch.float64: 2.0**-53}
+# Of the result, which float32 and float64 sums do not round again; a little more than half a step.
+_LAST_ROUNDING = {torch.bfloat16: 1.01 * 2.0**-9, torch.float32: 0.0, torch.float64: 0.0}
+# How much rounding the score to float32 may move its proxy, relative to the sizes.
+_FLOAT32_STEP = 2.0**-22
 # With lengths in this range products neither overflow nor vanish before they matter.
 _SAFE_LENGTH = 2.0**30
+_PROCESSOR_BFLOAT16 = {"avx512_bf16", "amx_bf16"}
+# Below, a call takes milliseconds either way.
+_MANY_PRODUCTS = 1 << 30
+# Elements that are prepared at a time: they stay in the cache between the steps.
+_CACHED_ELEMENTS = 1 << 19
 
 
 class Proxies:
@@ -32,23 +47,23 @@ class Proxies:
 
     Attributes:
         dtype: what they are computed in.
-        bounded: whether `error` holds for all blocks so far.
-        largest: length of the longest corpus row so far; L1 for manhattan, else L2.
+        bounded: whether `floors` and `margins` hold for all blocks so far.
     """
 
     def __init__(self, queries: Tensor, similarity: str, dtype: torch.dtype) -> None:
         check_finite(queries, 0, "queries")
+        self.dtype = torch.float64 if queries.dtype == torch.float64 else dtype
         self._similarity = similarity
-        if queries.dtype == torch.float64:
-            dtype = torch.float64
-        self.dtype = dtype
         self._width = queries.shape[1]
-        self._queries = queries.to(dtype)
-        self._lengths = self._lengths_of(queries.double())
-        self.largest = 0.0
-        self.bounded = self._is_safe(self._lengths)
+        rows = queries.double()
+        self._lengths = self._lengths_of(rows)
+        self.bounded = self._is_safe(self._lengths, rows)
         if similarity == "cosine":
-            self._queries = _scaled(self._queries, self._lengths.to(dtype))
+            rows = _scaled(rows, self._lengths)
+        self._queries = rows.to(self.dtype)
+        self._lost = torch.linalg.vector_norm(rows - self._queries, dim=1)
+        # Over the corpus rows so far: the longest, and the most that shortening moved one.
+        self._longest = self._most_lost = 0.0
 
     def of_block(self, block: Tensor, first_row: int) -> tuple[Tensor, Tensor]:
         """A block (C, D) as `between` wants it, and the lengths of its rows (C,).
@@ -56,16 +71,33 @@ class Proxies:
         Raises:
             ValueError: a value is not finite; it names the row, counted from `first_row`.
         """
-        rows = block.to(self.dtype)
-        lengths = self._lengths_of(rows)
+        if block.dtype == torch.float64 and self.dtype != torch.float64:
+            self.bounded = False  # its values are rounded here
+        full = torch.float32 if self.dtype == torch.bfloat16 else self.dtype
+        if block.dtype == self.dtype and self._similarity != "cosine":
+            rows, lengths = block, self._lengths_of(block)
+        else:
+            rows, lengths = self._prepared(block, full)
         if not lengths.isfinite().all():
             check_finite(block, first_row, "corpus")
-        if block.dtype == torch.float64 and self.dtype != torch.float64:
-            self.bounded = False  # its values were rounded
-        self.bounded = self.bounded and self._is_safe(lengths)
-        self.largest = max(self.largest, float(lengths.max()))
-        if self._similarity == "cosine":
-            rows = _scaled(rows, lengths)
+        self.bounded = self.bounded and self._is_safe(lengths, block)
+        self._longest = max(self._longest, float(lengths.max()))
+        return rows, lengths
+
+    def _prepared(self, block: Tensor, full: torch.dtype) -> tuple[Tensor, Tensor]:
+        rows = torch.empty_like(block, dtype=self.dtype)
+        lengths = block.new_empty(len(block), dtype=full)
+        step = max(1, _CACHED_ELEMENTS // max(1, self._width))
+        for start in range(0, len(block), step):
+            some = slice(start, start + step)
+            part = block[some].to(full)
+            lengths[some] = self._lengths_of(part)
+            if self._similarity == "cosine":
+                part = _scaled(part, lengths[some])
+            rows[some] = part
+            if self.dtype == torch.bfloat16:
+                lost = float(torch.linalg.vector_norm(part - rows[some], dim=1).max())
+                self._most_lost = max(self._most_lost, lost * (1 + 2.0**-10))
         return rows, lengths
 
     def between(self, some: slice, block: tuple[Tensor, Tensor], buffer: Tensor) -> Tensor:
@@ -79,18 +111,8 @@ class Proxies:
             return torch.addmm(-lengths.square(), queries, rows.T, alpha=2, out=out)
         return torch.mm(queries, rows.T, out=out)
 
-    def error(self) -> Tensor:
-        """(Q,) float64: how far a proxy may be off, with room for rounding the score to float32."""
-        sizes = {
-            "dot": self._lengths * self.largest,
-            "cosine": torch.ones_like(self._lengths),
-            "euclidean": (self._lengths + self.largest).square(),
-            "manhattan": self._lengths + self.largest,
-        }[self._similarity]
-        return 2 * (2 * self._width + 16) * _ROUNDOFF[self.dtype] * sizes + _float32_step(sizes)
-
     def floors(self, scores: Tensor) -> Tensor:
-        """(Q,) the lowest proxy that a row may have whose exact score is at least this one.
+        """(Q,) float64, the lowest proxy that a row may have whose exact score is at least this.
 
         Args:
             scores: (Q,) float32.
@@ -99,28 +121,54 @@ class Proxies:
         lowest = torch.nextafter(scores, torch.full_like(scores, -torch.inf)).double()
         if self._similarity == "euclidean":
             lowest = self._lengths.square() - lowest.square()
-        return lowest - self.error()
+        return self._rounded_down(lowest - self._error())
+
+    def margins(self, kth: Tensor) -> Tensor:
+        """(Q,) float64, the lowest proxy that a row among the best k may have.
+
+        Args:
+            kth: (Q,) a proxy that k rows reach.
+        """
+        return self._rounded_down(self._rounded_down(kth.double()) - 2 * self._error())
+
+    def _rounded_down(self, values: Tensor) -> Tensor:
+        # Of -inf nothing is taken away: that would not be a number.
+        sizes = values.abs().clamp_max(torch.finfo(torch.float64).max)
+        return values - sizes * _LAST_ROUNDING[self.dtype]
+
+    def _error(self) -> Tensor:
+        """(Q,) float64: how far proxies may be off, with room for rounding scores to float32."""
+        lengths, longest = self._lengths, self._longest
+        if self._similarity == "cosine":
+            lengths, longest = torch.ones_like(lengths), 1.0
+        sizes = {
+            "dot": lengths * longest,
+            "cosine": lengths,
+            "euclidean": (lengths + longest).square(),
+            "manhattan": lengths + longest,
+        }[self._similarity]
+        relative = 2 * (2 * self._width + 16) * _ROUNDOFF[self.dtype] + _FLOAT32_STEP
+        shortened = lengths * self._most_lost + self._lost * (longest + self._most_lost)
+        error: Tensor = relative * sizes + shortened
+        return error
 
     def _lengths_of(self, rows: Tensor) -> Tensor:
+        """(C,) L1 for manhattan, else L2."""
         order = 1 if self._similarity == "manhattan" else 2
-        return torch.linalg.vector_norm(rows, ord=order, dim=1)
+        lengths: Tensor = torch.linalg.vector_norm(rows, ord=order, dim=1)
+        return lengths
 
-    def _is_safe(self, lengths: Tensor) -> bool:
-        if self.dtype == torch.float64 or not len(lengths):
+    def _is_safe(self, lengths: Tensor, rows: Tensor) -> bool:
+        if self.dtype == torch.float64:
             return True
-        some = lengths[lengths > 0]
-        return not len(some) or bool(
-            (some.min() >= 1 / _SAFE_LENGTH) & (some.max() <= _SAFE_LENGTH)
-        )
+        safe = (lengths >= 1 / _SAFE_LENGTH) & (lengths <= _SAFE_LENGTH)
+        # A length of 0 may be that of numbers whose squares are too small.
+        rest = rows[~safe]
+        return not rest.any()
 
 
 def _scaled(rows: Tensor, lengths: Tensor) -> Tensor:
     return rows / torch.where(lengths > 0, lengths, 1.0)[:, None]
-
-
-def _float32_step(sizes: Tensor) -> Tensor:
-    """How much rounding to float32 may move numbers of these sizes."""
-    return sizes * 2.0**-22
 
 
 @contextmanager
@@ -132,3 +180,29 @@ def full_precision() -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def quickest_dtype(queries: Tensor, n_rows: int, similarity: str) -> torch.dtype:
+    """bfloat16 where the processor multiplies it by itself and there is work for it."""
+    products = len(queries) * n_rows * queries.shape[1]
+    if similarity in ("dot", "cosine") and products > _MANY_PRODUCTS and _has_bfloat16(queries):
+        return torch.bfloat16
+    return torch.float32
+
+
+def _has_bfloat16(queries: Tensor) -> bool:
+    # On CUDA, sums of bfloat16 products may be shortened on the way, which the bound leaves out.
+    if queries.device.type != "cpu" or not torch._C._get_mkldnn_enabled():
+        return False
+    return not _PROCESSOR_BFLOAT16.isdisjoint(_processor_flags())
+
+
+@cache
+def _processor_flags() -> frozenset[str]:
+    """Instruction sets as Linux names them; none where it cannot be known."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return frozenset()
+    flags = next((line for line in text.splitlines() if line.startswith("flags")), "")
+    return frozenset(flags.split())
