@@ -29,6 +29,8 @@ _HOME = {
     "community_detection": "stx_core.clustering",
     "reciprocal_rank_fusion": "stx_core.fusion",
     "weighted_fusion": "stx_core.fusion",
+    "mine_hard_negatives": "stx_core.mining.hard_negatives",
+    "MiningRules": "stx_core.mining.rules",
     "StxError": "stx_core.errors",
     "SpecError": "stx_core.errors",
     "InputError": "stx_core.errors",

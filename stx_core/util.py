@@ -6,6 +6,7 @@ import torch
 
 from stx_core.clustering import community_detection
 from stx_core.fusion import reciprocal_rank_fusion, weighted_fusion
+from stx_core.mining.hard_negatives import mine_hard_negatives
 from stx_core.quantization import quantize_embeddings
 from stx_core.search.bitext import bitext_mining
 from stx_core.search.paraphrases import paraphrase_mining, paraphrase_mining_embeddings
@@ -35,6 +36,7 @@ __all__ = [
     "dot_score",
     "euclidean_sim",
     "manhattan_sim",
+    "mine_hard_negatives",
     "normalize_embeddings",
     "pairwise_cos_sim",
     "pairwise_dot_score",

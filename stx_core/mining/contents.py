@@ -1,0 +1,138 @@
+"""Guards against false negatives: the texts behind candidates, positives and queries."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stx_core.errors import InputError
+from stx_core.mining import columns
+from stx_core.mining.coded import Coded, ranges
+from stx_core.mining.near_duplicates import jaccard, normalize_texts
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What documents (D) and queries (Q) say, in the order of their codes.
+
+    Contents are int64 codes, equal where the texts are.
+    """
+
+    content_D: np.ndarray
+    content_Q: np.ndarray | None
+    text_D: pa.ChunkedArray | None
+    text_Q: pa.ChunkedArray | None
+
+    @classmethod
+    def of(
+        cls,
+        documents: pa.Table,
+        queries: pa.Table | None,
+        document_ids: pa.Array,
+        query_ids: pa.Array,
+    ) -> Self:
+        """Look up what is known of these ids.
+
+        Raises:
+            InputError: an id is not there, or the tables share neither content_hash nor text.
+        """
+        documents = _rows(documents, "documents", "doc_id", document_ids)
+        if queries is not None:
+            queries = _rows(queries, "queries", "query_id", query_ids)
+        tables = [table for table in (documents, queries) if table is not None]
+        compared = _compared(tables)
+        (content_D, *content_Q), _ = columns.id_codes(
+            *(_content(table, compared) for table in tables), what=f"{compared}s"
+        )
+        return cls(
+            content_D,
+            content_Q[0] if content_Q else None,
+            *(
+                columns.texts_of(table, name)
+                if table is not None and "text" in table.column_names
+                else None
+                for table, name in ((documents, "documents"), (queries, "queries"))
+            ),
+        )
+
+    def same(self, coded: Coded) -> np.ndarray:
+        """Which candidates have the text of a positive of their query, or of it: (C,) bool."""
+        n = int(max(self.content_D.max(initial=0), _top(self.content_Q))) + 1
+        known = coded.query_P * n + self.content_D[coded.document_P]
+        if self.content_Q is not None:
+            own = np.arange(len(self.content_Q)) * n + self.content_Q
+            known = np.concatenate([known, own])
+        return np.isin(coded.query_C * n + self.content_D[coded.document_C], known)
+
+    def repeated(self, coded: Coded, left_C: np.ndarray, order: np.ndarray) -> np.ndarray:
+        """Which of the candidates left repeat a text of one before them in the order: (C,) bool."""
+        rows = order[left_C[order]]
+        n = int(self.content_D.max(initial=0)) + 1
+        keys = coded.query_C[rows] * n + self.content_D[coded.document_C[rows]]
+        _, first = np.unique(keys, return_index=True)
+        repeated_C = left_C.copy()
+        repeated_C[rows[first]] = False
+        return repeated_C
+
+    def near_duplicates(self, coded: Coded, left_C: np.ndarray, threshold: float) -> np.ndarray:
+        """Which of the candidates left are nearly a positive of their query, or it: (C,) bool.
+
+        Raises:
+            InputError: the documents have no texts.
+        """
+        if self.text_D is None:
+            raise InputError("near_duplicate compares texts: give documents a column 'text'")
+        rows, document = _with_positives(coded, np.flatnonzero(left_C))
+        # A positive that may pass as a candidate is not compared with itself.
+        other = coded.document_C[rows] != document
+        rows, document = rows[other], document[other]
+        near_C = np.zeros(len(left_C), bool)
+        texts = self.text_D.take(coded.document_C[rows])
+        near_C[rows[jaccard(texts, self.text_D.take(document)) >= threshold]] = True
+        if self.text_Q is not None:
+            rows = np.flatnonzero(left_C & ~near_C)
+            texts = self.text_D.take(coded.document_C[rows])
+            alike = jaccard(texts, self.text_Q.take(coded.query_C[rows]))
+            near_C[rows[alike >= threshold]] = True
+        return near_C
+
+
+def _with_positives(coded: Coded, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each of these candidates with each positive of its query: rows and document codes."""
+    order = np.argsort(coded.query_P, kind="stable")
+    counts_Q = np.bincount(coded.query_P, minlength=len(coded.query_ids))
+    starts_Q = np.cumsum(counts_Q) - counts_Q
+    query = coded.query_C[rows]
+    return np.repeat(rows, counts_Q[query]), coded.document_P[
+        order[ranges(starts_Q[query], counts_Q[query])]
+    ]
+
+
+def _rows(table: pa.Table, name: str, column: str, ids: pa.Array) -> pa.Table:
+    known = columns.unique_ids(table, name, column)
+    return table.take(columns.rows_of(ids, known, column))
+
+
+def _compared(tables: list[pa.Table]) -> str:
+    for column in ("content_hash", "text"):
+        if all(column in table.column_names for table in tables):
+            return column
+    raise InputError(
+        "same_content needs a column 'text', or 'content_hash', in documents and in queries"
+    )
+
+
+def _content(table: pa.Table, column: str) -> pa.ChunkedArray:
+    if column == "text":
+        return normalize_texts(columns.texts_of(table, "documents or queries"))
+    values = table[column]
+    if values.null_count:
+        row = pc.index(pc.is_null(values), True).as_py()
+        raise InputError(f"content_hash is null in row {row}; hash the text or drop the row")
+    return values
+
+
+def _top(codes: np.ndarray | None) -> int:
+    return 0 if codes is None else int(codes.max(initial=0))

@@ -1,0 +1,322 @@
+"""`mine_hard_negatives`: a dataset of pairs and a model in, a dataset with hard negatives out."""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from stx_core.errors import InputError, SpecError
+from stx_core.mining.embed import cache_file, cached, process_pool
+from stx_core.mining.formats import labeled_lists, labeled_pairs, n_tuples, triplets
+from stx_core.mining.judge import judge
+from stx_core.mining.negatives import hard_negatives
+from stx_core.mining.pairs import Pairs, read_pairs
+from stx_core.mining.rules import Against, MiningRules, Sampling
+from stx_core.mining.summary import summary_lines
+from stx_core.mining.texts import Texts
+from stx_core.search import dense_top_k, pair_scores
+
+logger = logging.getLogger(__name__)
+
+Format = Literal["triplet", "n-tuple", "labeled-pair", "labeled-list"]
+
+
+def mine_hard_negatives(
+    dataset: Any,  # noqa: ANN401  (a datasets.Dataset, which is optional here)
+    model: Any,  # noqa: ANN401  (anything with encode_query and encode_document)
+    anchor_column_name: str | None = None,
+    positive_column_name: str | None = None,
+    corpus: Sequence[str] | None = None,
+    cross_encoder: Any | None = None,  # noqa: ANN401  (anything with predict)
+    range_min: int = 0,
+    range_max: int | None = None,
+    max_score: float | None = None,
+    min_score: float | None = None,
+    absolute_margin: float | None = None,
+    relative_margin: float | None = None,
+    num_negatives: int = 3,
+    sampling_strategy: Sampling = "top",
+    query_prompt_name: str | None = None,
+    query_prompt: str | None = None,
+    corpus_prompt_name: str | None = None,
+    corpus_prompt: str | None = None,
+    include_positives: bool = False,
+    output_format: Format | Literal["n-tuple-scores"] = "triplet",
+    output_scores: bool = False,
+    batch_size: int = 32,
+    faiss_batch_size: int = 16384,
+    use_faiss: bool = False,
+    use_multi_process: list[str] | bool = False,
+    verbose: bool = True,
+    cache_folder: str | Path | None = None,
+    as_triplets: bool | None = None,
+    margin: float | None = None,
+    *,
+    positive_share: float | None = None,
+    margin_against: Against = "min",
+    seed: int = 0,
+    same_content: bool = False,
+    near_duplicate: float | None = None,
+) -> Any:  # noqa: ANN401  (a datasets.Dataset)
+    """Find for each (anchor, positive) of a dataset texts that are alike but no positives.
+
+    Parameters, defaults and result are those of Sentence Transformers 6.2, except that random
+    sampling depends on `seed` and the anchor instead of a global generator, that a column name
+    that does not exist is an error, and that what it prints is logged (`stx_core.mining`, INFO).
+    All in memory: for corpora larger than that there is the mine job.
+
+    Args:
+        dataset: a `datasets.Dataset`; rows with the same anchor are one query with more positives.
+        model: encodes anchors by `encode_query` and documents by `encode_document`.
+        anchor_column_name: the first column unless given.
+        positive_column_name: the second column unless given.
+        corpus: where to mine, besides the positives; equal texts count once.
+        cross_encoder: scores candidates and positives anew, all pairs in one call of `predict`;
+            only asked if a rule on scores is set.
+        range_min: see `MiningRules`, as for the other rules.
+        range_max: derived from num_negatives, range_min and the most positives of a query.
+        max_score: see `MiningRules`.
+        min_score: see `MiningRules`.
+        absolute_margin: see `MiningRules`.
+        relative_margin: see `MiningRules`.
+        num_negatives: how many to find for each query.
+        sampling_strategy: "top" or "random".
+        query_prompt_name: a prompt of the model, for anchors.
+        query_prompt: the prompt itself.
+        corpus_prompt_name: a prompt of the model, for documents.
+        corpus_prompt: the prompt itself.
+        include_positives: let positives be found, too; makes n-tuples.
+        output_format: "triplet", "n-tuple", "labeled-pair" or "labeled-list".
+        output_scores: add the scores, or give them in place of the labels.
+        batch_size: texts per batch of the models.
+        faiss_batch_size: queries searched at once; it does not change the result.
+        use_faiss: changes nothing: the search is exact, and needs no faiss.
+        use_multi_process: for models that start processes themselves (True, or their devices); a
+            warning with others.
+        verbose: show progress, and log statistics.
+        cache_folder: keeps embeddings in files named by weights, prompt and texts.
+        as_triplets: old name for output_format "triplet" (True) or "n-tuple" (False).
+        margin: old name for absolute_margin.
+        positive_share: see `MiningRules`.
+        margin_against: see `MiningRules`.
+        seed: see `MiningRules`.
+        same_content: see `MiningRules`.
+        near_duplicate: see `MiningRules`.
+
+    Returns:
+        A `datasets.Dataset`, see `stx_core.mining.formats`.
+
+    Raises:
+        InputError: the dataset or corpus cannot be used.
+        SpecError: rules that cannot be meant.
+    """
+    layout, output_scores = _layout(output_format, output_scores, as_triplets, include_positives)
+    if faiss_batch_size < 1:
+        raise SpecError(f"faiss_batch_size must be at least 1, got {faiss_batch_size}")
+    pairs = read_pairs(dataset, anchor_column_name, positive_column_name, corpus)
+    rules = _with_range(
+        MiningRules(
+            num_negatives=num_negatives,
+            range_min=range_min,
+            range_max=range_max,
+            max_score=max_score,
+            min_score=min_score,
+            absolute_margin=absolute_margin if margin is None else margin,
+            relative_margin=relative_margin,
+            sampling_strategy=sampling_strategy,
+            include_positives=include_positives,
+            positive_share=positive_share,
+            margin_against=margin_against,
+            seed=seed,
+            same_content=same_content,
+            near_duplicate=near_duplicate,
+        ),
+        pairs.max_positives,
+        cross_encoder is not None,
+    )
+    with process_pool(model, use_multi_process) as pool:
+        options = {
+            "batch_size": batch_size,
+            "normalize_embeddings": True,
+            "convert_to_numpy": True,
+            "show_progress_bar": verbose,
+            **pool,
+        }
+        document_prompt = {"prompt_name": corpus_prompt_name, "prompt": corpus_prompt}
+        documents = cached(
+            lambda texts: model.encode_document(texts, **document_prompt, **options),
+            pairs.documents,
+            cache_file(cache_folder, "corpus", model, document_prompt, pairs.documents),
+        )
+        anchor_prompt = {"prompt_name": query_prompt_name, "prompt": query_prompt}
+        queries = cached(
+            lambda texts: model.encode_query(texts, **anchor_prompt, **options),
+            pairs.queries,
+            cache_file(cache_folder, "query", model, anchor_prompt, pairs.queries),
+        )
+    found = _search(model, queries, documents, pairs, rules, faiss_batch_size)
+    if cross_encoder is not None and rules.needs_scores:
+        with process_pool(cross_encoder, use_multi_process) as pool:
+            options = {"batch_size": batch_size, "show_progress_bar": verbose, **pool}
+            found = _rescored(found, pairs, cross_encoder, options)
+    return _mined(found, pairs, rules, layout, output_scores, verbose)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """Candidates (C,) and scores of the positives (P,), as rows of `Pairs`."""
+
+    query: np.ndarray
+    document: np.ndarray
+    rank: np.ndarray
+    score: np.ndarray
+    positive_score: np.ndarray
+
+
+def _layout(
+    output_format: str, output_scores: bool, as_triplets: bool | None, include_positives: bool
+) -> tuple[str, bool]:
+    if as_triplets is not None:
+        output_format = "triplet" if as_triplets else "n-tuple"
+        logger.warning("as_triplets is deprecated: use output_format=%r", output_format)
+    if output_format == "n-tuple-scores":
+        logger.warning("n-tuple-scores is deprecated: use n-tuple with output_scores=True")
+        output_format, output_scores = "n-tuple", True
+    if include_positives and output_format != "n-tuple":
+        logger.warning("include_positives makes n-tuples, which keep the order of the ranking")
+        output_format = "n-tuple"
+    if output_format not in get_args(Format):
+        raise SpecError(
+            f"output_format must be one of {', '.join(get_args(Format))}, got {output_format!r}"
+        )
+    return output_format, output_scores
+
+
+def _with_range(rules: MiningRules, max_positives: int, rescored: bool) -> MiningRules:
+    """Derive range_max as the reference does; rules of our own widen it like a margin."""
+    if rules.range_max is not None:
+        return rules
+    only_min_score = (
+        rules.needs_scores and not dataclasses.replace(rules, min_score=None).needs_scores
+    )
+    rejects = (rules.needs_scores and (rescored or not only_min_score)) or rules.needs_texts
+    width = rules.num_negatives * (10 if rejects else 1) + max_positives
+    logger.info("range_max is %d, from the other settings", rules.range_min + width)
+    return dataclasses.replace(rules, range_max=rules.range_min + width)
+
+
+def _search(
+    model: Any,  # noqa: ANN401  (see mine_hard_negatives)
+    queries: np.ndarray,
+    documents: np.ndarray,
+    pairs: Pairs,
+    rules: MiningRules,
+    queries_at_once: int,
+) -> _Found:
+    similarity = str(getattr(model, "similarity_fn_name", None) or "cosine")
+    # Room for the positives, which are among the best and fall out again.
+    k = min((rules.range_max or 0) + pairs.max_positives, len(documents))
+    device = getattr(model, "device", "cpu")
+    blocks = [
+        dense_top_k(queries[i : i + queries_at_once], documents, k, similarity, device=device)
+        for i in range(0, len(queries), queries_at_once)
+    ]
+    rows = np.concatenate([block.rows for block in blocks])
+    scores = np.concatenate([block.scores for block in blocks])
+    found = rows.reshape(-1) >= 0
+    return _Found(
+        np.repeat(np.arange(len(rows)), rows.shape[1])[found],
+        rows.reshape(-1)[found],
+        np.tile(np.arange(1, rows.shape[1] + 1), len(rows))[found],
+        scores.reshape(-1)[found],
+        pair_scores(queries[pairs.query_P], documents[pairs.document_P], similarity),
+    )
+
+
+def _rescored(
+    found: _Found,
+    pairs: Pairs,
+    cross_encoder: Any,  # noqa: ANN401  (see mine_hard_negatives)
+    options: dict[str, Any],
+) -> _Found:
+    """Replace all scores by the cross-encoder's; it reads each pair once, in one flat call."""
+    query = np.concatenate([pairs.query_P, found.query])
+    document = np.concatenate([pairs.document_P, found.document])
+    keys, place = np.unique(query * len(pairs.documents) + document, return_inverse=True)
+    texts = [
+        (pairs.queries[key // len(pairs.documents)], pairs.documents[key % len(pairs.documents)])
+        for key in keys.tolist()
+    ]
+    scores = np.asarray(cross_encoder.predict(texts, **options), np.float32)
+    if scores.shape != (len(texts),):
+        raise InputError(
+            f"the cross-encoder gives {scores.shape[1:]} scores a pair, mining needs one; "
+            "use a model with one label"
+        )
+    n = len(pairs.query_P)
+    return dataclasses.replace(found, positive_score=scores[place[:n]], score=scores[place[n:]])
+
+
+def _mined(
+    found: _Found, pairs: Pairs, rules: MiningRules, layout: str, scores: bool, verbose: bool
+) -> Any:  # noqa: ANN401  (a datasets.Dataset)
+    try:
+        from datasets import Dataset
+    except ImportError as error:
+        raise SpecError("mine_hard_negatives needs `datasets`: pip install 'stx[hf]'") from error
+
+    texts = Texts(
+        # Queries are known by their text, so that a random sample does not depend on the others.
+        pa.table({"query_id": [_text_id(text) for text in pairs.queries], "text": pairs.queries}),
+        pa.table({"doc_id": np.arange(len(pairs.documents)), "text": pairs.documents}),
+    )
+    ids = texts.queries["query_id"]
+    positives = pa.table(
+        {
+            "query_id": ids.take(pa.array(pairs.query_P)),
+            "doc_id": pairs.document_P,
+            "score": found.positive_score,
+        }
+    )
+    candidates = pa.table(
+        {
+            "query_id": ids.take(pa.array(found.query)),
+            "doc_id": found.document,
+            "rank": found.rank.astype(np.int32),
+            "score": found.score,
+        }
+    )
+    judged = judge(candidates, positives, rules, documents=texts.documents, queries=texts.queries)
+    negatives = hard_negatives(judged, positives)
+    table = _laid_out(negatives, texts, rules, layout, scores, pairs)
+    if verbose:
+        for line in summary_lines(judged, negatives, rules, layout, len(table), pairs):
+            logger.info("%s", line)
+    return Dataset(table)
+
+
+def _laid_out(
+    negatives: pa.Table, texts: Texts, rules: MiningRules, layout: str, scores: bool, pairs: Pairs
+) -> pa.Table:
+    if layout == "n-tuple":
+        return n_tuples(
+            negatives,
+            texts,
+            rules.num_negatives,
+            scores=scores,
+            anchor=pairs.anchor,
+            positive=pairs.positive,
+        )
+    make = {"triplet": triplets, "labeled-pair": labeled_pairs, "labeled-list": labeled_lists}
+    return make[layout](
+        negatives, texts, scores=scores, anchor=pairs.anchor, positive=pairs.positive
+    )
+
+
+def _text_id(text: str) -> str:
+    return xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass"))

@@ -1,0 +1,195 @@
+import logging
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+
+from stx_core import mine_hard_negatives, util
+from stx_core.errors import InputError, SpecError
+
+VECTORS = {
+    "q": [1.0, 0.0],
+    "p": [0.95, 0.3],
+    "P ": [0.94, 0.33],
+    "near": [0.9, 0.4],
+    "far": [0.1, 1.0],
+}
+
+
+class Model:
+    similarity_fn_name = "cosine"
+
+    def __init__(self):
+        self.calls = []
+
+    def encode_query(self, texts, **options):
+        self.calls.append(options)
+        rows = np.array([VECTORS[text] for text in texts], np.float32)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    encode_document = encode_query
+
+
+class Trained(torch.nn.Module):
+    """A model with weights, which count how often they were asked."""
+
+    similarity_fn_name = "cosine"
+
+    def __init__(self, weight=1.0):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor([weight, 1.0]))
+        self.calls = 0
+
+    def encode_query(self, texts, **_):
+        self.calls += 1
+        rows = np.array([VECTORS[text] for text in texts]) * self.weight.detach().numpy()
+        return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+    encode_document = encode_query
+
+
+PAIRS = Dataset.from_dict({"anchor": ["q"], "positive": ["p"]})
+CORPUS = ["p", "P ", "near", "far"]
+
+
+def mine(dataset=PAIRS, model=None, **settings):
+    settings = {"num_negatives": 1, "corpus": CORPUS, "verbose": False, **settings}
+    return mine_hard_negatives(dataset, model or Model(), **settings)
+
+
+def test_the_best_that_is_no_positive_is_the_negative():
+    assert mine().to_list() == [{"anchor": "q", "positive": "p", "negative": "P "}]
+
+
+def test_copies_of_positives_can_be_left_out():
+    assert mine(same_content=True)["negative"][:] == ["near"]
+
+
+def test_a_share_of_the_positive_s_score_is_a_bar():
+    assert mine(positive_share=0.95, num_negatives=3)["negative"][:] == ["far"]
+
+
+def test_it_is_found_where_users_of_the_reference_look():
+    assert util.mine_hard_negatives is mine_hard_negatives
+
+
+def test_prompts_and_batch_size_reach_the_model():
+    model = Model()
+
+    mine(model=model, query_prompt_name="query", corpus_prompt="passage: ", batch_size=7)
+
+    documents, queries = model.calls
+    assert documents["prompt"] == "passage: "
+    assert queries["prompt_name"] == "query"
+    assert {call["batch_size"] for call in model.calls} == {7}
+    assert all("pool" not in call for call in model.calls)
+
+
+def test_queries_can_be_searched_in_blocks():
+    dataset = Dataset.from_dict({"anchor": ["q", "near", "far"], "positive": ["p", "p", "near"]})
+
+    assert mine(dataset, faiss_batch_size=1).to_list() == mine(dataset).to_list()
+
+
+def test_models_that_start_no_processes_say_so(caplog):
+    mine(use_multi_process=True)
+
+    assert "a Model starts no processes" in caplog.text
+
+
+def test_models_that_start_processes_get_their_pool():
+    class Pooled(Model):
+        stopped = None
+
+        def start_multi_process_pool(self, target_devices=None):
+            return ("pool", target_devices)
+
+        def stop_multi_process_pool(self, pool):
+            self.stopped = pool
+
+    model = Pooled()
+
+    mine(model=model, use_multi_process=["cpu", "cpu"])
+
+    assert model.stopped == ("pool", ["cpu", "cpu"])
+    assert all(call["pool"] == model.stopped for call in model.calls)
+
+
+def test_the_cache_is_kept_by_weights_and_texts(tmp_path):
+    model = Trained()
+
+    first = mine(model=model, cache_folder=tmp_path / "cache")
+    again = mine(model=model, cache_folder=tmp_path / "cache")
+    calls = model.calls
+    mine(model=model, corpus=CORPUS[:3], cache_folder=tmp_path / "cache")
+    trained = Trained(weight=0.01)
+    mine(model=trained, cache_folder=tmp_path / "cache")
+
+    assert again.to_list() == first.to_list()
+    assert calls == 2
+    assert model.calls == 3  # the queries stayed
+    assert trained.calls == 2
+    assert len(list((tmp_path / "cache").glob("*.npy"))) == 5
+
+
+def test_a_cache_needs_weights(tmp_path):
+    with pytest.raises(InputError, match="a Model has no weights"):
+        mine(cache_folder=tmp_path)
+
+
+def test_what_is_missing_is_logged(caplog):
+    with caplog.at_level(logging.INFO, logger="stx_core.mining"):
+        mine(max_score=0.2, num_negatives=3, range_max=10, verbose=True)
+
+    assert "due to the max_score of 0.2." in caplog.text
+    assert "Could not find enough negatives for 2 samples (66.67%). Consider adjusting the " in (
+        caplog.text
+    )
+
+
+def rows(**columns):
+    return Dataset.from_dict(columns)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "settings", "message"),
+    [
+        (rows(a=[], b=[]), {}, "no rows"),
+        (rows(a=["q"]), {}, "only the columns"),
+        (rows(a=["q"], b=["p"]), {"anchor_column_name": "c"}, "no column 'c', only 'a', 'b'"),
+        (rows(a=["q"], b=["p"]), {"anchor_column_name": "b"}, "both column 'b'"),
+        (rows(a=["q"], b=[["p"]]), {}, "'b' row 0 is a list, expected a string"),
+        (rows(a=["q", None], b=["p", "p"]), {}, "'a' row 1 is null"),
+        (rows(a=["q"], b=["p"]), {"corpus": []}, "corpus is empty"),
+        (rows(a=["q"], b=["p"]), {"corpus": "p"}, "corpus is one string"),
+        (rows(a=["q"], b=["p"]), {"corpus": ["p", 3]}, "corpus row 1 is a int"),
+    ],
+)
+def test_datasets_that_cannot_be_mined_are_refused_in_one_line(dataset, settings, message):
+    with pytest.raises(InputError, match=message) as caught:
+        mine(dataset, **settings)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"output_format": "pairs"}, "output_format must be one of triplet"),
+        ({"faiss_batch_size": 0}, "faiss_batch_size must be at least 1"),
+        ({"num_negatives": 0}, "at least 1"),
+        ({"range_min": 3, "range_max": 2}, "below range_max"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(settings, message):
+    with pytest.raises(SpecError, match=message):
+        mine(**settings)
+
+
+def test_a_cross_encoder_with_several_labels_is_refused():
+    class Labels:
+        def predict(self, pairs, **_):
+            return np.zeros((len(pairs), 3), np.float32)
+
+    with pytest.raises(InputError, match=r"gives \(3,\) scores a pair"):
+        mine(cross_encoder=Labels(), max_score=0.5)
