@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 
 from stx_core.errors import InputError
 from stx_core.evaluation.delimited import Layout
@@ -69,7 +70,7 @@ def read_rankings(
         StoreError: the dataset has no snapshot, or no such output.
     """
     if is_dataset(path):
-        yield from _read_dataset(path, output)
+        yield from dataset_tables(open_snapshot(path, output=output), path)
         return
     if output is not None:
         raise InputError(
@@ -87,19 +88,23 @@ def is_dataset(path: str) -> bool:
     return bool(list_names(join(path, "_stx", "log")))
 
 
-def _read_dataset(path: str, output: str | None) -> Iterator[pa.Table]:
-    dataset = open_snapshot(path, output=output)
-    names = list(RANKING.names)
-    if lacking := [name for name in names if name not in dataset.schema.names]:
+def dataset_tables(dataset: ds.Dataset, name: str) -> Iterator[pa.Table]:
+    """Read a ranking from a dataset that is open; as `read_rankings`.
+
+    Args:
+        dataset: has the columns of `RANKING`, and any others.
+        name: of the dataset, for messages.
+    """
+    if lacking := [column for column in RANKING.names if column not in dataset.schema.names]:
         raise InputError(
-            f"{redact(path)}: no ranking, it lacks {', '.join(lacking)}; "
+            f"{redact(name)}: no ranking, it lacks {', '.join(lacking)}; "
             f"it has {', '.join(dataset.schema.names)}"
         )
-    for batch in dataset.to_batches(columns=names, batch_size=_ROWS_AT_ONCE):
+    for batch in dataset.to_batches(columns=RANKING.names, batch_size=_ROWS_AT_ONCE):
         try:
             yield _from_rows(pa.Table.from_batches([batch]))
         except pa.ArrowInvalid as error:
-            raise InputError(f"{redact(path)}: no ranking: {error}") from None
+            raise InputError(f"{redact(name)}: no ranking: {error}") from None
 
 
 def _convert_of(url: str, names: list[str]) -> Convert:
