@@ -1,11 +1,11 @@
 """Files that are written piece by piece, and are at their destination whole or not at all."""
 
 import gzip
+import io
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO
 
 from stx_core.errors import SpecError
 from stx_core.store.filesystem import file_info, upload
@@ -44,8 +44,10 @@ def new_file(url: str) -> Iterator[str]:
 
 
 @contextmanager
-def new_lines(url: str) -> Iterator[IO[bytes]]:
+def new_lines(url: str) -> Iterator[io.BufferedIOBase]:
     """A stream to write lines to, compressed if the name ends in ``.gz``; as `new_file`."""
-    with new_file(url) as path:
-        with gzip.open(path, "wb") if url.endswith(".gz") else open(path, "wb") as stream:
-            yield stream
+    with (
+        new_file(url) as path,
+        gzip.open(path, "wb") if url.endswith(".gz") else open(path, "wb") as stream,
+    ):
+        yield stream

@@ -25,11 +25,14 @@ def write_top_ranked(dataset: ds.Dataset, destination: str, options: ExportOptio
     n_rows = 0
     tables = whole_queries(dataset_tables(dataset, options.source))
     if destination.endswith(".parquet"):
-        with new_file(destination) as path:
-            with pq.ParquetWriter(path, TOP_RANKED, **write_options(TOP_RANKED)) as parquet:
-                for table in tables:
-                    parquet.write_table(top_ranked(table))
-                    n_rows += len(table)
+        settings = write_options(TOP_RANKED)
+        with (
+            new_file(destination) as path,
+            pq.ParquetWriter(path, TOP_RANKED, **settings) as parquet,
+        ):
+            for table in tables:
+                parquet.write_table(top_ranked(table))
+                n_rows += len(table)
         return n_rows
     if not destination.endswith((".jsonl", ".jsonl.gz")):
         raise SpecError(f"{redact(destination)}: end the name in .parquet, .jsonl or .jsonl.gz")
