@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from jobs import encode, gc, rollback, search, show, verify
+from jobs import encode, evaluate, export, gc, rollback, search, show, verify
 from stx_core.errors import InputError, ModelError, SpecError, Stopped, StxError
 from stx_core.store.urls import one_line
 
@@ -19,6 +19,8 @@ app = typer.Typer(
 app.command()(encode.encode)
 app.command()(show.show)
 app.command()(search.search)
+app.command()(evaluate.evaluate)
+app.command()(export.export)
 app.command()(verify.verify)
 app.command()(rollback.rollback)
 app.command()(gc.gc)

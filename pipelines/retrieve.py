@@ -63,6 +63,7 @@ def _plan_and_run(spec: RetrieveSpec, view: View, began: float, *, dry_run: bool
         spec.resources, *cluster.cluster_size(spec.resources.runner, available_cores())
     )
     rows = sum(cell.unit.n_rows for cell in cells)
+    cluster.check_fits([_stage(spec, grid, pool)], *size)
     lines = tuple(_lines(spec, grid, work, cells, pool))
     work = replace(work, lines=lines, n_before=len(cells), rows_before=rows)
     view.plan(work)
@@ -137,8 +138,6 @@ def _stream(
     view: View,
 ) -> pa.Table:
     """Finish the cells, then the blocks; their records."""
-    stage = _stage(spec, grid, pool)
-    cluster.check_fits([stage], *cluster.cluster_size(pool.runner, available_cores()))
     setting = _Setting(
         spec,
         Target(work.root, start.claim.run, start.claim.epoch),
@@ -149,7 +148,7 @@ def _stream(
     watch = partial(view.watch, plan=work)
     described = [asdict(cell) for cell in cells]
     read, write = partial(_read_cell, setting=setting), partial(_write_cell, setting=setting)
-    found = finish_units(start, described, read, [stage], write, spec.resources, watch)
+    found = finish_units(start, described, read, [_stage(spec, grid, pool)], write, spec.resources, watch)
     records = pa.concat_tables([start.records, found])
     files = dict(zip(records["key"].to_pylist(), records["file"].to_pylist(), strict=True))
     blocks = [

@@ -164,22 +164,21 @@ def find_grid(spec: RetrieveSpec) -> Grid:
     wanted = spec.retrievers or _common(spec, queries, corpus)
     legs = tuple(_leg(spec, name, one, queries, corpus) for name, one in wanted.items())
     _check_same_queries(spec, legs)
-    kinds = [
-        output_schema(snapshot_state(side.path, info.version)["outputs"][name]).field("id").type
-        for side, info, name in (
-            (spec.queries, queries, _outputs(*next(iter(wanted.items())))[0]),
-            (spec.corpus, corpus, _outputs(*next(iter(wanted.items())))[1]),
-        )
-    ]
     asked = spec.model_dump(mode="json", include={"k", "fusion", "exclude_same_id", "same"})
     judged = None if spec.positives is None else file_info(spec.positives).identity
     return Grid(
         legs,
         _about(spec.queries.path, queries, [_outputs(*item)[0] for item in wanted.items()]),
         _about(spec.corpus.path, corpus, [_outputs(*item)[1] for item in wanted.items()]),
-        *kinds,
+        _id_type(spec.queries.path, queries),
+        _id_type(spec.corpus.path, corpus),
         asked | {"positives": judged, "format": _FORMAT},
     )
+
+
+def _id_type(path: str, info: SnapshotInfo) -> pa.DataType:
+    outputs = snapshot_state(path, info.version)["outputs"]
+    return output_schema(next(iter(outputs.values()))).field("id").type
 
 
 def _common(

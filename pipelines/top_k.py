@@ -19,6 +19,8 @@ from stx_core.store.data_file import read_columns
 from stx_core.store.parallel import parallel
 from stx_core.store.schema import dense_matrix, sparse_csr
 
+Vectors = np.ndarray | SparseRows
+
 VECTOR = "_vector"
 POSITIVES = "_positives"
 HITS = "_hits"
@@ -51,7 +53,7 @@ class Group:
     """
 
     ids: pa.Array
-    vectors: np.ndarray | SparseRows
+    vectors: Any
     same: pa.Table
 
 
@@ -115,12 +117,13 @@ class TopKStage:
         )
 
     def _search(
-        self, leg: Leg, table: pa.Table, queries: np.ndarray | SparseRows, group: Group
+        self, leg: Leg, table: pa.Table, queries: Vectors, group: Group
     ) -> TopK:
         from stx_core.search.sparse import sparse_top_k
 
         from stx_core.search.dense import dense_top_k
 
+        how: Any = leg.similarity
         limits: dict[str, Any] = {}
         if self.exclude_same_id:
             own = pc.index_in(table["_id"].cast(group.ids.type), value_set=group.ids)
@@ -128,12 +131,11 @@ class TopKStage:
         if self.same:
             limits["labels"] = labels(table.select(self.same), group.same)
         if isinstance(queries, SparseRows):
-            return sparse_top_k(queries, group.vectors, self.k, leg.similarity, **limits)
-        k, how = self.k, leg.similarity
-        return dense_top_k(queries, group.vectors, k, how, device=self.device, **limits)
+            return sparse_top_k(queries, group.vectors, self.k, similarity=how, **limits)
+        return dense_top_k(queries, group.vectors, self.k, how, device=self.device, **limits)
 
 
-def vectors_of(column: pa.ChunkedArray) -> np.ndarray | SparseRows:
+def vectors_of(column: pa.ChunkedArray) -> Vectors:
     """A column of vectors as a matrix, or as sparse rows."""
     if pa.types.is_struct(column.type):
         return SparseRows(*sparse_csr(column))
@@ -166,7 +168,7 @@ def hits_of(best: TopK, ids: pa.Array) -> pa.Array:
 
 
 def _positives(
-    leg: Leg, table: pa.Table, queries: np.ndarray | SparseRows, group: Group
+    leg: Leg, table: pa.Table, queries: Vectors, group: Group
 ) -> pa.Array:
     """(Q,) lists of (doc_id, score) of the judged pairs whose document is in the group."""
     from stx_core.search.sparse import sparse_pair_scores
@@ -179,7 +181,7 @@ def _positives(
     here = rows.is_valid().to_numpy(zero_copy_only=False)
     at, rows = at[here], rows.drop_null().to_numpy().astype(np.int64)
     if isinstance(queries, SparseRows):
-        scores = sparse_pair_scores(queries.take(at), group.vectors.take(rows), leg.similarity)
+        scores = sparse_pair_scores(queries, at, group.vectors, rows, leg.similarity)
     else:
         scores = pair_scores(queries[at], group.vectors[rows], leg.similarity)
     counts = np.bincount(at, minlength=len(table))

@@ -96,6 +96,47 @@ def sparse_top_k(
     return best
 
 
+def sparse_pair_scores(
+    queries: CompressedRows,
+    query_rows: np.ndarray,
+    documents: CompressedRows,
+    document_rows: np.ndarray,
+    similarity: str = "dot",
+) -> np.ndarray:
+    """Score chosen pairs: the same numbers that `sparse_top_k` gives them.
+
+    Args:
+        queries: rows to choose from.
+        query_rows: (P,) row of the query of each pair.
+        documents: rows to choose from.
+        document_rows: (P,) row of the document of each pair.
+        similarity: "dot" or "cosine" (0 for zero vectors).
+
+    Returns:
+        (P,) float32.
+
+    Raises:
+        ValueError: a value is not finite.
+    """
+    sides = (queries, documents)
+    width = 1 + max((int(side.indices.max()) for side in sides if len(side.indices)), default=0)
+    left, right = (
+        _matrix(side, 0, len(side.offsets) - 1, width, what)[rows]
+        for side, what, rows in (
+            (queries, "queries", query_rows),
+            (documents, "documents", document_rows),
+        )
+    )
+    common = left.multiply(right).tocsr()
+    common.sort_indices()
+    pairs = np.repeat(np.arange(len(query_rows)), np.diff(common.indptr))
+    scores = np.bincount(pairs, common.data, len(query_rows))
+    if similarity == "cosine":
+        lengths = _norms(left) * _norms(right)
+        scores = np.divide(scores, lengths, out=np.zeros_like(scores), where=lengths > 0)
+    return scores.astype(np.float32)
+
+
 def _check_lengths(
     n_queries: int,
     n_rows: int,

@@ -23,6 +23,25 @@ QUARANTINE = pa.schema(
     ]
 )
 
+# Queries with their documents, best first: what search writes, reranking reads, measures judge.
+RANKING = pa.schema(
+    [
+        pa.field("query_id", pa.string()),
+        pa.field("doc_id", pa.string()),
+        pa.field("rank", pa.int32()),  # from 1
+        pa.field("score", pa.float32()),  # higher is better
+    ]
+)
+
+# Judgements of documents for queries: 0 is not relevant, higher is more relevant.
+QRELS = pa.schema(
+    [
+        pa.field("query_id", pa.string()),
+        pa.field("doc_id", pa.string()),
+        pa.field("score", pa.int32()),
+    ]
+)
+
 # Readers load a row group at once: 32 MB is what bulk importers of search engines expect.
 ROW_GROUP_BYTES = 32 * 2**20
 

@@ -1,0 +1,68 @@
+"""Measures of a ranking against judgements, and of another ranking beside it."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from stx_core.evaluation.comparison import compare
+from stx_core.evaluation.measures import DEFAULT_MEASURES, evaluate
+from stx_core.evaluation.qrels import read_qrels
+from stx_core.evaluation.rankings import is_dataset, read_rankings
+from stx_core.evaluation.report import comparison_to_markdown, to_json, to_markdown
+from stx_core.store.filesystem import write_over
+from stx_core.store.urls import redact
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What `stx evaluate` found.
+
+    Attributes:
+        markdown: measures and counts, for people.
+        values: the same and the values of every query, for programs.
+    """
+
+    markdown: str
+    values: dict[str, Any]
+
+    def write(self, json_url: str | None, markdown_url: str | None) -> None:
+        """Write files, in place of what was there."""
+        if json_url is not None:
+            text = json.dumps(self.values, indent=1, ensure_ascii=False) + "\n"
+            write_over(json_url, text.encode())
+        if markdown_url is not None:
+            write_over(markdown_url, self.markdown.encode())
+
+
+def run_evaluate(
+    ranking: str,
+    qrels: str,
+    *,
+    measures: Sequence[str] = DEFAULT_MEASURES,
+    against: str | None = None,
+    output: str | None = None,
+    formats: tuple[str | None, str | None] = (None, None),
+) -> Evaluated:
+    """Evaluate a ranking, and compare it with another.
+
+    Args:
+        ranking: a dataset of stx, or files; see `stx_core.evaluation.rankings`.
+        qrels: judgements; see `stx_core.evaluation.qrels`.
+        measures: see `stx_core.evaluation.measures`.
+        against: another ranking.
+        output: of the datasets, where they have several.
+        formats: of the files of both rankings, and of the judgements; None to derive.
+    """
+    judged = read_qrels(qrels, formats[1])
+    first = evaluate(read_rankings(ranking, formats[0], output), judged, measures)
+    values = {"ranking": redact(ranking), "qrels": redact(qrels)} | to_json(first)
+    if against is None:
+        return Evaluated(to_markdown(first), values)
+    # A dataset may be compared with a file, which has no outputs.
+    output = output if is_dataset(against) else None
+    second = evaluate(read_rankings(against, formats[0], output), judged, measures)
+    differences = compare(first, second)
+    values["against"] = {"ranking": redact(against)} | to_json(second)
+    values["differences"] = [asdict(each) for each in differences]
+    return Evaluated(comparison_to_markdown(first, second, differences), values)

@@ -1,0 +1,102 @@
+"""Which files a path names, and in which form each is written."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import pyarrow as pa
+
+from stx_core.errors import InputError
+from stx_core.evaluation.delimited import Layout, read_delimited
+from stx_core.evaluation.records import NAMES, Convert, read_jsonl, read_parquet
+from stx_core.evaluation.text_blocks import first_line
+from stx_core.store.filesystem import list_files
+from stx_core.store.urls import redact
+
+_ENDINGS = {".parquet": "parquet", ".pq": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+
+# Layout of a file of lines by its first line; None if it is of another form.
+LayoutOf = Callable[[bytes], Layout | None]
+
+
+def read_tables(
+    url: str,
+    format: str | None,
+    layouts: Mapping[str, LayoutOf],
+    convert_of: Callable[[str, list[str]], Convert],
+) -> Iterator[pa.Table]:
+    """Read one file of any form, table by table.
+
+    Args:
+        url: the file.
+        format: ``parquet``, ``jsonl`` or a name of `layouts`; None to tell by the file's name,
+            else by its first line.
+        layouts: forms of lines, in the order in which they are tried.
+        convert_of: given the URL, for messages, and the columns that the file has (names of
+            `records.NAMES`), gives what takes a table of these to the wanted columns.
+
+    Raises:
+        InputError: the file is absent, its form unknown, or a line or row is bad; names it.
+    """
+
+    def convert_these(names: list[str]) -> Convert:
+        return convert_of(url, names)
+
+    try:
+        format = format or _by_ending(url)
+        if format == "parquet":
+            yield from read_parquet(url, convert_these)
+        elif format == "jsonl":
+            yield from read_jsonl(url, convert_these)
+        elif (layout := _layout(url, format, layouts)) is not None:
+            yield from read_delimited(url, layout, convert_these)
+    except FileNotFoundError as error:
+        raise InputError(f"{redact(url)}: no such file") from error
+
+
+def _by_ending(url: str) -> str | None:
+    name = url.lower().removesuffix(".gz")
+    return next((form for ending, form in _ENDINGS.items() if name.endswith(ending)), None)
+
+
+def _layout(url: str, format: str | None, layouts: Mapping[str, LayoutOf]) -> Layout | None:
+    """Layout of a file of lines; None if it is empty."""
+    known = ", ".join(sorted({"parquet", "jsonl", *layouts}))
+    if format is not None and format not in layouts:
+        raise InputError(f"unknown format {format!r}; one of {known}")
+    line = first_line(url)
+    if not line:
+        return None
+    for name in layouts if format is None else [format]:
+        layout = layouts[name](line)
+        if layout is not None:
+            return layout
+    shown = line.decode(errors="replace")[:100]
+    wanted = f"not of the form {format}" if format else "of no known form"
+    raise InputError(f"{redact(url)}: the first line, {shown!r}, is {wanted}; known are {known}")
+
+
+def list_parts(path: str) -> list[str]:
+    """URLs of a file, of the files of a folder, or of what a glob matches, sorted.
+
+    Raises:
+        InputError: there are none.
+    """
+    try:
+        urls = [file.url for file in list_files(path)]
+    except FileNotFoundError as error:
+        raise InputError(str(error)) from error
+    if not urls:
+        raise InputError(f"{redact(path)}: the folder holds no files")
+    return urls
+
+
+def require(url: str, names: Sequence[str], *needed: str) -> None:
+    """Check that a file has a column under one of the names that each is known by.
+
+    Raises:
+        InputError: it has not.
+    """
+    for name in needed:
+        if name not in names:
+            raise InputError(
+                f"{redact(url)}: needs a column {' or '.join(NAMES[name])}; rename yours"
+            )

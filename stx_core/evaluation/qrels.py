@@ -1,0 +1,94 @@
+"""Judgements, read into one table of query_id, doc_id, score, see `store.schema.QRELS`.
+
+| format  | what |
+|---|---|
+| trec    | lines ``query_id iteration doc_id score`` |
+| beir    | lines ``query-id<tab>corpus-id<tab>score``, with or without a line of names |
+| parquet | columns query_id, doc_id, score, under these names or those of MTEB and the hub |
+| jsonl   | the same, one object a line |
+
+All may be compressed by gzip, Parquet excepted.
+"""
+
+import pyarrow as pa
+
+from stx_core.errors import InputError
+from stx_core.evaluation.delimited import Layout
+from stx_core.evaluation.files import list_parts, read_tables, require
+from stx_core.evaluation.records import Convert, ids, numbers
+from stx_core.store.filesystem import MAGIC
+from stx_core.store.schema import QRELS
+from stx_core.store.urls import redact
+
+# Read as decimal numbers, because some tools write 1.0 for 1; only whole ones are taken.
+_TREC = Layout(
+    (
+        ("query_id", pa.string()),
+        ("", pa.string()),
+        ("doc_id", pa.string()),
+        ("score", pa.float64()),
+    ),
+    tabs=False,
+)
+_BEIR = (("query_id", pa.string()), ("doc_id", pa.string()), ("score", pa.float64()))
+
+
+def _trec(line: bytes) -> Layout | None:
+    return _TREC if len(line.split()) == len(_TREC.columns) else None
+
+
+def _beir(line: bytes) -> Layout | None:
+    fields = line.split(b"\t")
+    if len(fields) != len(_BEIR):
+        return None
+    return Layout(_BEIR, tabs=True, has_header=not _is_number(fields[-1]))
+
+
+def _is_number(field: bytes) -> bool:
+    try:
+        float(field)
+    except ValueError:
+        return False
+    return True
+
+
+_LAYOUTS = {"beir": _beir, "trec": _trec}
+
+
+def read_qrels(url: str, format: str | None = None) -> pa.Table:
+    """Read judgements, in the order of the file.
+
+    Args:
+        url: a file, a folder with one file in it, or a glob.
+        format: see the top of this file; None to tell by name or first line.
+
+    Returns:
+        A table with the schema `QRELS`; not empty.
+
+    Raises:
+        InputError: nothing is there, or a line or row is bad; names it.
+    """
+    urls = list_parts(url)
+    if len(urls) > 1 and not any(sign in url for sign in MAGIC):
+        # Usually the splits train, dev and test, which must not be mixed by accident.
+        names = ", ".join(each.rsplit("/", 1)[-1] for each in urls[:5])
+        raise InputError(f"{redact(url)}: holds {len(urls)} files ({names} …); name one of them")
+    tables = [table for each in urls for table in read_tables(each, format, _LAYOUTS, _convert_of)]
+    table = pa.concat_tables(tables or [QRELS.empty_table()])
+    if not len(table):
+        raise InputError(f"{redact(url)}: holds no judgements")
+    return table
+
+
+def _convert_of(url: str, names: list[str]) -> Convert:
+    require(url, names, "query_id", "doc_id", "score")
+    return _convert
+
+
+def _convert(table: pa.Table) -> pa.Table:
+    columns = [
+        ids(table["query_id"], "query_id"),
+        ids(table["doc_id"], "doc_id"),
+        numbers(table["score"], "score", pa.int32()),
+    ]
+    return pa.table(columns, schema=QRELS)

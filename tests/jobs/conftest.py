@@ -1,0 +1,69 @@
+"""Datasets that hold a ranking, and the command line in this process."""
+
+import sys
+import uuid
+
+import pyarrow as pa
+import pytest
+
+from stx_core.store import log
+from stx_core.store.commit import commit_snapshot
+from stx_core.store.filesystem import write_new
+from stx_core.store.ledger import Record, to_table
+from stx_core.store.schema import to_parquet
+from stx_core.store.shards import Shard
+from stx_core.store.units import id_hash, plan_units, unit_key
+from stx_core.store.urls import join
+
+
+@pytest.fixture
+def stx(monkeypatch, capsys):
+    """Runs a command; gives exit code, standard output and standard error."""
+    from jobs.cli import main
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["stx", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as ended:
+            code = ended.code or 0
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def publish():
+    """Commits a table as a dataset with one output, `rows_per_file` rows in each file."""
+
+    def build(root, table, *, output="ranking", rows_per_file=3):
+        root = str(root)
+        claim = log.claim(root, "spec")
+        shard = Shard("/queries.jsonl", "etag", "jsonl", len(table), (0, len(table)), pa.schema([]))
+        planned, records = {}, []
+        for unit in plan_units([shard], rows_per_file):
+            key = unit_key(unit, {"output": output})
+            planned[key] = unit
+            part = table.slice(unit.start, unit.n_rows)
+            file = f"data/{output}/{key}-{claim.run}-1-{uuid.uuid4().hex[:12]}.parquet"
+            data = to_parquet(part)
+            write_new(join(root, file), data)
+            in_hex = f"{id_hash(part.column(0)):032x}"
+            records.append(
+                Record(
+                    key=key, output=output, url=unit.url, identity=unit.identity, start=unit.start,
+                    stop=unit.stop, file=file, quarantine_file="", rows_in=unit.n_rows,
+                    rows_filtered=0, rows_out=unit.n_rows, rows_quarantined=0, reasons={},
+                    id_hash_in=in_hex, id_hash_out=in_hex, id_hash_quarantined=f"{0:032x}",
+                    n_tokens=0, n_truncated=0, size=len(data), checksum="", seconds={},
+                    run=claim.run, epoch=1,
+                )
+            )  # fmt: skip
+        commit_snapshot(
+            root, claim, {output: planned}, to_table(records), {output: {"model": "none"}},
+            {output: table.schema}, None,
+        )  # fmt: skip
+        return root
+
+    return build
