@@ -25,7 +25,7 @@ def jaccard(left: pa.ChunkedArray, right: pa.ChunkedArray) -> np.ndarray:
 
     The share of 8-byte sequences of the normalised texts that both contain; texts shorter than
     that count as one sequence. Two empty texts are alike (1). Exact, but for hash collisions of
-    64 bits; takes about a second for 10 MB of text.
+    64 bits; reads 3 to 4 MB of text a second (measured on SciFact, one core).
     """
     left, right = normalize_texts(left), normalize_texts(right)
     sizes = pc.add(pc.binary_length(left), pc.binary_length(right)).to_numpy().astype(np.int64)
