@@ -2,10 +2,11 @@
 
 import errno
 import sys
+from collections.abc import Callable
 
 import typer
 
-from jobs import encode, evaluate, export, gc, rollback, search, show, verify
+from jobs import encode, evaluate, export, gc, retrieve, rollback, search, show, verify
 from stx_core.errors import InputError, ModelError, SpecError, Stopped, StxError
 from stx_core.store.urls import one_line
 
@@ -17,6 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(encode.encode)
+app.command()(retrieve.retrieve)
 app.command()(show.show)
 app.command()(search.search)
 app.command()(evaluate.evaluate)
@@ -55,6 +57,13 @@ def run(application: typer.Typer) -> None:
     except KeyboardInterrupt:
         print("stx: interrupted; finished units are kept, run again to go on", file=sys.stderr)
         sys.exit(130)
+
+
+def run_alone(command: Callable[..., None]) -> None:
+    """Run one command as a program of its own, for ``python -m jobs.encode``."""
+    alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+    alone.command()(command)
+    run(alone)
 
 
 def main() -> None:

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from pipelines.plan import Plan
-    from pipelines.report import Report
+    from pipelines.report import OutputReport, Report
     from pipelines.runs import Amount
+    from pipelines.work import Work
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -41,9 +42,12 @@ class _OneLine(logging.Formatter):
 class Console:
     """A view of one run: a calm bar on a terminal, one JSON line every few seconds elsewhere."""
 
-    def plan(self, plan: "Plan") -> None:
+    def plan(self, plan: "Plan | Work") -> None:
         """Print what would be done, before anything runs."""
-        print("\n".join(map(one_line, _plan_lines(plan))), flush=True)
+        from pipelines.plan import Plan
+
+        lines = _plan_lines(plan) if isinstance(plan, Plan) else plan.lines
+        print("\n".join(map(one_line, lines)), flush=True)
 
     def watch(self, results: Iterator[dict[str, Any]], plan: "Amount") -> Iterator[dict[str, Any]]:
         """Pass results through and show how far the run is."""
@@ -99,11 +103,7 @@ def _report_lines(report: "Report") -> Iterator[str]:
         return
     yield f"committed version {report.version} of {report.output} in {_duration(report.seconds)}"
     for name, part in report.parts.items():
-        yield (
-            f"  {name:<8} {part.rows:,} rows in {part.files:,} files, {part.size / 1e6:,.1f} MB; "
-            f"{part.quarantined:,} quarantined; {part.encoded_rows:,} encoded now, "
-            f"{part.carried_rows:,} carried over by text, {part.truncated:,} cut"
-        )
+        yield f"  {name:<8} {_part_line(part)}"
         for reason, count in sorted(part.reasons.items()):
             yield f"           {count:,} x {reason}"
     tokens = sum(part.encoded_tokens for part in report.parts.values())
@@ -118,6 +118,17 @@ def _report_lines(report: "Report") -> Iterator[str]:
         yield f"  storage  {sum(report.retries.values()):,} calls made again ({kinds})"
     for line in report.warnings:
         yield f"  warning  {line}"
+
+
+def _part_line(part: "OutputReport") -> str:
+    where = f"{part.files:,} files, {part.size / 1e6:,.1f} MB"
+    if not part.of_texts:
+        return f"{part.file_rows:,} rows in {where}"
+    return (
+        f"{part.rows:,} rows in {where}; {part.quarantined:,} quarantined; "
+        f"{part.encoded_rows:,} encoded now, {part.carried_rows:,} carried over by text, "
+        f"{part.truncated:,} cut"
+    )
 
 
 def _duration(seconds: float) -> str:

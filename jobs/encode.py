@@ -67,8 +67,6 @@ def encode(
 
 
 if __name__ == "__main__":
-    from jobs.cli import run
+    from jobs.cli import run_alone
 
-    command = typer.Typer(add_completion=False, rich_markup_mode=None)
-    command.command()(encode)
-    run(command)
+    run_alone(encode)

@@ -1,6 +1,6 @@
 """``stx show``: what is in a dataset."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -30,10 +30,17 @@ def show(
     print(f"{path}: version {info.version}, committed {info.created} by run {info.run}")
     for name, part in info.outputs.items():
         if output in (None, name):
-            shape = "sparse" if part["dim"] is None else f"{part['dim']} x {part['store_as']}"
-            print(f"  {name}: {part['rows']:,} rows, {shape}, {part['bytes'] / 1e6:,.1f} MB")
-            print(f"    model        {part['model']} ({part['similarity']} similarity)")
+            size = f"{part['bytes'] / 1e6:,.1f} MB"
+            print(f"  {name}: {part['file_rows']:,} rows, {_shape(part)}, {size}")
+            if "model" in part:
+                print(f"    model        {part['model']} ({part['similarity']} similarity)")
             print(f"    fingerprint  {part['fingerprint']}")
             print(f"    quarantined  {part['rows_quarantined']:,} rows")
             for field in open_snapshot(path, output=name, version=version).schema:
                 print(f"    {field.name:<18} {field.type}")
+
+
+def _shape(part: dict[str, Any]) -> str:
+    if part["type"] == "dense":
+        return f"{part['dim']} x {part['store_as']}"
+    return str(part["type"])

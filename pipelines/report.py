@@ -21,6 +21,7 @@ class OutputReport:
     Attributes:
         rows, files, size, quarantined: of the whole snapshot; size in bytes.
         file_rows: rows of its files; of rankings there are several per query.
+        of_texts: whether its rows are texts that were encoded.
         encoded_rows, encoded_tokens: what this start gave the encoder.
         carried_rows: what this start took from the snapshot before, row by row.
         truncated, reasons: of the units that this start finished; reasons are quarantined rows by
@@ -29,6 +30,7 @@ class OutputReport:
 
     rows: int
     file_rows: int
+    of_texts: bool
     files: int
     size: int
     quarantined: int
@@ -91,6 +93,7 @@ def output_report(name: str, facts: Mapping[str, Any], fresh: pa.Table) -> Outpu
     return OutputReport(
         rows=facts["rows"],
         file_rows=facts["file_rows"],
+        of_texts=facts["type"] in ("dense", "sparse"),
         files=facts["files"],
         size=facts["bytes"],
         quarantined=facts["rows_quarantined"],

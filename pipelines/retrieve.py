@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from stx_core.evaluation.qrels import read_qrels
-from stx_core.fusion import reciprocal_rank_fusion, weighted_fusion
 
 from pipelines import cluster, stream, unit_table
 from pipelines.plan import Pool, available_cores, make_pool, read_held
@@ -25,6 +23,8 @@ from pipelines.retrievers import HYBRID, Cell, Grid, find_grid, positives_output
 from pipelines.runs import Start, View, claimed, finish_units, until_committed
 from pipelines.top_k import FOUND, HITS, POSITIVES, VECTOR, TopKStage, to_hits
 from pipelines.work import Target, Work, digest, finish, take_unit
+from stx_core.evaluation.qrels import read_qrels
+from stx_core.fusion import reciprocal_rank_fusion, weighted_fusion
 from stx_core.store import create
 from stx_core.store.commit import commit_snapshot
 from stx_core.store.data_file import read_columns
@@ -59,9 +59,8 @@ def _plan_and_run(spec: RetrieveSpec, view: View, began: float, *, dry_run: bool
     if work.is_current:
         return Report(root, held.version, committed=False)
     cells = [cell for cell in grid.cells(list(work.due)) if cell.key not in held.done]
-    pool = make_pool(
-        spec.resources, *cluster.cluster_size(spec.resources.runner, available_cores())
-    )
+    size = cluster.cluster_size(spec.resources.runner, available_cores())
+    pool = make_pool(spec.resources, *size)
     rows = sum(cell.unit.n_rows for cell in cells)
     cluster.check_fits([_stage(spec, grid, pool)], *size)
     lines = tuple(_lines(spec, grid, work, cells, pool))
@@ -148,7 +147,9 @@ def _stream(
     watch = partial(view.watch, plan=work)
     described = [asdict(cell) for cell in cells]
     read, write = partial(_read_cell, setting=setting), partial(_write_cell, setting=setting)
-    found = finish_units(start, described, read, [_stage(spec, grid, pool)], write, spec.resources, watch)
+    found = finish_units(
+        start, described, read, [_stage(spec, grid, pool)], write, spec.resources, watch
+    )
     records = pa.concat_tables([start.records, found])
     files = dict(zip(records["key"].to_pylist(), records["file"].to_pylist(), strict=True))
     blocks = [

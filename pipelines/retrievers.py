@@ -170,15 +170,22 @@ def find_grid(spec: RetrieveSpec) -> Grid:
         legs,
         _about(spec.queries.path, queries, [_outputs(*item)[0] for item in wanted.items()]),
         _about(spec.corpus.path, corpus, [_outputs(*item)[1] for item in wanted.items()]),
-        _id_type(spec.queries.path, queries),
-        _id_type(spec.corpus.path, corpus),
+        _id_type(spec.queries.path, queries, spec.same),
+        _id_type(spec.corpus.path, corpus, spec.same),
         asked | {"positives": judged, "format": _FORMAT},
     )
 
 
-def _id_type(path: str, info: SnapshotInfo) -> pa.DataType:
+def _id_type(path: str, info: SnapshotInfo, same: Sequence[str]) -> pa.DataType:
+    """Type of a dataset's ids; it must have the columns `same`."""
     outputs = snapshot_state(path, info.version)["outputs"]
-    return output_schema(next(iter(outputs.values()))).field("id").type
+    schema = output_schema(next(iter(outputs.values())))
+    if missing := [name for name in same if name not in schema.names]:
+        raise SpecError(
+            f"same: {redact(path)} has no column {', '.join(missing)}; name it in inputs.columns "
+            "when the dataset is encoded"
+        )
+    return schema.field("id").type
 
 
 def _common(

@@ -116,12 +116,9 @@ class TopKStage:
             table["id"].combine_chunks(), vectors_of(table[leg.column]), table.select(self.same)
         )
 
-    def _search(
-        self, leg: Leg, table: pa.Table, queries: Vectors, group: Group
-    ) -> TopK:
-        from stx_core.search.sparse import sparse_top_k
-
+    def _search(self, leg: Leg, table: pa.Table, queries: Vectors, group: Group) -> TopK:
         from stx_core.search.dense import dense_top_k
+        from stx_core.search.sparse import sparse_top_k
 
         how: Any = leg.similarity
         limits: dict[str, Any] = {}
@@ -167,13 +164,10 @@ def hits_of(best: TopK, ids: pa.Array) -> pa.Array:
     return _lists(used.sum(axis=1), ids.take(pa.array(best.rows[used])), best.scores[used])
 
 
-def _positives(
-    leg: Leg, table: pa.Table, queries: Vectors, group: Group
-) -> pa.Array:
+def _positives(leg: Leg, table: pa.Table, queries: Vectors, group: Group) -> pa.Array:
     """(Q,) lists of (doc_id, score) of the judged pairs whose document is in the group."""
-    from stx_core.search.sparse import sparse_pair_scores
-
     from stx_core.search.exact import pair_scores
+    from stx_core.search.sparse import sparse_pair_scores
 
     wanted = table[POSITIVES].combine_chunks()
     at = pc.list_parent_indices(wanted).to_numpy()
