@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from stx_core.similarity import Embeddings, as_matrix, normalize_embeddings
 
@@ -50,8 +50,8 @@ def community_detection(
     sizes = np.zeros(len(rows), np.int64)
     starts = range(0, len(rows), batch_size)
     for start in tqdm(starts, desc="Finding clusters", disable=not show_progress_bar):
-        centres = torch.arange(start, min(start + batch_size, len(rows)), device=rows.device)
-        for _, cosines in _cosines(rows, centres):
+        some = torch.arange(start, min(start + batch_size, len(rows)), device=rows.device)
+        for _, cosines in _cosines(rows, some):
             near = cosines >= threshold
             sizes[start : start + batch_size] += near.sum(dim=1).cpu().numpy()
     candidates = np.flatnonzero(sizes >= max(min_community_size, 1))
@@ -90,10 +90,10 @@ def _members(
     for first, cosines in _cosines(rows, torch.from_numpy(centres).to(rows.device)):
         near, columns = (cosines >= threshold).nonzero(as_tuple=True)
         found.append((near, columns + first, cosines[near, columns]))
-    near, columns, cosines = (torch.cat(parts).cpu().numpy() for parts in zip(*found, strict=True))
-    order = np.lexsort((columns, -cosines, near))
-    ends = np.searchsorted(near[order], np.arange(len(centres)), side="right")
-    return zip(centres.tolist(), np.split(columns[order], ends[:-1]), strict=True)
+    owners, members, scores = (torch.cat(parts).cpu().numpy() for parts in zip(*found, strict=True))
+    order = np.lexsort((members, -scores, owners))
+    ends = np.searchsorted(owners[order], np.arange(len(centres)), side="right")
+    return zip(centres.tolist(), np.split(members[order], ends[:-1]), strict=True)
 
 
 def _cosines(rows: Tensor, centres: Tensor) -> Iterator[tuple[int, Tensor]]:

@@ -119,7 +119,8 @@ def _min_max(scores: np.ndarray, queries: pa.ChunkedArray) -> np.ndarray:
     np.maximum.at(high, codes, scores)
     spread = (high - low)[codes]
     moved = scores - low[codes]
-    return np.divide(moved, spread, where=spread > 0, out=np.ones_like(moved))
+    scaled: np.ndarray = np.divide(moved, spread, where=spread > 0, out=np.ones_like(moved))
+    return scaled
 
 
 def _fused(

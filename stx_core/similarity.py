@@ -183,7 +183,7 @@ def _hear_beta_warning() -> None:
 
 
 def as_matrix(embeddings: Embeddings) -> Tensor:
-    """(N, D) floating tensor of at least single precision, dense or coalesced COO; N is 1 for 1-D."""
+    """A floating (N, D), N = 1 for one row alone: dense or coalesced COO, no half precision."""
     tensor = _as_tensor(embeddings)
     return tensor.unsqueeze(0) if tensor.dim() == 1 else tensor
 

@@ -94,7 +94,8 @@ def _mean_scores(found: TopK) -> np.ndarray:
     """(Q,) float64 mean cosine of each row to its neighbours; there may be fewer than k."""
     used = found.rows >= 0
     total = np.where(used, found.scores, 0.0).sum(axis=1, dtype=np.float64)
-    return total / np.maximum(used.sum(axis=1), 1)
+    means: np.ndarray = total / np.maximum(used.sum(axis=1), 1)
+    return means
 
 
 def _best_of_each(
@@ -127,7 +128,8 @@ def _chosen(there: TextPairs, back: TextPairs, direction: Direction) -> TextPair
 
 def _keys(pairs: TextPairs) -> np.ndarray:
     """(P,) one number for each pair: rows are far fewer than 2^31."""
-    return (pairs.sources << 32) | pairs.targets
+    keys: np.ndarray = (pairs.sources << 32) | pairs.targets
+    return keys
 
 
 def _ordered(pairs: TextPairs) -> TextPairs:

@@ -1,0 +1,146 @@
+import numpy as np
+import pytest
+import torch
+
+from stx_core.search import (
+    bitext_mining,
+    paraphrase_mining,
+    paraphrase_mining_embeddings,
+    semantic_search,
+)
+from stx_core.similarity import dot_score
+
+rng = np.random.default_rng(5)
+
+
+def normals(n, width=8):
+    return torch.tensor(rng.normal(size=(n, width)), dtype=torch.float32)
+
+
+def test_equal_scores_come_by_row_for_built_in_and_own_functions():
+    queries, corpus = torch.eye(2), torch.tensor([[1.0, 0], [0, 1], [1, 0], [0, 1], [1, 0]])
+
+    for function in (dot_score, lambda a, b: dot_score(a, b)):
+        found = semantic_search(
+            queries, corpus, top_k=4, score_function=function, corpus_chunk_size=2
+        )
+
+        assert [[hit["corpus_id"] for hit in hits] for hits in found] == [
+            [0, 2, 4, 1],
+            [1, 3, 0, 2],
+        ]
+
+
+def test_results_are_python_numbers_and_no_more_than_there_are_rows():
+    found = semantic_search(normals(1)[0], normals(3), top_k=10)
+
+    assert len(found) == 1
+    assert len(found[0]) == 3
+    assert {type(hit["corpus_id"]) for hit in found[0]} == {int}
+    assert {type(hit["score"]) for hit in found[0]} == {float}
+    assert semantic_search(normals(2), normals(0)) == [[], []]
+
+
+@pytest.mark.parametrize("chunk", [3, 1000])
+def test_paraphrases_are_each_pair_once_best_first(chunk):
+    embeddings = torch.nn.functional.normalize(normals(40))
+    scores = (embeddings.double() @ embeddings.double().T).numpy()
+    expected = sorted((-scores[i, j], i, j) for i in range(40) for j in range(i + 1, 40))
+
+    found = paraphrase_mining_embeddings(embeddings, query_chunk_size=chunk, max_pairs=50)
+
+    assert [(i, j) for _, i, j in found] == [(i, j) for _, i, j in expected[:50]]
+    assert [row[0] for row in found] == pytest.approx([-row[0] for row in expected[:50]])
+
+
+def test_paraphrase_mining_embeds_with_the_arguments_it_was_given():
+    class Model:
+        def encode(self, texts, **settings):
+            self.settings = settings
+            return torch.tensor([[len(text), 1.0] for text in texts])
+
+    model = Model()
+
+    found = paraphrase_mining(model, ["aa", "bb", "c"], batch_size=3, prompt="query: ", top_k=1)
+
+    assert found[0] == [pytest.approx(1.0), 0, 1]
+    assert model.settings["prompt"] == "query: "
+    assert (model.settings["batch_size"], model.settings["convert_to_tensor"]) == (3, True)
+
+
+@pytest.mark.parametrize("margin", ["ratio", "distance", "absolute"])
+@pytest.mark.parametrize("direction", ["max", "intersection", "forward", "backward"])
+def test_planted_translations_are_found(margin, direction):
+    sources = normals(60, 32)
+    order = torch.randperm(60)
+    targets = sources[order] + 0.1 * normals(60, 32)
+
+    found = bitext_mining(sources, targets, margin=margin, direction=direction)
+
+    assert len(found.scores) == 60
+    np.testing.assert_array_equal(order[found.targets], found.sources)
+    assert (np.diff(found.scores) <= 0).all()
+
+
+def margins_by_definition(sources, targets, k):
+    x, y = (torch.nn.functional.normalize(side.double()).numpy() for side in (sources, targets))
+    cosines = x @ y.T
+    forward = np.sort(cosines, axis=1)[:, -k:].mean(axis=1)
+    backward = np.sort(cosines, axis=0)[-k:].mean(axis=0)
+    return cosines, (forward[:, None] + backward[None]) / 2
+
+
+def test_margins_are_those_of_the_paper():
+    sources, targets = normals(30) + 1, normals(20) + 1
+    cosines, means = margins_by_definition(sources, targets, 3)
+    expected = {"ratio": cosines / means, "distance": cosines - means, "absolute": cosines}
+
+    for margin, scores in expected.items():
+        found = bitext_mining(sources, targets, k=3, margin=margin, direction="forward")
+
+        pairs = found.sources, found.targets
+        np.testing.assert_allclose(found.scores, scores[pairs], rtol=1e-5)
+
+
+def test_pairs_of_low_margin_are_left_out():
+    sources, targets = normals(30), normals(20)
+    everything = bitext_mining(sources, targets).scores
+    border = float(np.median(everything))
+
+    found = bitext_mining(sources, targets, min_score=border)
+
+    assert found.scores.tolist() == everything[everything >= border].tolist()
+
+
+def test_each_text_is_used_once_by_max():
+    found = bitext_mining(normals(50), normals(30))
+
+    assert len(set(found.sources.tolist())) == len(found.sources)
+    assert len(set(found.targets.tolist())) == len(found.targets)
+
+
+def test_unknown_settings_are_refused():
+    with pytest.raises(ValueError, match="margin one of ratio"):
+        bitext_mining(normals(2), normals(2), margin="sum")
+    with pytest.raises(ValueError, match="direction must be"):
+        bitext_mining(normals(2), normals(2), direction="both")
+
+
+@pytest.mark.parametrize("language", ["deu", "fra", "spa"])
+def test_real_translations_are_found_by_shared_words_alone(shared_data, language):
+    # The small English model knows only names and numbers of other languages: far from perfect,
+    # but far from chance (0.001) too. Margin must beat plain cosine, as in the paper.
+    from stx_core import SentenceTransformer
+
+    texts = [
+        (shared_data / f"tatoeba/tatoeba.{language}-eng.{side}").read_text().splitlines()
+        for side in (language, "eng")
+    ]
+    model = SentenceTransformer(str(shared_data / "models/model2vec_semhash_test"))
+    sources, targets = (model.encode(side) for side in texts)
+
+    def accuracy(margin):
+        found = bitext_mining(sources, targets, margin=margin, direction="forward")
+        return float((found.sources == found.targets).mean())
+
+    assert accuracy("ratio") > max(0.1, accuracy("absolute"))
