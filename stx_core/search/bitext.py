@@ -20,7 +20,8 @@ Direction = Literal["max", "intersection", "forward", "backward"]
 
 # Of the cosine of a pair and the mean cosine of its neighbourhoods, as in section 3.1.
 _MARGINS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "ratio": lambda cosine, mean: cosine / mean,
+    # Where neighbours lie opposite on the whole, their ratio says nothing.
+    "ratio": lambda cosine, mean: np.where(mean > 0, cosine, 0) / np.where(mean > 0, mean, 1),
     "distance": lambda cosine, mean: cosine - mean,
     "absolute": lambda cosine, mean: cosine,
 }
@@ -57,7 +58,7 @@ def bitext_mining(
         source_embeddings: (N, D).
         target_embeddings: (M, D), of the same model.
         k: neighbours to take the mean cosine of.
-        margin: "ratio" (the cosine by that mean), "distance" (their difference) or "absolute" (the
+        margin: "ratio" (the cosine by that mean, 0 where the mean is not above 0), "distance" (their difference) or "absolute" (the
             cosine).
         direction: "forward": the best target of each source; "backward": the best source of each
             target; "intersection": pairs that are both; "max": of both the higher scores first,

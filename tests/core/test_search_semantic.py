@@ -128,8 +128,8 @@ def test_unknown_settings_are_refused():
 
 @pytest.mark.parametrize("language", ["deu", "fra", "spa"])
 def test_real_translations_are_found_by_shared_words_alone(shared_data, language):
-    # The small English model knows only names and numbers of other languages: far from perfect,
-    # but far from chance (0.001) too. Margin must beat plain cosine, as in the paper.
+    # The small English model knows only names, numbers and loans of other languages: 4 to 9 % of
+    # the sentences, where chance is 0.1 %. As in the paper, the margin must beat the plain cosine.
     from stx_core import SentenceTransformer
 
     texts = [
@@ -143,4 +143,10 @@ def test_real_translations_are_found_by_shared_words_alone(shared_data, language
         found = bitext_mining(sources, targets, margin=margin, direction="forward")
         return float((found.sources == found.targets).mean())
 
-    assert accuracy("ratio") > max(0.1, accuracy("absolute"))
+    assert accuracy("ratio") > max(0.03, 1.1 * accuracy("absolute"))
+
+
+def test_vectors_without_direction_have_no_margin():
+    found = bitext_mining(torch.zeros(2, 3), torch.zeros(2, 3), direction="forward")
+
+    assert found.scores.tolist() == [0.0, 0.0]
