@@ -58,8 +58,8 @@ def bitext_mining(
         source_embeddings: (N, D).
         target_embeddings: (M, D), of the same model.
         k: neighbours to take the mean cosine of.
-        margin: "ratio" (the cosine by that mean, 0 where the mean is not above 0), "distance" (their difference) or "absolute" (the
-            cosine).
+        margin: "ratio" (the cosine by that mean, 0 where the mean is not above 0), "distance"
+            (their difference) or "absolute" (the cosine).
         direction: "forward": the best target of each source; "backward": the best source of each
             target; "intersection": pairs that are both; "max": of both the higher scores first,
             each text once.
