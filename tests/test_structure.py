@@ -18,6 +18,7 @@ STARTS_LIGHT = (
     "stx_core.search",
     "stx_core.fusion",
     "stx_core.store",
+    "stx_core.evaluation.measures",
     "pipelines.spec",
 )
 ERRORS = [
