@@ -136,8 +136,9 @@ def test_a_second_run_does_nothing_and_a_grown_set_of_queries_only_the_new(tmp_p
 
     assert not run_retrieve(spec).committed
 
-    encode(tmp_path, "queries", [f"q{i}" for i in range(3)], ["sand", "glass", "stars"],
-           {"dense": {"model": str(static_model), "task": "query"}}, {"side": [0, 1, 0]})  # fmt: skip
+    query_model = {"dense": {"model": str(static_model), "task": "query"}}
+    names, words = [f"q{i}" for i in range(3)], ["sand", "glass", "stars"]
+    encode(tmp_path, "queries", names, words, query_model, {"side": [0, 1, 0]})
     report = run_retrieve(spec)
     assert report.committed
     assert read_ranking(spec.output.path, "dense").keys() == {"q0", "q1", "q2"}
