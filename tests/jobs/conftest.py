@@ -56,7 +56,8 @@ def publish():
                     stop=unit.stop, file=file, quarantine_file="", rows_in=unit.n_rows,
                     rows_filtered=0, rows_out=unit.n_rows, rows_quarantined=0, reasons={},
                     id_hash_in=in_hex, id_hash_out=in_hex, id_hash_quarantined=f"{0:032x}",
-                    n_tokens=0, n_truncated=0, size=len(data), checksum="", seconds={},
+                    n_tokens=0, n_truncated=0, size=len(data), checksum="",
+                    file_rows=unit.n_rows, quarantine_size=0, quarantine_checksum="", seconds={},
                     run=claim.run, epoch=1,
                 )
             )  # fmt: skip
