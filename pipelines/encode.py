@@ -25,6 +25,7 @@ from pipelines.plan import (
     make_pool,
     read_held,
 )  # fmt: skip
+from pipelines.repeated import encode_repeated, with_repeated
 from pipelines.report import Report, output_report
 from pipelines.results import Sink, output_facts, output_schemas, vector_field, write_unit
 from pipelines.runs import Start, View, claimed, finish_units, until_committed
@@ -32,7 +33,7 @@ from pipelines.spec import EncodeSpec
 from pipelines.stages import Encode
 from stx_core import failpoints
 from stx_core.errors import InputError, SpecError
-from stx_core.store import create
+from stx_core.store import create, ledger
 from stx_core.store.commit import commit_snapshot
 from stx_core.store.retries import add_counts, take_counts
 from stx_core.store.s3 import use_options
@@ -202,10 +203,17 @@ def _stream(
     ranks = priority(corpus, spec.resources.order)
     work.sort(key=lambda item: ranks[item["unit"]["url"]])
     taken = {name: part.source for name, part in plan.parts.items() if part.source}
-    read = partial(_read, schema=corpus.schema, spec=spec, taken=taken)
-    write = partial(_write, sink=sink, spec=spec, taken=taken)
-    watch = partial(view.watch, plan=plan)
-    return finish_units(start, work, read, [_stage(plan)], write, spec.resources, watch)
+    read = partial(_read, schema=corpus.schema, spec=spec)
+    write = partial(_write, sink=sink, spec=spec)
+    watch, stage = partial(view.watch, plan=plan), _stage(plan)
+    shared = ledger.RECORDS.empty_table()
+    if spec.output.dedupe == "corpus" and len(work) > 1:
+        both = partial(read, taken=taken), stage, partial(write, taken=taken)
+        shared = encode_repeated(start, work, *both, spec.resources)
+        taken = with_repeated(taken, shared, start)
+    read, write = partial(read, taken=taken), partial(write, taken=taken)
+    fresh = finish_units(start, work, read, [stage], write, spec.resources, watch)
+    return pa.concat_tables([shared, fresh])
 
 
 def _read(

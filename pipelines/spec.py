@@ -165,6 +165,9 @@ class Output(Part):
     max_quarantined: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Share of rows; when more are quarantined the command ends with exit code 3."""
     empty_text: Literal["quarantine", "encode"] = "quarantine"
+    dedupe: Literal["unit", "corpus"] = "unit"
+    """Where equal texts are encoded once: in each unit, or, by a pass over all hashes first, in all
+    units of a run."""
     duplicate_ids: Literal["keep", "fail"] = "keep"
     """Ids that occur twice are reported; "fail" refuses to commit them."""
 

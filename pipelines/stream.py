@@ -161,7 +161,7 @@ def _run_ray(
                 "gate": gate,
                 "name": name if spec is stages[0] else None,
             },
-            compute=ActorPoolStrategy(size=spec.actors),
+            compute=ActorPoolStrategy(size=min(spec.actors, n_blocks)),
             num_cpus=spec.cpus,
             num_gpus=spec.gpus or None,
             **one_unit,

@@ -76,6 +76,18 @@ class HashIndex:
             rows[places[hit]] = entries.column("row").to_numpy()[at[hit]]
         return files, rows
 
+    def sums(self) -> dict[int, int]:
+        """By position in `files`: the sum of the hashes that are indexed there, modulo 2**64."""
+        totals = np.zeros(len(self.files), np.uint64)
+        for partition in range(self._reader.num_record_batches):
+            entries = self._reader.get_batch(partition)
+            heads = _hashes(entries.column("hash")).view(np.uint64).reshape(-1, 2)[:, 1]
+            np.add.at(totals, entries.column("file").to_numpy(), heads)
+        counted = np.zeros(len(self.files), bool)
+        for partition in range(self._reader.num_record_batches):
+            counted[self._reader.get_batch(partition).column("file").to_numpy()] = True
+        return {int(file): int(totals[file]) for file in np.flatnonzero(counted)}
+
 
 def to_hashes(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """(N,) `HASH` of a column of 32 hexadecimal digits without nulls."""
@@ -95,7 +107,7 @@ def _by_first_byte(hashes: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         yield partition, order[edges[partition] : edges[partition + 1]]
 
 
-def build_index(root: str, files: Sequence[str], path: str) -> None:
+def build_index(root: str, files: Sequence[str], path: str, *, repeated: bool = False) -> None:
     """Index the rows of data files by their column ``content_hash``; of equal ones the first.
 
     Memory is bounded: entries go through 256 temporary files beside the index, and are sorted one
@@ -105,10 +117,12 @@ def build_index(root: str, files: Sequence[str], path: str) -> None:
         root: the dataset.
         files: relative to it.
         path: local file to write.
+        repeated: index only hashes that are in several files.
 
     Raises:
         StoreError: a data file cannot be read.
     """
+    chosen = _firsts_of_repeated if repeated else _firsts
     with tempfile.TemporaryDirectory(dir=os.path.dirname(path)) as folder:
         partitions = [Path(folder, f"{number:02x}") for number in range(_PARTITIONS)]
         with ExitStack() as stack:
@@ -119,11 +133,11 @@ def build_index(root: str, files: Sequence[str], path: str) -> None:
         schema = pa.schema(_FIELDS, metadata={"files": json.dumps(list(files))})
         with pa.ipc.new_file(path, schema) as writer:
             for partition in partitions:
-                writer.write_batch(_batch(_firsts(np.fromfile(partition, _ENTRY)), schema))
+                writer.write_batch(_batch(chosen(np.fromfile(partition, _ENTRY)), schema))
 
 
 def _entries(root: str, files: Sequence[str]) -> Iterator[np.ndarray]:
-    """Entries of all files in their order, a million or so at a time, repeated ones left out."""
+    """Entries of all files in their order, a million or so at a time; of a file each hash once."""
     waiting: list[np.ndarray] = []
     with ThreadPoolExecutor(_THREADS) as pool:
         # A group at a time: the pool's map reads on, however slowly its results are taken.
@@ -132,10 +146,10 @@ def _entries(root: str, files: Sequence[str]) -> Iterator[np.ndarray]:
             for found in pool.map(lambda i: _file_entries(root, files[i], i), group):
                 waiting.append(found)
                 if sum(map(len, waiting)) >= _ENTRIES_AT_ONCE:
-                    yield _firsts(np.concatenate(waiting))
+                    yield np.concatenate(waiting)
                     waiting = []
     if waiting:
-        yield _firsts(np.concatenate(waiting))
+        yield np.concatenate(waiting)
 
 
 def _file_entries(root: str, file: str, number: int) -> np.ndarray:
@@ -144,13 +158,23 @@ def _file_entries(root: str, file: str, number: int) -> np.ndarray:
     entries["hash"] = to_hashes(column)
     entries["file"] = number
     entries["row"] = np.arange(len(column))
-    return entries
+    return _firsts(entries)
 
 
 def _firsts(entries: np.ndarray) -> np.ndarray:
     """Of each hash the first entry, sorted by hash."""
     _, first = np.unique(entries["hash"], return_index=True)
     return entries[first]
+
+
+def _firsts_of_repeated(entries: np.ndarray) -> np.ndarray:
+    """Of each hash that several files have the first entry, sorted by hash.
+
+    Args:
+        entries: (N,), each hash once per file, files ascending.
+    """
+    _, first, count = np.unique(entries["hash"], return_index=True, return_counts=True)
+    return entries[first[count > 1]]
 
 
 def _batch(entries: np.ndarray, schema: pa.Schema) -> pa.RecordBatch:
