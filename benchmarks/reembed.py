@@ -1,6 +1,6 @@
 """What does a small change cost? Encode a corpus; then 1 % of its rows changed; then re-sharded.
 
-    python benchmarks/reembed.py [--rows 60000] [--shards 24] [--runner local] [--cores 2]
+    python benchmarks/reembed.py [--rows 150000] [--shards 24] [--runner local] [--cores 2]
 
 Texts are sentences of Python's own manual, each with a number; the model is all-MiniLM-L6-v2.
 Each run is a process of its own. Prints rows encoded, seconds of the whole run and of the stream
@@ -73,7 +73,7 @@ def encode(values: dict) -> dict:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=60_000)
+    parser.add_argument("--rows", type=int, default=150_000)
     parser.add_argument("--shards", type=int, default=24)
     parser.add_argument("--runner", choices=["ray", "local"], default="local")
     parser.add_argument("--cores", type=int, help="of one actor")
