@@ -7,6 +7,7 @@ from collections.abc import Callable
 import typer
 
 from jobs import encode, evaluate, export, gc, retrieve, rollback, search, show, verify
+from jobs.run import run_flow
 from stx_core.errors import InputError, ModelError, SpecError, Stopped, StxError
 from stx_core.store.urls import one_line
 
@@ -19,6 +20,7 @@ app = typer.Typer(
 )
 app.command()(encode.encode)
 app.command()(retrieve.retrieve)
+app.command("run")(run_flow)
 app.command()(show.show)
 app.command()(search.search)
 app.command()(evaluate.evaluate)

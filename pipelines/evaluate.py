@@ -5,12 +5,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pydantic import Field
+
+from pipelines.runs import View
+from pipelines.spec import Part, Store
 from stx_core.evaluation.comparison import compare
 from stx_core.evaluation.measures import DEFAULT_MEASURES, evaluate
 from stx_core.evaluation.qrels import read_qrels
 from stx_core.evaluation.rankings import is_dataset, read_rankings
 from stx_core.evaluation.report import comparison_to_markdown, to_json, to_markdown
 from stx_core.store.filesystem import write_over
+from stx_core.store.s3 import use_options
 from stx_core.store.urls import redact
 
 
@@ -66,3 +71,36 @@ def run_evaluate(
     values["against"] = {"ranking": redact(against)} | to_json(second)
     values["differences"] = [asdict(each) for each in differences]
     return Evaluated(comparison_to_markdown(first, second, differences), values)
+
+
+class EvaluateSpec(Part):
+    """An ``evaluate`` step of a flow; the arguments of `run_evaluate`."""
+
+    ranking: str
+    qrels: str
+    measures: tuple[str, ...] = Field(default=DEFAULT_MEASURES, min_length=1)
+    against: str | None = None
+    output: str | None = None
+    """Which ranking of the dataset."""
+    format: str | None = None
+    qrels_format: str | None = None
+    json_file: str | None = None
+    """File for all values, those of each query too."""
+    markdown: str | None = None
+    """File for the table."""
+    store: Store = Store()
+
+
+def run_evaluate_spec(spec: EvaluateSpec, view: View | None = None) -> Evaluated:  # noqa: ARG001
+    """Evaluate, and write the files that the spec names."""
+    use_options(spec.store.options())
+    evaluated = run_evaluate(
+        spec.ranking,
+        spec.qrels,
+        measures=spec.measures,
+        against=spec.against,
+        output=spec.output,
+        formats=(spec.format, spec.qrels_format),
+    )
+    evaluated.write(spec.json_file, spec.markdown)
+    return evaluated

@@ -37,6 +37,15 @@ def load_spec(
     Raises:
         SpecError: unreadable file, invalid YAML, or invalid values: all of them, one line each.
     """
+    return parse_spec(read_values(path), overrides, source=path, kind=kind)
+
+
+def read_values(path: str) -> dict[str, Any]:
+    """Read the plain values of a YAML file.
+
+    Raises:
+        SpecError: it cannot be read, or holds something else.
+    """
     try:
         data = Path(path).read_bytes()
     except OSError as error:
@@ -50,9 +59,8 @@ def load_spec(
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SpecError(f"{path}: not valid YAML: {_yaml_problem(error)}") from None
     if not isinstance(values, dict):
-        keys = ", ".join(name for name, field in kind.model_fields.items() if field.is_required())
-        raise SpecError(f"{path}: expected a mapping with {keys} at the top")
-    return parse_spec(values, overrides, source=path, kind=kind)
+        raise SpecError(f"{path}: expected a mapping, such as inputs, models and output at the top")
+    return values
 
 
 def write_spec(root: str, run: str, spec: BaseModel) -> None:
@@ -101,11 +109,22 @@ def _apply(values: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise SpecError(f"--set {override}: write it as key.key=value")
     *parents, last = key.split(".")
+    place: Any = values
     for parent in parents:
-        values = values.setdefault(parent, {})
-        if not isinstance(values, dict):
+        place = (
+            _item(place, parent, key) if isinstance(place, list) else place.setdefault(parent, {})
+        )
+        if not isinstance(place, (dict, list)):
             raise SpecError(f"--set {key}: {parent} holds a value, not keys")
-    values[last] = yaml.safe_load(text) if text else None
+    if isinstance(place, list):
+        raise SpecError(f"--set {key}: {last} is a place in a list, name a key of it")
+    place[last] = yaml.safe_load(text) if text else None
+
+
+def _item(values: list[Any], place: str, key: str) -> Any:  # noqa: ANN401
+    if not place.isdecimal() or int(place) >= len(values):
+        raise SpecError(f"--set {key}: {place} is no place in a list of {len(values)}, from 0")
+    return values[int(place)]
 
 
 def _lines(error: ValidationError, source: str, kind: type[BaseModel]) -> list[str]:

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -93,3 +94,20 @@ def save_static_model():
         return folder
 
     return save
+
+
+@pytest.fixture
+def stx(monkeypatch, capsys):
+    """Runs a command; gives exit code, standard output and standard error."""
+    from jobs.cli import main
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["stx", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as ended:
+            code = ended.code or 0
+        return code, *capsys.readouterr()
+
+    return run

@@ -1,6 +1,5 @@
-"""Datasets that hold a ranking, and the command line in this process."""
+"""Datasets that hold a ranking."""
 
-import sys
 import uuid
 
 import pyarrow as pa
@@ -14,23 +13,6 @@ from stx_core.store.schema import to_parquet
 from stx_core.store.shards import Shard
 from stx_core.store.units import id_hash, plan_units, unit_key
 from stx_core.store.urls import join
-
-
-@pytest.fixture
-def stx(monkeypatch, capsys):
-    """Runs a command; gives exit code, standard output and standard error."""
-    from jobs.cli import main
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["stx", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as ended:
-            code = ended.code or 0
-        return code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture

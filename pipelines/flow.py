@@ -1,0 +1,94 @@
+"""Several jobs, one after the other, from one spec file.
+
+Each step is a job with its own spec and commits its own dataset, which later steps name by its
+path. So a flow has no state: running it again does again only what is not there.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipelines.spec import Part
+from pipelines.spec_file import parse_spec, read_values
+from stx_core.errors import SpecError
+
+# The module of each job, its spec and the function that runs it; imported when a flow needs it.
+_JOBS = {
+    "encode": ("pipelines.encode", "pipelines.spec", "EncodeSpec", "run_encode"),
+    "retrieve": (
+        "pipelines.retrieve", "pipelines.retrieval_spec", "RetrieveSpec", "run_retrieve"
+    ),
+    "rerank": ("pipelines.rerank", "pipelines.retrieval_spec", "RerankSpec", "run_rerank"),
+    "mine": ("pipelines.mine", "pipelines.retrieval_spec", "MineSpec", "run_mine"),
+    "evaluate": ("pipelines.evaluate", "pipelines.evaluate", "EvaluateSpec", "run_evaluate_spec"),
+}  # fmt: skip
+
+_SHARED = ("resources", "store")
+
+
+class FlowSpec(BaseModel):
+    """Steps, each ``job: spec`` or ``job: file with the spec``; and what they all share."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    steps: tuple[dict[str, str | dict[str, Any]], ...] = Field(min_length=1)
+    resources: dict[str, Any] = {}
+    """Of every step that does not say otherwise."""
+    store: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One job of a flow.
+
+    Attributes:
+        job: its name, as the command has it.
+        spec: what it shall do.
+        run: does it.
+    """
+
+    job: str
+    spec: Part
+    run: Callable[..., Any]
+
+
+def read_steps(flow: FlowSpec, source: str = "flow") -> list[Step]:
+    """The steps of a flow, all of them validated before the first one runs.
+
+    Raises:
+        SpecError: a step names no job, or its spec is not valid.
+    """
+    return [_step(number, step, flow, source) for number, step in enumerate(flow.steps, 1)]
+
+
+def _step(number: int, step: Mapping[str, Any], flow: FlowSpec, source: str) -> Step:
+    where = f"{source}: step {number}"
+    if len(step) != 1 or not step.keys() <= _JOBS.keys():
+        raise SpecError(
+            f"{where}: name one job, one of {', '.join(_JOBS)}; it has {', '.join(step) or 'none'}"
+        )
+    ((job, values),) = step.items()
+    if isinstance(values, str):
+        where, values = values, read_values(values)
+    module, spec_module, spec_name, run_name = _JOBS[job]
+    kind: type[Part] = getattr(import_module(spec_module), spec_name)
+    merged = dict(_with_shared(values, flow, kind))
+    spec = parse_spec(merged, source=f"{where} ({job})", kind=kind)
+    return Step(job, spec, getattr(import_module(module), run_name))
+
+
+def _with_shared(
+    values: Mapping[str, Any], flow: FlowSpec, kind: type[Part]
+) -> Iterator[tuple[str, Any]]:
+    """Values of a step, with those of the flow where the step says nothing."""
+    yield from ((name, value) for name, value in values.items() if name not in _SHARED)
+    for name in _SHARED:
+        if name in values and not isinstance(values[name], dict):
+            yield name, values[name]
+        elif name in kind.model_fields:
+            yield name, getattr(flow, name) | values.get(name, {})
+        elif name in values:
+            yield name, values[name]
