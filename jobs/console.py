@@ -100,6 +100,7 @@ def _report_lines(report: "Report") -> Iterator[str]:
         return
     if not report.committed:
         yield f"nothing to do: version {report.version} of {report.output} has all of it"
+        yield from report.lines
         return
     yield f"committed version {report.version} of {report.output} in {_duration(report.seconds)}"
     for name, part in report.parts.items():
@@ -116,6 +117,7 @@ def _report_lines(report: "Report") -> Iterator[str]:
     if report.retries:
         kinds = ", ".join(f"{count:,} x {kind}" for kind, count in sorted(report.retries.items()))
         yield f"  storage  {sum(report.retries.values()):,} calls made again ({kinds})"
+    yield from report.lines
     for line in report.warnings:
         yield f"  warning  {line}"
 

@@ -4,16 +4,23 @@ from collections.abc import Callable
 
 import pyarrow.dataset as ds
 
+from pipelines.exports.jsonl import write_jsonl
 from pipelines.exports.options import ExportOptions
+from pipelines.exports.parquet_folder import write_parquet
 from pipelines.exports.top_ranked import write_top_ranked
 from pipelines.exports.trec import write_trec
 from stx_core.errors import SpecError
 from stx_core.store.snapshot import open_snapshot
 
 # Streams a dataset to a URL where nothing may be; gives the rows written.
-Writer = Callable[[ds.Dataset, str, ExportOptions], int]
+Writer = Callable[[ds.FileSystemDataset, str, ExportOptions], int]
 
-WRITERS: dict[str, Writer] = {"trec": write_trec, "top_ranked": write_top_ranked}
+WRITERS: dict[str, Writer] = {
+    "trec": write_trec,
+    "top_ranked": write_top_ranked,
+    "jsonl": write_jsonl,
+    "parquet": write_parquet,
+}
 
 
 def run_export(
@@ -23,7 +30,7 @@ def run_export(
 
     Args:
         path: the dataset.
-        destination: file or URL; nothing may be there.
+        destination: file, or folder of the format parquet; path or URL; nothing may be there.
         format: a name of `WRITERS`.
         output: which output; needed when there are several.
         tag: see `ExportOptions`.

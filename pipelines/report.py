@@ -55,6 +55,7 @@ class Report:
         retries: storage calls that were made again, by kind: an HTTP status, ``timeout`` or
             ``connection``. What pyarrow repeats inside a read is not among them.
         warnings: lines that a person should read.
+        lines: what else the job has to say.
     """
 
     output: str
@@ -65,6 +66,7 @@ class Report:
     parts: Mapping[str, OutputReport] = field(default_factory=dict)
     retries: Mapping[str, int] = field(default_factory=dict)
     warnings: Sequence[str] = ()
+    lines: Sequence[str] = ()
 
     @property
     def quarantined_share(self) -> float:

@@ -14,6 +14,7 @@ from pipelines.spec import (
     committable,
     without_secrets,
 )
+from stx_core.mining.rules import Against, MiningRules, Sampling
 
 Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
 
@@ -124,3 +125,134 @@ class RerankSpec(Part):
     output: RankingOutput
     resources: RetrievalResources = RetrievalResources()
     store: Store = Store()
+
+
+FUSION = "fusion"
+"""Judge of candidates by reciprocal rank fusion of all rankings; its scores have no margins."""
+
+MiningFormat = Literal[
+    "ids",
+    "triplet",
+    "n-tuple",
+    "labeled-pair",
+    "labeled-list",
+    "flag_embedding",
+    "tevatron",
+    "tevatron-ids",
+    "pylate",
+    "margin_mse",
+    "kl",
+]
+FORMATS_OF_IDS: tuple[MiningFormat, ...] = ("ids", "pylate")
+"""Those that hold no texts."""
+
+
+class RankingOf(Part):
+    """One ranking of a dataset that stx wrote."""
+
+    path: str
+    version: Annotated[int, Field(ge=1)] | None = None
+    output: str | None = None
+    """None: the name under which it stands in `candidates`."""
+    depth: Annotated[int, Field(ge=1)] | None = None
+    """Only so many of each query, by rank."""
+
+    _no_secrets = field_validator("path")(without_secrets)
+
+
+class Rules(Part):
+    """What a hard negative is: the fields of `stx_core.mining.rules.MiningRules`, see there."""
+
+    num_negatives: int = 3
+    range_min: int = 0
+    range_max: int | None = None
+    max_score: float | None = None
+    min_score: float | None = None
+    absolute_margin: float | None = None
+    relative_margin: float | None = None
+    sampling_strategy: Sampling = "top"
+    include_positives: bool = False
+    positive_share: float | None = None
+    margin_against: Against = "min"
+    seed: int = 0
+    same_id: bool = False
+    same_content: bool = False
+    near_duplicate: float | None = None
+
+    @model_validator(mode="after")
+    def _can_be_meant(self) -> Self:
+        self.to_core()  # its error is a ValueError, too
+        return self
+
+    def to_core(self) -> MiningRules:
+        """As the functions of `stx_core.mining` take them."""
+        return MiningRules(**self.model_dump())
+
+
+class MiningResources(Resources):
+    """Of the mine job, whose units are candidates of whole queries."""
+
+    rows_per_unit: Annotated[int, Field(ge=1)] = 262_144
+    """About how many candidates of the first ranking one unit has."""
+
+
+class MineSpec(Part):
+    """The ``mine`` job: hard negatives out of rankings; nothing is searched or encoded."""
+
+    candidates: dict[Name, RankingOf] = Field(min_length=1)
+    """Rankings by name. The queries are those of the first."""
+    judge: str | None = None
+    """The ranking whose scores the rules look at, or ``fusion``; None: the first."""
+    positives: str
+    """File with judged pairs (qrels)."""
+    queries: Inputs | None = None
+    """Texts of the queries, for formats and rules that need texts."""
+    documents: Inputs | None = None
+    rules: Rules = Rules()
+    formats: tuple[MiningFormat, ...] = ()
+    """Training rows to write, each as an output of its name."""
+    scores: bool = False
+    """Scores beside the rows, where a format leaves the choice."""
+    output: RankingOutput
+    resources: MiningResources = MiningResources()
+    store: Store = Store()
+
+    @property
+    def judging(self) -> str:
+        """Name of the judge."""
+        return self.judge or next(iter(self.candidates))
+
+    @property
+    def needs_texts(self) -> bool:
+        """Whether a rule or a format does."""
+        formats = set(self.formats) - set(FORMATS_OF_IDS)
+        return bool(formats) or self.rules.to_core().needs_texts
+
+    @model_validator(mode="after")
+    def _judge_is_known(self) -> Self:
+        if FUSION in self.candidates:
+            raise ValueError(f"candidates: {FUSION} is the name of a judge; choose another")
+        if self.judging not in (*self.candidates, FUSION):
+            known = ", ".join([*self.candidates, FUSION])
+            raise ValueError(f"judge: {self.judging!r} is no ranking of candidates; one of {known}")
+        if self.judging == FUSION and self.rules.to_core().needs_scores:
+            raise ValueError(
+                "judge: fused ranks have no scores that rules could compare with those of "
+                "positives; name a ranking that scored all candidates, such as one of stx rerank"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _texts_are_named(self) -> Self:
+        rules = self.rules.to_core()
+        texts = [name for name in self.formats if name not in FORMATS_OF_IDS]
+        if self.documents is None and (texts or rules.needs_texts):
+            raise ValueError(
+                f"documents: {', '.join(texts) or 'a rule on texts'} needs the texts of documents; "
+                "name their files"
+            )
+        if self.queries is None and texts:
+            raise ValueError(f"queries: {', '.join(texts)} needs their texts; name their files")
+        if repeated := {name for name in self.formats if self.formats.count(name) > 1}:
+            raise ValueError(f"formats: {', '.join(sorted(repeated))} stands twice")
+        return self

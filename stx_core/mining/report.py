@@ -40,6 +40,7 @@ def markdown_report(
     title: str = "Hard negatives",
     short: pa.Table | None = None,
     examples: Iterable[tuple[str, str, str]] = (),
+    notes: Sequence[str] = (),
 ) -> str:
     """The numbers as Markdown tables.
 
@@ -47,10 +48,11 @@ def markdown_report(
         counts: of all blocks, added up.
         rules: by which they were mined.
         title: its heading.
-        short: what `shortfall` gave; its first rows are shown.
+        short: what `shortfall` gave, or its first rows, which are shown.
         examples: query, positive and negative texts to look at.
+        notes: lines below the heading.
     """
-    parts = [f"# {_plain(title)}"]
+    parts = [f"# {_plain(title)}", *([_markdown_list(notes)] if notes else [])]
     for heading, header, rows in _tables(counts, rules, short, examples):
         parts.append(f"## {heading}\n\n{_markdown_table(header, rows)}")
     return "\n\n".join(parts) + "\n"
@@ -63,9 +65,11 @@ def html_report(
     title: str = "Hard negatives",
     short: pa.Table | None = None,
     examples: Iterable[tuple[str, str, str]] = (),
+    notes: Sequence[str] = (),
 ) -> str:
     """The same as a page with the two histograms, for light and dark screens; see above."""
-    body = [f"<h1>{escape(title)}</h1>", _histogram(counts.positives, counts.negatives)]
+    noted = "\n".join(f"<p>{escape(line)}</p>" for line in notes)
+    body = [f"<h1>{escape(title)}</h1>", noted, _histogram(counts.positives, counts.negatives)]
     for heading, header, rows in _tables(counts, rules, short, examples):
         body.append(f"<h2>{escape(heading)}</h2>\n{_html_table(header, rows)}")
     return (
@@ -99,7 +103,7 @@ def _tables(
         reasons = [name for name in REASONS if any(shown[name].to_pylist())]
         header = ["query_id", "wanted", "found", "candidates", *reasons]
         rows = [[row[name] for name in header] for row in shown.to_pylist()]
-        yield f"Queries with too few negatives ({len(rows)} of {len(short)})", header, rows
+        yield f"Queries with too few negatives ({len(rows)} of {counts.short})", header, rows
     rows_of_text = list(examples)
     if rows_of_text:
         yield "Examples", ("query", "positive", "negative"), rows_of_text
@@ -195,6 +199,10 @@ def _markdown_table(header: Sequence[str], rows: Rows) -> str:
     lines = [header, ["---"] * len(header), *([_cell(value) for value in row] for row in rows)]
     first, rule, *rest = [[_plain(str(cell)) for cell in line] for line in lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in (first, rule, *rest))
+
+
+def _markdown_list(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {_plain(line)}" for line in lines)
 
 
 def _plain(text: str) -> str:

@@ -12,6 +12,7 @@ Sampling = Literal["top", "random"]
 # Why a candidate is no negative, in the order in which the rules look at it: the first one counts.
 REASONS = (
     "positive",  # a known positive of this query
+    "unscored",  # the judge gave no score: another retriever found it
     "same_id",  # the document has the id of the query
     "same_content",  # the text of a positive of this query, or of the query
     "absolute_margin",

@@ -373,7 +373,9 @@ def test_new_rules_judge_a_judged_table_again():
 
 def test_reasons_are_a_closed_list_and_each_is_a_rule_or_a_place():
     fields = {field.name for field in dataclasses.fields(MiningRules)}
-    others = {"positive", "repeated_content", "before_range", "after_range", "not_sampled"}
+    others = {
+        "positive", "unscored", "repeated_content", "before_range", "after_range", "not_sampled",
+    }  # fmt: skip
 
     assert set(REASONS) - fields == others
     assert len(set(REASONS)) == len(REASONS)

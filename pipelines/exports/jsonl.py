@@ -1,0 +1,56 @@
+"""Any output as JSON lines, one row each: what most trainers read."""
+
+import json
+from datetime import date, time
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from pipelines.exports.new_file import new_lines
+from pipelines.exports.options import ExportOptions
+from stx_core.errors import InputError, SpecError
+from stx_core.store.urls import redact
+
+_ROWS_AT_ONCE = 1024
+
+
+def write_jsonl(dataset: ds.Dataset, destination: str, options: ExportOptions) -> int:
+    """Write the rows as JSON lines, by gzip if the name ends so; gives the rows written.
+
+    Times and decimal numbers become text. Memory is some thousand rows.
+
+    Raises:
+        SpecError: the name has another ending.
+        InputError: a value that JSON does not have: bytes, NaN or infinity.
+    """
+    if not destination.endswith((".jsonl", ".jsonl.gz")):
+        raise SpecError(f"{redact(destination)}: end the name in .jsonl or .jsonl.gz")
+    n_rows = 0
+    with new_lines(destination) as stream:
+        for batch in dataset.to_batches(batch_size=_ROWS_AT_ONCE):
+            stream.write(_lines(batch, n_rows, options.source))
+            n_rows += len(batch)
+    return n_rows
+
+
+def _lines(batch: pa.RecordBatch, first: int, source: str) -> bytes:
+    lines = []
+    for number, row in enumerate(batch.to_pylist(), start=first):
+        try:
+            lines.append(json.dumps(row, ensure_ascii=False, allow_nan=False, default=_plain))
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"{redact(source)} row {number}: cannot be written as JSON ({error}); export it as "
+                "parquet"
+            ) from None
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def _plain(value: Any) -> str:  # noqa: ANN401
+    if isinstance(value, (date, time)):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} is no JSON type")
