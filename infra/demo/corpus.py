@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 
 SHARDS = 4
 MIN_CHARACTERS = 40
+QUERY_EVERY = 7
+QUERY_CHARACTERS = (40, 120)
 SKIPPED = {
     *("__pycache__", "site-packages", "test", "tests"),
     *("distutils", "ensurepip", "idlelib", "lib2to3", "tkinter", "turtle", "turtledemo"),
@@ -47,8 +49,19 @@ def walk(node: Documented, name: str) -> Iterator[tuple[str, str]]:
             yield from walk(child, f"{name}.{child.name}")
 
 
+def queries(rows: list[tuple[str, str]]) -> Iterator[tuple[int, str]]:
+    """Number and first sentence of some documents: what somebody may ask who looks for them."""
+    for number in range(0, len(rows), QUERY_EVERY):
+        summary = " ".join(rows[number][1].split("\n\n")[0].split())
+        if QUERY_CHARACTERS[0] <= len(summary) <= QUERY_CHARACTERS[1]:
+            yield number, summary
+
+
 def main(folder: Path) -> None:
-    """Write the shards into `folder`; ids are unique, also where a name occurs twice."""
+    """Write shards into `folder`, queries and judgements beside it.
+
+    Ids are unique, also where a name occurs twice.
+    """
     rows = list(documents(Path(sysconfig.get_path("stdlib"))))
     folder.mkdir(parents=True, exist_ok=True)
     table = pa.table(
@@ -61,7 +74,15 @@ def main(folder: Path) -> None:
     size = -(-len(rows) // SHARDS)
     for shard in range(SHARDS):
         pq.write_table(table.slice(shard * size, size), folder / f"part-{shard}.parquet")
-    sys.stdout.write(f"{len(rows)} documents in {SHARDS} shards: {folder}\n")
+    asked = list(queries(rows))
+    ids = [f"q{number}" for number, _ in asked]
+    texts = [text for _, text in asked]
+    pq.write_table(pa.table({"id": ids, "text": texts}), folder.parent / "queries.parquet")
+    lines = ["query-id\tcorpus-id\tscore", *(f"q{number}\t{number}\t1" for number, _ in asked)]
+    (folder.parent / "qrels.tsv").write_text("\n".join(lines) + "\n")
+    sys.stdout.write(
+        f"{len(rows)} documents in {SHARDS} shards: {folder}; {len(asked)} queries beside them\n"
+    )
 
 
 if __name__ == "__main__":
