@@ -83,7 +83,7 @@ def sample_texts(corpus: Corpus, inputs: Inputs, n_rows: int) -> list[str]:
         share = -(-n_rows // len(chosen))
         unit = next(iter(plan_units([shard], share)))
         rows = read_rows(unit, corpus.schema, filters(inputs), max_text_bytes=inputs.max_text_bytes)
-        texts += [text for text in _texts(rows.table, inputs).to_pylist() if text]
+        texts += [text for text in texts_of(rows.table, inputs).to_pylist() if text]
     return texts[:n_rows]
 
 
@@ -112,7 +112,7 @@ def read_unit(unit: Unit, schema: pa.Schema, inputs: Inputs, output: Output) -> 
     )
 
 
-def _texts(table: pa.Table, inputs: Inputs) -> pa.ChunkedArray:
+def texts_of(table: pa.Table, inputs: Inputs) -> pa.ChunkedArray:
     """One text per row: the columns that are not null, joined; null where all of them are."""
     first, *others = (table.column(name) for name in inputs.text_columns)
     texts = first
@@ -123,14 +123,15 @@ def _texts(table: pa.Table, inputs: Inputs) -> pa.ChunkedArray:
     return texts
 
 
-def _ids(unit: Unit, rows: Rows, inputs: Inputs) -> pa.ChunkedArray | pa.Array:
+def ids_of(unit: Unit, rows: Rows, inputs: Inputs) -> pa.ChunkedArray | pa.Array:
+    """One id per row that was read: its column, or shard and row number where there is none."""
     if inputs.id_column:
         return rows.table.column(inputs.id_column)
     return pa.array([f"{unit.url}:{row}" for row in rows.row_numbers.tolist()], pa.string())
 
 
 def _readable_rows(unit: Unit, rows: Rows, inputs: Inputs, refuse_empty: bool) -> pa.Table:
-    ids, texts = _ids(unit, rows, inputs), _texts(rows.table, inputs)
+    ids, texts = ids_of(unit, rows, inputs), texts_of(rows.table, inputs)
     text_column = inputs.text_columns[0]
     checks = [
         (pc.is_null(texts), ("null_text", text_column, "is null")),

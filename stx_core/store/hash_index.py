@@ -1,7 +1,7 @@
-"""Where a text's vector is already: 128-bit content hash to data file and row, searched on disk.
+"""Which row of which file has a hash: of texts that have a vector already, of ids that have a text.
 
 An index is one Arrow IPC file. Its record batch number b holds the entries whose hash starts with
-byte b, sorted by hash; the names of the data files stand in the schema's metadata. So it is built a
+byte b, sorted by hash; the names of the files stand in the schema's metadata. So it is built a
 256th at a time, and its readers map it into memory.
 """
 
@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -94,6 +94,12 @@ def to_hashes(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     return np.frombuffer(bytes.fromhex("".join(column.to_pylist())), HASH)
 
 
+def hash_ids(ids: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """(N,) `HASH` of ids without nulls; the integer 1 and the string "1" are the same id here."""
+    values = ids.cast(pa.string()).cast(pa.large_binary()).to_pylist()
+    return np.frombuffer(b"".join(map(xxhash.xxh3_128_digest, values)), HASH)
+
+
 def _hashes(column: pa.FixedSizeBinaryArray) -> np.ndarray:
     return np.frombuffer(column.buffers()[1] or b"", HASH)[column.offset :][: len(column)]
 
@@ -122,14 +128,28 @@ def build_index(root: str, files: Sequence[str], path: str, *, repeated: bool = 
     Raises:
         StoreError: a data file cannot be read.
     """
+    write_index(files, path, _entries(root, files), repeated=repeated)
+
+
+def write_index(
+    files: Sequence[str], path: str, entries: Iterable[np.ndarray], *, repeated: bool = False
+) -> None:
+    """Write an index of any files; of equal hashes the first entry, as in `build_index`.
+
+    Args:
+        files: what the reader is to know of each: its name, or more.
+        path: local file to write.
+        entries: see `to_entries`, files ascending; where `repeated`, of a file each hash once.
+        repeated: index only hashes that are in several files.
+    """
     chosen = _firsts_of_repeated if repeated else _firsts
     with tempfile.TemporaryDirectory(dir=os.path.dirname(path)) as folder:
         partitions = [Path(folder, f"{number:02x}") for number in range(_PARTITIONS)]
         with ExitStack() as stack:
             opened = [stack.enter_context(partition.open("wb")) for partition in partitions]
-            for entries in _entries(root, files):
-                for number, places in _by_first_byte(entries["hash"]):
-                    opened[number].write(entries[places].tobytes())
+            for some in entries:
+                for number, places in _by_first_byte(some["hash"]):
+                    opened[number].write(some[places].tobytes())
         schema = pa.schema(_FIELDS, metadata={"files": json.dumps(list(files))})
         with pa.ipc.new_file(path, schema) as writer:
             for partition in partitions:
@@ -154,11 +174,20 @@ def _entries(root: str, files: Sequence[str]) -> Iterator[np.ndarray]:
 
 def _file_entries(root: str, file: str, number: int) -> np.ndarray:
     column = read_columns(join(root, file), ["content_hash"]).column(0)
-    entries = np.empty(len(column), _ENTRY)
-    entries["hash"] = to_hashes(column)
-    entries["file"] = number
-    entries["row"] = np.arange(len(column))
-    return _firsts(entries)
+    return _firsts(to_entries(to_hashes(column), number, np.arange(len(column))))
+
+
+def to_entries(hashes: np.ndarray, file: int, rows: np.ndarray) -> np.ndarray:
+    """(N,) entries of an index.
+
+    Args:
+        hashes: (N,) `HASH`.
+        file: position of their file.
+        rows: (N,) rows of that file, below 2**31.
+    """
+    entries = np.empty(len(hashes), _ENTRY)
+    entries["hash"], entries["file"], entries["row"] = hashes, file, rows
+    return entries
 
 
 def _firsts(entries: np.ndarray) -> np.ndarray:

@@ -60,8 +60,12 @@ def read(
     filters: Sequence[Filter],
     id_column: str | None,
     max_bytes: int,
+    only: np.ndarray | None = None,
 ) -> Rows:
-    """Read the row range of a unit; row groups that no row of which can pass are not read."""
+    """Read the row range of a unit; row groups that no row of which can pass are not read.
+
+    With `only`, ascending row numbers, only those rows; groups without one are not read.
+    """
     with _open(unit.url, strings_as_dictionaries=True) as parquet:
         present = set(parquet.schema_arrow.names)
         wanted = dict.fromkeys([*schema.names, *(column for column, _, _ in filters)])
@@ -74,12 +78,12 @@ def read(
         names = [name for name in wanted if name in present] or parquet.schema_arrow.names[:1]
         parts: list[Rows] = []
         n_filtered = n_bytes = 0
-        for group, left, right in _groups(parquet, unit.start, unit.stop):
+        for group, left, right in _groups(parquet, unit.start, unit.stop, only):
             if _is_excluded(parquet, group, filters, unit.url):
                 n_filtered += right - left
                 continue
             _refuse_bomb(parquet, group, names, unit.url)
-            for start, encoded in _tables(parquet, group, names, left, right):
+            for rows, encoded in _wanted(_tables(parquet, group, names, left, right), only):
                 n_bytes += sum(_plain_bytes(chunk) for column in encoded for chunk in column.chunks)
                 if n_bytes > MAX_UNIT_BYTES:
                     raise InputError(
@@ -87,7 +91,6 @@ def read(
                         f"{MAX_UNIT_BYTES:,} bytes; set resources.rows_per_unit lower"
                     )
                 table = _plain(encoded, parquet)
-                rows = np.arange(start, start + len(table), dtype=np.int64)
                 parts.append(select_rows(table, rows, schema, filters, unit.url, id_column))
     rows_read = concat(parts, schema)
     return reject_large(replace(rows_read, n_filtered=rows_read.n_filtered + n_filtered),
@@ -124,13 +127,20 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _groups(parquet: pq.ParquetFile, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-    """Row groups that overlap a range, with the overlap."""
+def _groups(
+    parquet: pq.ParquetFile, start: int, stop: int, only: np.ndarray | None
+) -> Iterator[tuple[int, int, int]]:
+    """Row groups that overlap a range, with the overlap; cut to rows of `only`."""
     left = 0
     for group in range(parquet.metadata.num_row_groups):
         right = left + parquet.metadata.row_group(group).num_rows
         if left < stop and right > start:
-            yield group, max(left, start), min(right, stop)
+            here = max(left, start), min(right, stop)
+            if only is not None:
+                found = only[slice(*np.searchsorted(only, here))]
+                here = (int(found[0]), int(found[-1]) + 1) if len(found) else (0, 0)
+            if here[0] < here[1]:
+                yield group, *here
         left = right
     if stop > left:
         raise InputError(
@@ -157,6 +167,18 @@ def _tables(
         position = end
         if position >= right:
             return
+
+
+def _wanted(
+    tables: Iterator[tuple[int, pa.Table]], only: np.ndarray | None
+) -> Iterator[tuple[np.ndarray, pa.Table]]:
+    """Tables, each with the numbers of its rows; only those of `only`, if it is given."""
+    for start, table in tables:
+        rows = np.arange(start, start + len(table), dtype=np.int64)
+        if only is not None:
+            rows = only[slice(*np.searchsorted(only, (start, start + len(table))))]
+            table = table.take(pa.array(rows - start))
+        yield rows, table
 
 
 def _claimed_bytes(parquet: pq.ParquetFile, group: int, names: Sequence[str]) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import get_args
 
+import numpy as np
 import pyarrow as pa
 
 from stx_core import failpoints
@@ -13,12 +14,16 @@ from stx_core.store import arrow_dataset, csv_rows, jsonl, parquet
 from stx_core.store.filesystem import FileInfo, file_info, list_files
 from stx_core.store.filters import Filter, check_filters, keep_file
 from stx_core.store.retries import retry
+from stx_core.store.select_rows import concat
 from stx_core.store.shards import Format, Rows, Shard
-from stx_core.store.units import Unit
+from stx_core.store.units import Unit, plan_units
 from stx_core.store.urls import redact
 
 # Footers are small and far away: read many at once.
 _THREADS = 16
+
+# Of files that can only be read from a mark on.
+_ROWS_AT_ONCE = 4096
 
 _ENDINGS: dict[str, Format] = {
     ".parquet": "parquet",
@@ -168,6 +173,46 @@ def read_rows(
             "found; the file changed, plan again"
         )
     return rows
+
+
+def read_some(
+    shard: Shard, schema: pa.Schema, rows: np.ndarray, max_text_bytes: int = MAX_TEXT_BYTES
+) -> Rows:
+    """Read some rows of a shard; of Parquet files the row groups that have one, no others.
+
+    Args:
+        shard: from `list_shards`; its own schema is not looked at.
+        schema: columns to read and the types to give them, see `corpus_schema`.
+        rows: (N,) int64 row numbers, ascending, each once.
+        max_text_bytes: see `read_rows`.
+
+    Returns:
+        The wanted rows, the bad ones among them apart.
+
+    Raises:
+        InputError: the file changed since it was planned, is damaged, or lacks a column.
+    """
+    if shard.format == "parquet":
+        unit = Unit(0, shard.url, shard.identity, "parquet", 0, shard.n_rows)
+        check_identity(unit)
+        try:
+            found = retry(
+                lambda: parquet.read(unit, schema, (), None, max_text_bytes, rows), shard.url
+            )
+        except FileNotFoundError as error:
+            raise _gone(unit) from error
+        check_identity(unit)
+        return found
+    parts = []
+    for unit in plan_units([shard], _ROWS_AT_ONCE):
+        here = rows[slice(*np.searchsorted(rows, (unit.start, unit.stop)))]
+        if len(here):
+            read = read_rows(unit, schema, max_text_bytes=max_text_bytes)
+            chosen = np.isin(read.row_numbers, here)
+            bad = [row for row in read.bad if row.row in set(here.tolist())]
+            table = read.table.filter(pa.array(chosen))
+            parts.append(Rows(table, read.row_numbers[chosen], bad))
+    return concat(parts, schema)
 
 
 def check_identity(unit: Unit) -> None:
