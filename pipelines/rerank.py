@@ -32,6 +32,7 @@ from stx_core.store.data_file import read_columns
 from stx_core.store.filesystem import file_info
 from stx_core.store.retries import take_counts
 from stx_core.store.s3 import use_options
+from stx_core.store.schema import QUARANTINE
 from stx_core.store.units import Unit, unit_key
 from stx_core.store.urls import join, redact
 
@@ -308,10 +309,8 @@ def _finished(
     if judged:
         # The rows that are bad are in the quarantine of the ranking.
         rows = table.filter(pc.and_(table[IS_POSITIVE], good))
-        nothing = Lost(
-            quarantine_rows(unit, key, table[:0], rejected[:0]), rejected[:0], n_filtered
-        )
-        return _as_output(rows, name, setting.schemas[output]), nothing, {}
+        lost = Lost(QUARANTINE.empty_table(), pa.array([], pa.string()), n_filtered)
+        return _as_output(rows, name, setting.schemas[output]), lost, {}
     bad = pc.and_(is_candidate, rejected.is_valid())
     bad_rows = table.filter(bad)
     quarantined = quarantine_rows(unit, key, bad_rows, rejected.filter(bad.combine_chunks()))
