@@ -16,9 +16,11 @@ from pipelines.export import run_export
 from pipelines.rerank import run_rerank
 from pipelines.retrieval_spec import RerankSpec
 from pipelines.runs import View
+from pipelines.scorers import PAIR, RerankerSettings, Score, Scorer, score_pairs
 from pipelines.spec_file import parse_spec
 from stx_core import CrossEncoder
 from stx_core.errors import InputError, ModelError, SpecError
+from stx_core.models.cross_encoder import Scored
 from stx_core.store.snapshot import open_snapshot, snapshot_info
 from stx_core.store.verify import find_problems
 from tests.pipelines.conftest import texts
@@ -576,3 +578,62 @@ def test_queries_are_never_cut():
     assert list(cut(sizes, 6, None)) == [(0, 6), (6, 16), (16, 18)]
     assert list(cut(sizes, 6, 2)) == [(0, 16), (16, 18)]
     assert list(cut(sizes[:0], 6, None)) == []
+
+
+class Odd(Scorer):
+    """Gives NaN for one word, and not in float32 for another."""
+
+    def __init__(self, settings):
+        self.settings, self.model, self.calls = settings, torch.nn.Linear(1, 1), []
+
+    def _score(self, pairs):
+        self.calls.append(pairs)
+        scores = [
+            float("nan") if doc == "nan" or (doc == "half" and len(self.calls) == 1) else len(doc)
+            for _, doc in pairs
+        ]
+        counts = np.full(len(pairs), 4, np.int32)
+        return Scored(np.array(scores, np.float32), counts, counts > 9)
+
+
+def test_equal_pairs_are_scored_once_and_what_is_not_finite_again_in_float32():
+    settings = RerankerSettings("m", None, "", None, None, "float16", False, False)
+    scorer = Odd(settings)
+    pairs = [("q", "dd"), ("q", "nan"), None, ("q", "half"), ("q", "dd"), ("r", "dd")]
+    structs = [pair and dict(zip(("query", "document"), pair, strict=True)) for pair in pairs]
+
+    columns = score_pairs(scorer, pa.array(structs, PAIR))
+
+    assert sorted(scorer.calls[0]) == [("q", "dd"), ("q", "half"), ("q", "nan"), ("r", "dd")]
+    assert sorted(scorer.calls[1]) == [("q", "half"), ("q", "nan")]
+    scores = columns["score"].to_pylist()
+    assert [scores[i] for i in (0, 2, 3, 4, 5)] == [2, None, 4, 2, 2]
+    reasons = [item and item["reason"] for item in columns["rejected"].to_pylist()]
+    assert reasons == [None, "not_finite", None, None, None, None]
+
+
+class Deadly(Score):
+    """Ends its process at some text."""
+
+    def __call__(self, table):
+        if any(text and "poison" in text["document"] for text in table["_text"].to_pylist()):
+            os.abort()
+        return super().__call__(table)
+
+
+def test_a_text_that_ends_the_process_costs_its_pairs_only(lake, judges, monkeypatch):
+    monkeypatch.setattr("pipelines.rerank.Score", Deadly)
+    lake.candidates = {"q7": lake.candidates["q7"][:2]}
+    lake.write("run.parquet")
+    doc = lake.candidates["q7"][1]
+    table = pq.read_table(lake.folder / "documents.parquet").to_pylist()
+    changed = [row | {"text": "poison"} if row["id"] == doc else row for row in table]
+    pq.write_table(pa.Table.from_pylist(changed), lake.folder / "documents.parquet")
+    resources = LOCAL | {"supervised": True, "rows_per_unit": 1000}
+    spec = lake.spec(judges, resources=resources)
+
+    report = run_rerank(spec)
+
+    assert report.parts["small"].reasons == {"crash": 1}
+    assert list(quarantine(spec)) == [("q7", doc)]
+    assert [hit[0] for hit in ranking(spec.output.path)["q7"]] == lake.candidates["q7"][:1]
