@@ -142,8 +142,9 @@ def finish(
     output: str,
     key: str,
     table: pa.Table,
-    ids: pa.Array,
+    ids: pa.Array | pa.ChunkedArray,
     *,
+    hashed: int | None = None,
     seconds: Mapping[str, float] = {},  # noqa: B006  (never changed)
     n_tokens: int = 0,
     n_truncated: int = 0,
@@ -157,6 +158,7 @@ def finish(
         key: of the unit for this output.
         table: rows of the file.
         ids: (unit rows,) ids of the rows that were read.
+        hashed: their `id_hash`, where several outputs share it.
         seconds: by stage.
         n_tokens: that a model read.
         n_truncated: texts that were longer than it reads.
@@ -170,7 +172,7 @@ def finish(
     data = to_parquet(table, {"stx.output": output, "stx.run": target.run})
     failpoints.hit("write.before")
     write_new(join(target.root, file), data)
-    hashed = f"{id_hash(ids):032x}"
+    in_hex = f"{id_hash(ids) if hashed is None else hashed:032x}"
     record = ledger.Record(
         key=key,
         output=output,
@@ -185,8 +187,8 @@ def finish(
         rows_out=unit.n_rows,
         rows_quarantined=0,
         reasons={},
-        id_hash_in=hashed,
-        id_hash_out=hashed,
+        id_hash_in=in_hex,
+        id_hash_out=in_hex,
         id_hash_quarantined=f"{0:032x}",
         n_tokens=n_tokens,
         n_truncated=n_truncated,
