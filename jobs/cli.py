@@ -6,7 +6,19 @@ from collections.abc import Callable
 
 import typer
 
-from jobs import encode, evaluate, export, gc, mine, retrieve, rollback, search, show, verify
+from jobs import (
+    encode,
+    evaluate,
+    export,
+    gc,
+    mine,
+    rerank,
+    retrieve,
+    rollback,
+    search,
+    show,
+    verify,
+)
 from jobs.run import run_flow
 from stx_core.errors import InputError, ModelError, SpecError, Stopped, StxError
 from stx_core.store.urls import one_line
@@ -20,6 +32,7 @@ app = typer.Typer(
 )
 app.command()(encode.encode)
 app.command()(retrieve.retrieve)
+app.command()(rerank.rerank)
 app.command()(mine.mine)
 app.command("run")(run_flow)
 app.command()(show.show)

@@ -13,7 +13,9 @@ import pyarrow as pa
 
 from pipelines.carry import Source
 from pipelines.estimate import EncoderProbe
+from pipelines.retrieval_spec import Reranker
 from pipelines.scope import Scope
+from pipelines.scorers import RerankerSettings
 from pipelines.spec import EncodeSpec, Model, Resources
 from pipelines.stages import HUB_ORGANISATION, EncoderSettings
 from stx_core.errors import SpecError
@@ -147,24 +149,31 @@ def encoder_settings(model: Model) -> EncoderSettings:
     Raises:
         ModelError: not found, or not a model folder.
     """
+    return EncoderSettings(**resolved(model, HUB_ORGANISATION[model.type]))
+
+
+def resolved(model: Model | Reranker, organisation: str) -> dict[str, Any]:
+    """The values of a model in a spec, with its folder found and hashed.
+
+    Raises:
+        ModelError: not found, or not a model folder.
+    """
     folder = resolve_folder(
         model.model,
-        default_org=HUB_ORGANISATION[model.type],
+        default_org=organisation,
         revision=model.revision,
         allow_pickle=model.allow_pickle,
     )
     local = Path(model.model).exists()
-    plain = model.model_dump(exclude={"model", "revision"})
-    return EncoderSettings(
-        model=str(folder.resolve()) if local else model.model,
+    return model.model_dump() | {
+        "model": str(folder.resolve()) if local else model.model,
         # A hub snapshot is kept in a folder that is named by its commit.
-        revision=None if local else folder.name,
-        files=fingerprint_files(folder),
-        **plain,
-    )
+        "revision": None if local else folder.name,
+        "files": fingerprint_files(folder),
+    }
 
 
-def fingerprint(settings: EncoderSettings) -> str:
+def fingerprint(settings: EncoderSettings | RerankerSettings) -> str:
     """Hash of everything that changes an output: files and settings, not where the files are."""
     values = settings.as_dict()
     for irrelevant in ("model", "revision", "trust_remote_code", "allow_pickle"):

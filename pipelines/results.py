@@ -119,7 +119,7 @@ def write_unit(unit: Unit, keys: dict[str, str], table: pa.Table, sink: Sink) ->
 def _write_output(unit: Unit, name: str, key: str, table: pa.Table, sink: Sink) -> ledger.Record:
     start = time.perf_counter()
     notes = unit_table.notes(table)
-    rejected = _rejected(table, name)
+    rejected = rejected_of(table, name)
     good, bad = table.filter(rejected.is_null()), table.filter(rejected.is_valid())
     stem = f"{key}-{sink.run}-{sink.epoch}-{uuid.uuid4().hex[:12]}.parquet"
     written = quarantined = _NO_FILE
@@ -130,7 +130,7 @@ def _write_output(unit: Unit, name: str, key: str, table: pa.Table, sink: Sink) 
         _check_footer(join(sink.root, written.name), good.num_rows)
     if bad.num_rows:
         reasons = rejected.filter(rejected.is_valid())
-        data = to_parquet(_quarantined(unit, key, bad, reasons))
+        data = to_parquet(quarantine_rows(unit, key, bad, reasons))
         quarantined = _write(sink.root, f"quarantine/{stem}", data)
     record = ledger.Record(
         key=key,
@@ -145,7 +145,7 @@ def _write_output(unit: Unit, name: str, key: str, table: pa.Table, sink: Sink) 
         rows_filtered=notes["n_filtered"],
         rows_out=good.num_rows,
         rows_quarantined=bad.num_rows,
-        reasons=_counts(rejected),
+        reasons=count_reasons(rejected),
         id_hash_in=notes["id_hash_in"],
         id_hash_out=_hex(good),
         id_hash_quarantined=_hex(bad),
@@ -179,7 +179,7 @@ def _write(root: str, name: str, data: bytes) -> _File:
     return _File(name, len(data), xxhash.xxh3_128_hexdigest(data))
 
 
-def _rejected(table: pa.Table, output: str) -> pa.Array:
+def rejected_of(table: pa.Table, output: str) -> pa.Array:
     """Why a row is not in an output: rejected when read, else by this output's encoder."""
     read = table.column(unit_table.REJECTED).combine_chunks()
     encoded = table.column(f"{output}.rejected").combine_chunks()
@@ -208,7 +208,8 @@ def _output_rows(good: pa.Table, output: str, schema: pa.Schema) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
-def _quarantined(unit: Unit, key: str, bad: pa.Table, reasons: pa.Array) -> pa.Table:
+def quarantine_rows(unit: Unit, key: str, bad: pa.Table, reasons: pa.Array) -> pa.Table:
+    """Rows of a unit's table as those of its quarantine file."""
     reason, column, detail = reasons.flatten()
     values = {
         "unit": pa.repeat(key, bad.num_rows),
@@ -234,7 +235,8 @@ def _footer_rows(url: str) -> int:
         return n_rows
 
 
-def _counts(rejected: pa.Array) -> dict[str, int]:
+def count_reasons(rejected: pa.Array) -> dict[str, int]:
+    """Rejected rows by reason."""
     reasons = rejected.field("reason").filter(rejected.is_valid())
     return {item["values"]: item["counts"] for item in reasons.value_counts().to_pylist()}
 

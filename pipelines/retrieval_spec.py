@@ -6,12 +6,12 @@ from pydantic import Field, field_validator, model_validator
 
 from pipelines.spec import (
     Inputs,
-    Model,
     Name,
     Part,
     Resources,
     Store,
     committable,
+    trusted_code_is_pinned,
     without_secrets,
 )
 from stx_core.mining.rules import Against, MiningRules, Sampling
@@ -100,7 +100,8 @@ class Candidates(Part):
     """Pairs of query and document: a ranking that stx wrote, or a file with one."""
 
     path: str
-    """Dataset, or a TREC run, Parquet, JSONL or ``top_ranked`` file."""
+    """Dataset, or a TREC run, Parquet, JSONL or ``top_ranked`` file; or a Parquet or JSONL table
+    with texts in columns ``query`` and ``document``."""
     version: Annotated[int, Field(ge=1)] | None = None
     output: str | None = None
     """Which ranking of the dataset; needed when there are several."""
@@ -110,13 +111,34 @@ class Candidates(Part):
     _no_secrets = field_validator("path")(without_secrets)
 
 
+class Reranker(Part):
+    """One cross-encoder; it must have a single label."""
+
+    model: str
+    """Local folder or hub name."""
+    revision: str | None = None
+    prompt: str | None = None
+    """Text before every query, instead of the model's own prompt."""
+    max_seq_length: Annotated[int, Field(ge=2)] | None = None
+    """Tokens of query and document together."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """What the model computes in."""
+    trust_remote_code: bool = False
+    """Run model code that comes with the model: a local folder, or a hub name with its commit."""
+    allow_pickle: bool = False
+
+    _trusted_code_is_pinned = model_validator(mode="after")(trusted_code_is_pinned)
+
+
 class RerankSpec(Part):
     """The ``rerank`` job: cross-encoder scores of candidates, and a ranking by them."""
 
     candidates: Candidates
-    queries: Inputs
-    documents: Inputs
-    rerankers: dict[Name, Model] = Field(min_length=1)
+    queries: Inputs | None = None
+    """Their texts; not needed where the candidates have a column ``query``."""
+    documents: Inputs | None = None
+    """Their texts; not needed where the candidates have a column ``document``."""
+    rerankers: dict[Name, Reranker] = Field(min_length=1)
     """Cross-encoders by name, which is the name of the ranking; all in one pass."""
     top_k: Annotated[int, Field(ge=1)] | None = None
     """Candidates of each query to keep, after scoring."""
@@ -125,6 +147,13 @@ class RerankSpec(Part):
     output: RankingOutput
     resources: RetrievalResources = RetrievalResources()
     store: Store = Store()
+
+    @model_validator(mode="after")
+    def _names_are_free(self) -> Self:
+        taken = self.rerankers.keys() & {f"{name}-positives" for name in self.rerankers}
+        if taken and self.positives:
+            raise ValueError(f"{', '.join(sorted(taken))}: the scores of positives have this name")
+        return self
 
 
 FUSION = "fusion"

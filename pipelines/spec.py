@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Protocol, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -121,6 +121,33 @@ class Inputs(Part):
         return (self.text_column,) if isinstance(self.text_column, str) else self.text_column
 
 
+class _Trusted(Protocol):
+    """What `trusted_code_is_pinned` looks at."""
+
+    trust_remote_code: bool
+    model: str
+    revision: str | None
+
+
+Trusted = TypeVar("Trusted", bound=_Trusted)
+
+
+def trusted_code_is_pinned(model: Trusted) -> Trusted:
+    """The model itself.
+
+    Raises:
+        ValueError: code of the hub is to be run that may change.
+    """
+    if not model.trust_remote_code or Path(model.model).expanduser().is_dir():
+        return model
+    if not _COMMIT.fullmatch(model.revision or ""):
+        raise ValueError(
+            "trust_remote_code needs revision: the commit (40 hex digits) whose code you "
+            "have read; branches and tags can move"
+        )
+    return model
+
+
 class Model(Part):
     """One encoder and how it is used; its results are the output of the same name."""
 
@@ -144,16 +171,7 @@ class Model(Part):
     """Run model code that comes with the model: a local folder, or a hub name with its commit."""
     allow_pickle: bool = False
 
-    @model_validator(mode="after")
-    def _trusted_code_is_pinned(self) -> "Model":
-        if not self.trust_remote_code or Path(self.model).expanduser().is_dir():
-            return self
-        if not _COMMIT.fullmatch(self.revision or ""):
-            raise ValueError(
-                "trust_remote_code needs revision: the commit (40 hex digits) whose code you "
-                "have read; branches and tags can move"
-            )
-        return self
+    _trusted_code_is_pinned = model_validator(mode="after")(trusted_code_is_pinned)
 
 
 class Output(Part):

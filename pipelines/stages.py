@@ -4,7 +4,8 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -94,7 +95,7 @@ class Encoder:
 
     def in_float32(self) -> AbstractContextManager[None]:
         """Compute in float32 for a while; the weights come back exactly as they were."""
-        return _float32(self.model)
+        return in_float32(self.model)
 
     def tokens(self, texts: list[str]) -> "Tokens":
         """The tokens that `embed` would give the model."""
@@ -105,7 +106,8 @@ class Encoder:
 
 
 @contextmanager
-def _float32(model: "nn.Module") -> Iterator[None]:
+def in_float32(model: "nn.Module") -> Iterator[None]:
+    """Let a model compute in float32 for a while; its weights come back exactly as they were."""
     dtypes = [tensor.dtype for tensor in _tensors(model)]
     try:
         model.float()
@@ -121,10 +123,39 @@ def _tensors(model: "nn.Module") -> "list[torch.Tensor]":
     return [*model.parameters(), *model.buffers()]
 
 
-def _load(settings: EncoderSettings) -> "SentenceTransformer | SparseEncoder":
+class PlannedModel(Protocol):
+    """Settings that say which files of a model a run was planned with."""
+
+    @property
+    def model(self) -> str:
+        """Local folder or hub name."""
+
+    @property
+    def revision(self) -> str | None:
+        """Commit of a hub name."""
+
+    @property
+    def files(self) -> str:
+        """Hash over the model's files."""
+
+    @property
+    def trust_remote_code(self) -> bool:
+        """Run code of the folder."""
+
+    @property
+    def allow_pickle(self) -> bool:
+        """Load pickled weights."""
+
+
+def planned_folder(settings: PlannedModel, organisation: str) -> Path:
+    """The folder of a model, with the files that the run was planned with.
+
+    Raises:
+        ModelError: it is not there, or other files are.
+    """
     folder = resolve_folder(
         settings.model,
-        default_org=HUB_ORGANISATION[settings.type],
+        default_org=organisation,
         revision=settings.revision,
         allow_pickle=settings.allow_pickle,
     )
@@ -135,6 +166,11 @@ def _load(settings: EncoderSettings) -> "SentenceTransformer | SparseEncoder":
         )
     if settings.trust_remote_code:
         refuse_foreign_code(folder)
+    return folder
+
+
+def _load(settings: EncoderSettings) -> "SentenceTransformer | SparseEncoder":
+    folder = planned_folder(settings, HUB_ORGANISATION[settings.type])
     from transformers.utils.logging import disable_progress_bar
 
     from stx_core.models.sentence_transformer import SentenceTransformer

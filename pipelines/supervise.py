@@ -157,7 +157,8 @@ class Supervised:
         )
 
     def _name(self) -> str:
-        models = [str(one.get("model")) for one in self._settings.get("encoders", {}).values()]
+        groups = (self._settings.get(group, {}) for group in ("encoders", "rerankers"))
+        models = [str(one.get("model")) for group in groups for one in group.values()]
         return ", ".join(models) or self._stage.__name__
 
     def _start(self) -> "Child":

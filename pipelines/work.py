@@ -7,6 +7,7 @@ range of a data file, and its key says all that decides its results.
 import hashlib
 import time
 import uuid
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,9 +23,9 @@ from stx_core import failpoints
 from stx_core.store import ledger
 from stx_core.store.data_file import read_columns
 from stx_core.store.filesystem import write_new
-from stx_core.store.schema import to_parquet
+from stx_core.store.schema import QUARANTINE, to_parquet
 from stx_core.store.snapshot import read_manifest
-from stx_core.store.units import Unit, canonical_json, id_hash
+from stx_core.store.units import HASH_MODULUS, Unit, canonical_json, id_hash
 from stx_core.store.urls import join
 
 
@@ -128,6 +129,20 @@ def files_digest(files: Sequence[DataFile]) -> str:
     return digest([file.checksum for file in files])
 
 
+class Lost(NamedTuple):
+    """Rows of a unit that its output does not have.
+
+    Attributes:
+        rows: see `store.schema.QUARANTINE`.
+        ids: (len(rows),) as those that `finish` is given.
+        n_filtered: rows that were left out on purpose.
+    """
+
+    rows: pa.Table
+    ids: pa.Array
+    n_filtered: int
+
+
 class Target(NamedTuple):
     """Where the units of one run go."""
 
@@ -146,6 +161,7 @@ def finish(
     *,
     hashed: int | None = None,
     seconds: Mapping[str, float] = {},  # noqa: B006  (never changed)
+    lost: Lost | None = None,
     n_tokens: int = 0,
     n_truncated: int = 0,
 ) -> ledger.Record:
@@ -157,9 +173,10 @@ def finish(
         output: name of the output.
         key: of the unit for this output.
         table: rows of the file.
-        ids: (unit rows,) ids of the rows that were read.
+        ids: ids of the rows that were read, quarantined ones among them.
         hashed: their `id_hash`, where several outputs share it.
         seconds: by stage.
+        lost: rows that were filtered out or are bad; None for none.
         n_tokens: that a model read.
         n_truncated: texts that were longer than it reads.
 
@@ -167,12 +184,17 @@ def finish(
         The record; that of another attempt where one was first.
     """
     began = time.perf_counter()
+    lost = lost or Lost(QUARANTINE.empty_table(), ids.slice(0, 0), 0)
     stem = f"{key}-{target.run}-{target.epoch}-{uuid.uuid4().hex[:12]}.parquet"
-    file = f"data/{output}/{stem}"
-    data = to_parquet(table, {"stx.output": output, "stx.run": target.run})
+    told = {"stx.output": output, "stx.run": target.run}
     failpoints.hit("write.before")
-    write_new(join(target.root, file), data)
-    in_hex = f"{id_hash(ids) if hashed is None else hashed:032x}"
+    n_out = len(ids) - len(lost.ids)
+    written = _write(target.root, f"data/{output}/{stem}", table, told) if n_out else _NO_FILE
+    bad = _NO_FILE
+    if len(lost.rows):
+        bad = _write(target.root, f"quarantine/{output}/{stem}", lost.rows, told)
+    hashed = id_hash(ids) if hashed is None else hashed
+    hashed_bad = id_hash(lost.ids)
     record = ledger.Record(
         key=key,
         output=output,
@@ -180,25 +202,40 @@ def finish(
         identity=unit.identity,
         start=unit.start,
         stop=unit.stop,
-        file=file,
-        quarantine_file="",
-        rows_in=unit.n_rows,
-        rows_filtered=0,
-        rows_out=unit.n_rows,
-        rows_quarantined=0,
-        reasons={},
-        id_hash_in=in_hex,
-        id_hash_out=in_hex,
-        id_hash_quarantined=f"{0:032x}",
+        file=written.name,
+        quarantine_file=bad.name,
+        rows_in=len(ids),
+        rows_filtered=lost.n_filtered,
+        rows_out=n_out,
+        rows_quarantined=len(lost.rows),
+        reasons=dict(Counter(lost.rows["reason"].to_pylist())),
+        id_hash_in=f"{hashed:032x}",
+        id_hash_out=f"{(hashed - hashed_bad) % HASH_MODULUS:032x}",
+        id_hash_quarantined=f"{hashed_bad:032x}",
         n_tokens=n_tokens,
         n_truncated=n_truncated,
-        size=len(data),
-        checksum=xxhash.xxh3_128_hexdigest(data),
-        file_rows=len(table),
-        quarantine_size=0,
-        quarantine_checksum="",
+        size=written.size,
+        checksum=written.checksum,
+        file_rows=len(table) if n_out else 0,
+        quarantine_size=bad.size,
+        quarantine_checksum=bad.checksum,
         seconds=dict(seconds) | {"write": time.perf_counter() - began},
         run=target.run,
         epoch=target.epoch,
     )
     return ledger.record(target.root, target.run, record)
+
+
+class _File(NamedTuple):
+    name: str
+    size: int
+    checksum: str
+
+
+_NO_FILE = _File("", 0, "")
+
+
+def _write(root: str, name: str, table: pa.Table, told: Mapping[str, str]) -> _File:
+    data = to_parquet(table, told)
+    write_new(join(root, name), data)
+    return _File(name, len(data), xxhash.xxh3_128_hexdigest(data))

@@ -1,0 +1,26 @@
+"""``stx rerank``: cross-encoder scores of candidates."""
+
+from typing import Annotated
+
+import typer
+
+from jobs.encode import Sets
+
+
+def rerank(
+    spec: Annotated[str, typer.Argument(help="Spec file (YAML).")],
+    set_: Sets = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")] = False,
+) -> None:
+    """Score candidates by cross-encoders; commit the new rankings as a snapshot."""
+    from jobs.runs import run
+    from pipelines.rerank import run_rerank
+    from pipelines.retrieval_spec import RerankSpec
+
+    run(run_rerank, spec, list(set_ or []), RerankSpec, dry_run=dry_run)
+
+
+if __name__ == "__main__":
+    from jobs.cli import run_alone
+
+    run_alone(rerank)
