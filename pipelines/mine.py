@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines import cluster, stream, unit_table
+from pipelines.corpus import Corpus
 from pipelines.mining_plan import Mining, find_mining
 from pipelines.mining_report import read_summary, summary_lines, write_reports
 from pipelines.mining_rows import Sources, n_repeated, positive_pairs, read_rows, to_candidates
@@ -44,8 +45,11 @@ from stx_core.store.commit import commit_snapshot
 from stx_core.store.data_file import read_columns
 from stx_core.store.retries import take_counts
 from stx_core.store.s3 import use_options
-from stx_core.store.units import Unit
+from stx_core.store.units import Unit, id_hash
 from stx_core.store.urls import join, redact
+
+# Of a unit's CPU time; reading, hashing ids and writing Parquet have the rest.
+_RULES_SHARE = 0.25
 
 
 def run_mine(spec: MineSpec, view: View | None = None, *, dry_run: bool = False) -> Report:
@@ -75,7 +79,7 @@ def _plan_and_run(spec: MineSpec, view: View, began: float, *, dry_run: bool) ->
         report = Report(root, held.version, committed=False)
         return report if dry_run else _with_summary(report)
     size = cluster.cluster_size(spec.resources.runner, available_cores())
-    pool = make_pool(spec.resources, size[0], 0)
+    pool = _pool(spec, size[0])
     cluster.check_fits([_stage(miner, pool)], *size)
     work = replace(work, lines=tuple(_lines(spec, mining, work, pool)))
     view.plan(work)
@@ -135,6 +139,20 @@ def _told(spec: MineSpec) -> str:
         exclude_defaults=True
     )
     return ", ".join(f"{name} {value}" for name, value in changed.items())
+
+
+def _pool(spec: MineSpec, cpus: float) -> Pool:
+    """Actors of one core each: few, because readers and writers have more to do than the rules.
+
+    Near duplicates are the exception: comparing texts takes longer than all else.
+    """
+    share = 1.0 if spec.rules.near_duplicate is not None else _RULES_SHARE
+    asked = spec.resources
+    wanted = {
+        "cpus_per_actor": asked.cpus_per_actor or 1,
+        "actors": asked.actors or max(1, int((cpus - 1) * share)),
+    }
+    return make_pool(asked.model_copy(update=wanted), cpus, 0)
 
 
 def _stage(miner: Miner, pool: Pool) -> stream.StageSpec:
@@ -216,7 +234,7 @@ def _stream(
     if not work.due:
         return start.records.slice(0, 0)
     folder = join(work.root, "_stx", "runs", start.claim.run, "mine")
-    miner = _with_texts(spec, miner, folder)
+    miner = _with_texts(spec, mining, miner, folder)
     setting = _Setting(
         spec,
         Target(work.root, start.claim.run, start.claim.epoch),
@@ -246,18 +264,22 @@ def _published(spec: MineSpec, mining: Mining, spans: _Spans, folder: str) -> So
     )
 
 
-def _with_texts(spec: MineSpec, miner: Miner, folder: str) -> Miner:
+def _with_texts(spec: MineSpec, mining: Mining, miner: Miner, folder: str) -> Miner:
     """The miner with the places of all texts that it needs."""
     if not spec.needs_texts:
         return miner
 
-    def find(inputs: Inputs | None) -> TextSource | None:
+    def find(inputs: Inputs | None, corpus: Corpus | None) -> TextSource | None:
         if inputs is None:
             return None
         with tempfile.TemporaryDirectory(prefix="stx-texts-") as scratch:
-            return publish_texts(index_texts(inputs, scratch), folder)
+            return publish_texts(index_texts(inputs, scratch, corpus, folder), folder)
 
-    return replace(miner, queries=find(spec.queries), documents=find(spec.documents))
+    return replace(
+        miner,
+        queries=find(spec.queries, mining.queries),
+        documents=find(spec.documents, mining.documents),
+    )
 
 
 def _read_unit(description: Mapping[str, Any], setting: _Setting) -> pa.Table:
@@ -283,10 +305,9 @@ def _write_unit(
     unit, notes = Unit(**description["unit"]), unit_table.notes(table)
     ids = take_unit(unit, ["query_id"])["query_id"]
     rows = unpack(table)
+    how: dict[str, Any] = {"hashed": id_hash(ids), "seconds": notes["seconds"]}
     records = [
-        asdict(
-            finish(setting.target, unit, output, key, rows[output], ids, seconds=notes["seconds"])
-        )
+        asdict(finish(setting.target, unit, output, key, rows[output], ids, **how))
         for output, key in description["keys"].items()
     ]
     counts = take_counts()

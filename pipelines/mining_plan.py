@@ -8,7 +8,7 @@ from typing import Any, get_args
 import numpy as np
 import pyarrow as pa
 
-from pipelines.corpus import list_corpus
+from pipelines.corpus import Corpus, list_corpus
 from pipelines.mining_formats import needs_texts
 from pipelines.mining_stage import STATISTICS
 from pipelines.query_spans import query_starts
@@ -62,6 +62,8 @@ class Mining:
         doc_type: of the documents' ids.
         rules: what decides all outputs beside the rankings, as JSON values.
         texts: what more decides outputs with texts.
+        queries: files with the texts of queries; None if none are named.
+        documents: likewise, of documents.
     """
 
     rankings: Mapping[str, Ranking]
@@ -71,6 +73,8 @@ class Mining:
     doc_type: pa.DataType
     rules: Mapping[str, Any]
     texts: Mapping[str, Any]
+    queries: Corpus | None
+    documents: Corpus | None
 
     @property
     def first(self) -> Ranking:
@@ -142,9 +146,10 @@ def find_mining(spec: MineSpec) -> Mining:
         raise InputError(f"candidates.{first}: an empty ranking, nothing to mine")
     units = tuple(_units(rankings[first].files, spec.resources.rows_per_unit))
     rules = spec.rules.to_core()
+    queries, documents = _listed(spec.queries), _listed(spec.documents)
     texts = {
-        "queries": _texts_identity(spec.queries),
-        "documents": _texts_identity(spec.documents),
+        "queries": _identity(spec.queries, queries),
+        "documents": _identity(spec.documents, documents),
         "scores": spec.scores,
     }
     asked = {
@@ -156,7 +161,7 @@ def find_mining(spec: MineSpec) -> Mining:
     scored = None
     if spec.judging != FUSION:
         scored = _scored(rankings[spec.judging], infos[spec.judging])
-    return Mining(rankings, scored, units, *kinds[first], asked, texts)
+    return Mining(rankings, scored, units, *kinds[first], asked, texts, queries, documents)
 
 
 def _ranking(name: str, asked: RankingOf, info: SnapshotInfo) -> Ranking:
@@ -215,8 +220,12 @@ def _edges(starts: np.ndarray, n_rows: int, rows_per_unit: int) -> list[int]:
     return sorted({0, n_rows, *inner.tolist()})
 
 
-def _texts_identity(inputs: Inputs | None) -> Any:  # noqa: ANN401  (JSON values)
-    if inputs is None:
+def _listed(inputs: Inputs | None) -> Corpus | None:
+    return None if inputs is None else list_corpus(inputs)
+
+
+def _identity(inputs: Inputs | None, corpus: Corpus | None) -> str | None:
+    if inputs is None or corpus is None:
         return None
-    shards = [[shard.url, shard.identity] for shard in list_corpus(inputs).shards]
+    shards = [[shard.url, shard.identity] for shard in corpus.shards]
     return digest([inputs.model_dump(mode="json"), shards])

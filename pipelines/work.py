@@ -157,8 +157,9 @@ def finish(
     output: str,
     key: str,
     table: pa.Table,
-    ids: pa.Array,
+    ids: pa.Array | pa.ChunkedArray,
     *,
+    hashed: int | None = None,
     seconds: Mapping[str, float] = {},  # noqa: B006  (never changed)
     lost: Lost | None = None,
     n_tokens: int = 0,
@@ -173,6 +174,7 @@ def finish(
         key: of the unit for this output.
         table: rows of the file.
         ids: ids of the rows that were read, quarantined ones among them.
+        hashed: their `id_hash`, where several outputs share it.
         seconds: by stage.
         lost: rows that were filtered out or are bad; None for none.
         n_tokens: that a model read.
@@ -191,7 +193,8 @@ def finish(
     bad = _NO_FILE
     if len(lost.rows):
         bad = _write(target.root, f"quarantine/{output}/{stem}", lost.rows, told)
-    hashed, hashed_bad = id_hash(ids), id_hash(lost.ids)
+    hashed = id_hash(ids) if hashed is None else hashed
+    hashed_bad = id_hash(lost.ids)
     record = ledger.Record(
         key=key,
         output=output,

@@ -30,4 +30,5 @@ def write_parquet(dataset: ds.FileSystemDataset, destination: str, options: Expo
             # Paths of a dataset have no scheme; what follows its root is the same in its URL.
             download(join(options.source, file.removeprefix(root).lstrip("/")), path)
             upload(path, join(destination, f"part-{number:05}.parquet"))
-    return dataset.count_rows()
+    rows: int = dataset.count_rows()
+    return rows

@@ -59,6 +59,18 @@ def test_negatives_their_numbers_and_the_page_are_told(stx, spec, tmp_path):
     assert f"report   {page}" in again[1]
 
 
+def test_a_query_in_two_places_is_named(stx, spec, tmp_path, publish):
+    rows = [*RANKED, *[("q1", "d8", 7, 0.1), ("q1", "d7", 8, 0.05)]]
+    ranking = pa.table([list(column) for column in zip(*rows, strict=True)], schema=RANKING)
+    publish(tmp_path / "torn", ranking, rows_per_file=40)
+
+    code, _, told = stx("mine", spec, "--set", f"candidates={{ranking: {{path: {tmp_path}/torn}}}}")
+
+    assert code == 2
+    assert "row 24: query 'q1' has rows elsewhere too (1 such queries)" in told
+    assert len(told.splitlines()) == 1
+
+
 def test_every_row_is_exported_as_one_line(stx, spec, tmp_path):
     stx("mine", spec)
     mined = tmp_path / "mined"

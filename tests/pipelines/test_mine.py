@@ -16,6 +16,7 @@ from stx_core.mining.judge import judge
 from stx_core.mining.negatives import hard_negatives
 from stx_core.mining.rules import MiningRules
 from stx_core.mining.statistics import MiningCounts
+from stx_core.store.filesystem import read_bytes
 from stx_core.store.gc import gc
 from stx_core.store.snapshot import open_snapshot, snapshot_info
 from stx_core.store.verify import find_problems
@@ -30,6 +31,7 @@ from tests.pipelines.mining import (
     read,
     retrieve,
 )
+from tests.pipelines.retrieval import encode
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +187,18 @@ def test_fused_ranks_judge_where_no_scores_are_needed(folder, datasets, spec_of,
     }
 
 
+def test_a_dataset_on_s3_is_the_same(folder, datasets, spec_of, ranking, tmp_path, s3_root):
+    both = {"dense": {"path": ranking}, "ce": {"path": two(folder, datasets, tmp_path)}}
+    changes = {"candidates": both, "judge": "ce", "formats": ["triplet"]}
+
+    here = run_mine(spec_of(**changes))
+    there = run_mine(spec_of(**changes, output={"path": f"{s3_root}/mined"}))
+
+    for output in ("candidates", "triplet", "statistics"):
+        assert read(there.output, output).equals(read(here.output, output))
+    assert read_bytes(f"{s3_root}/mined/_stx/reports/mine-v1.md")
+
+
 class Counting(View):
     """Counts finished units, and interrupts after some."""
 
@@ -269,12 +283,15 @@ def test_nothing_changed_nothing_done_but_a_lost_page_comes_back(spec_of, tmp_pa
 
 
 def test_one_more_format_makes_that_output_only(spec_of):
-    run_mine(spec_of(formats=["ids"]))
+    before = run_mine(spec_of(formats=["ids"]))
 
     report = run_mine(spec_of(formats=["ids", "triplet"]))
 
     made = {name for name, part in report.parts.items() if part.encoded_rows}
     assert made == {"triplet"}
+    first, second = (read_summary(report.output, each.version) for each in (before, report))
+    assert (first.version, second.version) == (1, 2)
+    assert first.counts == second.counts
     assert read(report.output, "ids").num_rows == read(report.output, "triplet").num_rows
 
 
@@ -368,6 +385,26 @@ def test_every_format_opens_in_datasets(spec_of):
     with_scores = read(spec.output.path, "ids")
     margins = [row["positive_score"] - row["negative_score"] for row in with_scores.to_pylist()]
     assert pairs["score"].to_pylist() == pytest.approx(margins)
+
+
+def test_ids_may_be_numbers(tmp_path, static_model):
+    numbers = list(range(12))
+    words = [f"{first} {second}" for first in WORDS[:4] for second in WORDS[4:7]]
+    model = {"dense": {"model": str(static_model)}}
+    corpus = encode(tmp_path, "corpus", numbers, words, model)
+    queries = encode(tmp_path, "queries", numbers[:3], WORDS[:3], model)
+    (tmp_path / "qrels.tsv").write_text(qrels([(0, 4), (1, 5), (2, 6)]))
+    path = retrieve(tmp_path, corpus, queries, positives=str(tmp_path / "qrels.tsv"), k=12)
+
+    report = run_mine(mine_spec(tmp_path, path, tmp_path / "qrels.tsv", formats=["triplet", "ids"]))
+
+    ids = read(report.output, "ids")
+    assert ids.schema.field("query_id").type == ids.schema.field("negative_id").type == pa.int64()
+    texts = read(report.output, "triplet").to_pylist()
+    for row, text in zip(ids.to_pylist(), texts, strict=True):
+        assert words[row["negative_id"]] == text["negative"]
+        assert words[row["positive_id"]] == text["positive"]
+    assert len(texts) == 3 * 3
 
 
 def test_a_document_without_text_is_named(spec_of, folder, tmp_path):
