@@ -199,7 +199,7 @@ def _one_each(
 
 
 def _first_pass(search: _Search, proxies: Proxies) -> Selection:
-    """The rows of highest proxy for each query, k + slack or all; none where those are unbounded."""
+    """The rows of highest proxy for each query, k + slack or all; part of them if unbounded."""
     n_queries, n_rows = len(search.queries), len(search.corpus)
     device = search.queries.device
     best = Selection(n_queries, min(search.k + _SLACK, n_rows), n_rows, proxies.dtype, device)

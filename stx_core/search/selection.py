@@ -115,7 +115,7 @@ def _quick_maxima(grouped: Tensor) -> Tensor:
 def _side_by_side(
     queries: Tensor, columns: Tensor, values: Tensor, n_queries: int, most: int
 ) -> tuple[Tensor, Tensor] | None:
-    """Values and columns of ascending queries as (B, n), filled up with -inf; None beyond `most`."""
+    """Values and columns of ascending queries as (B, n), filled with -inf; None beyond `most`."""
     counts = torch.bincount(queries, minlength=n_queries)
     width = int(counts.max())
     if width > most:
