@@ -221,11 +221,7 @@ def _search(
     space: Space,
     widths: tuple[int, int],
 ) -> Found:
-    """The window of candidates that the rules allow, or as much of it as matters.
-
-    Args:
-        widths: how many rows are likely to do, and how many the rules allow.
-    """
+    """The window that the rules allow, or as much of it as matters; `widths` of either."""
     narrow, k = widths
     found = flat(*search(queries, documents, pairs, space, narrow))
     if narrow == k:
