@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +21,79 @@ logger = logging.getLogger(__name__)
 Embed = Callable[[Sequence[str]], np.ndarray]
 
 
-def cached(embed: Embed, texts: Sequence[str], file: Path | None) -> np.ndarray:
-    """Read embeddings from a file, or compute and write them; (N, D) float32."""
+# Texts per call of a model: some 50 MB of embeddings of 384 numbers.
+_BLOCK_TEXTS = 1 << 15
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Embeddings of texts, (N, D), read block by block.
+
+    Attributes:
+        embed: gives them, of some of the texts.
+        texts: N.
+        file: where they are kept, computed when first read; None to compute them each time.
+    """
+
+    embed: Embed
+    texts: Sequence[str]
+    file: Path | None
+
+    def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
+        """First row and rows of each block."""
+        if self.file is not None and self.file.exists():
+            return _read(self.file, len(self.texts))
+        return self._computed()
+
+    def whole(self) -> np.ndarray:
+        """All of them, in memory."""
+        blocks = [block for _, block in self.blocks()]
+        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+    def _computed(self) -> Iterator[tuple[int, np.ndarray]]:
+        with _written(self.file, len(self.texts)) as write:
+            for start in range(0, len(self.texts), _BLOCK_TEXTS):
+                block = np.asarray(self.embed(self.texts[start : start + _BLOCK_TEXTS]))
+                write(block)
+                yield start, block
+
+
+@contextmanager
+def _written(file: Path | None, n_rows: int) -> Iterator[Callable[[np.ndarray], None]]:
+    """What adds blocks to a file. It gets its name when whole: a killed run leaves no half."""
     if file is None:
-        return np.asarray(embed(texts))
-    if file.exists():
-        embeddings = np.load(file)
-        if len(embeddings) != len(texts):
-            raise InputError(f"{file} holds {len(embeddings)} rows, not {len(texts)}; remove it")
-        logger.info("read embeddings from %s", file)
-        return np.asarray(embeddings)
-    embeddings = np.asarray(embed(texts))
+        yield lambda block: None
+        return
     file.parent.mkdir(parents=True, exist_ok=True)
-    # Renamed when whole, so that a run that was killed leaves no half of a cache.
-    with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".npy", delete=False) as part:
-        np.save(part, embeddings)
+    with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".part", delete=False) as part:
+
+        def write(block: np.ndarray) -> None:
+            if part.tell() == 0:
+                header = np.lib.format.header_data_from_array_1_0(np.ascontiguousarray(block))
+                header["shape"] = (n_rows, *block.shape[1:])
+                np.lib.format.write_array_header_1_0(part, header)
+            part.write(np.ascontiguousarray(block).data)
+
+        try:
+            yield write
+        except BaseException:
+            os.unlink(part.name)
+            raise
     os.replace(part.name, file)
-    return embeddings
+
+
+def _read(file: Path, n_rows: int) -> Iterator[tuple[int, np.ndarray]]:
+    stored = np.load(file, mmap_mode="r")
+    if len(stored) != n_rows:
+        raise InputError(f"{file} holds {len(stored)} rows, not {n_rows}; remove it")
+    logger.info("read embeddings from %s", file)
+    width, offset = stored.shape[1], stored.offset
+    for start in range(0, n_rows, _BLOCK_TEXTS):
+        count = min(_BLOCK_TEXTS, n_rows - start)
+        # Not through the map: its pages would stay with the process.
+        at = offset + start * width * stored.itemsize
+        block = np.fromfile(file, stored.dtype, count * width, offset=at)
+        yield start, block.reshape(count, width)
 
 
 def cache_file(
@@ -56,8 +113,10 @@ def cache_file(
     """
     if folder is None:
         return None
-    identity = repr((_model_identity(model), sorted(prompt.items()), list(texts)))
-    return Path(folder) / f"{kind}_embeddings_{hashlib.sha256(identity.encode()).hexdigest()}.npy"
+    digest = hashlib.sha256(repr((_model_identity(model), sorted(prompt.items()))).encode())
+    for text in texts:
+        digest.update(repr(text).encode())
+    return Path(folder) / f"{kind}_embeddings_{digest.hexdigest()}.npy"
 
 
 def _model_identity(model: Any) -> tuple[str, ...]:  # noqa: ANN401  (any model with weights)
@@ -72,6 +131,13 @@ def _model_identity(model: Any) -> tuple[str, ...]:  # noqa: ANN401  (any model 
         digest.update(values.numpy().data)
     settings = [str(getattr(model, name, "")) for name in ("max_seq_length", "prompts")]
     return (digest.hexdigest(), repr(model), *settings)
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder for embeddings that nobody wants to keep."""
+    with tempfile.TemporaryDirectory(prefix="stx-mining-") as folder:
+        yield Path(folder)
 
 
 @contextmanager

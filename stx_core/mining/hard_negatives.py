@@ -11,15 +11,17 @@ import pyarrow as pa
 import xxhash
 
 from stx_core.errors import InputError, SpecError
-from stx_core.mining.embed import cache_file, cached, process_pool
+from stx_core.mining.coded import Coded
+from stx_core.mining.embed import Embeddings, cache_file, process_pool, scratch_folder
 from stx_core.mining.formats import labeled_lists, labeled_pairs, n_tuples, triplets
-from stx_core.mining.judge import judge
+from stx_core.mining.judge import judge, reasons
+from stx_core.mining.nearest import Found, Space, flat, narrow_k, search, widened
 from stx_core.mining.negatives import hard_negatives
 from stx_core.mining.pairs import Pairs, read_pairs
 from stx_core.mining.rules import Against, MiningRules, Sampling
 from stx_core.mining.summary import summary_lines
 from stx_core.mining.texts import Texts
-from stx_core.search import dense_top_k, pair_scores
+from stx_core.mining.texts import flat as flatten
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +70,9 @@ def mine_hard_negatives(
     Parameters, defaults and result are those of Sentence Transformers 6.2, except that random
     sampling depends on `seed` and the anchor instead of a global generator, that a column name
     that does not exist is an error, and that what it prints is logged (`stx_core.mining`, INFO).
-    All in memory: for corpora larger than that there is the mine job.
+    Texts, the embeddings of the anchors and a block of the documents' are in memory; the others
+    wait in the cache folder or in a temporary file, so TMPDIR needs room for them. For several
+    machines there is the mine job.
 
     Args:
         dataset: a `datasets.Dataset`; rows with the same anchor are one query with more positives.
@@ -139,7 +143,16 @@ def mine_hard_negatives(
         pairs.max_positives,
         cross_encoder is not None,
     )
-    with process_pool(model, use_multi_process) as pool:
+    rescored = cross_encoder is not None and rules.needs_scores
+    # Room for the positives, which are among the best and fall out again.
+    k = min((rules.range_max or 0) + pairs.max_positives, len(pairs.documents))
+    narrow = k if rescored else narrow_k(rules, k)
+    space = Space(
+        str(getattr(model, "similarity_fn_name", None) or "cosine"),
+        getattr(model, "device", "cpu"),
+        faiss_batch_size,
+    )
+    with process_pool(model, use_multi_process) as pool, scratch_folder() as scratch:
         options = {
             "batch_size": batch_size,
             "normalize_embeddings": True,
@@ -147,35 +160,25 @@ def mine_hard_negatives(
             "show_progress_bar": verbose,
             **pool,
         }
-        document_prompt = {"prompt_name": corpus_prompt_name, "prompt": corpus_prompt}
-        documents = cached(
-            lambda texts: model.encode_document(texts, **document_prompt, **options),
-            pairs.documents,
-            cache_file(cache_folder, "corpus", model, document_prompt, pairs.documents),
-        )
         anchor_prompt = {"prompt_name": query_prompt_name, "prompt": query_prompt}
-        queries = cached(
+        queries = Embeddings(
             lambda texts: model.encode_query(texts, **anchor_prompt, **options),
             pairs.queries,
             cache_file(cache_folder, "query", model, anchor_prompt, pairs.queries),
         )
-    found = _search(model, queries, documents, pairs, rules, faiss_batch_size)
-    if cross_encoder is not None and rules.needs_scores:
+        document_prompt = {"prompt_name": corpus_prompt_name, "prompt": corpus_prompt}
+        documents = Embeddings(
+            lambda texts: model.encode_document(texts, **document_prompt, **options),
+            pairs.documents,
+            cache_file(cache_folder, "corpus", model, document_prompt, pairs.documents)
+            or (scratch / "corpus.npy" if narrow < k else None),
+        )
+        found = _search(queries.whole(), documents, pairs, rules, space, (narrow, k))
+    if rescored:
         with process_pool(cross_encoder, use_multi_process) as pool:
             options = {"batch_size": batch_size, "show_progress_bar": verbose, **pool}
             found = _rescored(found, pairs, cross_encoder, options)
     return _mined(found, pairs, rules, layout, output_scores, verbose)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Found:
-    """Candidates (C,) and scores of the positives (P,), as rows of `Pairs`."""
-
-    query: np.ndarray
-    document: np.ndarray
-    rank: np.ndarray
-    score: np.ndarray
-    positive_score: np.ndarray
 
 
 def _layout(
@@ -211,47 +214,55 @@ def _with_range(rules: MiningRules, max_positives: int, rescored: bool) -> Minin
 
 
 def _search(
-    model: Any,  # noqa: ANN401  (see mine_hard_negatives)
     queries: np.ndarray,
-    documents: np.ndarray,
+    documents: Embeddings,
     pairs: Pairs,
     rules: MiningRules,
-    queries_at_once: int,
-) -> _Found:
-    similarity = str(getattr(model, "similarity_fn_name", None) or "cosine")
-    # Room for the positives, which are among the best and fall out again.
-    k = min((rules.range_max or 0) + pairs.max_positives, len(documents))
-    device = getattr(model, "device", "cpu")
-    blocks = [
-        dense_top_k(queries[i : i + queries_at_once], documents, k, similarity, device=device)
-        for i in range(0, len(queries), queries_at_once)
-    ]
-    rows = np.concatenate([block.rows for block in blocks])
-    scores = np.concatenate([block.scores for block in blocks])
-    found = rows.reshape(-1) >= 0
-    return _Found(
-        np.repeat(np.arange(len(rows)), rows.shape[1])[found],
-        rows.reshape(-1)[found],
-        np.tile(np.arange(1, rows.shape[1] + 1), len(rows))[found],
-        scores.reshape(-1)[found],
-        pair_scores(queries[pairs.query_P], documents[pairs.document_P], similarity),
+    space: Space,
+    widths: tuple[int, int],
+) -> Found:
+    """The window that the rules allow, or as much of it as matters; `widths` of either."""
+    narrow, k = widths
+    found = flat(*search(queries, documents, pairs, space, narrow))
+    if narrow == k:
+        return found
+    lacking = _lacking(found, pairs, rules)
+    if not lacking.any():
+        return found
+    logger.info("%d queries need more than %d candidates", lacking.sum(), narrow)
+    return widened(found, lacking, queries, documents, space, k)
+
+
+def _lacking(found: Found, pairs: Pairs, rules: MiningRules) -> np.ndarray:
+    """Which queries have fewer negatives than wanted: (Q,) bool."""
+    coded = Coded(
+        found.query,
+        found.document,
+        found.rank.astype(np.int64),
+        found.score,
+        pairs.query_P,
+        pairs.document_P,
+        found.positive_score,
+        pa.array(np.arange(len(pairs.queries))),
+        pa.array(np.arange(len(pairs.documents))),
     )
+    chosen = found.query[reasons(coded, rules) < 0]
+    lacking: np.ndarray = np.bincount(chosen, minlength=len(pairs.queries)) < rules.num_negatives
+    return lacking
 
 
 def _rescored(
-    found: _Found,
+    found: Found,
     pairs: Pairs,
     cross_encoder: Any,  # noqa: ANN401  (see mine_hard_negatives)
     options: dict[str, Any],
-) -> _Found:
+) -> Found:
     """Replace all scores by the cross-encoder's; it reads each pair once, in one flat call."""
     query = np.concatenate([pairs.query_P, found.query])
     document = np.concatenate([pairs.document_P, found.document])
     keys, place = np.unique(query * len(pairs.documents) + document, return_inverse=True)
-    texts = [
-        (pairs.queries[key // len(pairs.documents)], pairs.documents[key % len(pairs.documents)])
-        for key in keys.tolist()
-    ]
+    sides = (side.tolist() for side in np.divmod(keys, len(pairs.documents)))
+    texts = [(pairs.queries[i], pairs.documents[j]) for i, j in zip(*sides, strict=True)]
     scores = np.asarray(cross_encoder.predict(texts, **options), np.float32)
     if scores.shape != (len(texts),):
         raise InputError(
@@ -263,19 +274,14 @@ def _rescored(
 
 
 def _mined(
-    found: _Found, pairs: Pairs, rules: MiningRules, layout: str, scores: bool, verbose: bool
+    found: Found, pairs: Pairs, rules: MiningRules, layout: str, scores: bool, verbose: bool
 ) -> Any:  # noqa: ANN401  (a datasets.Dataset)
     try:
         from datasets import Dataset
     except ImportError as error:
         raise SpecError("mine_hard_negatives needs `datasets`: pip install 'stx[hf]'") from error
 
-    texts = Texts(
-        # Queries are known by their text, so that a random sample does not depend on the others.
-        pa.table({"query_id": [_text_id(text) for text in pairs.queries], "text": pairs.queries}),
-        pa.table({"doc_id": np.arange(len(pairs.documents)), "text": pairs.documents}),
-    )
-    ids = texts.queries["query_id"]
+    ids = _query_ids(pairs, rules)
     positives = pa.table(
         {
             "query_id": ids.take(pa.array(pairs.query_P)),
@@ -287,12 +293,17 @@ def _mined(
         {
             "query_id": ids.take(pa.array(found.query)),
             "doc_id": found.document,
-            "rank": found.rank.astype(np.int32),
+            "rank": found.rank,
             "score": found.score,
         }
     )
-    judged = judge(candidates, positives, rules, documents=texts.documents, queries=texts.queries)
+    queries = pa.table({"query_id": ids, "text": pairs.queries})
+    documents = _documents(pairs, found.document) if rules.needs_texts else None
+    judged = judge(candidates, positives, rules, documents=documents, queries=queries)
     negatives = hard_negatives(judged, positives)
+    if documents is None:
+        documents = _documents(pairs, flatten(negatives["negative_ids"])[1].to_numpy())
+    texts = Texts(queries, documents)
     table = _laid_out(negatives, texts, rules, layout, scores, pairs)
     if verbose:
         for line in summary_lines(judged, negatives, rules, layout, len(table), pairs):
@@ -318,5 +329,16 @@ def _laid_out(
     )
 
 
-def _text_id(text: str) -> str:
-    return xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass"))
+def _query_ids(pairs: Pairs, rules: MiningRules) -> pa.Array:
+    """(Q,) row numbers; for random samples, which are not to depend on other queries, hashes."""
+    if rules.sampling_strategy != "random":
+        return pa.array(np.arange(len(pairs.queries)))
+    return pa.array(
+        xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass")) for text in pairs.queries
+    )
+
+
+def _documents(pairs: Pairs, rows: np.ndarray) -> pa.Table:
+    """The texts of these documents and of all positives."""
+    used = np.unique(np.concatenate([rows, pairs.document_P]))
+    return pa.table({"doc_id": used, "text": [pairs.documents[row] for row in used.tolist()]})

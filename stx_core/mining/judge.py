@@ -48,7 +48,21 @@ def judge(
     """
     coded = encode(candidates, positives, score)
     contents = _contents(coded, rules, documents, queries)
-    reason_C = np.full(len(candidates), -1, np.int8)
+    return _with_verdict(candidates, reasons(coded, rules, contents))
+
+
+def reasons(coded: Coded, rules: MiningRules, contents: Contents | None = None) -> np.ndarray:
+    """The place in `REASONS` of each candidate's reason, -1 where chosen: (C,) int8.
+
+    Args:
+        coded: candidates and positives.
+        rules: what a hard negative is.
+        contents: the texts, for the rules that look at them.
+
+    Raises:
+        InputError: a text that a rule needs is not there.
+    """
+    reason_C = np.full(len(coded.query_C), -1, np.int8)
     for reason, rejected_C in _score_rules(coded, rules, contents):
         _reject(reason_C, reason, rejected_C)
     if contents is not None and rules.near_duplicate is not None:
@@ -58,7 +72,7 @@ def judge(
     if contents is not None and rules.same_content:
         _reject(reason_C, "repeated_content", contents.repeated(coded, reason_C < 0, order))
     _choose(coded, rules, reason_C, order)
-    return _with_verdict(candidates, reason_C)
+    return reason_C
 
 
 def _contents(

@@ -1,10 +1,12 @@
 """The pairs of a dataset as numbered queries, documents and positives."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from stx_core.errors import InputError
 
@@ -54,13 +56,14 @@ def read_pairs(
         raise InputError("the dataset has no rows; give at least one pair of texts")
     if corpus is not None and len(corpus) == 0:
         raise InputError("the corpus is empty; leave it out to mine among the positives")
-    anchors = _texts(dataset[anchor], f"dataset column {anchor!r}")
-    positives = _texts(dataset[positive], f"dataset column {positive!r}")
+    anchors = _texts(_values(dataset, anchor), f"dataset column {anchor!r}")
+    positives = _texts(_values(dataset, positive), f"dataset column {positive!r}")
     documents = _texts(corpus, "corpus") if corpus is not None else []
     query_of = {text: row for row, text in enumerate(dict.fromkeys(anchors))}
-    document_of = {text: row for row, text in enumerate(dict.fromkeys([*documents, *positives]))}
-    queries = np.array([query_of[text] for text in anchors], np.int64)
-    rows = np.array([document_of[text] for text in positives], np.int64)
+    distinct = dict.fromkeys(itertools.chain(documents, positives))
+    document_of = {text: row for row, text in enumerate(distinct)}
+    queries = np.fromiter(map(query_of.__getitem__, anchors), np.int64, len(anchors))
+    rows = np.fromiter(map(document_of.__getitem__, positives), np.int64, len(positives))
     # Each pair where it stands first; then by query, so that a query's positives stand together.
     _, first = np.unique(queries * len(document_of) + rows, return_index=True)
     first = np.sort(first)
@@ -87,10 +90,24 @@ def _column(names: list[str], name: str | None, place: int) -> str:
     return name
 
 
-def _texts(values: Sequence[Any], where: str) -> list[str]:
+def _values(dataset: Any, name: str) -> Sequence[Any]:  # noqa: ANN401  (see read_pairs)
+    """A column; as Arrow where it can be, which is many times faster than row by row."""
+    kind = getattr(dataset, "format", {}).get("type")
+    if kind != "custom" and hasattr(dataset, "select_columns"):
+        column = dataset.select_columns([name]).with_format("arrow")[:][name]
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            texts: list[Any] = column.to_pylist()
+            return texts
+    values: Sequence[Any] = dataset[name]
+    return values
+
+
+def _texts(values: Sequence[Any], where: str) -> Sequence[str]:
     if isinstance(values, str):
         raise InputError(f"{where} is one string; give a list of strings")
-    texts = list(values)
+    texts = values if isinstance(values, list) else list(values)
+    if set(map(type, texts)) == {str}:
+        return texts
     for row, text in enumerate(texts):
         if not isinstance(text, str):
             kind = "null" if text is None else f"a {type(text).__name__}"

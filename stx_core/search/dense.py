@@ -15,6 +15,7 @@ Q queries, N corpus rows, D width, B queries and C corpus rows of a block.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -23,20 +24,22 @@ from torch import Tensor
 from stx_core.search.copies import surplus_copies
 from stx_core.search.exact import Matrix, check_similarity, scores_of_rows, viewed
 from stx_core.search.proxies import Proxies, full_precision, quickest_dtype
-from stx_core.search.results import TopK, add_pairs, best_of, empty_top_k
+from stx_core.search.results import NO_ROW, TopK, add_pairs, best_of, empty_top_k
+from stx_core.search.selection import Selection
 
 BLOCK_ROWS = 1 << 16
-# Proxies held at a time: 64 MB as float32.
-_BLOCK_PROXIES = 1 << 24
+# Proxies held at a time: 32 MB as float32.
+_BLOCK_PROXIES = 1 << 23
 # In the second pass each of them may become a pair of row numbers.
 _BLOCK_PAIRS = 1 << 22
 # Candidates beyond k: enough for all but clusters of equal scores, and cheap to score.
 _SLACK = 128
 # Times k: with more hits in a block it is worth looking for copies.
 _MANY_HITS = 4
-# Proxies whose maximum is looked at first. Strided groups: no copy, and neighbours, which are often
-# alike, fall into different groups.
-_GROUP = 16
+# Rows that processors take at a time: proxies stay in the cache until they are looked at.
+_CACHED_ROWS = 1 << 13
+# Queries whose candidates are sorted at a time.
+_SORTED_QUERIES = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -51,16 +54,23 @@ class _Search:
     excluded: Tensor | None
     query_labels: Tensor | None
     corpus_labels: Tensor | None
+    min_scores: Tensor | None
 
     def of_queries(self, rows: Tensor) -> "_Search":
         """The same search for some of its queries."""
-        excluded, labels = self.excluded, self.query_labels
+        excluded, labels, lowest = self.excluded, self.query_labels, self.min_scores
         return replace(
             self,
             queries=self.queries[rows],
             excluded=None if excluded is None else excluded[rows],
             query_labels=None if labels is None else labels[rows],
+            min_scores=None if lowest is None else lowest[rows],
         )
+
+    def reached(self, scores: np.ndarray) -> Tensor:
+        """(Q,) float32 scores, or the lowest allowed where that is higher, on the device."""
+        given = torch.from_numpy(scores).to(self.queries.device)
+        return given if self.min_scores is None else torch.maximum(given, self.min_scores)
 
     def blocks(self) -> Iterator[tuple[int, Tensor]]:
         """First row and rows of each block of the corpus, on the device."""
@@ -95,6 +105,7 @@ def dense_top_k(
     *,
     excluded: np.ndarray | None = None,
     labels: tuple[np.ndarray, np.ndarray] | None = None,
+    min_scores: np.ndarray | None = None,
     device: torch.device | str = "cpu",
     block_rows: int = BLOCK_ROWS,
 ) -> TopK:
@@ -109,6 +120,8 @@ def dense_top_k(
             distances).
         excluded: (Q,) int64, a row that may not be found for that query, -1 for none.
         labels: (Q,) and (N,) int64; only rows that carry the query's label may be found.
+        min_scores: (Q,) float32; only rows that score at least this may be found. Where it is
+            high, there is little to score: for later parts of a corpus.
         device: where to compute.
         block_rows: corpus rows to hold on the device; it does not change the result.
 
@@ -116,7 +129,9 @@ def dense_top_k(
         ValueError: widths or lengths differ, a value is not finite, `k` is negative, or there is no
             such similarity.
     """
-    search = _checked(queries, corpus, k, similarity, excluded, labels, device, block_rows)
+    search = _checked(
+        queries, corpus, k, similarity, excluded, labels, min_scores, device, block_rows
+    )
     if not (k and len(search.queries) and len(search.corpus)):
         return empty_top_k(len(search.queries), k)
     with full_precision():
@@ -126,7 +141,7 @@ def dense_top_k(
         if not proxies.bounded:
             proxies = Proxies(search.queries, search.similarity, torch.float64)
             found = _first_pass(search, proxies)
-        best, missed = _score_candidates(search, proxies, *found)
+        best, missed = _score_candidates(search, proxies, found)
         if len(missed):
             some = missed.cpu().numpy()
             again = _second_pass(search.of_queries(missed), best.scores[some, -1], proxies.dtype)
@@ -141,6 +156,7 @@ def _checked(
     similarity: str,
     excluded: np.ndarray | None,
     labels: tuple[np.ndarray, np.ndarray] | None,
+    min_scores: np.ndarray | None,
     device: torch.device | str,
     block_rows: int,
 ) -> _Search:
@@ -163,88 +179,89 @@ def _checked(
         _one_each(excluded, len(left), "excluded", "queries", device),
         _one_each(ours, len(left), "labels", "queries", device),
         _one_each(theirs, len(right), "labels", "rows of the corpus", device),
+        _one_each(min_scores, len(left), "min_scores", "queries", device, np.float32),
     )
 
 
 def _one_each(
-    values: np.ndarray | None, n_rows: int, name: str, what: str, device: torch.device | str
+    values: np.ndarray | None,
+    n_rows: int,
+    name: str,
+    what: str,
+    device: torch.device | str,
+    kind: type = np.int64,
 ) -> Tensor | None:
     if values is None:
         return None
     if np.shape(values) != (n_rows,):
         raise ValueError(f"{name} must hold one row each for {n_rows} {what}, got {len(values)}")
-    return torch.tensor(np.asarray(values, np.int64), device=device)
+    return torch.tensor(np.asarray(values, kind), device=device)
 
 
-def _first_pass(search: _Search, proxies: Proxies) -> tuple[Tensor, Tensor]:
-    """The rows of highest proxy for each query: proxies and rows, (Q, k + slack) or (Q, N)."""
-    n_queries, width = len(search.queries), min(search.k + _SLACK, len(search.corpus))
+def _first_pass(search: _Search, proxies: Proxies) -> Selection:
+    """The rows of highest proxy for each query, k + slack or all; part of them if unbounded."""
+    n_queries, n_rows = len(search.queries), len(search.corpus)
     device = search.queries.device
-    values = torch.full((n_queries, width), -torch.inf, dtype=proxies.dtype, device=device)
-    rows = torch.full((n_queries, width), -1, device=device)
-    block_rows = min(search.block_rows, len(search.corpus))
-    step = max(1, min(n_queries, _BLOCK_PROXIES // block_rows))
-    buffer = torch.empty(step * block_rows, dtype=proxies.dtype, device=device)
-    for first_row, block in search.blocks():
-        operand = proxies.of_block(block, first_row)
-        known = torch.maximum(values.amin(dim=1), _out_of_reach(search, proxies, values))
+    best = Selection(n_queries, min(search.k + _SLACK, n_rows), n_rows, proxies.dtype, device)
+    k = min(search.k, n_rows)
+    width = min(search.block_rows, n_rows)
+    if device.type == "cpu":
+        width = min(width, _CACHED_ROWS)
+    step = max(1, min(n_queries, _BLOCK_PROXIES // width))
+    buffer = torch.empty(step * width, dtype=proxies.dtype, device=device)
+    for block_row, block in search.blocks():
+        rows, lengths = proxies.of_block(block, block_row)
+        if not proxies.bounded:
+            break
         for start in range(0, n_queries, step):
             some = slice(start, min(start + step, n_queries))
-            found = proxies.between(some, operand, buffer)
-            search.hide(found, start, first_row)
-            new, columns = _highest(found, width, known[some])
-            both = torch.cat([values[some], new], dim=1)
-            values[some], order = both.topk(width, dim=1, sorted=False)
-            all_rows = torch.cat([rows[some], columns + first_row], dim=1)
-            rows[some] = all_rows.gather(1, order)
-    return values, rows
+            bound = partial(_out_of_reach, search, proxies, some)
+            for first in range(0, len(rows), width):
+                part = rows[first : first + width], lengths[first : first + width]
+                found = proxies.between(some, part, buffer)
+                search.hide(found, start, block_row + first)
+                best.add(some, found, block_row + first, k, bound)
+    return best
 
 
-def _out_of_reach(search: _Search, proxies: Proxies, values: Tensor) -> Tensor:
-    """(Q,) proxies below which no row can be among the best k; -inf where not k are known."""
-    return proxies.margins(values.topk(min(search.k, values.shape[1]), dim=1).values[:, -1])
+def _out_of_reach(search: _Search, proxies: Proxies, some: slice, kth: Tensor) -> Tensor:
+    """(B,) proxies below which no row can be among the best k; -inf where not k are known."""
+    lowest = proxies.margins(kth, some)
+    if search.min_scores is None:
+        return lowest
+    return torch.maximum(lowest, proxies.floors(search.min_scores[some], some))
 
 
-def _highest(proxies_BC: Tensor, count: int, known: Tensor) -> tuple[Tensor, Tensor]:
-    """The highest `count` values above `known` (B,) of each row and their columns, in any order.
-
-    Lower ones may be among them. They lie in the groups of highest maximum: `count` groups hold
-    `count` maxima no smaller than the last of them, and no other group holds a larger value.
-    """
-    n_groups = proxies_BC.shape[1] // _GROUP
-    if n_groups < 2 * count:
-        return proxies_BC.topk(min(count, proxies_BC.shape[1]), dim=1, sorted=False)
-    grouped = n_groups * _GROUP
-    maxima = proxies_BC[:, :grouped].view(-1, _GROUP, n_groups).amax(dim=1)
-    n_higher = int((maxima > known[:, None]).sum(dim=1).max())
-    groups = maxima.topk(min(count, n_higher), dim=1, sorted=False).indices
-    members = torch.arange(0, grouped, n_groups, device=groups.device)
-    columns = (groups.unsqueeze(1) + members.view(1, -1, 1)).flatten(1)
-    rest = torch.arange(grouped, proxies_BC.shape[1], device=groups.device)
-    columns = torch.cat([columns, rest.expand(len(columns), -1)], dim=1)
-    values = proxies_BC.gather(1, columns)
-    values, order = values.topk(min(count, columns.shape[1]), dim=1, sorted=False)
-    return values, columns.gather(1, order)
-
-
-def _score_candidates(
-    search: _Search, proxies: Proxies, values: Tensor, rows: Tensor
-) -> tuple[TopK, Tensor]:
+def _score_candidates(search: _Search, proxies: Proxies, found: Selection) -> tuple[TopK, Tensor]:
     """Exact scores of the candidates: the best k, and the queries that may miss better ones."""
-    lowest = values.amin(dim=1)
+    values = found.values
+    n_queries, width = values.shape
     # Of the slack only those that the bound allows among the best k need a score.
-    used = (values > -torch.inf) & (values >= _out_of_reach(search, proxies, values)[:, None])
+    kth = values[:, min(search.k, width) - 1]
+    lowest = _out_of_reach(search, proxies, slice(None), kth)
+    used = (values > -torch.inf) & (values >= lowest[:, None])
     queries, columns = used.nonzero(as_tuple=True)
-    scores = torch.full(values.shape, -torch.inf, dtype=torch.float32, device=values.device)
-    scores[queries, columns] = scores_of_rows(
-        search.queries, search.corpus, queries, rows[queries, columns], search.similarity
-    )
-    rows = torch.where(used, rows, -1)
-    best = best_of(rows.cpu().numpy(), scores.cpu().numpy(), search.k)
-    floors = proxies.floors(torch.from_numpy(best.scores[:, -1]).to(values.device))
+    rows = found.rows[queries, columns].long()
+    scores = scores_of_rows(search.queries, search.corpus, queries, rows, search.similarity)
+    best = empty_top_k(n_queries, search.k)
+    counts, first = used.sum(dim=1).cpu(), 0
+    place = columns.cpu()
+    for start in range(0, n_queries, _SORTED_QUERIES):
+        some = slice(start, start + _SORTED_QUERIES)
+        stop = first + int(counts[some].sum())
+        ours = queries[first:stop].cpu() - start, place[first:stop]
+        shape = len(counts[some]), max(1, int(counts[some].max()))
+        row = torch.full(shape, NO_ROW).index_put_(ours, rows[first:stop].cpu())
+        score = torch.full(shape, -torch.inf).index_put_(ours, scores[first:stop].cpu())
+        if search.min_scores is not None:
+            row[score < search.min_scores[some, None].cpu()] = NO_ROW
+        part = best_of(row.numpy(), score.numpy(), search.k)
+        best.rows[some], best.scores[some] = part.rows, part.scores
+        first = stop
+    floors = proxies.floors(search.reached(best.scores[:, -1]))
     # -inf among the candidates: every row that may be found is one of them.
-    complete = (lowest == -torch.inf) | (values.shape[1] == len(search.corpus))
-    missed = ~(complete | (lowest < floors))
+    complete = (values[:, -1] == -torch.inf) | (width == len(search.corpus))
+    missed = ~(complete | (values[:, -1] < floors))
     return best, missed.nonzero()[:, 0]
 
 
@@ -262,7 +279,7 @@ def _second_pass(search: _Search, reached: np.ndarray, dtype: torch.dtype) -> To
             some = slice(start, min(start + step, len(search.queries)))
             found = proxies.between(some, operand, buffer)
             search.hide(found, start, first_row)
-            floors = proxies.floors(torch.from_numpy(reached).to(block.device))[some, None]
+            floors = proxies.floors(search.reached(reached))[some, None]
             hits = (found >= floors) & (found > -torch.inf)
             if int(hits.sum()) > _MANY_HITS * len(found) * search.k:
                 surplus = search.surplus(block, first_row) if surplus is None else surplus
@@ -271,6 +288,9 @@ def _second_pass(search: _Search, reached: np.ndarray, dtype: torch.dtype) -> To
             scores = scores_of_rows(
                 search.queries[some], block, queries, columns, search.similarity
             )
+            if search.min_scores is not None:
+                kept = scores >= search.min_scores[some][queries]
+                queries, columns, scores = queries[kept], columns[kept], scores[kept]
             rows = columns + first_row
             numbers = queries.cpu().numpy() + start
             add_pairs(best, numbers, rows.cpu().numpy(), scores.cpu().numpy())

@@ -21,6 +21,8 @@ Matrix = np.ndarray | Tensor
 
 # Elements of a block of pairs, as float64 some 2 MB: it stays in the cache between the steps.
 _BLOCK_ELEMENTS = 1 << 18
+# Sums of so few values each are added in columns.
+_NARROW = 32
 
 
 def pair_scores(queries: Matrix, documents: Matrix, similarity: str) -> np.ndarray:
@@ -63,27 +65,52 @@ def scores_of_rows(
         corpus_rows: (P,) int64.
         similarity: its name.
     """
-    wide = queries.double()
     n_pairs, width = len(query_rows), queries.shape[1]
-    scores = wide.new_empty(n_pairs, dtype=torch.float32)
-    norms = _norms(wide) if similarity == "cosine" else None
+    scores = queries.new_empty(n_pairs, dtype=torch.float32)
     step = max(1, min(n_pairs, _BLOCK_ELEMENTS // max(1, width)))
-    # The same memory for each block: fresh pages would cost more than the arithmetic.
-    lefts, rights = wide.new_empty(step, width), wide.new_empty(step, width)
-    picked = corpus.new_empty(step, width)
+    lefts, rights = _Picked(queries, step, scores.device), _Picked(corpus, step, scores.device)
+    norms = None
+    if similarity == "cosine":
+        # Rows stand in many pairs: their lengths are computed once.
+        norms = lefts.norms(query_rows), rights.norms(corpus_rows)
     for start in range(0, n_pairs, step):
         some = slice(start, min(start + step, n_pairs))
-        count = some.stop - start
-        left = torch.index_select(wide, 0, query_rows[some], out=lefts[:count])
-        rows = corpus_rows[some].to(corpus.device)
-        right = rights[:count].copy_(torch.index_select(corpus, 0, rows, out=picked[:count]))
+        left, right = lefts.rows(query_rows[some]), rights.rows(corpus_rows[some])
         if norms is None:
             scores[some] = _OF_PAIRS[similarity](left, right)
         else:
             dots = _dot(left, right)
-            products = norms[query_rows[some]] * _norms(right)
+            products = norms[0][some] * norms[1][some]
             scores[some] = torch.where(products > 0, dots / products, 0.0)
     return scores
+
+
+class _Picked:
+    """Rows of a matrix as float64, in the same memory for each block of them.
+
+    Fresh pages would cost more than the arithmetic.
+    """
+
+    def __init__(self, matrix: Tensor, most: int, device: torch.device) -> None:
+        width = matrix.shape[1]
+        self._matrix, self._most = matrix, most
+        self._as_given = matrix.new_empty(most, width)
+        self._wide = torch.empty(most, width, dtype=torch.float64, device=device)
+
+    def rows(self, numbers: Tensor) -> Tensor:
+        """Those of these numbers, at most `most`: (n, D) float64, until the next call."""
+        there = numbers.to(self._matrix.device)
+        rows = torch.index_select(self._matrix, 0, there, out=self._as_given[: len(there)])
+        return self._wide[: len(there)].copy_(rows)
+
+    def norms(self, numbers: Tensor) -> Tensor:
+        """(P,) float64 lengths of rows."""
+        distinct, place = torch.unique(numbers, return_inverse=True)
+        norms = self._wide.new_empty(len(distinct))
+        for start in range(0, len(distinct), self._most):
+            some = slice(start, start + self._most)
+            norms[some] = _tree_sum(self.rows(distinct[some]).square_()).sqrt_()
+        return norms[place]
 
 
 def _dot(left: Tensor, right: Tensor) -> Tensor:
@@ -102,20 +129,20 @@ def _manhattan(left: Tensor, right: Tensor) -> Tensor:
 _OF_PAIRS = {"dot": _dot, "euclidean": _euclidean, "manhattan": _manhattan}
 
 
-def _norms(rows: Tensor) -> Tensor:
-    return _tree_sum(rows.square()).sqrt_()
-
-
 def _tree_sum(values: Tensor) -> Tensor:
     """Sum of each row of (P, D), which it overwrites: halves are added until one value is left."""
-    width = values.shape[1]
+    rows = values.T
+    width = len(rows)
     if width == 0:
         return values.new_zeros(len(values))
     while width > 1:
+        if _NARROW // 2 < width <= _NARROW:
+            # From here on sums run along pairs, which are many.
+            rows = rows[:width].contiguous()
         half = width // 2
-        values[:, :half] += values[:, width - half : width]
+        rows[:half] += rows[width - half : width]
         width -= half
-    return values[:, 0].clone()
+    return rows[0].clone()
 
 
 def viewed(embeddings: Matrix, what: str) -> Tensor:

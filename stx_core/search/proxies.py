@@ -39,7 +39,7 @@ _PROCESSOR_BFLOAT16 = {"avx512_bf16", "amx_bf16"}
 # Below, a call takes milliseconds either way.
 _MANY_PRODUCTS = 1 << 30
 # Elements that are prepared at a time: they stay in the cache between the steps.
-_CACHED_ELEMENTS = 1 << 19
+_CACHED_ELEMENTS = 1 << 18
 
 
 class Proxies:
@@ -55,15 +55,25 @@ class Proxies:
         self.dtype = torch.float64 if queries.dtype == torch.float64 else dtype
         self._similarity = similarity
         self._width = queries.shape[1]
-        rows = queries.double()
-        self._lengths = self._lengths_of(rows)
-        self.bounded = self._is_safe(self._lengths, rows)
-        if similarity == "cosine":
-            rows = _scaled(rows, self._lengths)
-        self._queries = rows.to(self.dtype)
-        self._lost = torch.linalg.vector_norm(rows - self._queries, dim=1)
+        n_queries = len(queries)
+        self.bounded = True
+        self._lengths = queries.new_empty(n_queries, dtype=torch.float64)
+        self._queries = torch.empty_like(queries, dtype=self.dtype)
+        self._lost = torch.empty_like(self._lengths)
+        step = max(1, _CACHED_ELEMENTS // max(1, self._width))
+        for start in range(0, n_queries, step):
+            self._prepare(queries, slice(start, start + step))
         # Over the corpus rows so far: the longest, and the most that shortening moved one.
         self._longest = self._most_lost = 0.0
+
+    def _prepare(self, queries: Tensor, some: slice) -> None:
+        rows = queries[some].double()
+        self._lengths[some] = self._lengths_of(rows)
+        self.bounded = self.bounded and self._is_safe(self._lengths[some], rows)
+        if self._similarity == "cosine":
+            rows = _scaled(rows, self._lengths[some])
+        self._queries[some] = rows
+        self._lost[some] = torch.linalg.vector_norm(rows - self._queries[some], dim=1)
 
     def of_block(self, block: Tensor, first_row: int) -> tuple[Tensor, Tensor]:
         """A block (C, D) as `between` wants it, and the lengths of its rows (C,).
@@ -111,34 +121,36 @@ class Proxies:
             return torch.addmm(-lengths.square(), queries, rows.T, alpha=2, out=out)
         return torch.mm(queries, rows.T, out=out)
 
-    def floors(self, scores: Tensor) -> Tensor:
-        """(Q,) float64, the lowest proxy that a row may have whose exact score is at least this.
+    def floors(self, scores: Tensor, some: slice = slice(None)) -> Tensor:
+        """(B,) float64, the lowest proxy that a row may have whose exact score is at least this.
 
         Args:
-            scores: (Q,) float32.
+            scores: (B,) float32.
+            some: whose scores; of all queries unless given.
         """
         # What rounds to a score is no lower than the float32 below it.
         lowest = torch.nextafter(scores, torch.full_like(scores, -torch.inf)).double()
         if self._similarity == "euclidean":
-            lowest = self._lengths.square() - lowest.square()
-        return self._rounded_down(lowest - self._error())
+            lowest = self._lengths[some].square() - lowest.square()
+        return self._rounded_down(lowest - self._error(some))
 
-    def margins(self, kth: Tensor) -> Tensor:
-        """(Q,) float64, the lowest proxy that a row among the best k may have.
+    def margins(self, kth: Tensor, some: slice = slice(None)) -> Tensor:
+        """(B,) float64, the lowest proxy that a row among the best k may have.
 
         Args:
-            kth: (Q,) a proxy that k rows reach.
+            kth: (B,) a proxy that k rows reach.
+            some: of which queries; of all unless given.
         """
-        return self._rounded_down(self._rounded_down(kth.double()) - 2 * self._error())
+        return self._rounded_down(self._rounded_down(kth.double()) - 2 * self._error(some))
 
     def _rounded_down(self, values: Tensor) -> Tensor:
         # Of -inf nothing is taken away: that would not be a number.
         sizes = values.abs().clamp_max(torch.finfo(torch.float64).max)
         return values - sizes * _LAST_ROUNDING[self.dtype]
 
-    def _error(self) -> Tensor:
-        """(Q,) float64: how far proxies may be off, with room for rounding scores to float32."""
-        lengths, longest = self._lengths, self._longest
+    def _error(self, some: slice) -> Tensor:
+        """(B,) float64: how far proxies may be off, with room for rounding scores to float32."""
+        lengths, longest = self._lengths[some], self._longest
         if self._similarity == "cosine":
             lengths, longest = torch.ones_like(lengths), 1.0
         sizes = {
@@ -148,7 +160,7 @@ class Proxies:
             "manhattan": lengths + longest,
         }[self._similarity]
         relative = 2 * (2 * self._width + 16) * _ROUNDOFF[self.dtype] + _FLOAT32_STEP
-        shortened = lengths * self._most_lost + self._lost * (longest + self._most_lost)
+        shortened = lengths * self._most_lost + self._lost[some] * (longest + self._most_lost)
         error: Tensor = relative * sizes + shortened
         return error
 

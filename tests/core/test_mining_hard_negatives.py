@@ -79,7 +79,7 @@ def test_prompts_and_batch_size_reach_the_model():
 
     mine(model=model, query_prompt_name="query", corpus_prompt="passage: ", batch_size=7)
 
-    documents, queries = model.calls
+    queries, documents = model.calls
     assert documents["prompt"] == "passage: "
     assert queries["prompt_name"] == "query"
     assert {call["batch_size"] for call in model.calls} == {7}
