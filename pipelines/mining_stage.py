@@ -13,7 +13,6 @@ from pipelines.mining_formats import makers, needs_texts
 from pipelines.retrieval_spec import MiningFormat
 from pipelines.text_lookup import TextSource, fetch_texts
 from pipelines.unit_table import to_bytes
-from stx_core import failpoints
 from stx_core.mining.judge import judge
 from stx_core.mining.negatives import hard_negatives
 from stx_core.mining.rules import MiningRules
@@ -73,7 +72,6 @@ class MineStage:
     def __call__(self, table: pa.Table) -> pa.Table:
         """Replace candidates, positives and statistics by all outputs."""
         tables = unpack(table)
-        failpoints.hit("encode.mid")
         (counts,) = tables[STATISTICS].to_pylist()
         outputs = mine_rows(tables[CANDIDATES], tables[POSITIVES], counts, self.miner)
         return pack(outputs).replace_schema_metadata(table.schema.metadata)

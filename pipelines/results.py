@@ -4,24 +4,18 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-import xxhash
 
 from pipelines import carry, unit_table
 from pipelines.plan import Plan
 from pipelines.spec import Inputs
-from stx_core import failpoints
-from stx_core.errors import StoreError
 from stx_core.store import ledger
-from stx_core.store.filesystem import open_file, write_new
-from stx_core.store.retries import retry
-from stx_core.store.schema import QUARANTINE, dense_type, sparse_type, to_parquet
+from stx_core.store.data_file import NO_FILE, write_table
+from stx_core.store.schema import QUARANTINE, dense_type, sparse_type
 from stx_core.store.units import Unit, id_hash
-from stx_core.store.urls import join, redact
 
 VECTOR_COLUMN = {"dense": "embedding", "sparse": "sparse_embedding"}
 
@@ -122,16 +116,13 @@ def _write_output(unit: Unit, name: str, key: str, table: pa.Table, sink: Sink) 
     rejected = rejected_of(table, name)
     good, bad = table.filter(rejected.is_null()), table.filter(rejected.is_valid())
     stem = f"{key}-{sink.run}-{sink.epoch}-{uuid.uuid4().hex[:12]}.parquet"
-    written = quarantined = _NO_FILE
+    written = quarantined = NO_FILE
     if good.num_rows:
-        failpoints.hit("write.before")
-        data = to_parquet(_output_rows(good, name, sink.schemas[name]), _metadata(name, sink))
-        written = _write(sink.root, f"data/{name}/{stem}", data)
-        _check_footer(join(sink.root, written.name), good.num_rows)
+        rows = _output_rows(good, name, sink.schemas[name])
+        written = write_table(sink.root, f"data/{name}/{stem}", rows, _metadata(name, sink))
     if bad.num_rows:
-        reasons = rejected.filter(rejected.is_valid())
-        data = to_parquet(quarantine_rows(unit, key, bad, reasons))
-        quarantined = _write(sink.root, f"quarantine/{stem}", data)
+        rows = quarantine_rows(unit, key, bad, rejected.filter(rejected.is_valid()))
+        quarantined = write_table(sink.root, f"quarantine/{stem}", rows, {})
     record = ledger.Record(
         key=key,
         output=name,
@@ -153,7 +144,7 @@ def _write_output(unit: Unit, name: str, key: str, table: pa.Table, sink: Sink) 
         n_truncated=pc.sum(good.column(f"{name}.truncated")).as_py() or 0,
         size=written.size,
         checksum=written.checksum,
-        file_rows=good.num_rows,
+        file_rows=written.rows,
         quarantine_size=quarantined.size,
         quarantine_checksum=quarantined.checksum,
         seconds=notes["seconds"] | {"write": time.perf_counter() - start},
@@ -163,20 +154,6 @@ def _write_output(unit: Unit, name: str, key: str, table: pa.Table, sink: Sink) 
         tokens_carried=carry.tokens_carried(good, name),
     )
     return ledger.record(sink.root, sink.run, record)
-
-
-class _File(NamedTuple):
-    name: str
-    size: int
-    checksum: str
-
-
-_NO_FILE = _File("", 0, "")
-
-
-def _write(root: str, name: str, data: bytes) -> _File:
-    write_new(join(root, name), data)
-    return _File(name, len(data), xxhash.xxh3_128_hexdigest(data))
 
 
 def rejected_of(table: pa.Table, output: str) -> pa.Array:
@@ -221,18 +198,6 @@ def quarantine_rows(unit: Unit, key: str, bad: pa.Table, reasons: pa.Array) -> p
         "detail": detail,
     }
     return pa.table([values[field.name] for field in QUARANTINE], schema=QUARANTINE)
-
-
-def _check_footer(url: str, n_rows: int) -> None:
-    found = retry(lambda: _footer_rows(url), url)
-    if found != n_rows:
-        raise StoreError(f"{redact(url)}: wrote {n_rows} rows, but its footer says {found}")
-
-
-def _footer_rows(url: str) -> int:
-    with open_file(url) as file:
-        n_rows: int = pq.read_metadata(file).num_rows
-        return n_rows
 
 
 def count_reasons(rejected: pa.Array) -> dict[str, int]:

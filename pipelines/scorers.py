@@ -9,7 +9,6 @@ import pyarrow as pa
 
 from pipelines import unit_table
 from pipelines.stages import in_float32, limit_threads, planned_folder
-from stx_core import failpoints
 from stx_core.errors import ModelError
 
 if TYPE_CHECKING:
@@ -139,7 +138,6 @@ class Score:
         for name in notes["due"]:
             with unit_table.timed(seconds, f"score.{name}"):
                 columns = score_pairs(self.scorers[name], texts)
-            failpoints.hit("encode.mid")
             for column, values in columns.items():
                 table = table.append_column(f"{name}.{column}", values)
         return unit_table.with_notes(table, seconds=seconds)

@@ -94,7 +94,7 @@ class TopKStage:
         with unit_table.timed(seconds, "load"):
             group = self._group(notes["leg"], notes["group"])
         queries = vectors_of(table[VECTOR])
-        failpoints.hit("encode.mid")
+        failpoints.hit("search.mid")
         with unit_table.timed(seconds, "search"):
             best = self._search(leg, table, queries, group)
             found = _positives(leg, table, queries, group)

@@ -16,14 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import xxhash
 
 from pipelines.plan import Held
-from stx_core import failpoints
 from stx_core.store import ledger
-from stx_core.store.data_file import read_columns
-from stx_core.store.filesystem import write_new
-from stx_core.store.schema import QUARANTINE, to_parquet
+from stx_core.store.data_file import NO_FILE, read_columns, write_table
+from stx_core.store.schema import QUARANTINE
 from stx_core.store.snapshot import read_manifest
 from stx_core.store.units import HASH_MODULUS, Unit, canonical_json, id_hash
 from stx_core.store.urls import join
@@ -187,12 +184,11 @@ def finish(
     lost = lost or Lost(QUARANTINE.empty_table(), ids.slice(0, 0), 0)
     stem = f"{key}-{target.run}-{target.epoch}-{uuid.uuid4().hex[:12]}.parquet"
     told = {"stx.output": output, "stx.run": target.run}
-    failpoints.hit("write.before")
     n_out = len(ids) - len(lost.ids)
-    written = _write(target.root, f"data/{output}/{stem}", table, told) if n_out else _NO_FILE
-    bad = _NO_FILE
+    written = write_table(target.root, f"data/{output}/{stem}", table, told) if n_out else NO_FILE
+    bad = NO_FILE
     if len(lost.rows):
-        bad = _write(target.root, f"quarantine/{output}/{stem}", lost.rows, told)
+        bad = write_table(target.root, f"quarantine/{output}/{stem}", lost.rows, told)
     hashed = id_hash(ids) if hashed is None else hashed
     hashed_bad = id_hash(lost.ids)
     record = ledger.Record(
@@ -216,7 +212,7 @@ def finish(
         n_truncated=n_truncated,
         size=written.size,
         checksum=written.checksum,
-        file_rows=len(table) if n_out else 0,
+        file_rows=written.rows,
         quarantine_size=bad.size,
         quarantine_checksum=bad.checksum,
         seconds=dict(seconds) | {"write": time.perf_counter() - began},
@@ -224,18 +220,3 @@ def finish(
         epoch=target.epoch,
     )
     return ledger.record(target.root, target.run, record)
-
-
-class _File(NamedTuple):
-    name: str
-    size: int
-    checksum: str
-
-
-_NO_FILE = _File("", 0, "")
-
-
-def _write(root: str, name: str, table: pa.Table, told: Mapping[str, str]) -> _File:
-    data = to_parquet(table, told)
-    write_new(join(root, name), data)
-    return _File(name, len(data), xxhash.xxh3_128_hexdigest(data))

@@ -19,6 +19,7 @@ NAMES = (
     "claim.before",
     "read.before",
     "encode.mid",
+    "search.mid",
     "write.before",
     "link.before",
     "ledger.before",

@@ -1,15 +1,59 @@
-"""Columns of one data file of a snapshot, for some of its rows or for all."""
+"""The data files of a dataset: written whole, with their checksum; read by column and row."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
+from stx_core import failpoints
 from stx_core.errors import StoreError
-from stx_core.store.filesystem import open_file
+from stx_core.store.filesystem import open_file, write_new
 from stx_core.store.retries import retry
-from stx_core.store.urls import redact
+from stx_core.store.schema import to_parquet
+from stx_core.store.urls import join, redact
+
+
+class Written(NamedTuple):
+    """What a record says of a file: name relative to the dataset, bytes, xxh3_128 in hex, rows."""
+
+    name: str
+    size: int
+    checksum: str
+    rows: int
+
+
+NO_FILE = Written("", 0, "", 0)
+
+
+def write_table(root: str, name: str, table: pa.Table, about: Mapping[str, str]) -> Written:
+    """Write a table as a new file of a dataset, and read its footer back.
+
+    Args:
+        root: the dataset.
+        name: relative to it, never used before.
+        table: the rows.
+        about: key-value metadata: a file that was copied away still says what it is.
+
+    Raises:
+        StoreError: the store does not have what was written.
+    """
+    data = to_parquet(table, about)
+    failpoints.hit("write.before")
+    url = join(root, name)
+    write_new(url, data)
+    found = retry(lambda: _footer_rows(url), url)
+    if found != len(table):
+        raise StoreError(f"{redact(url)}: wrote {len(table)} rows, but its footer says {found}")
+    return Written(name, len(data), xxhash.xxh3_128_hexdigest(data), len(table))
+
+
+def _footer_rows(url: str) -> int:
+    with open_file(url) as file:
+        n_rows: int = pq.read_metadata(file).num_rows
+        return n_rows
 
 
 def read_columns(url: str, columns: Sequence[str], rows: np.ndarray | None = None) -> pa.Table:

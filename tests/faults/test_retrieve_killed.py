@@ -55,11 +55,12 @@ def check(datasets, tmp_path):
 
 
 def test_a_killed_actor_changes_nothing(retrieve, datasets, tmp_path):
-    passes = [f"encode.mid@{number:03}=pass" for number in range(1, 6)]
+    place = "search.mid"
+    passes = [f"{place}@{number:03}=pass" for number in range(1, 6)]
 
-    done, fired = retrieve({"actors": 2, "cpus_per_actor": 1}, *passes, "encode.mid@006=SIGKILL")
+    done, fired = retrieve({"actors": 2, "cpus_per_actor": 1}, *passes, f"{place}@006=SIGKILL")
 
-    assert fired == ["used.encode.mid@006=SIGKILL"]
+    assert fired == [f"used.{place}@006=SIGKILL"]
     assert done.returncode == 0, done.stderr
     check(datasets, tmp_path)
 
