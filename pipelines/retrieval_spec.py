@@ -38,6 +38,11 @@ class Retriever(Part):
     """Of the queries; None: the same name as `output`."""
     similarity: Similarity | None = None
     """None: the one that the model says."""
+    first_pass: Literal["exact", "int8", "binary", "ivf", "hnsw"] = "exact"
+    """Who proposes documents of dense vectors. Exact: all are compared. Else small codes, or an
+    index of FAISS, propose some, which are scored exactly; the report tells the recall."""
+    oversample: Annotated[int, Field(ge=1)] = 4
+    """Documents proposed for each that is wanted, where the first pass is not exact."""
 
 
 class Fusion(Part):

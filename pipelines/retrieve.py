@@ -20,7 +20,7 @@ from pipelines.rankings import best_hits, hits_schema, positives_of, to_ranking
 from pipelines.report import Report, simple_report
 from pipelines.retrieval_spec import Fusion, RetrieveSpec
 from pipelines.retrievers import HYBRID, Cell, Grid, find_grid, positives_output
-from pipelines.runs import Start, View, claimed, finish_units, until_committed
+from pipelines.runs import Amount, Start, View, claimed, finish_units, until_committed
 from pipelines.top_k import FOUND, HITS, POSITIVES, VECTOR, TopKStage, to_hits
 from pipelines.work import Target, Work, digest, finish, take_unit
 from stx_core.evaluation.qrels import read_qrels
@@ -69,11 +69,36 @@ def _plan_and_run(spec: RetrieveSpec, view: View, began: float, *, dry_run: bool
     if dry_run:
         return Report(root, None, committed=False)
     create.probe(root)
+    watched = _Recalls(view)
     with claimed(root, spec, spec_hash, held.version, held.run, began) as start:
-        fresh = _stream(spec, grid, work, cells, pool, start, view)
+        fresh = _stream(spec, grid, work, cells, pool, start, watched)
         records = pa.concat_tables([start.records, fresh])
         info = commit_snapshot(root, start.claim, work.planned, records, work.facts, work.schemas)
-    return simple_report(info, root, began, fresh, _warnings(spec, grid, info.outputs))
+    report = simple_report(info, root, began, fresh, _warnings(spec, grid, info.outputs))
+    return replace(report, lines=tuple(watched.lines(spec.k)))
+
+
+class _Recalls(View):
+    """Passes a view through, and notes what cells say of their first pass."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._found: dict[str, list[float]] = {}
+
+    def watch(self, results: Iterator[dict[str, Any]], plan: Amount) -> Iterator[dict[str, Any]]:
+        for result in self._view.watch(results, plan):
+            if result.get("recall") is not None:
+                self._found.setdefault(result["leg"], []).append(result["recall"])
+            yield result
+
+    def lines(self, k: int) -> Iterator[str]:
+        """What a report says of them."""
+        for leg, found in self._found.items():
+            yield (
+                f"  {leg:<8} recall of the exact best {k} of each part of the corpus: "
+                f"{sum(found) / len(found):.4f} on average, {min(found):.4f} in the worst block "
+                f"(samples of the queries)"
+            )
 
 
 def _lines(
@@ -86,6 +111,8 @@ def _lines(
     for leg in grid.legs:
         n_rows = sum(file.rows for group in leg.groups for file in group)
         shape = "sparse" if leg.width is None else f"{leg.width} dimensions"
+        if leg.how["first_pass"] != "exact":
+            shape += f", first pass by {leg.how['first_pass']}"
         yield (
             f"  {leg.name:<8} {leg.similarity}, {shape}: the best {spec.k} of {n_rows:,} documents "
             f"for {n_queries:,} queries"
@@ -103,6 +130,7 @@ def _stage(spec: RetrieveSpec, grid: Grid, pool: Pool) -> stream.StageSpec:
             "similarity": leg.similarity,
             "column": leg.column,
             "groups": [[file.url for file in group] for group in leg.groups],
+            **leg.how,
         }
         for leg in grid.legs
     }
@@ -210,7 +238,8 @@ def _write_cell(
     record = finish(
         setting.target, unit, CELLS, description["key"], both, ids, seconds=notes["seconds"]
     )
-    return _result(unit, [asdict(record)], notes["retries"])
+    told = {"leg": description["leg"], "recall": notes["recall"]}
+    return _result(unit, [asdict(record)], notes["retries"]) | told
 
 
 def _marked(hits: pa.Table, *, positives: bool) -> pa.Table:

@@ -35,6 +35,7 @@ class Leg:
         similarity: "cosine", "dot", "euclidean" or "manhattan".
         column: of the vectors, in the files of both sides.
         width: of dense vectors; None for sparse ones.
+        how: documents are found: ``first_pass`` and ``oversample``.
         units: blocks of queries.
         groups: files of each part of the corpus.
     """
@@ -43,6 +44,7 @@ class Leg:
     similarity: str
     column: str
     width: int | None
+    how: Mapping[str, Any]
     units: tuple[Unit, ...]
     groups: tuple[tuple[DataFile, ...], ...]
 
@@ -86,7 +88,11 @@ class Grid:
     def fingerprint(self) -> str:
         """Hash of what decides the rankings, beside the queries."""
         corpora = {
-            leg.name: [leg.similarity, files_digest([file for part in leg.groups for file in part])]
+            leg.name: [
+                leg.similarity,
+                dict(leg.how),
+                files_digest([file for part in leg.groups for file in part]),
+            ]
             for leg in self.legs
         }
         return digest([dict(self.asked), corpora, self.queries["model"], self.corpus["model"]])
@@ -132,14 +138,15 @@ class Grid:
 
     def cells(self, units: Sequence[int]) -> list[Cell]:
         """Cells of some units, part after part of the corpus: actors load each part once."""
-        return [
-            Cell(leg.name, number, leg.units[index], unit_key(leg.units[index], fields))
-            for leg in self.legs
-            for number, group in enumerate(leg.groups)
-            for fields in [{"leg": leg.name, "group": files_digest(group), "how": leg.similarity,
-                            "asked": dict(self.asked)}]
-            for index in units
-        ]  # fmt: skip
+        cells = []
+        for leg in self.legs:
+            how = {"leg": leg.name, "how": [leg.similarity, dict(leg.how)]}
+            for number, group in enumerate(leg.groups):
+                fields = {**how, "group": files_digest(group), "asked": dict(self.asked)}
+                for index in units:
+                    unit = leg.units[index]
+                    cells.append(Cell(leg.name, number, unit, unit_key(unit, fields)))
+        return cells
 
     def _aligned(self) -> list[tuple[Unit, ...]]:
         return list(zip(*(leg.units for leg in self.legs), strict=True))
@@ -164,6 +171,8 @@ def find_grid(spec: RetrieveSpec) -> Grid:
     wanted = spec.retrievers or _common(spec, queries, corpus)
     legs = tuple(_leg(spec, name, one, queries, corpus) for name, one in wanted.items())
     _check_same_queries(spec, legs)
+    if spec.same and any(leg.how["first_pass"] != "exact" for leg in legs):
+        raise SpecError("same: needs first_pass: exact, a rough one could propose others only")
     asked = spec.model_dump(mode="json", include={"k", "fusion", "exclude_same_id", "same"})
     judged = None if spec.positives is None else file_info(spec.positives).identity
     return Grid(
@@ -228,8 +237,7 @@ def _leg(
     left, right = queries.outputs[ours], corpus.outputs[theirs]
     _check_fit(spec, name, left, right)
     similarity = retriever.similarity or str(right["similarity"])
-    if right["type"] == "sparse" and similarity not in ("dot", "cosine"):
-        raise SpecError(f"retrievers.{name}: {similarity} is not defined here for sparse vectors")
+    _check_search(name, retriever, str(right["type"]), similarity)
     column = VECTOR_COLUMN[right["type"]]
     blocks = snapshot_data(spec.queries.path, queries.version, ours)
     files = snapshot_data(spec.corpus.path, corpus.version, theirs)
@@ -245,6 +253,7 @@ def _leg(
         similarity,
         column,
         right["dim"],
+        {"first_pass": retriever.first_pass, "oversample": retriever.oversample},
         tuple(plan_units([_shard(block) for block in blocks], rows)),
         tuple(_groups(files, spec.resources.rows_per_group)),
     )
@@ -267,6 +276,19 @@ def _check_fit(
             f"{where}: different models give vectors that do not compare; encode the queries with "
             "the corpus's model, or set other_models: true if the two were trained together"
         )
+
+
+def _check_search(name: str, retriever: Retriever, kind: str, similarity: str) -> None:
+    if kind == "sparse" and similarity not in ("dot", "cosine"):
+        raise SpecError(f"retrievers.{name}: {similarity} is not defined here for sparse vectors")
+    rough = retriever.first_pass
+    if rough == "exact":
+        return
+    if kind == "sparse" or similarity == "manhattan":
+        raise SpecError(f"retrievers.{name}: first_pass {rough} is for dense vectors and dot, "
+                        "cosine or euclidean; leave it out")  # fmt: skip
+    if rough == "binary" and similarity != "cosine":
+        raise SpecError(f"retrievers.{name}: first_pass binary is for cosine, not {similarity}")
 
 
 def _check_same_queries(spec: RetrieveSpec, legs: Sequence[Leg]) -> None:

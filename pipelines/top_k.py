@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,9 @@ from stx_core.search.results import TopK
 from stx_core.store.data_file import read_columns
 from stx_core.store.parallel import parallel
 from stx_core.store.schema import dense_matrix, sparse_csr
+
+if TYPE_CHECKING:
+    from stx_core.search.approximate import RoughIndex
 
 Vectors = np.ndarray | SparseRows
 
@@ -35,11 +38,15 @@ class Leg:
         similarity: "cosine", "dot", "euclidean" or "manhattan".
         column: of the vectors in the corpus's files.
         groups: files (URLs) of each part of the corpus.
+        first_pass: "exact", or see `RoughIndex`.
+        oversample: likewise.
     """
 
     similarity: str
     column: str
     groups: Sequence[Sequence[str]]
+    first_pass: str
+    oversample: int
 
 
 @dataclass(frozen=True)
@@ -50,11 +57,13 @@ class Group:
         ids: (N,).
         vectors: (N, D) or sparse rows.
         same: (N,) columns that a query and its documents must agree in.
+        index: of the vectors, where the first pass is not exact.
     """
 
     ids: pa.Array
     vectors: Any
     same: pa.Table
+    index: "RoughIndex | None" = None
 
 
 class TopKStage:
@@ -96,11 +105,11 @@ class TopKStage:
         queries = vectors_of(table[VECTOR])
         failpoints.hit("search.mid")
         with unit_table.timed(seconds, "search"):
-            best = self._search(leg, table, queries, group)
+            best, recall = self._search(leg, table, queries, group)
             found = _positives(leg, table, queries, group)
         kept = table.drop_columns([VECTOR, POSITIVES, *self.same])
         kept = kept.append_column(HITS, hits_of(best, group.ids)).append_column(FOUND, found)
-        return unit_table.with_notes(kept, seconds=seconds)
+        return unit_table.with_notes(kept, seconds=seconds, recall=recall)
 
     def _load(self, name: str, number: int) -> Group:
         leg = self.legs[name]
@@ -112,11 +121,19 @@ class TopKStage:
         in_order = pc.equal(order, pa.array(np.arange(len(order)), order.type))
         if not pc.all(in_order).as_py():
             table = table.take(order)
-        return Group(
-            table["id"].combine_chunks(), vectors_of(table[leg.column]), table.select(self.same)
-        )
+        vectors = vectors_of(table[leg.column])
+        index = None
+        if leg.first_pass != "exact":
+            from stx_core.search.approximate import RoughIndex
 
-    def _search(self, leg: Leg, table: pa.Table, queries: Vectors, group: Group) -> TopK:
+            how: Any = leg.first_pass
+            index = RoughIndex(np.asarray(vectors, np.float32), leg.similarity, how)
+        return Group(table["id"].combine_chunks(), vectors, table.select(self.same), index)
+
+    def _search(
+        self, leg: Leg, table: pa.Table, queries: Vectors, group: Group
+    ) -> tuple[TopK, float | None]:
+        """The best rows, and what share of the exact best they are, where that is a question."""
         from stx_core.search.dense import dense_top_k
         from stx_core.search.sparse import sparse_top_k
 
@@ -125,11 +142,17 @@ class TopKStage:
         if self.exclude_same_id:
             own = pc.index_in(table["_id"].cast(group.ids.type), value_set=group.ids)
             limits["excluded"] = pc.fill_null(own, -1).to_numpy().astype(np.int64)
+        if group.index is not None:
+            vectors = np.asarray(queries, np.float32)
+            best = group.index.top_k(vectors, self.k, oversample=leg.oversample, **limits)
+            recall = group.index.recall(vectors, self.k, oversample=leg.oversample, **limits)
+            return best, recall
         if self.same:
             limits["labels"] = labels(table.select(self.same), group.same)
         if isinstance(queries, SparseRows):
-            return sparse_top_k(queries, group.vectors, self.k, similarity=how, **limits)
-        return dense_top_k(queries, group.vectors, self.k, how, device=self.device, **limits)
+            return sparse_top_k(queries, group.vectors, self.k, similarity=how, **limits), None
+        found = dense_top_k(queries, group.vectors, self.k, how, device=self.device, **limits)
+        return found, None
 
 
 def vectors_of(column: pa.ChunkedArray) -> Vectors:

@@ -261,3 +261,38 @@ def test_a_ranking_opens_elsewhere(tmp_path, datasets):
     top = duckdb.sql(f"select query_id, doc_id from read_parquet({json.dumps(files)}) where rank=1")
     assert len(top.fetchall()) == N_QUERIES
     assert len(vectors(datasets[1], "dense")[0]) == N_QUERIES
+
+
+@pytest.mark.parametrize("first_pass", ["int8", "binary", "hnsw"])
+def test_a_rough_first_pass_tells_its_recall(tmp_path, datasets, first_pass):
+    how = {"first_pass": first_pass, "oversample": 6}
+    spec = spec_for(tmp_path, *datasets, retrievers={"dense": how}, exclude_same_id=True)
+
+    report = run_retrieve(spec)
+
+    (line,) = report.lines
+    assert line.startswith("  dense    recall of the exact best 7 of each part of the corpus: ")
+    exact = slow_ranking(*datasets, "dense", "cosine", 7, exclude=True)
+    found = read_ranking(spec.output.path, "dense")
+    shared = [
+        len({hit[0] for hit in hits} & {hit[0] for hit in exact[query]})
+        for query, hits in found.items()
+    ]
+    assert sum(shared) / (7 * len(shared)) > 0.9
+    everything = {(q, h[0]): h[2] for q, hits in slow_ranking(
+        *datasets, "dense", "cosine", 200).items() for h in hits}  # fmt: skip
+    assert all(
+        hit[2] == pytest.approx(everything[query, hit[0]], rel=1e-6)
+        for query, hits in found.items()
+        for hit in hits
+    )
+
+
+def test_a_rough_first_pass_that_cannot_be_is_refused(tmp_path, datasets):
+    for wrong, problem in (
+        ({"retrievers": {"splade": {"first_pass": "int8"}}}, "is for dense vectors"),
+        ({"retrievers": {"dense": {"first_pass": "binary", "similarity": "dot"}}}, "for cosine"),
+        ({"retrievers": {"dense": {"first_pass": "ivf"}}, "same": ["side"]}, "needs first_pass"),
+    ):
+        with pytest.raises(SpecError, match=problem):
+            run_retrieve(spec_for(tmp_path, *datasets, **wrong))
