@@ -56,6 +56,7 @@ class Embeddings:
                 block = np.asarray(self.embed(self.texts[start : start + _BLOCK_TEXTS]))
                 write(block)
                 yield start, block
+                del block  # else there would be two of them while the next is computed
 
 
 @contextmanager
