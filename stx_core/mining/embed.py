@@ -56,6 +56,7 @@ class Embeddings:
                 block = np.asarray(self.embed(self.texts[start : start + _BLOCK_TEXTS]))
                 write(block)
                 yield start, block
+                del block  # else there would be two of them while the next is computed
 
 
 @contextmanager
@@ -86,7 +87,7 @@ def _read(file: Path, n_rows: int) -> Iterator[tuple[int, np.ndarray]]:
     stored = np.load(file, mmap_mode="r")
     if len(stored) != n_rows:
         raise InputError(f"{file} holds {len(stored)} rows, not {n_rows}; remove it")
-    logger.info("read embeddings from %s", file)
+    logger.debug("read embeddings from %s", file)
     width, offset = stored.shape[1], stored.offset
     for start in range(0, n_rows, _BLOCK_TEXTS):
         count = min(_BLOCK_TEXTS, n_rows - start)

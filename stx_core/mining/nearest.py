@@ -79,6 +79,7 @@ def search(
             torch.from_numpy(pairs.document_P[of_block] - first),
             space.similarity,
         ).numpy()
+        del block  # see `Embeddings`
     return best, positive_score
 
 
@@ -95,6 +96,7 @@ def widened(
     best = empty_top_k(len(rows), k)
     for first, block in documents.blocks():
         _merge(best, queries[rows], block, first, space)
+        del block
     wide = flat(best, narrow.positive_score)
     kept = ~lacking[narrow.query]
     query = np.concatenate([narrow.query[kept], rows[wide.query]])

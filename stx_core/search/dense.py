@@ -37,7 +37,7 @@ _SLACK = 128
 # Times k: with more hits in a block it is worth looking for copies.
 _MANY_HITS = 4
 # Rows that processors take at a time: proxies stay in the cache until they are looked at.
-_CACHED_ROWS = 1 << 13
+_CACHED_ROWS = 1 << 14
 # Queries whose candidates are sorted at a time.
 _SORTED_QUERIES = 1 << 12
 

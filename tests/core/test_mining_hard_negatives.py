@@ -7,6 +7,7 @@ from datasets import Dataset
 
 from stx_core import mine_hard_negatives, util
 from stx_core.errors import InputError, SpecError
+from stx_core.mining import embed, hard_negatives
 
 VECTORS = {
     "q": [1.0, 0.0],
@@ -90,6 +91,101 @@ def test_queries_can_be_searched_in_blocks():
     dataset = Dataset.from_dict({"anchor": ["q", "near", "far"], "positive": ["p", "p", "near"]})
 
     assert mine(dataset, faiss_batch_size=1).to_list() == mine(dataset).to_list()
+
+
+class Circle:
+    """Texts that are angles in degrees."""
+
+    similarity_fn_name = "cosine"
+
+    def __init__(self):
+        self.calls = []
+
+    def encode_query(self, texts, **_):
+        self.calls.append(list(texts))
+        angles = np.radians([float(text) for text in texts])
+        return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+
+    encode_document = encode_query
+
+
+# Around each anchor more documents lie above the bar than a narrow search finds.
+ANGLES = Dataset.from_dict(
+    {"anchor": ["0", "90", "180"], "positive": ["2.5", "92.5", "180.5"], "number": [1, 2, 3]}
+)
+CIRCLE = [str(angle / 2) for angle in range(720)]
+
+
+@pytest.mark.parametrize("output_format", ["triplet", "labeled-list"])
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"absolute_margin": 0.01},
+        {"relative_margin": 0.01, "range_min": 2},
+        {"max_score": 0.98, "range_max": 60},
+        {"absolute_margin": 0.01, "min_score": 0.9},
+    ],
+    ids=str,
+)
+def test_a_narrow_search_finds_what_the_whole_window_holds(
+    monkeypatch, rules, output_format, caplog
+):
+    settings = {"corpus": CIRCLE, "num_negatives": 4, "output_format": output_format, **rules}
+    with caplog.at_level(logging.INFO, logger="stx_core.mining"):
+        found = mine_hard_negatives(ANGLES, Circle(), output_scores=True, **settings)
+    said = [record.getMessage() for record in caplog.records]
+    caplog.clear()
+    monkeypatch.setattr(hard_negatives, "narrow_k", lambda rules, k: k)
+
+    with caplog.at_level(logging.INFO, logger="stx_core.mining"):
+        expected = mine_hard_negatives(ANGLES, Circle(), output_scores=True, **settings)
+
+    assert len(expected) >= 3
+    assert found.to_list() == expected.to_list()
+    widened = [line for line in said if "need more than" in line]
+    assert bool(widened) != ("min_score" in rules)
+    assert [line for line in said if line not in widened] == [
+        record.getMessage() for record in caplog.records
+    ]
+
+
+def test_documents_are_encoded_once_by_blocks(monkeypatch, tmp_path):
+    whole = mine_hard_negatives(ANGLES, Circle(), corpus=CIRCLE, absolute_margin=0.01)
+    monkeypatch.setattr(embed, "_BLOCK_TEXTS", 50)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(embed.tempfile, "tempdir", None)
+    model = Circle()
+
+    by_blocks = mine_hard_negatives(ANGLES, model, corpus=CIRCLE, absolute_margin=0.01)
+
+    assert by_blocks.to_list() == whole.to_list()
+    documents = [text for call in model.calls[1:] for text in call]
+    assert max(map(len, model.calls)) == 50
+    assert sorted(documents) == sorted({*CIRCLE, *ANGLES["positive"]})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_fails_leaves_no_half_of_a_cache(monkeypatch, tmp_path):
+    monkeypatch.setattr(embed, "_BLOCK_TEXTS", 2)
+    model = Trained()
+
+    with pytest.raises(KeyError, match="unknown"):
+        mine(model=model, corpus=[*CORPUS, "unknown"], cache_folder=tmp_path)
+
+    assert [file.name.split("_")[0] for file in tmp_path.iterdir()] == ["query"]
+
+
+def test_rows_of_a_dataset_are_read_in_their_order_and_form():
+    upper = Dataset.from_dict({"anchor": ["Q", "x"], "positive": ["P", "y"]})
+    lower = {"Q": "q", "P": "p", "x": "far", "y": "near"}
+    shown = upper.with_transform(
+        lambda batch: {name: [lower[text] for text in texts] for name, texts in batch.items()}
+    )
+    turned = Dataset.from_dict({"anchor": ["far", "q"], "positive": ["near", "p"]}).select([1, 0])
+
+    assert mine(shown).to_list() == mine(turned).to_list()
+    assert turned["anchor"][:] == ["q", "far"]
+    assert mine(turned)["anchor"][:] == ["q", "far"]
 
 
 def test_models_that_start_no_processes_say_so(caplog):

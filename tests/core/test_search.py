@@ -99,6 +99,41 @@ def test_top_k_is_brute_force_for_any_input(data):
     assert_same(result, brute_force(queries, corpus, k, similarity, excluded, labels))
 
 
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_rows_below_a_lowest_score_are_not_found(data):
+    make = data.draw(st.sampled_from(list(VECTORS.values())))
+    similarity = data.draw(st.sampled_from(SIMILARITIES))
+    n_rows, k = data.draw(st.integers(1, 2000)), data.draw(st.integers(1, 20))
+    queries, corpus = make(4, 8, 1), make(n_rows, 8, 2)
+    scores = brute_scores(queries, corpus, similarity)
+    # Scores that rows have, too: those are found.
+    lowest = np.quantile(scores, data.draw(st.floats(0, 1)), axis=1, method="nearest")
+    lowest[0] = -np.inf
+
+    result = dense_top_k(queries, corpus, k, similarity, min_scores=lowest)
+
+    found = brute_force(queries, corpus, k, similarity)
+    low = found.scores < lowest[:, None]
+    found.rows[low], found.scores[low] = -1, -np.inf
+    assert_same(result, found)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("spread", [1.0, 0.01, 0.0])
+def test_blocks_are_selected_from_as_if_they_were_sorted(monkeypatch, dtype, spread):
+    # All scores are negative for some queries; without a spread too many are alike to be listed.
+    queries = np.concatenate([normals(6, 32, 1), -np.ones((2, 32), np.float32)])
+    corpus = (1 + spread * normals(40_001, 32, 2)).astype(np.float32)
+    corpus[5] = -1
+    monkeypatch.setattr(dense_module, "quickest_dtype", lambda *_: dtype)
+    excluded = np.arange(8)
+
+    result = dense_top_k(queries, corpus, 10, "dot", excluded=excluded)
+
+    assert_same(result, brute_force(queries, corpus, 10, "dot", excluded))
+
+
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 def test_parts_of_a_corpus_merge_to_the_result_over_all_of_it(similarity):
     queries, corpus = integers(4, 6, 1), integers(500, 6, 2)
@@ -227,6 +262,8 @@ def test_what_cannot_be_searched_is_refused_with_the_reason():
         dense_top_k(good, normals(3, 5), 2)
     with pytest.raises(ValueError, match="choose one of dot, cosine"):
         dense_top_k(good, good, 2, "cos")
+    with pytest.raises(ValueError, match="min_scores must hold one row each for 3 queries"):
+        dense_top_k(good, good, 2, min_scores=np.zeros(2, np.float32))
     with pytest.raises(ValueError, match="excluded must hold one row each for 3 queries"):
         dense_top_k(good, good, 2, excluded=np.zeros(2, np.int64))
     with pytest.raises(ValueError, match=r"got torch.float32 of shape \(4,\)"):
