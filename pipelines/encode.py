@@ -28,7 +28,7 @@ from pipelines.plan import (
 from pipelines.repeated import encode_repeated, with_repeated
 from pipelines.report import Report, output_report
 from pipelines.results import Sink, output_facts, output_schemas, vector_field, write_unit
-from pipelines.runs import Start, View, claimed, finish_units, until_committed
+from pipelines.runs import Start, View, claimed, finish_units, run_job
 from pipelines.spec import EncodeSpec
 from pipelines.stages import Encode
 from stx_core import failpoints
@@ -55,11 +55,7 @@ def run_encode(spec: EncodeSpec, view: View | None = None, *, dry_run: bool = Fa
         StxError: the spec, the input, a model or the store does not allow it. Finished units are
             kept: the next start goes on from there.
     """
-    started = time.monotonic()
-    use_options(spec.store.options())
-    watcher = view or View()
-    report: Report = until_committed(lambda: _plan_and_run(spec, watcher, started, dry_run=dry_run))
-    return report
+    return run_job(spec, view, _plan_and_run, dry_run=dry_run)
 
 
 def _plan_and_run(spec: EncodeSpec, view: View, started: float, *, dry_run: bool) -> Report:

@@ -35,7 +35,7 @@ from pipelines.query_spans import Spans, find_spans, publish_spans, query_hashes
 from pipelines.rankings import ranking_schema
 from pipelines.report import Report, simple_report
 from pipelines.retrieval_spec import MineSpec
-from pipelines.runs import Start, View, claimed, finish_units, until_committed
+from pipelines.runs import Start, View, claimed, finish_units, run_job
 from pipelines.spec import Inputs
 from pipelines.text_lookup import TextSource, index_texts, publish_texts
 from pipelines.work import Target, Work, digest, finish, take_unit
@@ -59,11 +59,7 @@ def run_mine(spec: MineSpec, view: View | None = None, *, dry_run: bool = False)
         RunActive: another start of the same run is at work.
         StxError: the spec, a dataset or the store does not allow it. Finished units are kept.
     """
-    began = time.monotonic()
-    use_options(spec.store.options())
-    watcher = view or View()
-    report: Report = until_committed(lambda: _plan_and_run(spec, watcher, began, dry_run=dry_run))
-    return report
+    return run_job(spec, view, _plan_and_run, dry_run=dry_run)
 
 
 def _plan_and_run(spec: MineSpec, view: View, began: float, *, dry_run: bool) -> Report:

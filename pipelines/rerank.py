@@ -17,7 +17,7 @@ from pipelines.report import Report, simple_report
 from pipelines.rerank_rows import positives_rows, ranking_rows
 from pipelines.rerank_task import RerankTask, find_task
 from pipelines.retrieval_spec import RerankSpec
-from pipelines.runs import Start, View, claimed, finish_units, until_committed
+from pipelines.runs import Start, View, claimed, finish_units, run_job
 from pipelines.scorers import Score
 from pipelines.text_lookup import TextSource, index_texts, publish_texts
 from pipelines.work import Target, Work, digest, finish
@@ -39,11 +39,7 @@ def run_rerank(spec: RerankSpec, view: View | None = None, *, dry_run: bool = Fa
         StxError: the spec, an input, a model or the store does not allow it. Finished units are
             kept.
     """
-    began = time.monotonic()
-    use_options(spec.store.options())
-    watcher = view or View()
-    report: Report = until_committed(lambda: _plan_and_run(spec, watcher, began, dry_run=dry_run))
-    return report
+    return run_job(spec, view, _plan_and_run, dry_run=dry_run)
 
 
 def _plan_and_run(spec: RerankSpec, view: View, began: float, *, dry_run: bool) -> Report:

@@ -20,7 +20,7 @@ from pipelines.rankings import best_hits, hits_schema, positives_of, to_ranking
 from pipelines.report import Report, simple_report
 from pipelines.retrieval_spec import Fusion, RetrieveSpec
 from pipelines.retrievers import HYBRID, Cell, Grid, find_grid, positives_output
-from pipelines.runs import Amount, Start, View, claimed, finish_units, until_committed
+from pipelines.runs import Amount, Start, View, claimed, finish_units, run_job
 from pipelines.top_k import FOUND, HITS, POSITIVES, VECTOR, TopKStage, to_hits
 from pipelines.work import Target, Work, digest, finish, take_unit
 from stx_core.evaluation.qrels import read_qrels
@@ -43,11 +43,7 @@ def run_retrieve(spec: RetrieveSpec, view: View | None = None, *, dry_run: bool 
         RunActive: another start of the same run is at work.
         StxError: the spec, a dataset or the store does not allow it. Finished units are kept.
     """
-    began = time.monotonic()
-    use_options(spec.store.options())
-    watcher = view or View()
-    report: Report = until_committed(lambda: _plan_and_run(spec, watcher, began, dry_run=dry_run))
-    return report
+    return run_job(spec, view, _plan_and_run, dry_run=dry_run)
 
 
 def _plan_and_run(spec: RetrieveSpec, view: View, began: float, *, dry_run: bool) -> Report:

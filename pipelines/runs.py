@@ -5,19 +5,21 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 from pydantic import BaseModel
 
 from pipelines import stream
-from pipelines.spec import Resources
+from pipelines.report import Report
+from pipelines.spec import Resources, Store
 from pipelines.spec_file import write_spec
 from pipelines.stopping import pausing
 from stx_core.errors import CommitConflict, Stopped
 from stx_core.store import ledger, log
 from stx_core.store.beat import Heartbeat
 from stx_core.store.retries import add_counts
+from stx_core.store.s3 import use_options
 from stx_core.store.urls import redact
 
 logger = logging.getLogger(__name__)
@@ -145,11 +147,22 @@ def unit_name(description: Mapping[str, Any]) -> str:
     return f"{redact(unit['url'])} rows {unit['start']}-{unit['stop']}"
 
 
-def until_committed(attempt: Callable[[], Any]) -> Any:  # noqa: ANN401
-    """Plan and run again when another run commits meanwhile; finished units are kept."""
+class _Spec(Protocol):
+    store: Store
+
+
+Job = TypeVar("Job", bound=_Spec)
+Attempt = Callable[..., Report]
+"""Plans and runs a job once: (spec, view, when it began, dry_run=…)."""
+
+
+def run_job(spec: Job, view: View | None, attempt: Attempt, *, dry_run: bool) -> Report:
+    """Plan and run a job; again, when another run commits meanwhile: finished units are kept."""
+    began = time.monotonic()
+    use_options(spec.store.options())
     for _ in range(_MAX_PLANS - 1):
         try:
-            return attempt()
+            return attempt(spec, view or View(), began, dry_run=dry_run)
         except CommitConflict as conflict:
             logger.info("planning again: %s", conflict)
-    return attempt()
+    return attempt(spec, view or View(), began, dry_run=dry_run)

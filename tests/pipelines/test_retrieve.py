@@ -296,3 +296,18 @@ def test_a_rough_first_pass_that_cannot_be_is_refused(tmp_path, datasets):
     ):
         with pytest.raises(SpecError, match=problem):
             run_retrieve(spec_for(tmp_path, *datasets, **wrong))
+
+
+def test_rankings_on_s3_equal_those_on_local_files(tmp_path, datasets, s3_root):
+    here = spec_for(tmp_path, *datasets)
+    there = spec_for(tmp_path, *datasets, output={"path": f"{s3_root}/ranking"})
+    with pytest.raises(KeyboardInterrupt):
+        run_retrieve(there, Stopping(5))
+
+    run_retrieve(here)
+    run_retrieve(there)
+
+    for output in ("dense", "splade"):
+        tables = [open_snapshot(s.output.path, output=output).to_table() for s in (here, there)]
+        assert tables[0].equals(tables[1])
+    assert list(find_problems(there.output.path)) == []
