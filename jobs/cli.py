@@ -19,6 +19,7 @@ from jobs import (
     show,
     verify,
 )
+from jobs.import_ranking import import_ranking
 from jobs.run import run_flow
 from stx_core.errors import InputError, ModelError, SpecError, Stopped, StxError
 from stx_core.store.urls import one_line
@@ -39,6 +40,7 @@ app.command()(show.show)
 app.command()(search.search)
 app.command()(evaluate.evaluate)
 app.command()(export.export)
+app.command("import")(import_ranking)
 app.command()(verify.verify)
 app.command()(rollback.rollback)
 app.command()(gc.gc)
