@@ -72,7 +72,8 @@ def _import(spec: ImportSpec, view: View, began: float, *, dry_run: bool) -> Rep
     with claimed(root, spec, spec_hash, held.version, held.run, began) as start:
         target = Target(root, start.claim.run, start.claim.epoch)
         done = set(start.records["key"].to_pylist())
-        planned, fresh, row = {}, [], 0
+        planned: dict[str, Unit] = {}
+        fresh, row = [], 0
         for table in _blocks(spec):
             unit = Unit(len(planned), spec.source, print_, "parquet", row, row + len(table))
             row += len(table)
