@@ -15,6 +15,7 @@ from pipelines.spec_file import parse_spec
 from stx_core.evaluation.qrels import read_qrels
 from tests.parity.test_evaluation import read_texts
 from tests.pipelines.conftest import splade_model  # noqa: F401  (a fixture)
+from tests.pipelines.test_rerank import judges  # noqa: F401  (a fixture)
 
 
 @pytest.fixture
@@ -29,10 +30,10 @@ def collection(shared_data, save_static_model, tmp_path):
     return folder, save_static_model(tmp_path / "words", words, weights)
 
 
-def flow(folder, model, splade, tmp_path):
-    """Dense and sparse rankings of Cranfield, their fusion, and measures of all three."""
+def flow(folder, model, splade, judge, tmp_path):
+    """Dense and sparse rankings of Cranfield, their fusion, a reranking, and measures of all."""
     texts = {"id_column": "_id", "text_column": "text"}
-    at = {name: str(tmp_path / name) for name in ("corpus", "queries", "rankings")}
+    at = {name: str(tmp_path / name) for name in ("corpus", "queries", "rankings", "reranked")}
 
     def encode(name, task):
         models = {"dense": {"model": str(model), "task": task},
@@ -43,13 +44,13 @@ def flow(folder, model, splade, tmp_path):
             where |= {"text_column": ["title", "text"], "text_separator": " "}
         return {"encode": {"inputs": where, "models": models, "output": {"path": at[name]}}}
 
-    rankings = ("dense", "splade", "hybrid")
+    where = {"dense": "rankings", "splade": "rankings", "hybrid": "rankings", "judge": "reranked"}
     evaluate = [
-        {"evaluate": {"ranking": at["rankings"], "output": name,
+        {"evaluate": {"ranking": at[dataset], "output": name,
                       "qrels": str(tmp_path / "qrels.tsv"),
-                      "measures": ["nDCG@10", "R@100"],
+                      "measures": ["nDCG@10", "R@100", "P@10"],
                       "json_file": str(tmp_path / f"{name}.json")}}
-        for name in rankings
+        for name, dataset in where.items()
     ]  # fmt: skip
     steps = [
         encode("corpus", "document"),
@@ -57,6 +58,11 @@ def flow(folder, model, splade, tmp_path):
         {"retrieve": {"queries": {"path": at["queries"]}, "corpus": {"path": at["corpus"]},
                       "k": 100, "fusion": {}, "output": {"path": at["rankings"]},
                       "resources": {"rows_per_group": 500}}},
+        {"rerank": {"candidates": {"path": at["rankings"], "output": "dense", "depth": 10},
+                    "queries": {"path": str(folder / "queries.jsonl"), **texts},
+                    "documents": {"path": str(folder / "corpus.jsonl"), **texts},
+                    "rerankers": {"judge": {"model": judge}},
+                    "output": {"path": at["reranked"]}}},
         *evaluate,
     ]  # fmt: skip
     return {"resources": {"runner": "local", "supervised": False}, "steps": steps}
@@ -66,6 +72,7 @@ def flow(folder, model, splade, tmp_path):
 def test_a_flow_over_a_real_collection_measures_what_the_reference_does(
     collection,
     splade_model,  # noqa: F811
+    judges,  # noqa: F811
     tmp_path,
 ):
     folder, model = collection
@@ -77,7 +84,9 @@ def test_a_flow_over_a_real_collection_measures_what_the_reference_does(
     pairs = [f"{query}\t{doc}\t1" for query, docs in relevant.items() for doc in sorted(docs)]
     lines = ["query-id\tcorpus-id\tscore", *pairs]
     (tmp_path / "qrels.tsv").write_text("\n".join(lines) + "\n")
-    values = yaml.safe_load(yaml.safe_dump(flow(folder, model, splade_model, tmp_path)))
+    values = yaml.safe_load(
+        yaml.safe_dump(flow(folder, model, splade_model, judges["small"], tmp_path))
+    )
     for step in read_steps(parse_spec(values, kind=FlowSpec)):
         step.run(step.spec)
 
@@ -89,7 +98,7 @@ def test_a_flow_over_a_real_collection_measures_what_the_reference_does(
     theirs = reference(Reference(str(model), device="cpu"))
     ours = {
         name: json.loads((tmp_path / f"{name}.json").read_text())["measures"]
-        for name in ("dense", "splade", "hybrid")
+        for name in ("dense", "splade", "hybrid", "judge")
     }
     assert ours["dense"]["R@100"] == pytest.approx(theirs["cosine_recall@100"], abs=1e-4)
     assert ours["dense"]["nDCG@10"] == pytest.approx(theirs["cosine_ndcg@10"], abs=1e-4)
@@ -97,3 +106,7 @@ def test_a_flow_over_a_real_collection_measures_what_the_reference_does(
     # Random weights find little, but something: and fused with a good ranking stay a ranking.
     assert 0 < ours["splade"]["nDCG@10"] < ours["dense"]["nDCG@10"]
     assert ours["hybrid"]["R@100"] > ours["splade"]["R@100"]
+    # A judge that knows nothing shuffles ten good candidates, and loses none of them.
+    at_ten = {name: values["P@10"] for name, values in ours.items()}
+    assert at_ten["judge"] == pytest.approx(at_ten["dense"], abs=1e-9)
+    assert ours["judge"]["nDCG@10"] < ours["dense"]["nDCG@10"]
