@@ -17,6 +17,9 @@ from stx_core.errors import SpecError, Stopped
 from stx_core.store import log
 from stx_core.store.snapshot import open_snapshot
 
+# Each starts processes that load torch: with the slower suites.
+pytestmark = pytest.mark.faults
+
 
 def records(root):
     return sorted(root.glob("_stx/runs/*/units/*/*.json"))

@@ -20,6 +20,9 @@ from stx_core.errors import InputError, ModelError
 from stx_core.store.snapshot import open_snapshot, read_manifest
 from tests.pipelines.fragile import STALL_S, Fragile
 
+# Each starts processes that load torch: with the slower suites.
+pytestmark = pytest.mark.faults
+
 
 def unit(texts):
     n = len(texts)
