@@ -110,6 +110,7 @@ def test_random_samples_do_not_depend_on_units(spec_of, tmp_path, rows_per_unit)
     assert not read(top.output.path, "negatives").equals(read(whole.output.path, "negatives"))
 
 
+@pytest.mark.faults  # starts many processes: with the slower suites
 def test_ray_gives_the_same_rows(spec_of, tmp_path, ranking, folder, datasets):
     changes = {
         "rules": {"sampling_strategy": "random", "positive_share": 0.99, "same_content": True},

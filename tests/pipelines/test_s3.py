@@ -129,6 +129,7 @@ def test_ray_workers_reach_the_store_too(s3_spec, lake, static_model, tmp_path, 
     assert_equals_a_local_run(join(lake, "out"), corpus, spec_of, tmp_path)
 
 
+@pytest.mark.faults  # starts many processes: with the slower suites
 def test_two_drivers_of_one_spec_at_the_same_time_give_one_snapshot(lake, static_model, tmp_path):
     encode = command(lake, static_model, tmp_path, runner="local")
 
