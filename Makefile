@@ -18,7 +18,7 @@ demo: $(VENV)/demo.done
 	@$(BIN)/stx show demo/embeddings
 	@$(BIN)/stx search demo/embeddings --show name --top-k 3 "parse a date from a string" \
 		"execute a program and capture its output" "the most common elements of a list"
-	@echo; echo "mined for training, the first of demo/mined (stx export demo/mined rows.jsonl):"
+	@echo; echo "mined for training, the first rows (stx export demo/mined rows.jsonl --output n-tuple --format jsonl):"
 	@$(BIN)/stx show demo/mined --output n-tuple --rows 3
 
 # The models of most tests are tiny: more threads cost them more than they give.

@@ -148,16 +148,18 @@ def _histogram(positives: ScoreCounts, negatives: ScoreCounts) -> str:
         return "<p>No scores.</p>"
     places = [*positives.bins, *negatives.bins]
     first, width = min(places), math.ceil((max(places) - min(places) + 1) / _BARS)
+    n_bars = math.ceil((max(places) - first + 1) / width)
+    pitch = 720 / n_bars
     drawn = [
-        f'<rect class="{name}" x="{10 + bar * 18:g}" y="{210 - height:.1f}" width="16" '
-        f'height="{height:.1f}"><title>{name}: {count:,} in [{_edge(first + bar * width)}, '
+        f'<rect class="{name}" x="{10 + bar * pitch:.1f}" y="{210 - height:.1f}" '
+        f'width="{pitch * 0.9:.1f}" height="{height:.1f}"><title>{name}: {count:,} in [{_edge(first + bar * width)}, '
         f"{_edge(first + (bar + 1) * width)})</title></rect>"
         for name, scores in (("negative", negatives), ("positive", positives))
         for bar, count, height in _bars(scores, first, width)
     ]
     labels = [
-        f'<text x="{10 + bar * 18}" y="226">{_edge(first + bar * width)}</text>'
-        for bar in range(0, _BARS + 1, 8)
+        f'<text x="{10 + bar * pitch:.1f}" y="226">{_edge(first + bar * width)}</text>'
+        for bar in range(0, n_bars + 1, max(1, n_bars // 5))
     ]
     return (
         '<p>Scores of <span class="positive">■ positives</span> and '
@@ -221,4 +223,5 @@ def _html_table(header: Sequence[str], rows: Rows) -> str:
 
 
 def _kind(value: object) -> str:
-    return ' class="number"' if isinstance(value, int) else ""
+    text = str(value).rstrip("%")
+    return ' class="number"' if text.replace(".", "", 1).lstrip("-").isdigit() else ""
