@@ -152,7 +152,8 @@ def _histogram(positives: ScoreCounts, negatives: ScoreCounts) -> str:
     pitch = 720 / n_bars
     drawn = [
         f'<rect class="{name}" x="{10 + bar * pitch:.1f}" y="{210 - height:.1f}" '
-        f'width="{pitch * 0.9:.1f}" height="{height:.1f}"><title>{name}: {count:,} in [{_edge(first + bar * width)}, '
+        f'width="{pitch * 0.9:.1f}" height="{height:.1f}">'
+        f"<title>{name}: {count:,} in [{_edge(first + bar * width)}, "
         f"{_edge(first + (bar + 1) * width)})</title></rect>"
         for name, scores in (("negative", negatives), ("positive", positives))
         for bar, count, height in _bars(scores, first, width)
