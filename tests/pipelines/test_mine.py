@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.import_ranking import ImportSpec, run_import
 from pipelines.mine import run_mine
 from pipelines.mining_report import read_summary
 from pipelines.retrieval_spec import Rules
@@ -186,6 +187,31 @@ def test_fused_ranks_judge_where_no_scores_are_needed(folder, datasets, spec_of,
     assert {row["query_id"]: row["negative_ids"] for row in found} == {
         query: documents[:3] for query, documents in best.items()
     }
+
+
+def test_a_ranking_of_another_engine_is_mined_beside_ours(spec_of, ranking, tmp_path):
+    """As BM25 of a search engine would be: imported, candidates of its own, judged by fusion."""
+    ours = read(ranking, "dense").to_pylist()
+    queries = sorted({row["query_id"] for row in ours})
+    known = {(row["query_id"], row["doc_id"]) for row in ours}
+    new = [f"d{number:03}" for number in range(120)]
+    lines = []
+    for query in reversed(queries):
+        fresh = [document for document in new if (query, document) not in known][:5]
+        lines += [f"{query} Q0 {doc} {n} {20 - n} bm25" for n, doc in enumerate(fresh, 1)]
+    (tmp_path / "bm25.trec").write_text("\n".join(lines) + "\n")
+    imported = str(tmp_path / "bm25")
+    run_import(ImportSpec(source=str(tmp_path / "bm25.trec"), path=imported, name="bm25"))
+    both = {"dense": {"path": ranking}, "bm25": {"path": imported}}
+
+    report = run_mine(spec_of(candidates=both, judge="fusion", rules={"num_negatives": 8}))
+
+    negatives = read(report.output, "negatives").to_pylist()
+    sources = {name for row in negatives for names in row["negative_sources"] for name in names}
+    assert {row["query_id"] for row in negatives} == set(queries)
+    assert sources == {"dense", "bm25"}
+    candidates = read(report.output, "candidates")
+    assert len(candidates) == len(ours) + len(lines)
 
 
 def test_a_dataset_on_s3_is_the_same(folder, datasets, spec_of, ranking, tmp_path, s3_root):
