@@ -335,6 +335,7 @@ def test_rows_are_carried_over_on_another_filesystem(spec_of, tmp_path, encoded,
 
 
 @pytest.mark.faults  # starts many processes: with the slower suites
+@pytest.mark.timeout(300)
 def test_rows_are_carried_over_by_ray(base, spec_of, tmp_path):
     before = rows(tmp_path / "out")
     rewrite(base, replace_texts(read_corpus(base), [3]), 2)

@@ -112,6 +112,7 @@ def test_random_samples_do_not_depend_on_units(spec_of, tmp_path, rows_per_unit)
 
 
 @pytest.mark.faults  # starts many processes: with the slower suites
+@pytest.mark.timeout(300)
 def test_ray_gives_the_same_rows(spec_of, tmp_path, ranking, folder, datasets):
     changes = {
         "rules": {"sampling_strategy": "random", "positive_share": 0.99, "same_content": True},

@@ -112,6 +112,7 @@ def test_an_interrupted_run_goes_on(spec_of, lake, tmp_path):
 
 
 @pytest.mark.faults  # starts many processes: with the slower suites
+@pytest.mark.timeout(300)
 def test_ray_finds_repeated_texts_too(spec_of, lake, tmp_path):
     ray = {"runner": "ray", "actors": 2, "cpus_per_actor": 1}
     report = run_encode(spec(spec_of, lake, tmp_path / "once", "corpus", resources=ray))

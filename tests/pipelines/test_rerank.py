@@ -223,6 +223,7 @@ def test_units_do_not_change_the_ranking(lake, judges, rows_per_unit):
 
 
 @pytest.mark.faults  # starts many processes: with the slower suites
+@pytest.mark.timeout(300)
 def test_ray_actors_in_children_give_the_same_files(tmp_path, lake, judges):
     here = lake.spec(judges)
     there = lake.spec(
@@ -623,6 +624,7 @@ class Deadly(Score):
 
 
 @pytest.mark.faults  # starts many processes: with the slower suites
+@pytest.mark.timeout(300)
 def test_a_text_that_ends_the_process_costs_its_pairs_only(lake, judges, monkeypatch):
     monkeypatch.setattr("pipelines.rerank.Score", Deadly)
     lake.candidates = {"q7": lake.candidates["q7"][:2]}

@@ -130,6 +130,7 @@ def test_ray_workers_reach_the_store_too(s3_spec, lake, static_model, tmp_path, 
 
 
 @pytest.mark.faults  # starts many processes: with the slower suites
+@pytest.mark.timeout(300)
 def test_two_drivers_of_one_spec_at_the_same_time_give_one_snapshot(lake, static_model, tmp_path):
     encode = command(lake, static_model, tmp_path, runner="local")
 

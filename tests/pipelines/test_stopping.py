@@ -18,7 +18,7 @@ from stx_core.store import log
 from stx_core.store.snapshot import open_snapshot
 
 # Each starts processes that load torch: with the slower suites.
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 
 
 def records(root):

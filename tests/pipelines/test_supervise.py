@@ -21,7 +21,7 @@ from stx_core.store.snapshot import open_snapshot, read_manifest
 from tests.pipelines.fragile import STALL_S, Fragile
 
 # Each starts processes that load torch: with the slower suites.
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 
 
 def unit(texts):
