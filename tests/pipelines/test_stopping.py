@@ -146,9 +146,9 @@ def test_a_signal_ends_the_run_and_all_its_processes_and_keeps_finished_units(
     _, errors = process.communicate(timeout=60)
 
     assert process.returncode == code
-    assert errors.splitlines()[-1] == (
-        f"stx: stopped by {number.name}; finished units are kept, run again to go on"
-    )
+    # A line of progress may come after it: the run goes on until the process is gone.
+    told = f"stx: stopped by {number.name}; finished units are kept, run again to go on"
+    assert told in errors.splitlines()
     assert psutil.wait_procs(family, timeout=60)[1] == []
     assert 3 <= len(records(root)) < 250
     assert run_state(root) == "paused"
