@@ -28,11 +28,10 @@ def encode(
 
     stx encode SPEC.yaml [--set a.b=c], or stx encode INPUT OUTPUT --model NAME.
     """
-    from jobs.console import Console, configure_logging
+    from jobs.runs import prepare, run_spec
     from pipelines.encode import run_encode
     from pipelines.spec_file import load_spec, parse_spec
-    from pipelines.stopping import exit_on_signals
-    from stx_core.errors import RunActive, SpecError
+    from stx_core.errors import SpecError
 
     overrides = list(set_ or [])
     limits = {"max_units": max_units, "deadline": deadline}
@@ -48,16 +47,9 @@ def encode(
             "output": {"path": destination},
         }
         spec = parse_spec(values, overrides, source="command line")
-    configure_logging()
-    exit_on_signals()
-    console = Console()
-    try:
-        report = run_encode(spec, console, dry_run=dry_run)
-    except RunActive as active:
-        print(f"nothing to do: {active}")
-        return
-    console.report(report)
-    if report.quarantined_share > spec.output.max_quarantined:
+    prepare()
+    report = run_spec(run_encode, spec, dry_run=dry_run)
+    if report is not None and report.quarantined_share > spec.output.max_quarantined:
         print(
             f"stx: {report.quarantined_share:.2%} of the rows are quarantined, more than "
             f"output.max_quarantined = {spec.output.max_quarantined:.2%}",

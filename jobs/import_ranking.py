@@ -17,11 +17,11 @@ def import_ranking(
     ] = "string",
 ) -> None:
     """Commit a ranking of another engine (BM25, say) as a dataset, for mine and the others."""
-    from jobs.console import Console, configure_logging
+    from jobs.runs import prepare, run_spec
     from pipelines.import_ranking import ImportSpec, run_import
     from pipelines.spec_file import parse_spec
 
     values = {"source": source, "path": dataset, "name": name, "format": format, "ids": ids}
     spec = parse_spec(values, source="command line", kind=ImportSpec)
-    configure_logging()
-    Console().report(run_import(spec))
+    prepare()
+    run_spec(run_import, spec)

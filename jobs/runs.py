@@ -1,35 +1,53 @@
-"""What the commands share that run a job from a spec file."""
+"""What the commands share that run a job from a spec."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from pipelines.report import Report
-
 
 def run(
-    job: "Callable[..., Report]",
+    job: Callable[..., Any],
     path: str,
     overrides: Sequence[str],
     kind: "type[BaseModel]",
     *,
     dry_run: bool,
 ) -> None:
-    """Run a job; the plan, its progress and its report go to the console."""
-    from jobs.console import Console, configure_logging
+    """Run a job from a spec file."""
     from pipelines.spec_file import load_spec
-    from pipelines.stopping import exit_on_signals
-    from stx_core.errors import RunActive
 
     spec = load_spec(path, overrides, kind)
+    prepare()
+    run_spec(job, spec, dry_run=dry_run)
+
+
+def prepare() -> None:
+    """Set up the logs, and what signals do; once per process."""
+    from jobs.console import configure_logging
+    from pipelines.stopping import exit_on_signals
+
     configure_logging()
     exit_on_signals()
+
+
+def run_spec(job: Callable[..., Any], spec: "BaseModel", **options: bool) -> Any:  # noqa: ANN401
+    """Run a job; the plan, its progress and its report go to the console.
+
+    Returns:
+        What the job returns; None when another start of the same run is at work.
+    """
+    from jobs.console import Console
+    from pipelines.report import Report
+    from stx_core.errors import RunActive
+
     console = Console()
     try:
-        report = job(spec, console, dry_run=dry_run)
+        done = job(spec, console, **options)
     except RunActive as active:
         print(f"nothing to do: {active}")
-        return
-    console.report(report)
+        return None
+    if isinstance(done, Report):
+        console.report(done)
+    return done

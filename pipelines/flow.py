@@ -86,9 +86,8 @@ def _with_shared(
     """Values of a step, with those of the flow where the step says nothing."""
     yield from ((name, value) for name, value in values.items() if name not in _SHARED)
     for name in _SHARED:
-        if name in values and not isinstance(values[name], dict):
-            yield name, values[name]
-        elif name in kind.model_fields:
-            yield name, getattr(flow, name) | values.get(name, {})
+        own = values.get(name, {})
+        if name in kind.model_fields and isinstance(own, dict):
+            yield name, getattr(flow, name) | own
         elif name in values:
-            yield name, values[name]
+            yield name, own  # for the spec to refuse

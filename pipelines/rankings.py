@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stx_core.errors import InputError
+from stx_core.evaluation.whole_queries import ranks_after
 
 QUERY = "_query"
 """Column of hits: position of the query in its unit, int32."""
@@ -77,16 +78,14 @@ def ranks(queries: np.ndarray) -> np.ndarray:
     Args:
         queries: (N,) anything that differs between neighbours of different queries.
     """
-    if not len(queries):
-        return np.empty(0, np.int32)
-    starts = np.flatnonzero(np.concatenate([[True], queries[1:] != queries[:-1]]))
-    counts = np.diff(np.append(starts, len(queries)))
-    return (np.arange(len(queries)) - np.repeat(starts, counts) + 1).astype(np.int32)
+    begins = np.ones(len(queries), bool)
+    begins[1:] = queries[1:] != queries[:-1]
+    return ranks_after(np.flatnonzero(begins), len(queries))
 
 
 def first_of_query(table: pa.Table, column: str, k: int) -> pa.Table:
-    """The first k rows of each query, in a table where the rows of a query stand together."""
-    return table.filter(pa.array(ranks(codes(table[column])) <= k))
+    """The first k rows of each query, by a column of numbers that stand together for a query."""
+    return table.filter(pa.array(ranks(table[column].to_numpy()) <= k))
 
 
 def codes(column: pa.ChunkedArray) -> np.ndarray:

@@ -54,13 +54,14 @@ def _plan_and_run(spec: RetrieveSpec, view: View, began: float, *, dry_run: bool
     work = Work(root, grid.units, grid.keys, grid.facts, grid.outputs, held)
     if work.is_current:
         return Report(root, held.version, committed=False)
-    cells = [cell for cell in grid.cells(list(work.due)) if cell.key not in held.done]
+    cells = grid.cells(list(work.due))
+    missing = [cell for cell in cells if cell.key not in held.done]
     size = cluster.cluster_size(spec.resources.runner, available_cores())
     pool = make_pool(spec.resources, *size)
-    rows = sum(cell.unit.n_rows for cell in cells)
+    rows = sum(cell.unit.n_rows for cell in missing)
     cluster.check_fits([_stage(spec, grid, pool)], *size)
-    lines = tuple(_lines(spec, grid, work, cells, pool))
-    work = replace(work, lines=lines, n_before=len(cells), rows_before=rows)
+    lines = tuple(_lines(spec, grid, work, missing, pool))
+    work = replace(work, lines=lines, n_before=len(missing), rows_before=rows)
     view.plan(work)
     if dry_run:
         return Report(root, None, committed=False)
@@ -169,7 +170,7 @@ def _stream(
         work.schemas,
     )
     watch = partial(view.watch, plan=work)
-    described = [asdict(cell) for cell in cells]
+    described = [asdict(cell) for cell in cells if cell.key not in work.held.done]
     read, write = partial(_read_cell, setting=setting), partial(_write_cell, setting=setting)
     found = finish_units(
         start, described, read, [_stage(spec, grid, pool)], write, spec.resources, watch
@@ -180,9 +181,10 @@ def _stream(
         {
             "unit": asdict(work.units[index]),
             "keys": keys,
-            "cells": [(cell.leg, files[cell.key]) for cell in grid.cells([index])],
+            # Cells come part after part, each with all due blocks in their order.
+            "cells": [(cell.leg, files[cell.key]) for cell in cells[place :: len(work.due)]],
         }
-        for index, keys in work.due.items()
+        for place, (index, keys) in enumerate(work.due.items())
     ]
     merge = partial(_write_block, setting=setting)
     merged = finish_units(start, blocks, _read_block, [], merge, spec.resources, watch)

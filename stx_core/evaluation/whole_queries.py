@@ -91,7 +91,12 @@ def query_numbers(table: pa.Table) -> np.ndarray:
 def with_ranks(table: pa.Table) -> pa.Table:
     """Rank the rows of whole queries, which must stand best first, from 1; fills column rank."""
     starts = query_starts(table) if len(table) else np.zeros(0, np.int64)
-    lengths = np.diff(starts, append=len(table))
-    ranks = np.arange(1, len(table) + 1) - np.repeat(starts, lengths)
     place = table.schema.get_field_index("rank")
-    return table.set_column(place, "rank", pa.array(ranks.astype(np.int32)))
+    return table.set_column(place, "rank", pa.array(ranks_after(starts, len(table))))
+
+
+def ranks_after(starts: np.ndarray, n_rows: int) -> np.ndarray:
+    """(N,) int32 ranks from 1, for rows of which a query's begin at each of `starts`, ascending."""
+    lengths = np.diff(starts, append=n_rows)
+    ranks: np.ndarray = np.arange(1, n_rows + 1) - np.repeat(starts, lengths)
+    return ranks.astype(np.int32)
