@@ -14,8 +14,8 @@ logger = logging.getLogger(__name__)
 
 Output = TypeVar("Output")
 
-# Tokens of one padded batch. CPU: larger batches leave the cache and fault fresh pages in;
-# between 2,048 and 4,096 the measured optimum is flat. GPU: enough to fill it.
+# Tokens of one batch. CPU: larger batches leave the cache; between 2,048 and 4,096 the measured
+# optimum is flat. GPU: enough to fill it.
 TOKEN_BUDGET = {"cpu": 4096, "cuda": 65536}
 
 # torch has no class of its own for the CPU's allocator, nor for the workspace of cuBLAS.
@@ -33,6 +33,7 @@ def run_batches(
     *,
     token_budget: int,
     max_rows: int | None = None,
+    packed: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[np.ndarray, Output | InputError]]:
     """Run `forward` on batches of like length, longest first.
@@ -45,12 +46,13 @@ def run_batches(
         forward: takes the row numbers of a batch, (B,) int64, returns its output.
         token_budget: tokens of one batch, padding counted.
         max_rows: inputs of one batch at most.
+        packed: batches have no padding.
         progress: called with the number of inputs finished, after each batch.
 
     Yields:
         Row numbers and their output. Over the whole call each row comes exactly once.
     """
-    pending = make_batches(lengths, token_budget, max_rows)[::-1]
+    pending = make_batches(lengths, token_budget, max_rows, packed=packed)[::-1]
     while pending:
         rows = pending.pop()
         output = _attempt(forward, rows)
@@ -59,9 +61,10 @@ def run_batches(
             _free_cache()
             longest = max(1, int(lengths[rows].max()))
             if len(rows) > 1:
-                token_budget = max(1, min(token_budget, longest * len(rows)) // 2)
+                size = int(lengths[rows].sum()) if packed else longest * len(rows)
+                token_budget = max(1, min(token_budget, size) // 2)
                 rest = np.concatenate([rows, *pending[::-1]])
-                parts = make_batches(lengths[rest], token_budget, max_rows)
+                parts = make_batches(lengths[rest], token_budget, max_rows, packed=packed)
                 pending = [rest[part] for part in parts][::-1]
                 logger.warning("out of memory: token budget cut to %d", token_budget)
                 continue

@@ -285,7 +285,7 @@ class SentenceTransformer(TextEncoder):
             all_features if output_value is None else token_embeddings
         )
         items: list[Any] = [None] * len(tokens)
-        for rows, output in self.run(tokens, split, **running):
+        for rows, output in self.run(tokens, split, **(running | RunOptions(packed=False))):
             if isinstance(output, InputError):
                 raise InputError(f"input {rows[0]}: {output}")
             for row, item in zip(rows, output, strict=True):

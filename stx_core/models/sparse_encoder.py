@@ -230,10 +230,13 @@ class SparseEncoder(TextEncoder):
         return Embedded(values, tokens.lengths.astype(np.int32), tokens.truncated, failed)
 
     def default_token_budget(self, device: str | torch.device | None = None) -> int:
-        """What suits the device, or fewer tokens where vocabulary logits would fill its memory."""
+        """What suits the device, or fewer tokens where vocabulary logits would fill its memory.
+
+        Those are only made where batches are padded.
+        """
         budget = super().default_token_budget(device)
         width = self.get_embedding_dimension()
-        if not self._splade_poolings() or width is None:
+        if not self._splade_poolings() or width is None or self.why_padded() is None:
             return budget
         bytes_per_token = width * (self.dtype or torch.float32).itemsize
         return max(1, min(budget, _LOGITS_BYTES // bytes_per_token))

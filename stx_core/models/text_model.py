@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, TypedDict, TypeVar
@@ -12,16 +13,24 @@ from torch import nn
 
 from stx_core.errors import InputError, ModelError
 from stx_core.inference.encode import default_token_budget, run_batches
+from stx_core.inference.linear import fast_linear
+from stx_core.inference.machine import keep_pages
+from stx_core.inference.packing import filled
 from stx_core.inference.tokens import Pair, Tokens
+from stx_core.inference.trial import trial_tokens, why_not_packed
 from stx_core.models.device import default_device, progress_bar, to_device
 from stx_core.models.folder import resolve_folder
 from stx_core.models.loading import MODULES, load_modules, read_model_config, save_model
 from stx_core.models.modules.module import Features, InputModule, LoadOptions
+from stx_core.models.modules.transformer import Transformer
 from stx_core.models.prompts import choose_prompts, task_prompt_name
 
 logger = logging.getLogger(__name__)
 
 Output = TypeVar("Output")
+
+# What the last module of a model gives for each input.
+_RESULTS = ("sentence_embedding", "scores")
 
 
 class ModelOptions(TypedDict, total=False):
@@ -51,6 +60,7 @@ class RunOptions(TypedDict, total=False):
     show_progress_bar: bool | None
     device: str | torch.device | None
     extra: Mapping[str, Any] | None
+    packed: bool
 
 
 class TextModel(nn.Sequential):
@@ -110,6 +120,7 @@ class TextModel(nn.Sequential):
             raise ValueError("tokenizer_kwargs is the older name of processor_kwargs: give one")
         self.saved_config: dict[str, Any] = {}
         self.module_kwargs: dict[str, list[str]] = {}
+        self._why_padded: dict[tuple[Any, ...], str | None] = {}
         if model_name_or_path is not None:
             options = LoadOptions(
                 model_kwargs=dict(model_kwargs or {}),
@@ -269,7 +280,9 @@ class TextModel(nn.Sequential):
 
     def collate(self, tokens: Tokens, rows: np.ndarray) -> Features:
         """Features of the chosen inputs, on the CPU."""
-        features = self.input_module.collate(tokens, rows)
+        return self._with_side(self.input_module.collate(tokens, rows), tokens)
+
+    def _with_side(self, features: Features, tokens: Tokens) -> Features:
         if tokens.task is not None:
             features["task"] = tokens.task
         if tokens.prompt_length:
@@ -300,8 +313,11 @@ class TextModel(nn.Sequential):
         show_progress_bar: bool | None = False,
         device: str | torch.device | None = None,
         extra: Mapping[str, Any] | None = None,
+        packed: bool = True,
     ) -> Iterator[tuple[np.ndarray, Output | InputError]]:
         """Run all inputs in batches of like length, under inference mode.
+
+        Packed, without padding, where the model can do that: see `why_padded`.
 
         Args:
             tokens: N inputs, from `to_tokens`.
@@ -312,6 +328,7 @@ class TextModel(nn.Sequential):
             show_progress_bar: None shows it when info messages are logged.
             device: move the model there first.
             extra: features beside the tokens that modules read, such as ``max_active_dims``.
+            packed: False pads in any case, for features of tokens, (B, L, ...).
 
         Returns:
             An iterator over row numbers, (B,) int64, with what `collect` gave for them, or with an
@@ -325,19 +342,72 @@ class TextModel(nn.Sequential):
                 raise ValueError(f"{name} must be at least 1, got {value}")
         self.eval()
         target = self._move(device)
+        if target.type == "cpu":
+            keep_pages()
+        packed = packed and self.why_padded(tokens.task) is None
+        budget = token_budget or self.default_token_budget(target)
 
         def forward(rows: np.ndarray) -> Output:
-            with torch.inference_mode():
-                features = self.collate(tokens, rows) | dict(extra or {})
-                return collect(self(to_device(features, target)))
+            size = filled(int(tokens.lengths[rows].sum()), budget) if packed else None
+            return collect(self._features_of(tokens, rows, size, extra))
 
         return run_batches(
             tokens.lengths,
             forward,
-            token_budget=token_budget or self.default_token_budget(target),
+            token_budget=budget,
             max_rows=batch_size,
+            packed=packed,
             progress=progress_bar(len(tokens), show_progress_bar),
         )
+
+    @torch.inference_mode()
+    def _features_of(
+        self,
+        tokens: Tokens,
+        rows: np.ndarray,
+        size: int | None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> Features:
+        """The last module's features of a batch: packed into `size` tokens, or padded for None."""
+        first = self.input_module
+        if size is not None and isinstance(first, Transformer):
+            features = self._with_side(first.pack(tokens, rows, size, self.device), tokens)
+        else:
+            features = self.collate(tokens, rows)
+        on_device = to_device(features | dict(extra or {}), self.device)
+        with nullcontext() if size is None else fast_linear(self.dtype, self.device):
+            found: Features = self(on_device)
+        return found
+
+    def why_padded(self, task: str | None = None) -> str | None:
+        """Why batches are padded; None where they are packed.
+
+        The first call for a task runs a few made-up inputs both ways, see `why_not_packed`.
+
+        Args:
+            task: "query" or "document", for models that route by it.
+        """
+        key = (task, self.dtype, self.device)
+        if key not in self._why_padded:
+            self._why_padded[key] = self._try_packed(task)
+        return self._why_padded[key]
+
+    def _try_packed(self, task: str | None) -> str | None:
+        first = self[0]
+        if not isinstance(first, Transformer):
+            return f"{type(first).__name__} has no attention"
+        vocabulary = first.model.config.get_text_config().vocab_size
+        special = first.tokenizer.all_special_ids
+        tokens = replace(trial_tokens(vocabulary, special, self.max_seq_length), task=task)
+        rows = np.arange(len(tokens))
+
+        def result(size: int | None) -> torch.Tensor:
+            features = self._features_of(tokens, rows, size)
+            found: torch.Tensor = features[next(name for name in _RESULTS if name in features)]
+            return found
+
+        size = filled(int(tokens.lengths.sum()), default_token_budget(self.device))
+        return why_not_packed(lambda: result(size), lambda: result(None))
 
     def default_token_budget(self, device: str | torch.device | None = None) -> int:
         """Tokens of one batch that suit the model on a device, by default its own."""

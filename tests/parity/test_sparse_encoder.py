@@ -263,7 +263,9 @@ def test_trap_13_half_precision_stays_in_the_tensor(published):
     ours = SparseEncoder(published, **options).encode(TEXTS)
 
     assert ours.dtype == theirs.dtype == torch.bfloat16
-    torch.testing.assert_close(ours.to_dense(), theirs.to_dense(), atol=0.05, rtol=0.05)
+    exact = SparseEncoder(published, device="cpu").encode(TEXTS).to_dense()
+    far = [float((one.to_dense().float() - exact).abs().mean()) for one in (ours, theirs)]
+    assert 0 < far[0] <= 1.1 * far[1]
 
 
 def test_decoding_and_intersections_agree(published):

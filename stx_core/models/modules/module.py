@@ -19,6 +19,10 @@ the longest, D width):
     input_ids, attention_mask, token_type_ids   (B, L) int64
     input_ids, offsets    (T,) and (B,) int64 instead, where order and padding do not matter: the
                           ids of all inputs, and where each input starts
+    layout                `Layout` of a packed batch: no padding and no attention_mask, ids (1, T),
+                          and features of tokens (T, ...) instead of (B, L, ...)
+    head_inputs, head     of a packed batch behind a masked-LM head: (T, H), and the linear layer
+                          that makes vocabulary logits of them, instead of token_embeddings
     max_active_dims       int, what a sparse embedding keeps; absent or None: all, or k
     prompt_length         int, leading tokens that pooling leaves out; absent: none
     token_embeddings      (B, L, D) float; vocabulary logits (B, L, V) behind a masked-LM head

@@ -1,6 +1,6 @@
 """Pooling: from token embeddings to one embedding per text.
 
-Shapes: B inputs, L tokens of the longest, D width, M modes.
+Shapes: B inputs, L tokens of the longest, N tokens, K of them that count, D width, M modes.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 
 from stx_core.models.modules.module import Features, Module
+from stx_core.models.modules.segments import Segments, flat, highest, segments, total
 
 # Spelling up to 5.3, in the order in which several modes are concatenated.
 _OLD_MODES = {
@@ -23,7 +24,7 @@ _OLD_MODES = {
 
 
 class Pooling(Module):
-    """Reduces (B, L, D) token embeddings to (B, M x D), one D per mode.
+    """Reduces token embeddings, (B, L, D) or packed, to (B, M x D), one D per mode.
 
     Args:
         embedding_dimension: width of the token embeddings.
@@ -71,77 +72,72 @@ class Pooling(Module):
 
     def forward(self, features: Features) -> Features:
         """Add ``sentence_embedding``, (B, M x D), in the dtype of the token embeddings."""
-        tokens_BLD = features["token_embeddings"]
-        real_BL = features["attention_mask"].bool()
-        start_B = real_BL.int().argmax(1)  # padding on the left, 0 where it is on the right
-        counted_BL = real_BL
-        if not self.include_prompt and (prompt_length := features.get("prompt_length", 0)):
-            positions_L = torch.arange(real_BL.shape[1], device=real_BL.device)
-            counted_BL = real_BL & (positions_L >= (start_B + prompt_length)[:, None])
-        batch = _Batch(tokens_BLD, counted_BL, start_B, features.get("token_weights_sum"))
+        skip = 0 if self.include_prompt else features.get("prompt_length", 0)
+        batch = _Batch(
+            flat(features["token_embeddings"]),
+            segments(features, skip),
+            features.get("token_weights_sum"),
+        )
         pooled = [_POOL[mode](batch) for mode in self._modes]
         features["sentence_embedding"] = torch.cat(pooled, dim=-1)
         return features
 
 
 class _Batch(NamedTuple):
-    """tokens (B, L, D); counted (B, L) bool; start (B,), first real token; weight_sum (B,)."""
+    """tokens (N, D); where: those that count; weight_sum (B,)."""
 
     tokens: torch.Tensor
-    counted: torch.Tensor
-    start: torch.Tensor
+    where: Segments
     weight_sum: torch.Tensor | None
 
 
 def _cls(batch: _Batch) -> torch.Tensor:
-    return _pick(batch.tokens, batch.counted.int().argmax(1))
+    where = batch.where
+    counted_B = where.counts > 0
+    first_B = where.first.clone()
+    first_B[counted_B] = where.index[where.starts[counted_B]]
+    return batch.tokens[first_B]
 
 
 def _last(batch: _Batch) -> torch.Tensor:
-    from_end_B = batch.counted.int().flip(1).argmax(1)
-    picked_BD = _pick(batch.tokens, batch.counted.shape[1] - 1 - from_end_B)
+    where = batch.where
+    counted_B = where.counts > 0
+    last_B = where.first.clone()
+    last_B[counted_B] = where.index[(where.starts + where.counts - 1)[counted_B]]
     # A text whose tokens are all left out (it is all prompt) is zero, as in the reference.
-    return picked_BD.masked_fill(~batch.counted.any(1)[:, None], 0)
+    return batch.tokens[last_B].masked_fill(~counted_B[:, None], 0)
 
 
 def _max(batch: _Batch) -> torch.Tensor:
-    return batch.tokens.masked_fill(~batch.counted[..., None], float("-inf")).amax(1)
+    return highest(batch.tokens[batch.where.index], batch.where, float("-inf"))
 
 
 def _mean(batch: _Batch) -> torch.Tensor:
-    divisor_B1 = _divisor(batch, batch.counted)
-    return (_sum(batch.tokens, batch.counted) / divisor_B1).to(batch.tokens.dtype)
+    return _average(batch, torch.ones_like(batch.where.index), lambda total_B: total_B)
 
 
 def _mean_sqrt_len(batch: _Batch) -> torch.Tensor:
-    divisor_B1 = _divisor(batch, batch.counted).sqrt()
-    return (_sum(batch.tokens, batch.counted) / divisor_B1).to(batch.tokens.dtype)
+    return _average(batch, torch.ones_like(batch.where.index), torch.sqrt)
 
 
 def _weighted_mean(batch: _Batch) -> torch.Tensor:
-    positions_L = torch.arange(1, batch.counted.shape[1] + 1, device=batch.counted.device)
-    weights_BL = (positions_L - batch.start[:, None]) * batch.counted
-    return (_sum(batch.tokens, weights_BL) / _divisor(batch, weights_BL)).to(batch.tokens.dtype)
+    return _average(batch, batch.where.place + 1, lambda total_B: total_B)
 
 
-def _pick(tokens_BLD: torch.Tensor, index_B: torch.Tensor) -> torch.Tensor:
-    return tokens_BLD[torch.arange(len(index_B), device=index_B.device), index_B]
+def _average(
+    batch: _Batch, weights_K: torch.Tensor, divisor: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """Weighted sum over tokens, divided by a function of the sum of weights, kept from zero.
 
-
-def _sum(tokens_BLD: torch.Tensor, weights_BL: torch.Tensor) -> torch.Tensor:
-    """Weighted sum over tokens, (B, D), accumulated in float32 at least."""
-    dtype = _accumulator(tokens_BLD)
-    return (tokens_BLD.to(dtype) * weights_BL[..., None].to(dtype)).sum(1)
-
-
-def _divisor(batch: _Batch, weights_BL: torch.Tensor) -> torch.Tensor:
-    """(B, 1) sum of weights, kept from zero; WordWeights brings a sum of its own."""
-    total_B = weights_BL.sum(1) if batch.weight_sum is None else batch.weight_sum
-    return total_B.to(_accumulator(batch.tokens)).clamp(min=1e-9)[:, None]
-
-
-def _accumulator(tokens_BLD: torch.Tensor) -> torch.dtype:
-    return torch.promote_types(tokens_BLD.dtype, torch.float32)
+    WordWeights brings a sum of its own.
+    """
+    sum_BD = total(batch.tokens, batch.where, weights_K)
+    weights_B = batch.weight_sum
+    if weights_B is None:
+        weights_B = torch.zeros_like(batch.where.counts)
+        weights_B = weights_B.scatter_add_(0, batch.where.owner, weights_K)
+    by_B = divisor(weights_B.to(sum_BD.dtype).clamp(min=1e-9))
+    return (sum_BD / by_B[:, None]).to(batch.tokens.dtype)
 
 
 _POOL: dict[str, Callable[[_Batch], torch.Tensor]] = {

@@ -1,16 +1,24 @@
 """SPLADE pooling: vocabulary logits of all tokens to one weight per vocabulary entry."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable
+from functools import partial
 from typing import ClassVar, Literal, get_args
 
 import torch
 
 from stx_core.errors import ModelError
+from stx_core.inference.linear import project
 from stx_core.models.modules.module import Features, Module
+from stx_core.models.modules.segments import Segments, flat, highest, segments
 
-# B inputs, L tokens, V vocabulary entries
+# B inputs, L tokens of the longest, K tokens that count, H width, V vocabulary entries
 Strategy = Literal["max", "sum"]
 Activation = Literal["relu", "log1p_relu"]
+
+
+# Logits of one part of the vocabulary stay in the cache, and never take much memory.
+_VOCABULARY_CHUNK = 1024
 
 
 class SpladePooling(Module):
@@ -23,8 +31,8 @@ class SpladePooling(Module):
         pooling_strategy: over the tokens.
         activation_function: of each logit.
         embedding_dimension: V; None until the first forward pass where a folder does not say.
-        chunk_size: tokens of each sequence to pool at a time, None for all: smaller copies of the
-            (B, L, V) logits. A runtime setting, never saved.
+        chunk_size: of the reference: tokens of each sequence to pool at a time. It changes neither
+            result nor memory here, where the vocabulary is pooled in parts. Never saved.
     """
 
     config_keys: ClassVar[tuple[str, ...]] = (
@@ -55,39 +63,46 @@ class SpladePooling(Module):
         return self.embedding_dimension
 
     def forward(self, features: Features) -> Features:
-        """Add ``sentence_embedding`` (B, V), from logits in ``token_embeddings`` (B, L, V)."""
-        logits_BLV = features["token_embeddings"]
-        padding_BL1 = (features["attention_mask"] == 0).unsqueeze(-1)
+        """Add ``sentence_embedding`` (B, V).
+
+        From logits in ``token_embeddings``, (B, L, V) or packed (T, V); or from ``head_inputs``,
+        (T, H), and ``head``, the linear layer to the vocabulary: then no logits of the whole
+        vocabulary are made.
+        """
+        where = segments(features)
+        logits, width = _logits(features, where)
         pool = self._max if self.pooling_strategy == "max" else self._sum
-        self.embedding_dimension = logits_BLV.shape[-1]
-        features["sentence_embedding"] = pool(logits_BLV, padding_BL1)
+        parts = [
+            pool(logits(first, min(first + _VOCABULARY_CHUNK, width)), where)
+            for first in range(0, width, _VOCABULARY_CHUNK)
+        ]
+        self.embedding_dimension = width
+        features["sentence_embedding"] = torch.cat(parts, dim=1)
         return features
 
-    def _max(self, logits_BLV: torch.Tensor, padding_BL1: torch.Tensor) -> torch.Tensor:
-        """The activation never falls, so it may follow the maximum: on (B, V), not (B, L, V)."""
-        highest_BV = logits_BLV.new_zeros(logits_BLV.shape[0], logits_BLV.shape[2])
-        for chunk, padding in self._chunks(logits_BLV, padding_BL1):
-            # Zero is the least value behind the relu, so padding at zero never wins.
-            highest_BV = torch.maximum(highest_BV, chunk.masked_fill(padding, 0).amax(1))
-        return self._activate(highest_BV)
+    def _max(self, logits_KV: torch.Tensor, where: Segments) -> torch.Tensor:
+        """The activation never falls, so it may follow the maximum: on (B, V), not (K, V)."""
+        return self._activate(highest(logits_KV, where, -math.inf))
 
-    def _sum(self, logits_BLV: torch.Tensor, padding_BL1: torch.Tensor) -> torch.Tensor:
-        total_BV = logits_BLV.new_zeros(logits_BLV.shape[0], logits_BLV.shape[2])
-        for chunk, padding in self._chunks(logits_BLV, padding_BL1):
-            total_BV = total_BV + self._activate(chunk.masked_fill(padding, 0)).sum(1)
-        return total_BV
-
-    def _chunks(
-        self, logits_BLV: torch.Tensor, padding_BL1: torch.Tensor
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        length = logits_BLV.shape[1]
-        size = self.chunk_size or max(1, length)
-        for start in range(0, length, size):
-            yield logits_BLV[:, start : start + size], padding_BL1[:, start : start + size]
+    def _sum(self, logits_KV: torch.Tensor, where: Segments) -> torch.Tensor:
+        weights_KV = self._activate(logits_KV)
+        sum_BV = weights_KV.new_zeros((len(where.counts), weights_KV.shape[1]))
+        return sum_BV.index_add_(0, where.owner, weights_KV)
 
     def _activate(self, logits: torch.Tensor) -> torch.Tensor:
         weights = logits.relu().log1p()
         return weights.log1p() if self.activation_function == "log1p_relu" else weights
+
+
+def _logits(features: Features, where: Segments) -> tuple[Callable[[int, int], torch.Tensor], int]:
+    """Function from first and end vocabulary entry to their logits, (K, V); number of entries."""
+    head = features.get("head")
+    if head is None:
+        tokens = flat(features["token_embeddings"])
+        return lambda first, end: tokens[where.index, first:end], tokens.shape[1]
+    states = flat(features["head_inputs"])
+    states = states if len(states) == len(where.index) else states[where.index]
+    return partial(project, states, head.weight, head.bias), head.out_features
 
 
 def _check(name: str, value: str, known: tuple[str, ...]) -> None:

@@ -15,6 +15,8 @@ from tokenizers.normalizers import Sequence as Normalizers
 from torch import nn
 
 from stx_core.errors import ModelError
+from stx_core.inference.backbones import as_packed, position_ids
+from stx_core.inference.packing import pack
 from stx_core.inference.tokens import UNLIMITED, Pair, Tokens, pad
 from stx_core.inference.tokens import tokenize as tokenize_ragged
 from stx_core.models.backbone import (
@@ -273,6 +275,11 @@ class Transformer(Module):
         padded = pad(tokens, rows, self.pad_token_id, self.tokenizer.padding_side)
         return {key: torch.from_numpy(value) for key, value in padded.items()}
 
+    def pack(self, tokens: Tokens, rows: np.ndarray, size: int, device: torch.device) -> Features:
+        """As `collate`, without padding: see ``layout`` in `Features`."""
+        packed, layout = pack(tokens, rows, size, self.pad_token_id, device)
+        return {**packed, "layout": layout}
+
     # --- Forward ---------------------------------------------------------------------------------
 
     def get_embedding_dimension(self) -> int:
@@ -291,13 +298,34 @@ class Transformer(Module):
         Only arguments that the backbone's method declares are passed to it: ``token_type_ids``,
         for example, would be an error for some (trap 24).
         """
+        if "layout" in features:
+            return self._forward_packed(features)
+        causal = self.transformer_task == "text-generation"
+        output, value = self._call(features, {"logits_to_keep": 1} if causal else {})
+        features[self.module_output_name] = value[:, -1] if causal else value
+        if getattr(self.model.config, "output_hidden_states", False):
+            features["all_layer_embeddings"] = output["hidden_states"]
+        return features
+
+    def _forward_packed(self, features: Features) -> Features:
+        layout = features["layout"]
+        given = {"input_ids", "token_type_ids"} & set(features)
+        inputs = {name: features[name] for name in given}
+        inputs["position_ids"] = position_ids(self.model, features["input_ids"], layout)
+        with as_packed(self.model, layout, self.transformer_task) as read:
+            _, value = self._call(inputs, {"logits_to_keep": layout.last})
+        if self.transformer_task == "fill-mask":
+            features["head_inputs"], features["head"] = value[0], self.model.get_output_embeddings()
+        else:
+            features[self.module_output_name] = read(value)
+        return features
+
+    def _call(self, inputs: Features, options: Mapping[str, Any]) -> tuple[Any, torch.Tensor]:
+        """The backbone's output, and of it what this module gives on."""
         call = self.modality_config.get("text") or self.modality_config["message"]
         method = getattr(self.model, call["method"])
         declared = inspect.signature(method).parameters
-        arguments = {key: value for key, value in features.items() if key in declared}
-        causal = self.transformer_task == "text-generation"
-        if causal and "logits_to_keep" in declared:
-            arguments["logits_to_keep"] = 1
+        arguments = {key: value for key, value in {**inputs, **options}.items() if key in declared}
         path = call["method_output_name"]
         steps = [path] if isinstance(path, str) else list(path or ())
         if "hidden_states" in steps:
@@ -306,10 +334,7 @@ class Transformer(Module):
         value = output
         for step in steps:
             value = value[step]
-        features[self.module_output_name] = value[:, -1] if causal else value
-        if getattr(self.model.config, "output_hidden_states", False):
-            features["all_layer_embeddings"] = output["hidden_states"]
-        return features
+        return output, value
 
 
 class MLMTransformer(Transformer):

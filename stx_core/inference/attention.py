@@ -1,0 +1,193 @@
+"""Attention of packed inputs, as an attention function of transformers.
+
+A backbone that asks transformers' attention interface for its attention runs on a packed batch
+when it is given this function: each input attends to itself only.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from stx_core.errors import ModelError
+from stx_core.inference import native
+from stx_core.inference.packing import Layout
+
+NAME = "stx_packed"
+
+# What some backbones add to plain attention, which none of the kernels here does.
+_UNKNOWN = ("softcap", "s_aux", "position_bias", "cache")
+
+_layout: ContextVar[Layout] = ContextVar("layout")
+
+# T tokens, B inputs, H heads, G heads of keys and values, D numbers per head
+
+
+@contextmanager
+def packed_attention(model: Any, layout: Layout) -> Iterator[None]:  # noqa: ANN401  (untyped)
+    """Within this context a backbone takes its one row of tokens for the inputs of a layout."""
+    before = model.config._attn_implementation
+    token = _layout.set(layout)
+    model.config._attn_implementation = NAME
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = before
+        _layout.reset(token)
+
+
+def current_layout() -> Layout:
+    """The layout of the context."""
+    return _layout.get()
+
+
+def attention_forward(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    is_causal: bool | None = None,
+    **more: Any,  # noqa: ANN401  (what transformers passes on)
+) -> tuple[torch.Tensor, None]:
+    """What transformers calls: query (1, H, T, D), key and value (1, G, T, D); gives (1, T, H, D).
+
+    Raises:
+        ModelError: the backbone wants something of its attention that is not known here.
+    """
+    if refused := [name for name in _UNKNOWN if more.get(name) is not None]:
+        raise ModelError(f"attention with {', '.join(refused)} is not packed")
+    if is_causal is None:
+        is_causal = getattr(module, "is_causal", True)
+    before = -1 if sliding_window is None else sliding_window - 1
+    window = (before, 0 if is_causal else before)
+    scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
+    rows = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    return attend(*rows, scale=scale, window=window)[None], None
+
+
+def attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    scale: float,
+    window: tuple[int, int] = (-1, -1),
+    bias: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Attention of each input of the context's layout to itself.
+
+    Args:
+        query: (T, H, D).
+        key: (T, G, D).
+        value: (T, G, D).
+        scale: of the scores.
+        window: tokens that are seen before and after the own one; -1 for all.
+        bias: (H, L, L) added to the scaled scores; L is at least the longest input.
+
+    Returns:
+        (T, H, D); zero for tokens that fill up.
+    """
+    layout = _layout.get()
+    used = int(layout.starts[-1])
+    if native.has_kernel(query, value):
+        bias = None if bias is None else bias.float()
+        out = native.attend(query, key, value, layout.offsets, scale, window, bias)
+    elif query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and bias is None:
+        out = _on_cuda(query, key, value, layout, scale, window)
+    else:
+        out = _by_length(query, key, value, layout, scale, window, bias)
+    out[used:] = 0
+    return out
+
+
+def _on_cuda(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: Layout,
+    scale: float,
+    window: tuple[int, int],
+) -> torch.Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    used = int(layout.starts[-1])
+    out = query.new_empty((len(query), query.shape[1], value.shape[2]))
+    q, k, v = (tensor[:used].contiguous() for tensor in (query, key, value))
+    found = varlen_attn(
+        q,
+        k,
+        v,
+        layout.offsets,
+        layout.offsets,
+        layout.longest,
+        layout.longest,
+        scale=scale,
+        window_size=window,
+        enable_gqa=key.shape[1] != query.shape[1],
+    )
+    assert isinstance(found, torch.Tensor)
+    out[:used] = found
+    return out
+
+
+def _by_length(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: Layout,
+    scale: float,
+    window: tuple[int, int],
+    bias: torch.Tensor | None,
+) -> torch.Tensor:
+    """Inputs of equal length together, without padding or mask."""
+    out = query.new_empty((len(query), query.shape[1], value.shape[2]))
+    repeats = query.shape[1] // key.shape[1]
+    for start, count, length in layout.groups:
+        part = slice(start, start + count * length)
+        q, k, v = (
+            tensor[part].reshape(count, length, *tensor.shape[1:]).transpose(1, 2)
+            for tensor in (query, key, value)
+        )
+        if repeats > 1:
+            k, v = (tensor.repeat_interleave(repeats, dim=1) for tensor in (k, v))
+        causal = window == (-1, 0) and bias is None
+        found = scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=None if causal else _mask(length, window, bias, q),
+            is_causal=causal,
+            scale=scale,
+        )
+        out[part] = found.transpose(1, 2).flatten(0, 1)
+    return out
+
+
+def _mask(
+    length: int, window: tuple[int, int], bias: torch.Tensor | None, like: torch.Tensor
+) -> torch.Tensor | None:
+    """(L, L), or (H, L, L) with a bias, to add to scores; None where all is seen."""
+    before, after = (length if side < 0 else side for side in window)
+    if bias is None and min(before, after) >= length - 1:
+        return None
+    places = torch.arange(length, device=like.device)
+    ahead = places - places[:, None]
+    mask = like.new_zeros((length, length))
+    mask.masked_fill_((ahead > after) | (ahead < -before), -math.inf)
+    return mask if bias is None else mask + bias[:, :length, :length].to(like.dtype)
+
+
+def _no_mask(*_: Any, **__: Any) -> None:  # noqa: ANN401
+    """What an input may see is in the layout."""
+
+
+AttentionInterface.register(NAME, attention_forward)
+AttentionMaskInterface.register(NAME, _no_mask)

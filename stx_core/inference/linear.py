@@ -1,0 +1,130 @@
+"""Linear layers on the CPU: weights in the order of oneDNN's kernels, GELU in the same pass."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.nn.functional import gelu, linear
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from stx_core.inference.machine import cpu_class
+
+# Rows of the input that the order of a weight is made for; others run with it too.
+_TYPICAL_ROWS = 4096
+
+# M rows of the input, K numbers in, N numbers out
+
+
+@dataclass
+class _Ordered:
+    """A weight (N, K) in the kernels' order, whole or in parts, as long as its memory is the same.
+
+    Attributes:
+        source: address and version of the memory that it was made of.
+        parts: (first row, end) to the part in order.
+        feeds_gelu: its output goes into GELU and nowhere else.
+    """
+
+    source: tuple[int, int]
+    parts: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)
+    feeds_gelu: bool = False
+
+
+_ordered = WeakTensorKeyDictionary()
+
+
+def has_fast_linear(dtype: torch.dtype | None, device: torch.device) -> bool:
+    """Whether `fast_linear` does anything for a model with such weights."""
+    usable = {torch.float32: True, torch.bfloat16: cpu_class() != "other"}
+    on_cpu = device.type == "cpu" and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return on_cpu and dtype is not None and usable.get(dtype, False)
+
+
+def project(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, first: int, end: int
+) -> torch.Tensor:
+    """Some outputs of a linear layer: x (M, K), weight (N, K), bias (N,) to (M, end - first)."""
+    bias = None if bias is None else bias[first:end]
+    if not has_fast_linear(x.dtype, x.device) or weight.dtype != x.dtype:
+        return linear(x, weight[first:end], bias)
+    return _pointwise(x, _part(weight, first, end), bias, fused=False)
+
+
+@contextmanager
+def fast_linear(dtype: torch.dtype | None, device: torch.device) -> Iterator[None]:
+    """Within this context, linear layers of a model with such weights run on ordered copies.
+
+    The model is not changed. A copy is made at the first use, and again when the weight's memory
+    is another. GELU is fused into a layer that was seen to feed it.
+    """
+    with _FastLinear() if has_fast_linear(dtype, device) else nullcontext():
+        yield
+
+
+class _FastLinear(TorchFunctionMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self._output: torch.Tensor | None = None
+        self._weight: torch.Tensor | None = None
+        self._activated: torch.Tensor | None = None
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        more = dict(kwargs or {})
+        if func is linear:
+            return self._linear(*args, **more)
+        if func is gelu and more.get("approximate", "none") == "none" and len(args) == 1:
+            return self._gelu(*args)
+        return func(*args, **more)
+
+    def _linear(
+        self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        fits = input.dtype == weight.dtype and weight.ndim == 2 and input.numel() > 0
+        if not fits or not has_fast_linear(weight.dtype, weight.device):
+            return linear(input, weight, bias)
+        fused = _entry(weight).feeds_gelu
+        output = _pointwise(input, _part(weight, 0, len(weight)), bias, fused)
+        self._output, self._weight = (None, None) if fused else (output, weight)
+        self._activated = output if fused else None
+        return output
+
+    def _gelu(self, input: torch.Tensor) -> torch.Tensor:
+        if input is self._activated:
+            return input
+        if input is self._output and self._weight is not None:
+            _entry(self._weight).feeds_gelu = True
+        return gelu(input)
+
+
+def _entry(weight: torch.Tensor) -> _Ordered:
+    source = (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
+    entry: _Ordered | None = _ordered.get(weight)  # type: ignore[no-untyped-call]
+    if entry is None or entry.source != source:
+        entry = _Ordered(source)
+        _ordered[weight] = entry
+    return entry
+
+
+def _part(weight: torch.Tensor, first: int, end: int) -> torch.Tensor:
+    parts = _entry(weight).parts
+    if (first, end) not in parts:
+        chosen = weight.detach()[first:end].contiguous()
+        parts[first, end] = torch.ops.mkldnn._reorder_linear_weight(chosen, _TYPICAL_ROWS)
+    return parts[first, end]
+
+
+def _pointwise(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, fused: bool
+) -> torch.Tensor:
+    name, algorithm = ("gelu", "none") if fused else ("none", "")
+    output: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], algorithm)
+    return output

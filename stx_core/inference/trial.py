@@ -1,0 +1,53 @@
+"""Whether a model can run packed: it is tried both ways on a few made-up inputs."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from stx_core.inference.tokens import Tokens, from_lists
+
+# Inputs of the trial, in tokens: short ones, so that a trial costs little, of equal and of
+# different lengths.
+_LENGTHS = (23, 12, 12, 7, 3, 1)
+
+# Difference of outputs, as a share of how much they differ from input to input. Attention across
+# inputs, or wrong positions, give about 1.
+_ALLOWED = {torch.float64: 1e-3, torch.float32: 1e-3}
+_ALLOWED_HALF = 0.25
+
+Run = Callable[[], torch.Tensor]
+
+
+def trial_tokens(vocabulary: int, special: Sequence[int], longest: int | None) -> Tokens:
+    """Inputs for a trial: ordinary tokens of the vocabulary, the same ones every time."""
+    rng = np.random.default_rng(0)
+    usual = np.setdiff1d(np.arange(vocabulary), special)
+    lengths = [min(length, longest or length) for length in _LENGTHS]
+    ids = [rng.choice(usual, length).tolist() for length in lengths]
+    return from_lists(ids, type_ids=[[0] * length for length in lengths])
+
+
+def why_not_packed(packed: Run, padded: Run) -> str | None:
+    """None if a model gives the same packed as padded, else the reason.
+
+    Args:
+        packed: runs `trial_tokens` packed, and gives the outputs, (B, D).
+        padded: runs them padded.
+    """
+    given = padded()
+    wanted = given.double()
+    try:
+        # Twice: kernels that fuse learn what to fuse in the first run.
+        found = [packed().double() for _ in range(2)]
+    except Exception as error:
+        # Whatever a backbone of any kind does with a batch that it was not written for.
+        return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+    spread = (wanted - wanted.mean(0)).norm().clamp(min=1e-12)
+    worst = max(_distance(one, wanted) / float(spread) for one in found)
+    allowed = _ALLOWED.get(given.dtype, _ALLOWED_HALF)
+    return None if worst <= allowed else f"results differ by {worst:.2g} of their spread"
+
+
+def _distance(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float((one - other).norm()) if one.shape == other.shape else float("inf")
