@@ -77,6 +77,8 @@ def _tokens(value: torch.Tensor) -> torch.Tensor:
 
 def _first_for_pooler(layout: Layout, _: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """Poolers read the first token of each input: (1, T, H) to (B, 1, H)."""
+    if inputs[0].ndim != 3:
+        return inputs  # ALBERT has picked it already, wrongly: its pooler cannot be used
     return (inputs[0][0, layout.first, None], *inputs[1:])
 
 

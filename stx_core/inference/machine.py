@@ -19,7 +19,7 @@ _NEVER_TRIM = (1 << 31) - 1
 @cache
 def cpu_class() -> CpuClass:
     """The class of this machine's CPU, by the units it has for bfloat16."""
-    capabilities = torch.cpu.get_capabilities()
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.12
     if capabilities.get("amx_bf16"):
         return "amx"
     return "avx512-bf16" if capabilities.get("avx512_bf16") else "other"
