@@ -7,6 +7,7 @@ from collections.abc import Callable
 import typer
 
 from jobs import (
+    bench,
     encode,
     evaluate,
     export,
@@ -41,6 +42,7 @@ app.command()(search.search)
 app.command()(evaluate.evaluate)
 app.command()(export.export)
 app.command("import")(import_ranking)
+app.command()(bench.bench)
 app.command()(verify.verify)
 app.command()(rollback.rollback)
 app.command()(gc.gc)

@@ -16,6 +16,8 @@ IO_CPUS = 0.5
 # Ray starts tasks that it killed for their memory again, for ever (ray issue 32219).
 _MAX_OOM_RETRIES = 16
 
+_BEFORE_BFLOAT16 = {"K80", "P100", "P4", "T4", "V100"}
+
 
 class ActorPool(Protocol):
     """What is reserved: `actors` times `cpus` and `gpus`."""
@@ -51,6 +53,14 @@ def cluster_size(runner: str, cores: int) -> tuple[float, float]:
 
     size = ray.cluster_resources()
     return size.get("CPU", 0.0), size.get("GPU", 0.0)
+
+
+def gpus_have_bfloat16() -> bool:
+    """Whether every kind of GPU of the cluster has units for it, by the names that Ray knows."""
+    import ray
+
+    kinds = (name.partition(":") for name in ray.cluster_resources())
+    return not {kind for label, _, kind in kinds if label == "accelerator_type"} & _BEFORE_BFLOAT16
 
 
 def start_ray(cpus: int) -> None:

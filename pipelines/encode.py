@@ -13,11 +13,13 @@ from pipelines import carry, cluster, sources, stream, unit_table
 from pipelines.corpus import Corpus, list_corpus, priority, read_unit, sample_texts
 from pipelines.duplicates import find_duplicates
 from pipelines.estimate import SAMPLE_ROWS, EncoderProbe, probe_encoders, probe_here
+from pipelines.number_format import settled
 from pipelines.plan import (
     Held,
     Plan,
     available_cores,
     content_hash,
+    current_outputs,
     encoder_settings,
     fingerprint,
     is_current,
@@ -62,6 +64,7 @@ def _plan_and_run(spec: EncodeSpec, view: View, started: float, *, dry_run: bool
     corpus = list_corpus(spec.inputs, spec.backfill)
     failpoints.hit("plan.listed")
     encoders = {name: encoder_settings(model) for name, model in spec.models.items()}
+    encoders = settled(encoders, current_outputs(spec.output.path), spec.resources)
     spec_hash = content_hash(spec, {name: fingerprint(one) for name, one in encoders.items()})
     held = read_held(spec.output.path, spec_hash, corpus.scope)
     units = plan_units(corpus.shards, spec.resources.rows_per_unit)

@@ -255,6 +255,13 @@ def read_held(root: str, spec_hash: str, scope: Scope = Scope()) -> Held:  # noq
     return Held(info.version, info.outputs, carried, done, run, kept)
 
 
+def current_outputs(root: str) -> Mapping[str, Mapping[str, Any]]:
+    """What the current snapshot says of its outputs, by name; {} without one."""
+    entry = log.latest(root)
+    has_one = entry is not None and entry.state["snapshot"] is not None
+    return snapshot_info(root).outputs if has_one else {}
+
+
 def _pairs(manifest: pa.Table) -> frozenset[tuple[str, str]]:
     columns = (manifest[name].to_pylist() for name in ("output", "key"))
     return frozenset(zip(*columns, strict=True))

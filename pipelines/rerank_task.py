@@ -8,7 +8,8 @@ import pyarrow as pa
 
 from pipelines.candidates import Found, find_candidates
 from pipelines.corpus import Corpus, list_corpus
-from pipelines.plan import fingerprint, resolved
+from pipelines.number_format import settled
+from pipelines.plan import current_outputs, fingerprint, resolved
 from pipelines.rankings import pairs_schema, ranking_schema
 from pipelines.retrieval_spec import RerankSpec
 from pipelines.scorers import ORGANISATION, RerankerSettings
@@ -120,6 +121,7 @@ def find_task(spec: RerankSpec) -> RerankTask:
         name: RerankerSettings(**resolved(model, ORGANISATION))
         for name, model in spec.rerankers.items()
     }
+    rerankers = settled(rerankers, current_outputs(spec.output.path), spec.resources)
     asked = {
         "top_k": spec.top_k,
         "depth": spec.candidates.depth,

@@ -126,8 +126,8 @@ class Reranker(Part):
     """Text before every query, instead of the model's own prompt."""
     max_seq_length: Annotated[int, Field(ge=2)] | None = None
     """Tokens of query and document together."""
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    """What the model computes in."""
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    """What the model computes in; `auto` as for encoders."""
     trust_remote_code: bool = False
     """Run model code that comes with the model: a local folder, or a hub name with its commit."""
     allow_pickle: bool = False

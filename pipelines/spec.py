@@ -160,8 +160,9 @@ class Model(Part):
     prompt: str | None = None
     """Text before every document, instead of the model's own prompt."""
     max_seq_length: Annotated[int, Field(ge=2)] | None = None
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    """What the model computes in."""
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    """What the model computes in. `auto`: what the current snapshot was written in; for a first one
+    bfloat16 where the hardware has units for it, else float32."""
     normalize: bool = False
     truncate_dim: Annotated[int, Field(ge=1)] | None = None
     store_as: Literal["float32", "float16"] = "float32"

@@ -3,9 +3,11 @@
 import contextlib
 import ctypes
 from functools import cache
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 CpuClass = Literal["amx", "avx512-bf16", "other"]
 """Intel's matrix tiles (which also have AVX-512 BF16), AVX-512 BF16 alone, or neither."""
@@ -13,28 +15,33 @@ CpuClass = Literal["amx", "avx512-bf16", "other"]
 # glibc's names of what mallopt sets, and the largest threshold that it takes.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 _LARGEST_THRESHOLD = 32 << 20
+_CPU_INFO = Path("/proc/cpuinfo")
+
 _NEVER_TRIM = (1 << 31) - 1
 
 
 @cache
 def cpu_class() -> CpuClass:
     """The class of this machine's CPU, by the units it has for bfloat16."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.12
-    if capabilities.get("amx_bf16"):
+    # Not from torch: who plans a run does not load it.
+    try:
+        flags = set(_CPU_INFO.read_text().split())
+    except OSError:
+        return "other"
+    if "amx_bf16" in flags:
         return "amx"
-    return "avx512-bf16" if capabilities.get("avx512_bf16") else "other"
+    return "avx512-bf16" if "avx512_bf16" in flags else "other"
 
 
-def has_bf16_units(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 faster than float32."""
+def auto_dtype(device: "torch.device") -> str:
+    """``bfloat16`` where a device has units for it, else ``float32``."""
+    import torch
+
     if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    return device.type == "cpu" and cpu_class() != "other"
-
-
-def auto_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the hardware has units for it, else float32."""
-    return torch.bfloat16 if has_bf16_units(device) else torch.float32
+        fast = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        fast = device.type == "cpu" and cpu_class() != "other"
+    return "bfloat16" if fast else "float32"
 
 
 @cache
