@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from stx_core.inference.bench import Bench
+    from stx_core.bench import Bench
 
 
 def bench(

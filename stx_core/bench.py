@@ -182,7 +182,7 @@ def bench(
     for number in range(rounds + 1):
         # Setting after setting in each round: what else the machine does then hits all of them.
         for dtype, model in models.items():
-            gemm[dtype] = max(gemm[dtype], _gemm(model, device))
+            gemm[dtype] = max(gemm[dtype], gemm_limit(model, device))
             for budget in budgets:
                 taken = _round(model, inputs, budget)
                 if number:  # the first one warms up
@@ -244,8 +244,8 @@ def _limits(gemm: Mapping[str, float], device: torch.device) -> Limits:
     return Limits(name, cpu_class(), threads, gemm, 2 * _COPY_BYTES / seconds)
 
 
-def _gemm(model: TextModel, device: torch.device) -> float:
-    """Operations per second of the best of the model's shapes; 0 without linear layers."""
+def gemm_limit(model: TextModel, device: torch.device) -> float:
+    """Operations per second of a matrix product in the best of the model's shapes, 0 for none."""
     n_rows = _GEMM_ROWS.get(device.type, _GEMM_ROWS["cpu"])
     shapes = {tuple(layer.weight.shape): layer.weight for layer in _linear_layers(model)}
     best = 0.0
