@@ -30,6 +30,7 @@ from pipelines.plan import (
 from pipelines.repeated import encode_repeated, with_repeated
 from pipelines.report import Report, output_report
 from pipelines.results import Sink, output_facts, output_schemas, vector_field, write_unit
+from pipelines.runner import with_runner
 from pipelines.runs import Start, View, claimed, finish_units, run_job
 from pipelines.spec import EncodeSpec
 from pipelines.stages import Encode
@@ -71,6 +72,7 @@ def _plan_and_run(spec: EncodeSpec, view: View, started: float, *, dry_run: bool
     plan = make_plan(spec, units, corpus.schema, encoders, held)
     if is_current(plan, held):
         return Report(spec.output.path, held.version, committed=False)
+    spec = with_runner(spec, plan.n_due, plan.n_due_rows)
     if not dry_run:
         # Before models are loaded and actors start: a store that refuses us ends it here.
         create.probe(spec.output.path)

@@ -35,6 +35,7 @@ from pipelines.query_spans import Spans, find_spans, publish_spans, query_hashes
 from pipelines.rankings import ranking_schema
 from pipelines.report import Report, simple_report
 from pipelines.retrieval_spec import MineSpec
+from pipelines.runner import with_runner
 from pipelines.runs import Start, View, claimed, finish_units, run_job
 from pipelines.spec import Inputs
 from pipelines.text_lookup import TextSource, index_texts, publish_texts
@@ -74,6 +75,8 @@ def _plan_and_run(spec: MineSpec, view: View, began: float, *, dry_run: bool) ->
     if work.is_current:
         report = Report(root, held.version, committed=False)
         return report if dry_run else _with_summary(report)
+    due = work.due
+    spec = with_runner(spec, len(due), sum(mining.units[index].n_rows for index in due))
     size = cluster.cluster_size(spec.resources.runner, available_cores())
     pool = _pool(spec, size[0])
     cluster.check_fits([_stage(miner, pool)], *size)

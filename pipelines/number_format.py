@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from pipelines import cluster
 from pipelines.plan import available_cores, fingerprint, make_pool
+from pipelines.runner import on_this_machine
 from pipelines.scorers import RerankerSettings
 from pipelines.spec import Resources
 from pipelines.stages import EncoderSettings
@@ -50,7 +51,13 @@ def _as_before(settings: Settings, held: Mapping[str, Any] | None) -> str | None
 
 def _fast_here(resources: Resources) -> str:
     """What the actors' hardware has units for; they are taken to be like this machine's."""
+    if resources.runner == "auto" and on_this_machine(resources):
+        return _fast_on_cpu()
     cpus, gpus = cluster.cluster_size(resources.runner, available_cores())
     if make_pool(resources, cpus, gpus).gpus:
         return "bfloat16" if cluster.gpus_have_bfloat16() else "float32"
+    return _fast_on_cpu()
+
+
+def _fast_on_cpu() -> str:
     return "bfloat16" if cpu_class() != "other" else "float32"

@@ -17,6 +17,7 @@ from pipelines.report import Report, simple_report
 from pipelines.rerank_rows import positives_rows, ranking_rows
 from pipelines.rerank_task import RerankTask, find_task
 from pipelines.retrieval_spec import RerankSpec
+from pipelines.runner import with_runner
 from pipelines.runs import Start, View, claimed, finish_units, run_job
 from pipelines.scorers import Score
 from pipelines.text_lookup import TextSource, index_texts, publish_texts
@@ -51,6 +52,7 @@ def _plan_and_run(spec: RerankSpec, view: View, began: float, *, dry_run: bool) 
     work = Work(root, units, task.keys, task.facts, task.schemas, held)
     if work.is_current:
         return Report(root, held.version, committed=False)
+    spec = with_runner(spec, len(work.due), sum(units[i].n_rows for i in work.due))
     size = cluster.cluster_size(spec.resources.runner, available_cores())
     pool = make_pool(spec.resources, *size)
     cluster.check_fits([_stage(task, pool)], *size)

@@ -20,6 +20,7 @@ from pipelines.rankings import best_hits, hits_schema, positives_of, to_ranking
 from pipelines.report import Report, simple_report
 from pipelines.retrieval_spec import Fusion, RetrieveSpec
 from pipelines.retrievers import HYBRID, Cell, Grid, find_grid, positives_output
+from pipelines.runner import with_runner
 from pipelines.runs import Amount, Start, View, claimed, finish_units, run_job
 from pipelines.top_k import FOUND, HITS, POSITIVES, VECTOR, TopKStage, to_hits
 from pipelines.work import Target, Work, digest, finish, take_unit
@@ -56,6 +57,7 @@ def _plan_and_run(spec: RetrieveSpec, view: View, began: float, *, dry_run: bool
         return Report(root, held.version, committed=False)
     cells = grid.cells(list(work.due))
     missing = [cell for cell in cells if cell.key not in held.done]
+    spec = with_runner(spec, len(missing), sum(cell.unit.n_rows for cell in missing))
     size = cluster.cluster_size(spec.resources.runner, available_cores())
     pool = make_pool(spec.resources, *size)
     rows = sum(cell.unit.n_rows for cell in missing)

@@ -196,8 +196,9 @@ class Output(Part):
 class Resources(Part):
     """Where and how large. What is not set is derived from the machine and printed in the plan."""
 
-    runner: Literal["ray", "local"] = "ray"
-    """`local` runs the same plan in this process, without Ray, and writes the same files."""
+    runner: Literal["auto", "ray", "local"] = "auto"
+    """`local` runs the same plan in this process, without Ray, and writes the same files. `auto`
+    does so without a cluster, where Ray would start for one unit, few rows, or a single actor."""
     actors: Annotated[int, Field(ge=1)] | None = None
     cpus_per_actor: Annotated[int, Field(ge=1)] | None = None
     gpus_per_actor: Annotated[float, Field(ge=0)] | None = None

@@ -1,6 +1,7 @@
 """The loop that runs batches: memory that runs out halves the budget, nothing else is lost."""
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -34,6 +35,7 @@ def run_batches(
     token_budget: int,
     max_rows: int | None = None,
     packed: bool = False,
+    in_flight: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[np.ndarray, Output | InputError]]:
     """Run `forward` on batches of like length, longest first.
@@ -47,13 +49,22 @@ def run_batches(
         token_budget: tokens of one batch, padding counted.
         max_rows: inputs of one batch at most.
         packed: batches have no padding.
+        in_flight: batches to start before the first of them is given back, so that the next batch
+            is made while a GPU works on this one.
         progress: called with the number of inputs finished, after each batch.
 
     Yields:
         Row numbers and their output. Over the whole call each row comes exactly once.
     """
     pending = make_batches(lengths, token_budget, max_rows, packed=packed)[::-1]
-    while pending:
+    started: deque[tuple[np.ndarray, Output | InputError]] = deque()
+    while pending or started:
+        if not pending or len(started) >= in_flight:
+            done = started.popleft()
+            yield done
+            if progress is not None:
+                progress(len(done[0]))
+            continue
         rows = pending.pop()
         output = _attempt(forward, rows)
         # Not in an except block: there the error would still hold the tensors of the failed batch.
@@ -68,11 +79,10 @@ def run_batches(
                 pending = [rest[part] for part in parts][::-1]
                 logger.warning("out of memory: token budget cut to %d", token_budget)
                 continue
-            yield rows, InputError(f"a text of {longest} tokens does not fit into memory")
+            error = InputError(f"a text of {longest} tokens does not fit into memory")
+            started.append((rows, error))
         else:
-            yield rows, output
-        if progress is not None:
-            progress(len(rows))
+            started.append((rows, output))
 
 
 class _OutOfMemory:

@@ -3,6 +3,7 @@
 B inputs of a batch, T tokens of all of them, filled up to a round number.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -40,7 +41,7 @@ class Layout:
     @cached_property
     def offsets(self) -> torch.Tensor:
         """`starts` as int32."""
-        return self._tensor(self.starts.astype(np.int32))
+        return self.tensor(self.starts.astype(np.int32))
 
     @cached_property
     def positions(self) -> torch.Tensor:
@@ -48,17 +49,17 @@ class Layout:
         places = np.zeros(self.size, np.int64)
         used = int(self.starts[-1])
         places[:used] = np.arange(used) - np.repeat(self.starts[:-1], self.lengths)
-        return self._tensor(places)
+        return self.tensor(places)
 
     @cached_property
     def first(self) -> torch.Tensor:
         """(B,) int64, first token of each input."""
-        return self._tensor(self.starts[:-1])
+        return self.tensor(self.starts[:-1])
 
     @cached_property
     def last(self) -> torch.Tensor:
         """(B,) int64, last token of each input."""
-        return self._tensor(self.starts[1:] - 1)
+        return self.tensor(self.starts[1:] - 1)
 
     @cached_property
     def longest(self) -> int:
@@ -77,8 +78,32 @@ class Layout:
             if self.lengths[first]
         ]
 
-    def _tensor(self, values: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(values).to(self.device, non_blocking=True)
+    def tensor(self, values: np.ndarray) -> torch.Tensor:
+        """Values on the device."""
+        return to_device(torch.from_numpy(values), self.device)
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the CPU on a device; a copy to a GPU goes on while the caller does."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def to_host(tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """Start to copy a tensor to the CPU; the function waits for it, and for nothing after it."""
+    if not tensor.is_cuda:
+        return tensor.cpu
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    host.copy_(tensor, non_blocking=True)
+    copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    copied.record(torch.cuda.current_stream(tensor.device))
+
+    def wait() -> torch.Tensor:
+        copied.synchronize()
+        return host
+
+    return wait
 
 
 def filled(n_tokens: int, token_budget: int) -> int:

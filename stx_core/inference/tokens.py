@@ -108,11 +108,22 @@ def _encode_fast(
     backend = tokenizer.backend_tokenizer
     backend.no_padding()
     backend.no_truncation()
+    # Texts of pairs come again and again, a query with each of its documents: each once.
+    pairs = [item for item in inputs if not isinstance(item, str)]
+    texts = list(dict.fromkeys(text for pair in pairs for text in pair))
+    halves = dict(
+        zip(texts, backend.encode_batch_fast(texts, add_special_tokens=False), strict=True)
+    )
     if limit is not None:
         backend.enable_truncation(
             limit, strategy="longest_first", direction=tokenizer.truncation_side
         )
-    for encoding in backend.encode_batch_fast(list(inputs)):
+    encodings = (
+        [backend.post_process(halves[first], halves[second]) for first, second in pairs]
+        if pairs
+        else backend.encode_batch_fast(list(inputs))
+    )
+    for encoding in encodings:
         ids.append(encoding.ids)
         type_ids.append(encoding.type_ids)
         truncated.append(bool(encoding.overflowing))

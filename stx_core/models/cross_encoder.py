@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from stx_core.errors import InputError, ModelError
+from stx_core.inference.packing import to_host
 from stx_core.inference.tokens import Pair, Tokens
 from stx_core.models.loading import CONFIG
 from stx_core.models.messages import tokenize_as_messages
@@ -344,8 +345,8 @@ class CrossEncoder(TextModel):
         activation = self.activation_fn if activation_fn is None else activation_fn
         one_label = self.num_labels == 1
 
-        def collect(features: Features) -> torch.Tensor:
-            return _finish(features["scores"], activation, one_label, apply_softmax).cpu()
+        def collect(features: Features) -> Callable[[], torch.Tensor]:
+            return to_host(_finish(features["scores"], activation, one_label, apply_softmax))
 
         scores = torch.full((len(tokens),) if one_label else (len(tokens), self.num_labels), np.nan)
         failed = {}
@@ -353,7 +354,7 @@ class CrossEncoder(TextModel):
             if isinstance(output, InputError):
                 failed[int(rows[0])] = str(output)
             else:
-                scores[torch.from_numpy(rows)] = output.to(scores.dtype)
+                scores[torch.from_numpy(rows)] = output().to(scores.dtype)
         return scores, failed
 
 

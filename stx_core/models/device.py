@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+from stx_core.inference.packing import to_device as tensor_to_device
 from stx_core.models.modules.module import Features
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ def default_device() -> torch.device:
 def to_device(features: Features, device: torch.device) -> Features:
     """Features with all tensors on a device."""
     return {
-        key: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+        key: tensor_to_device(value, device) if isinstance(value, torch.Tensor) else value
         for key, value in features.items()
     }
 

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from stx_core.errors import InputError
+from stx_core.inference.packing import to_host
 from stx_core.inference.tokens import Tokens
 from stx_core.models.containers import Precision, all_features, in_container, token_embeddings
 from stx_core.models.inputs import read_texts
@@ -257,10 +258,10 @@ class SentenceTransformer(TextEncoder):
         if width is not None and width < 1:
             raise ValueError(f"truncate_dim must be at least 1, got {width}")
 
-        def collect(features: Features) -> torch.Tensor:
+        def collect(features: Features) -> Callable[[], torch.Tensor]:
             value = features["sentence_embedding"][:, :width]
             value = normalize(value, p=2, dim=1) if normalize_embeddings else value
-            return value.cpu() if to_cpu else value
+            return to_host(value) if to_cpu else lambda: value
 
         result: torch.Tensor | None = None
         failed: dict[int, str] = {}
@@ -268,9 +269,10 @@ class SentenceTransformer(TextEncoder):
             if isinstance(output, InputError):
                 failed[int(rows[0])] = str(output)
                 continue
+            embeddings = output()
             if result is None:
-                result = output.new_zeros((len(tokens), output.shape[1]))
-            result[torch.from_numpy(rows).to(result.device)] = output
+                result = embeddings.new_zeros((len(tokens), embeddings.shape[1]))
+            result[torch.from_numpy(rows).to(result.device)] = embeddings
         if result is None:
             full = self.get_embedding_dimension() or 0
             device = torch.device("cpu") if to_cpu else self.device

@@ -357,6 +357,7 @@ class TextModel(nn.Sequential):
             token_budget=budget,
             max_rows=batch_size,
             packed=packed,
+            in_flight=2 if target.type == "cuda" else 1,
             progress=progress_bar(len(tokens), show_progress_bar),
         )
 

@@ -21,7 +21,7 @@ def test_a_spec_needs_only_input_model_and_output():
 
     assert spec.inputs.paths == ("corpus",)
     assert spec.models["dense"].type == "dense"
-    assert spec.resources.runner == "ray"
+    assert spec.resources.runner == "auto"
 
 
 def test_all_errors_of_a_spec_are_reported_at_once_with_their_keys():

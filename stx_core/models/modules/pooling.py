@@ -92,20 +92,23 @@ class _Batch(NamedTuple):
 
 
 def _cls(batch: _Batch) -> torch.Tensor:
-    where = batch.where
-    counted_B = where.counts > 0
-    first_B = where.first.clone()
-    first_B[counted_B] = where.index[where.starts[counted_B]]
-    return batch.tokens[first_B]
+    return _pick(batch, batch.where.starts)
 
 
 def _last(batch: _Batch) -> torch.Tensor:
     where = batch.where
-    counted_B = where.counts > 0
-    last_B = where.first.clone()
-    last_B[counted_B] = where.index[(where.starts + where.counts - 1)[counted_B]]
+    last_BD = _pick(batch, where.starts + where.counts - 1)
     # A text whose tokens are all left out (it is all prompt) is zero, as in the reference.
-    return batch.tokens[last_B].masked_fill(~counted_B[:, None], 0)
+    return last_BD.masked_fill((where.counts == 0)[:, None], 0)
+
+
+def _pick(batch: _Batch, number_B: torch.Tensor) -> torch.Tensor:
+    """(B, D), of each text one of the tokens that count, or its first one where none does."""
+    where = batch.where
+    if len(where.index) == 0:
+        return batch.tokens[where.first]
+    chosen_B = where.index[number_B.clamp(0, len(where.index) - 1)]
+    return batch.tokens[torch.where(where.counts > 0, chosen_B, where.first)]
 
 
 def _max(batch: _Batch) -> torch.Tensor:

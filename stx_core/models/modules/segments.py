@@ -5,8 +5,10 @@ B inputs, K tokens that count, N tokens with padding, D numbers per token.
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
+from stx_core.inference.packing import Layout
 from stx_core.models.modules.module import Features
 
 
@@ -36,29 +38,34 @@ class Segments:
 
 def segments(features: Features, skip: int = 0) -> Segments:
     """All real tokens, without the first `skip` of each input."""
-    index, owner, place, first = _packed(features) if "layout" in features else _padded(features)
+    if "layout" in features:
+        return _packed(features["layout"], skip)
+    return _padded(features["attention_mask"].bool(), skip)
+
+
+def _packed(layout: Layout, skip: int) -> Segments:
+    """Worked out on the CPU: nothing here waits for the GPU."""
+    lengths = layout.lengths
+    owner = np.repeat(np.arange(len(lengths)), lengths)
+    index = np.arange(len(owner))
+    place = index - layout.starts[owner]
     if skip:
         index, owner, place = (values[place >= skip] for values in (index, owner, place))
-    return Segments(index, owner, place, torch.bincount(owner, minlength=len(first)), first)
+    counts = np.maximum(lengths - skip, 0)
+    tensors = [layout.tensor(values) for values in (index, owner, place, counts)]
+    return Segments(tensors[0], tensors[1], tensors[2], tensors[3], layout.first)
 
 
-def _packed(features: Features) -> tuple[torch.Tensor, ...]:
-    layout = features["layout"]
-    place = layout.positions[: int(layout.starts[-1])]
-    index = torch.arange(len(place), device=place.device)
-    owner = torch.bucketize(index, layout.offsets[1:], right=True)
-    return index, owner, place, layout.first
-
-
-def _padded(features: Features) -> tuple[torch.Tensor, ...]:
-    real_BL = features["attention_mask"].bool()
+def _padded(real_BL: torch.Tensor, skip: int) -> Segments:
     n_inputs, longest = real_BL.shape
     first = longest * torch.arange(n_inputs, device=real_BL.device)
     if longest:
         first = first + real_BL.int().argmax(1)
-    index = real_BL.flatten().nonzero().squeeze(1)
-    place = (real_BL.cumsum(1) - 1)[real_BL]
-    return index, index // max(1, longest), place, first
+    place_BL = real_BL.cumsum(1) - 1
+    counted_BL = real_BL & (place_BL >= skip)
+    index = counted_BL.flatten().nonzero().squeeze(1)
+    owner = index // max(1, longest)
+    return Segments(index, owner, place_BL[counted_BL], counted_BL.sum(1), first)
 
 
 def flat(tokens: torch.Tensor) -> torch.Tensor:
