@@ -4,11 +4,8 @@ Needs dagster-ray, and in the environment of Dagster's runs RAY_ADDRESS (http://
 RAY_AUTH_MODE=token and RAY_AUTH_TOKEN; the network policy must let them reach that port.
 """
 
-import os
-
 import dagster as dg
 from dagster_ray import PipesRayJobClient
-from ray.job_submission import JobSubmissionClient
 
 
 @dg.asset(retry_policy=dg.RetryPolicy(max_retries=2, delay=300))
@@ -23,14 +20,10 @@ def embeddings(
     return done.get_materialize_result()
 
 
-@dg.definitions
-def definitions() -> dg.Definitions:
-    """What Dagster loads; only now is the cluster asked."""
-    nightly = dg.define_asset_job("stx_encode", selection=[embeddings])
-    return dg.Definitions(
-        assets=[embeddings],
-        schedules=[dg.ScheduleDefinition(job=nightly, cron_schedule="17 2 * * *")],
-        resources={
-            "ray_jobs": PipesRayJobClient(client=JobSubmissionClient(os.environ["RAY_ADDRESS"]))
-        },
-    )
+nightly = dg.define_asset_job("stx_encode", selection=[embeddings])
+
+definitions = dg.Definitions(
+    assets=[embeddings],
+    schedules=[dg.ScheduleDefinition(job=nightly, cron_schedule="17 2 * * *")],
+    resources={"ray_jobs": PipesRayJobClient()},
+)
