@@ -11,8 +11,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from kubernetes_validate import latest_version
-from kubernetes_validate import validate as validate_kubernetes
+from kubernetes_validate import utils
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
 from tests.infra.kustomize import Document, Kustomization, Operation, build, documents_of
@@ -27,10 +26,13 @@ class Part(BaseModel):
 
 # Objects of Kubernetes
 
+# It would read all schemas again for every object.
+utils.schema_contents = functools.cache(utils.schema_contents)
+
 
 @functools.cache
 def _kubernetes_accepts(text: str) -> None:
-    validate_kubernetes(json.loads(text), latest_version(), strict=True)
+    utils.validate(json.loads(text), utils.latest_version(), strict=True)
 
 
 def _as_kubernetes(document: Document) -> Document:

@@ -72,7 +72,14 @@ def by_name(documents):
     ],
 )
 def test_an_overlay_starts_what_it_says(name, kinds):
-    supporting = {"ConfigMap", "Namespace", "NetworkPolicy", "ServiceAccount", "Role", "RoleBinding"}
+    supporting = {
+        "ConfigMap",
+        "Namespace",
+        "NetworkPolicy",
+        "ServiceAccount",
+        "Role",
+        "RoleBinding",
+    }
 
     assert {each["kind"] for each in build(K8S / "overlays" / name)} - supporting == kinds
 
@@ -81,7 +88,9 @@ def test_the_operator_would_take_it(overlay, shared_data):
     """The schemas of KubeRay 1.7's own CRDs, made strict."""
     for document in overlay:
         if document["kind"] in RAY:
-            schema = strict(json.loads((shared_data / f"crds/{document['kind']}.v1.json").read_text()))
+            schema = strict(
+                json.loads((shared_data / f"crds/{document['kind']}.v1.json").read_text())
+            )
             Draft202012Validator(schema).validate(
                 {key: value for key, value in document.items() if key in ("spec", "status")}
             )
@@ -125,7 +134,9 @@ def test_pods_pass_the_restricted_standard(overlay):
 
 def test_containers_have_no_rights_and_a_read_only_root(overlay):
     # The autoscaler is a container that the operator adds.
-    added = [each["autoscalerOptions"] for each in ray_clusters(overlay) if "autoscalerOptions" in each]
+    added = [
+        each["autoscalerOptions"] for each in ray_clusters(overlay) if "autoscalerOptions" in each
+    ]
 
     for container in [*containers(overlay), *added]:
         assert container["securityContext"] == {
@@ -134,9 +145,9 @@ def test_containers_have_no_rights_and_a_read_only_root(overlay):
             "readOnlyRootFilesystem": True,
         }
         assert {"cpu", "memory"} <= set(container["resources"]["limits"])
-        assert container["resources"]["requests"]["memory"] == container["resources"]["limits"]["memory"] or (
-            container["name"] == "kubectl"
-        )
+        assert container["resources"]["requests"]["memory"] == container["resources"]["limits"][
+            "memory"
+        ] or (container["name"] == "kubectl")
         # Ray, kubectl and Python need a place for their files.
         assert "/tmp" in {each["mountPath"] for each in container["volumeMounts"]}  # noqa: S108
 
@@ -196,8 +207,20 @@ REACH = [
     ("ray node", BY_OPERATOR, None, 10002, True),
     ("submitter", "submitterPodTemplate", None, 8265, True),
     ("submitter", "submitterPodTemplate", None, 6379, False),
-    ("operator", {"app.kubernetes.io/component": "kuberay-operator"}, "kuberay-operator", 8265, True),
-    ("operator", {"app.kubernetes.io/component": "kuberay-operator"}, "kuberay-operator", 10001, False),
+    (
+        "operator",
+        {"app.kubernetes.io/component": "kuberay-operator"},
+        "kuberay-operator",
+        8265,
+        True,
+    ),
+    (
+        "operator",
+        {"app.kubernetes.io/component": "kuberay-operator"},
+        "kuberay-operator",
+        10001,
+        False,
+    ),
     ("impostor", {"app.kubernetes.io/component": "kuberay-operator"}, "elsewhere", 8265, False),
     ("submitter elsewhere", "submitterPodTemplate", "elsewhere", 8265, False),
     ("ray node elsewhere", BY_OPERATOR, "elsewhere", 6379, False),
@@ -242,7 +265,9 @@ def is_peer(peer, labels, namespace):
 
 
 def test_every_pod_is_closed_unless_opened(overlay):
-    closed = [each["spec"] for each in objects(overlay, "NetworkPolicy") if "ingress" not in each["spec"]]
+    closed = [
+        each["spec"] for each in objects(overlay, "NetworkPolicy") if "ingress" not in each["spec"]
+    ]
 
     assert closed == [{"podSelector": {}, "policyTypes": ["Ingress"]}]
 
@@ -267,7 +292,9 @@ def test_images_are_pinned(overlay):
 
 
 def test_the_command_finds_its_spec(overlay):
-    (spec,) = (each for each in objects(overlay, "ConfigMap") if each["metadata"]["name"] == "stx-spec")
+    (spec,) = (
+        each for each in objects(overlay, "ConfigMap") if each["metadata"]["name"] == "stx-spec"
+    )
     for cluster in ray_clusters(overlay):
         head = cluster["headGroupSpec"]["template"]["spec"]["containers"][0]
         assert {"name": "spec", "mountPath": "/etc/stx", "readOnly": True} in head["volumeMounts"]
@@ -356,7 +383,12 @@ def test_the_scheduler_may_do_no_more_than_it_does():
     pod = cron["spec"]["jobTemplate"]["spec"]["template"]["spec"]
 
     assert role["rules"] == [
-        {"apiGroups": ["ray.io"], "resources": ["raycronjobs"], "resourceNames": ["stx"], "verbs": ["get"]},
+        {
+            "apiGroups": ["ray.io"],
+            "resources": ["raycronjobs"],
+            "resourceNames": ["stx"],
+            "verbs": ["get"],
+        },
         {"apiGroups": ["ray.io"], "resources": ["rayjobs"], "verbs": ["create", "get"]},
     ]
     assert binding["roleRef"]["name"] == role["metadata"]["name"]
@@ -393,7 +425,8 @@ def run_script(tmp_path):
         (tmp_path / "states").write_text("\n".join(states) + "\n")
         done = subprocess.run(
             ["sh", K8S / "components/cronjob/run-rayjob.sh", "stx"],
-            env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "LOG": str(tmp_path), "POLL_S": "0"},
+            env=os.environ
+            | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "LOG": str(tmp_path), "POLL_S": "0"},
             capture_output=True,
             text=True,
         )

@@ -11,9 +11,7 @@ import yaml
 from tests.infra.schemas import CHECKS, check_kubernetes_file, check_overlays
 
 INFRA = Path(__file__).parents[2] / "infra"
-KUBERNETES = sorted(
-    path.relative_to(INFRA).as_posix() for path in (INFRA / "k8s").rglob("*.yaml")
-)
+KUBERNETES = sorted(path.relative_to(INFRA).as_posix() for path in (INFRA / "k8s").rglob("*.yaml"))
 
 # `key:` at the beginning of a line or of an item, or within {…}.
 _KEY = re.compile(r"(?m)(?:^[ ]*(?:- )*|[{,] ?)([A-Za-z<][\w./~<-]*):(?=\s)")
