@@ -88,7 +88,10 @@ class _Lance:
     def __init__(self, database: Any, name: str, schema: pa.Schema, vectors: Vectors) -> None:  # noqa: ANN401
         self._vectors = vectors
         marked = schema.with_metadata({_EXPORT: vectors.digest()})
-        self._table = database.create_table(name, schema=marked, exist_ok=True)
+        try:
+            self._table = database.open_table(name)
+        except ValueError:  # there is none
+            self._table = database.create_table(name, schema=marked)
 
     def n_commits(self) -> int | None:
         metadata = self._table.schema.metadata or {}
@@ -178,9 +181,10 @@ def _sqlite_catalog(load_catalog: Callable[..., Any], folder: str) -> Any:  # no
         raise SpecError(f"{redact(folder)}: a SQLite catalog is a local file; name another one by "
                         "--catalog")  # fmt: skip
     path = local_path(folder)
+    # "default" is the name that pyiceberg takes where none is given: a catalog is found by it.
     os.makedirs(path, exist_ok=True)
     settings = {"type": "sql", "uri": f"sqlite:///{path}/catalog.db", "warehouse": f"file://{path}"}
-    return load_catalog("stx", **settings)
+    return load_catalog("default", **settings)
 
 
 class _Iceberg:

@@ -20,7 +20,7 @@ def write_parts(
     write: Callable[[Vectors, str], None],
     *,
     beside: Mapping[str, bytes] | None = None,
-    rows_per_part: int = ROWS_PER_PART,
+    rows_per_part: int | None = None,
 ) -> int:
     """Write vectors into a folder, part by part; gives the rows that are there in the end.
 
@@ -33,13 +33,14 @@ def write_parts(
         ending: of the parts' names.
         write: writes some of the vectors to a local path.
         beside: small files to put into the folder first, by name.
-        rows_per_part: see `Vectors.parts`.
+        rows_per_part: see `Vectors.parts`; None for the usual.
 
     Raises:
         SpecError: something else is in the folder, or it is a file.
         StoreError: a file cannot be read or written.
     """
-    parts = {f"{part.name}{ending}": part.vectors for part in vectors.parts(rows_per_part)}
+    size = rows_per_part or ROWS_PER_PART
+    parts = {f"{part.name}{ending}": part.vectors for part in vectors.parts(size)}
     refuse_file(destination)
     there = list_sizes(destination)
     if others := sorted(there.keys() - {*parts, *(beside or {})}):
