@@ -117,7 +117,9 @@ def _vespa_schema(vectors: Vectors, name: str) -> str:
 
 
 def _vespa_type(kind: pa.DataType) -> str:
-    """Columns of other types are fed as JSON has them; their type has to be set by hand."""
+    """Columns of structs are fed as JSON has them; their type has to be set by hand."""
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return f"array<{_vespa_type(kind.value_type)}>"
     if pa.types.is_boolean(kind):
         return "bool"
     if pa.types.is_integer(kind):

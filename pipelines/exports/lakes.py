@@ -22,7 +22,7 @@ from stx_core.store.urls import LOCAL, local_path, redact, scheme
 # A commit costs the reader of a table's log; a lost one costs so many rows.
 _ROWS_PER_COMMIT = 1_000_000
 
-_EXPORT, _COMMITS = "stx.export", "stx.commits"
+_EXPORT_KEY, _COMMITS_KEY = "stx.export", "stx.commits"
 
 
 class _Table(Protocol):
@@ -31,6 +31,11 @@ class _Table(Protocol):
 
     def append(self, rows: pa.RecordBatchReader, n_commits: int) -> None:
         """Commit some rows, and that so many commits of the export are in then."""
+
+
+def _export(vectors: Vectors) -> str:
+    """What a table is marked with: what goes into it, and how it is cut into commits."""
+    return f"{vectors.digest()}-{_ROWS_PER_COMMIT}"
 
 
 def _fill(vectors: Vectors, schema: pa.Schema, destination: str, table: _Table) -> int:
@@ -87,7 +92,7 @@ class _Lance:
 
     def __init__(self, database: Any, name: str, schema: pa.Schema, vectors: Vectors) -> None:  # noqa: ANN401
         self._vectors = vectors
-        marked = schema.with_metadata({_EXPORT: vectors.digest()})
+        marked = schema.with_metadata({_EXPORT_KEY: _export(vectors)})
         try:
             self._table = database.open_table(name)
         except ValueError:  # there is none
@@ -95,7 +100,7 @@ class _Lance:
 
     def n_commits(self) -> int | None:
         metadata = self._table.schema.metadata or {}
-        if metadata.get(_EXPORT.encode()) != self._vectors.digest().encode():
+        if metadata.get(_EXPORT_KEY.encode()) != _export(self._vectors).encode():
             return None
         rows, commits = self._table.count_rows(), 0
         for part in self._vectors.parts(_ROWS_PER_COMMIT):
@@ -118,7 +123,7 @@ def write_delta(dataset: ds.FileSystemDataset, destination: str, options: Export
     deltalake = load_engine("deltalake", "delta", "delta")
     url = local_path(destination) if scheme(destination) == LOCAL else destination
     schema = _plain_lists(vectors)
-    table = _Delta(deltalake, url, schema, vectors.digest())
+    table = _Delta(deltalake, url, schema, _export(vectors))
     return _fill(vectors, schema, destination, table)
 
 
@@ -171,9 +176,9 @@ def write_iceberg(dataset: ds.FileSystemDataset, destination: str, options: Expo
     )
     catalog.create_namespace_if_not_exists(name.split(".")[0])
     schema = _plain_lists(vectors)
-    properties = {_EXPORT: vectors.digest()}
+    properties = {_EXPORT_KEY: _export(vectors)}
     table = catalog.create_table_if_not_exists(name, schema=schema, properties=properties)
-    return _fill(vectors, schema, destination, _Iceberg(table, vectors.digest()))
+    return _fill(vectors, schema, destination, _Iceberg(table, _export(vectors)))
 
 
 def _sqlite_catalog(load_catalog: Callable[..., Any], folder: str) -> Any:  # noqa: ANN401
@@ -194,10 +199,10 @@ class _Iceberg:
         self._table, self._export = table, export
 
     def n_commits(self) -> int | None:
-        if self._table.properties.get(_EXPORT) != self._export:
+        if self._table.properties.get(_EXPORT_KEY) != self._export:
             return None
         snapshot = self._table.current_snapshot()
-        return 0 if snapshot is None else int(snapshot.summary[_COMMITS] or 0)
+        return 0 if snapshot is None else int(snapshot.summary[_COMMITS_KEY] or 0)
 
     def append(self, rows: pa.RecordBatchReader, n_commits: int) -> None:
-        self._table.append(rows, snapshot_properties={_COMMITS: str(n_commits)})
+        self._table.append(rows, snapshot_properties={_COMMITS_KEY: str(n_commits)})

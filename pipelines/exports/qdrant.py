@@ -51,6 +51,7 @@ def write_qdrant(dataset: ds.FileSystemDataset, destination: str, options: Expor
     """
     vectors = open_vectors(dataset, options, "qdrant", "dense", "sparse")
     client_module = load_engine("qdrant_client", "qdrant", "qdrant")
+    models = load_engine("qdrant_client.models", "qdrant", "qdrant")
     exceptions = load_engine("qdrant_client.http.exceptions", "qdrant", "qdrant")
     address, _, collection = destination.rstrip("/").rpartition("/")
     if not collection or not address:
@@ -58,7 +59,9 @@ def write_qdrant(dataset: ds.FileSystemDataset, destination: str, options: Expor
     try:
         client = _connect(client_module, address)
         try:
-            _Sink(client, client_module.models, collection, vectors).write()
+            sink = _Sink(client, models, collection, vectors)
+            sink.prepare(indexed=scheme(address) != LOCAL)
+            sink.write()
         finally:
             client.close()
     except exceptions.ApiException as error:
@@ -82,22 +85,29 @@ class _Sink:
 
     def __init__(self, client: Any, models: Any, collection: str, vectors: Vectors) -> None:  # noqa: ANN401
         self._client, self._models, self._collection = client, models, collection
-        self._vectors, self._is_local = vectors, not hasattr(client._client, "http")
+        self._vectors = vectors
 
     def write(self) -> None:
-        self._prepare()
+        """Upsert the files whose points are not all there."""
         for part in self._vectors.parts(rows_per_part=1):
             if self._count(part) < part.vectors.n_rows:
                 for batch in part.vectors.batches():
                     for start in range(0, len(batch), _POINTS_AT_ONCE):
                         self._upsert(part, batch, start)
 
-    def _prepare(self) -> None:
-        """Make the collection, or check that it has the vector."""
+    def prepare(self, *, indexed: bool) -> None:
+        """Make the collection, or check that it has the vector.
+
+        Args:
+            indexed: whether counting by part needs an index; Qdrant has none in a local folder.
+
+        Raises:
+            SpecError: it does not have it.
+        """
         wanted = self._config()
         if not self._client.collection_exists(self._collection):
             self._client.create_collection(self._collection, **wanted)
-            if not self._is_local:
+            if indexed:
                 self._client.create_payload_index(self._collection, PART_KEY, "keyword")
             return
         params = self._client.get_collection(self._collection).config.params
