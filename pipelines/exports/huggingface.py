@@ -33,14 +33,13 @@ def write_huggingface(
         tables = (table_of(batch, schema) for batch in part.batches())
         write_tables(path, schema, tables, **write_options(schema))
 
-    bytes_per_row = max(1, int(options.facts["bytes"]) // max(1, vectors.n_rows))
     return write_parts(
         vectors,
         destination,
         ".parquet",
         write,
         beside={"README.md": _card(vectors).encode()},
-        rows_per_part=max(1, _BYTES_PER_PART // bytes_per_row),
+        rows_per_part=vectors.rows_in(_BYTES_PER_PART),
     )
 
 

@@ -19,8 +19,9 @@ from pipelines.exports.vectors import Vectors, open_vectors
 from stx_core.errors import SpecError
 from stx_core.store.urls import LOCAL, local_path, redact, scheme
 
-# A commit costs the reader of a table's log; a lost one costs so many rows.
-_ROWS_PER_COMMIT = 1_000_000
+# Some 350,000 rows at a width of 384. Each commit is a file more to read for those who open the
+# table; but the writers hold much of one in memory, Delta's two times as much.
+_BYTES_PER_COMMIT = 512 * 2**20
 
 _EXPORT_KEY, _COMMITS_KEY = "stx.export", "stx.commits"
 
@@ -35,7 +36,7 @@ class _Table(Protocol):
 
 def _export(vectors: Vectors) -> str:
     """What a table is marked with: what goes into it, and how it is cut into commits."""
-    return f"{vectors.digest()}-{_ROWS_PER_COMMIT}"
+    return f"{vectors.digest()}-{vectors.rows_in(_BYTES_PER_COMMIT)}"
 
 
 def _fill(vectors: Vectors, schema: pa.Schema, destination: str, table: _Table) -> int:
@@ -45,7 +46,7 @@ def _fill(vectors: Vectors, schema: pa.Schema, destination: str, table: _Table) 
             f"{redact(destination)}: holds another table or export; remove it, or export to "
             "another name"
         )
-    for number, part in enumerate(vectors.parts(_ROWS_PER_COMMIT), start=1):
+    for number, part in enumerate(vectors.parts(vectors.rows_in(_BYTES_PER_COMMIT)), start=1):
         if number > done:
             table.append(_reader(part.vectors, schema), number)
     return vectors.n_rows
@@ -103,7 +104,7 @@ class _Lance:
         if metadata.get(_EXPORT_KEY.encode()) != _export(self._vectors).encode():
             return None
         rows, commits = self._table.count_rows(), 0
-        for part in self._vectors.parts(_ROWS_PER_COMMIT):
+        for part in self._vectors.parts(self._vectors.rows_in(_BYTES_PER_COMMIT)):
             if rows < part.vectors.n_rows:
                 break
             rows, commits = rows - part.vectors.n_rows, commits + 1

@@ -104,6 +104,10 @@ class Vectors:
         """Rows of all files."""
         return sum(self.file_rows)
 
+    def rows_in(self, n_bytes: int) -> int:
+        """How many rows take so many bytes in the dataset, at least one."""
+        return max(1, n_bytes * max(1, self.n_rows) // max(1, int(self.options.facts["bytes"])))
+
     def metric(self, names: dict[str, str]) -> str:
         """The engine's name of the similarity.
 

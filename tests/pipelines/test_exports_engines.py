@@ -81,7 +81,7 @@ def small_parts(monkeypatch):
     """Files are small here: several batches a part, several parts, several commits."""
     monkeypatch.setattr(vectors, "_ROWS_AT_ONCE", 20)
     monkeypatch.setattr(parts, "ROWS_PER_PART", 50)
-    monkeypatch.setattr(lakes, "_ROWS_PER_COMMIT", 50)
+    monkeypatch.setattr(lakes, "_BYTES_PER_COMMIT", 1)
     monkeypatch.setattr(qdrant, "_POINTS_AT_ONCE", 15)
 
 
@@ -592,7 +592,7 @@ import os, sys
 from pipelines.export import run_export
 from pipelines.exports import lakes, parts, vectors
 
-parts.ROWS_PER_PART = lakes._ROWS_PER_COMMIT = 50
+parts.ROWS_PER_PART, lakes._BYTES_PER_COMMIT = 50, 1
 vectors._ROWS_AT_ONCE = 20
 read, calls = vectors.Vectors.batches, []
 
@@ -1027,3 +1027,42 @@ def test_values_that_a_form_cannot_hold_are_named(tmp_path, static_model):
     long = encode(tmp_path, "long", ["é" * 300], ["stars"], models)
     with pytest.raises(InputError, match="has more than 512 bytes"):
         run_export(long, str(tmp_path / "out"), "elasticsearch")
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory):
+    """A real server with pgvector, where the package pgserver is installed; not by stx[test]."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pgserver = pytest.importorskip("pgserver")
+        server = pgserver.get_server(tmp_path_factory.mktemp("pg"))
+    yield server
+    server.cleanup()
+
+
+def test_postgresql_copies_the_files_and_finds_the_same_rows(root, exported, postgres):
+    folder = Path(exported("pgvector", "dense"))
+    postgres.psql((folder / "create.sql").read_text())
+    for part in sorted(folder.glob("part-*.copy")):
+        postgres.psql(f"\\copy documents from '{part}'")
+
+    def ask(what):
+        sql = f"\\t on\n\\pset format unaligned\nselect jsonb_agg({what};"
+        return json.loads(postgres.psql(sql).strip().splitlines()[-1])
+
+    rows = ask("to_jsonb(documents) - 'embedding') from documents")
+    queries, expected = nearest(root, "dense")
+    found = [
+        ask(
+            "id) from (select id from documents order by embedding <=> "
+            f"'{json.dumps([float(x) for x in query])}' limit {K}) as best"
+        )
+        for query in queries
+    ]
+
+    assert found == expected
+    read = {
+        row["id"]: {key: value for key, value in row.items() if value is not None and key != "id"}
+        for row in rows
+    }
+    assert read == {name: as_json(row) for name, (_, row) in rows_of(root, "dense").items()}
