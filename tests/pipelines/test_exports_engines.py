@@ -1010,6 +1010,23 @@ def test_folders_may_be_on_s3_and_go_on_there(root, s3_root, monkeypatch):
     assert (len(seen), list_sizes(destination)) == (1, whole)
 
 
+@pytest.mark.parametrize("form", ["lance", "delta"])
+def test_tables_may_be_on_s3(root, s3_root, monkeypatch, form):
+    import lancedb
+    from deltalake import DeltaTable
+
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    destination = f"{s3_root}/rows.lance"
+
+    for _ in range(2):
+        assert run_export(root, destination, form, output="dense") == N_ROWS
+
+    if form == "delta":
+        assert DeltaTable(destination).count() == N_ROWS
+    else:
+        assert lancedb.connect(s3_root).open_table("rows").count_rows() == N_ROWS
+
+
 def test_values_that_a_form_cannot_hold_are_named(tmp_path, static_model):
     models = {"dense": {"model": str(static_model)}}
     for number, (column, form, told) in enumerate(
