@@ -1,18 +1,29 @@
 """Datasets written in the forms of other tools."""
 
 from collections.abc import Callable
+from typing import Any
 
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from pipelines.exports.bulk import write_elasticsearch, write_opensearch
+from pipelines.exports.bulk_parquet import write_milvus, write_pinecone
+from pipelines.exports.ciff import write_ciff
+from pipelines.exports.feeds import write_anserini, write_seismic, write_vespa
+from pipelines.exports.huggingface import write_huggingface
+from pipelines.exports.indexes import write_faiss, write_usearch
 from pipelines.exports.jsonl import write_jsonl
+from pipelines.exports.lakes import write_delta, write_iceberg, write_lance
 from pipelines.exports.options import ExportOptions
 from pipelines.exports.parquet_folder import write_parquet
+from pipelines.exports.pgvector import write_pgvector
+from pipelines.exports.qdrant import write_qdrant
 from pipelines.exports.top_ranked import write_top_ranked
 from pipelines.exports.trec import write_trec
 from stx_core.errors import SpecError
-from stx_core.store.snapshot import open_snapshot
+from stx_core.store.snapshot import SnapshotInfo, open_snapshot, read_manifest, snapshot_info
 
-# Streams a dataset to a URL where nothing may be; gives the rows written.
+# Streams a dataset to a place; gives the rows that are there then.
 Writer = Callable[[ds.FileSystemDataset, str, ExportOptions], int]
 
 WRITERS: dict[str, Writer] = {
@@ -20,30 +31,85 @@ WRITERS: dict[str, Writer] = {
     "top_ranked": write_top_ranked,
     "jsonl": write_jsonl,
     "parquet": write_parquet,
+    "huggingface": write_huggingface,
+    "lance": write_lance,
+    "delta": write_delta,
+    "iceberg": write_iceberg,
+    "qdrant": write_qdrant,
+    "milvus": write_milvus,
+    "pinecone": write_pinecone,
+    "pgvector": write_pgvector,
+    "elasticsearch": write_elasticsearch,
+    "opensearch": write_opensearch,
+    "vespa": write_vespa,
+    "faiss": write_faiss,
+    "usearch": write_usearch,
+    "anserini": write_anserini,
+    "seismic": write_seismic,
+    "ciff": write_ciff,
+}
+
+# Forms that carry nothing but ids and vectors.
+_BARE = ("anserini", "seismic", "ciff")
+_OTHER_OPTIONS: dict[str, tuple[str, ...]] = {
+    "name": ("pgvector", "pinecone", "vespa"),
+    "recipe": ("faiss",),
+    "catalog": ("iceberg",),
+    "vocabulary": ("anserini", "ciff", "elasticsearch", "seismic", "vespa"),
+    "columns": tuple(
+        name for name in WRITERS if name not in ("trec", "top_ranked", "jsonl", "parquet", *_BARE)
+    ),
 }
 
 
 def run_export(
-    path: str, destination: str, format: str, *, output: str | None = None, tag: str = "stx"
+    path: str,
+    destination: str,
+    format: str,
+    *,
+    output: str | None = None,
+    tag: str = "stx",
+    **more: Any,  # noqa: ANN401
 ) -> int:
     """Write one output of a dataset in another form.
 
     Args:
         path: the dataset.
-        destination: file, or folder of the format parquet; path or URL; nothing may be there.
+        destination: file, folder, URL or name inside an engine; see the form's writer.
         format: a name of `WRITERS`.
         output: which output; needed when there are several.
         tag: see `ExportOptions`.
+        more: further fields of `ExportOptions`; None where not given.
 
     Returns:
         How many rows were written.
 
     Raises:
-        SpecError: the format is unknown, the destination exists or its name does not fit.
+        SpecError: the format is unknown, an option does not go with it, the destination exists or
+            its name does not fit, the kind of vectors does not, or a package is not installed.
         InputError: the dataset holds what the form cannot; see its writer.
         StoreError: no snapshot, no such output, or the destination cannot be written.
     """
     if format not in WRITERS:
         raise SpecError(f"--format {format}: unknown; one of {', '.join(WRITERS)}")
-    options = ExportOptions(source=path, tag=tag)
-    return WRITERS[format](open_snapshot(path, output=output), destination, options)
+    for name, value in more.items():
+        if value is not None and format not in _OTHER_OPTIONS[name]:
+            raise SpecError(f"--{name} goes with {', '.join(_OTHER_OPTIONS[name])}, not {format}")
+    info = snapshot_info(path)
+    dataset = open_snapshot(path, output=output, version=info.version)
+    name = output or next(iter(info.outputs))
+    options = ExportOptions(
+        source=path,
+        facts=info.outputs[name],
+        file_rows=_file_rows(path, info, name),
+        tag=tag,
+        **more,
+    )
+    return WRITERS[format](dataset, destination, options)
+
+
+def _file_rows(path: str, info: SnapshotInfo, output: str) -> tuple[int, ...]:
+    """Rows of each file of an output, in the order in which it is opened."""
+    manifest = read_manifest(path, info.version)
+    mine = pc.and_(pc.equal(manifest["output"], output), pc.not_equal(manifest["file"], ""))
+    return tuple(manifest.filter(mine)["rows_out"].to_pylist())

@@ -1,15 +1,11 @@
 """Any output as JSON lines, one row each: what most trainers read."""
 
-import json
-from datetime import date, time
-from decimal import Decimal
-from typing import Any
-
 import pyarrow as pa
 import pyarrow.dataset as ds
 
 from pipelines.exports.new_file import new_lines
 from pipelines.exports.options import ExportOptions
+from pipelines.exports.payload import to_json
 from stx_core.errors import InputError, SpecError
 from stx_core.store.urls import redact
 
@@ -39,18 +35,10 @@ def _lines(batch: pa.RecordBatch, first: int, source: str) -> bytes:
     lines = []
     for number, row in enumerate(batch.to_pylist(), start=first):
         try:
-            lines.append(json.dumps(row, ensure_ascii=False, allow_nan=False, default=_plain))
+            lines.append(to_json(row))
         except (TypeError, ValueError) as error:
             raise InputError(
                 f"{redact(source)} row {number}: cannot be written as JSON ({error}); export it as "
                 "parquet"
             ) from None
     return "".join(f"{line}\n" for line in lines).encode()
-
-
-def _plain(value: Any) -> str:  # noqa: ANN401
-    if isinstance(value, (date, time)):
-        return value.isoformat()
-    if isinstance(value, Decimal):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} is no JSON type")

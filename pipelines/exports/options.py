@@ -1,6 +1,8 @@
 """What the writers of all forms are told."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -9,8 +11,22 @@ class ExportOptions:
 
     Attributes:
         source: path of the dataset, for messages.
+        facts: what the snapshot remembers of the output: model, similarity, rows …
+        file_rows: rows of each file of the dataset, in their order.
         tag: name of the ranking in a TREC run file.
+        columns: copied columns that go along with vectors; None for all of them.
+        name: of what is made inside an engine: table, document type, namespace; None for the usual.
+        recipe: description of an index as FAISS's index factory reads it.
+        catalog: of Iceberg, as pyiceberg's own configuration names it.
+        vocabulary: a ``tokenizer.json`` whose tokens name the dimensions of sparse vectors.
     """
 
     source: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    file_rows: tuple[int, ...] = ()
     tag: str = "stx"
+    columns: tuple[str, ...] | None = None
+    name: str | None = None
+    recipe: str | None = None
+    catalog: str | None = None
+    vocabulary: str | None = None

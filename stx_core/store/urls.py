@@ -28,6 +28,7 @@ _SECRET_VARIABLES = (
     "AZURE_STORAGE_SAS_TOKEN",
     "AZURE_CLIENT_SECRET",
     "HF_TOKEN",
+    "QDRANT_API_KEY",
 )
 # Shorter values are placeholders, and would turn up in innocent words.
 _SHORTEST_SECRET = 8

@@ -161,11 +161,12 @@ def test_an_export_overwrites_nothing_and_leaves_nothing_half_written(
         (["evaluate", "ranking", "qrels.tsv", "--output", "dense"], 1, "has no output 'dense'"),
         (["evaluate", "qrels.tsv", "qrels.tsv"], 2, "qrels.tsv line 1: "),
         (
-            ["export", "ranking", "a.run", "--format", "lance"],
+            ["export", "ranking", "a.run", "--format", "word"],
             2,
             "unknown; one of trec, top_ranked",
         ),
         (["export", "ranking", "a.txt", "--format", "top_ranked"], 2, "end the name in .parquet"),
+        (["export", "ranking", "a", "--format", "faiss"], 2, "no vectors in this output"),
         (["export", "ranking", "a.run", "--format", "trec", "--tag", "a b"], 2, "tag 'a b'"),
         (["export", "nowhere", "a.run", "--format", "trec"], 1, "no snapshot was committed here"),
     ],

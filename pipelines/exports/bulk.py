@@ -1,0 +1,87 @@
+"""Bulk requests of Elasticsearch and OpenSearch."""
+
+import json
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from pipelines.exports.feeds import vector_json, write_lines
+from pipelines.exports.numbers_as_text import json_keys, lines
+from pipelines.exports.options import ExportOptions
+from pipelines.exports.payload import opened, payload_json
+from pipelines.exports.vectors import Batch, Vectors, open_vectors, sparse_names
+from stx_core.errors import InputError
+
+# https://www.elastic.co/docs/reference/elasticsearch/mapping-reference/mapping-id-field
+_MAX_ID_BYTES = 512
+
+_ELASTICSEARCH = {"cosine": "cosine", "dot": "max_inner_product", "euclidean": "l2_norm"}
+_OPENSEARCH = {"cosine": "cosinesimil", "dot": "innerproduct", "euclidean": "l2"}
+
+
+def write_elasticsearch(
+    dataset: ds.FileSystemDataset, destination: str, options: ExportOptions
+) -> int:
+    """Write bulk requests, and ``index.json`` to create the index with; gives the rows.
+
+    Dense vectors are a dense_vector, sparse ones a sparse_vector. An id that occurs twice:
+    Elasticsearch keeps what it gets last. See `write_parts`.
+
+    Raises:
+        InputError: an id has more than 512 bytes, or a weight is negative.
+    """
+    vectors = open_vectors(dataset, options, "elasticsearch", "dense", "sparse")
+    if vectors.kind == "dense":
+        metric = vectors.metric(_ELASTICSEARCH)
+        field = {"type": "dense_vector", "dims": vectors.dim, "similarity": metric}
+    else:
+        field = {"type": "sparse_vector"}
+    return _write(vectors, destination, _mapping(vectors, field))
+
+
+def write_opensearch(
+    dataset: ds.FileSystemDataset, destination: str, options: ExportOptions
+) -> int:
+    """Write bulk requests, and ``index.json`` to create the index with; gives the rows.
+
+    Dense vectors are a knn_vector, sparse ones rank_features, which every version has. An id that
+    occurs twice: OpenSearch keeps what it gets last. See `write_parts`.
+
+    Raises:
+        InputError: an id has more than 512 bytes, or a weight is negative.
+    """
+    vectors = open_vectors(dataset, options, "opensearch", "dense", "sparse")
+    if vectors.kind == "sparse":
+        return _write(vectors, destination, _mapping(vectors, {"type": "rank_features"}))
+    metric = vectors.metric(_OPENSEARCH)
+    field = {"type": "knn_vector", "dimension": vectors.dim, "space_type": metric}
+    mapping = _mapping(vectors, field) | {"settings": {"index.knn": True}}
+    return _write(vectors, destination, mapping)
+
+
+def _mapping(vectors: Vectors, field: dict[str, Any]) -> dict[str, Any]:
+    """Copied columns are left to the engine's own detection."""
+    return {"mappings": {"properties": {"id": {"type": "keyword"}, vectors.column: field}}}
+
+
+def _write(vectors: Vectors, destination: str, index: dict[str, Any]) -> int:
+    names = sparse_names(vectors.options)
+    first, last = ("[", "]}") if vectors.kind == "dense" else ("{", "}}")
+
+    def line(batch: Batch) -> bytes:
+        _check_ids(batch)
+        actions = pc.binary_join_element_wise('{"index":{"_id":', json_keys(batch.ids), "}}\n", "")
+        fields = opened(payload_json(batch, ids=True), f'"{vectors.column}":{first}')
+        return lines(actions, fields, vector_json(batch, names, vectors.form), last)
+
+    beside = {"index.json": json.dumps(index, indent=1).encode()}
+    return write_lines(vectors, destination, line, ending=".ndjson", beside=beside)
+
+
+def _check_ids(batch: Batch) -> None:
+    sizes = pc.binary_length(batch.ids.cast(pa.binary()))
+    if (pc.max(sizes).as_py() or 0) > _MAX_ID_BYTES:
+        name = batch.ids.filter(pc.greater(sizes, _MAX_ID_BYTES))[0].as_py()
+        raise InputError(f"id {name[:60]!r}…: has more than {_MAX_ID_BYTES} bytes")

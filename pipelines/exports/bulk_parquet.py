@@ -1,0 +1,96 @@
+"""Parquet files as Milvus and Pinecone import them in bulk."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from pipelines.exports.numbers_as_text import json_keys, sparse_text
+from pipelines.exports.options import ExportOptions
+from pipelines.exports.parts import write_parts
+from pipelines.exports.payload import payload_json
+from pipelines.exports.tables import write_tables
+from pipelines.exports.vectors import Batch, Vectors, named, open_vectors, positive
+from stx_core.errors import SpecError
+from stx_core.store.urls import join
+
+_PINECONE_METRICS = {"cosine": "cosine", "dot": "dotproduct", "euclidean": "euclidean"}
+
+
+def write_milvus(dataset: ds.FileSystemDataset, destination: str, options: ExportOptions) -> int:
+    """Write files for the bulk import of Milvus and Zilliz; gives the rows. See `write_parts`.
+
+    Columns are ``id``, the vector, and ``$meta``: copied columns as JSON, for a collection with
+    dynamic fields. As pymilvus' own bulk writer has them: float32 as a list of floats, float16 as a
+    list of its bytes, sparse vectors as JSON text. An id that occurs twice is imported twice.
+
+    Raises:
+        InputError: a copied value has no JSON, or a weight is negative.
+    """
+    vectors = open_vectors(dataset, options, "milvus", "dense", "sparse")
+    if vectors.kind == "sparse":
+        kind = pa.string()
+    else:
+        kind = pa.list_(pa.uint8() if vectors.is_half else pa.float32())
+    schema = pa.schema([("id", pa.string()), (vectors.column, kind), ("$meta", pa.string())])
+
+    def table(batch: Batch) -> pa.Table:
+        column = _milvus_sparse(batch) if vectors.kind == "sparse" else _milvus_dense(batch, kind)
+        return pa.table([batch.ids, column, payload_json(batch)], schema=schema)
+
+    return _write(vectors, destination, schema, table)
+
+
+def _milvus_dense(batch: Batch, kind: pa.DataType) -> pa.Array:
+    flat = batch.vectors.flatten()
+    if pa.types.is_uint8(kind.value_type):
+        flat = pa.array(flat.to_numpy().view(np.uint8))
+    ends = np.linspace(0, len(flat), len(batch) + 1).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(ends), flat, type=kind)
+
+
+def _milvus_sparse(batch: Batch) -> pa.Array:
+    offsets, indices, values = positive(batch, "milvus")
+    inside = sparse_text(offsets, json_keys(named(indices, None)), values)
+    return pa.array([f"{{{text}}}" for text in inside.to_pylist()])
+
+
+def write_pinecone(dataset: ds.FileSystemDataset, destination: str, options: ExportOptions) -> int:
+    """Write files for Pinecone's import into vector indexes; gives the rows. See `write_parts`.
+
+    They lie in a folder that is named like the namespace, ``__default__`` if none is given. Columns
+    are ``id``, ``values`` or ``sparse_values``, and ``metadata``: copied columns as JSON. An id
+    that occurs twice: it is not documented which row Pinecone keeps.
+
+    Raises:
+        SpecError: the model compares by manhattan.
+        InputError: a copied value has no JSON.
+    """
+    vectors = open_vectors(dataset, options, "pinecone", "dense", "sparse")
+    vectors.metric(_PINECONE_METRICS)
+    name = options.name or "__default__"
+    if "/" in name or name.startswith("."):
+        raise SpecError(f"--name {name}: is no name of a namespace")
+    if vectors.kind == "dense":
+        field = pa.field("values", pa.list_(pa.float32()))
+    else:
+        parts = [("indices", pa.list_(pa.int64())), ("values", pa.list_(pa.float32()))]
+        field = pa.field("sparse_values", pa.struct(parts))
+    schema = pa.schema([("id", pa.string()), field, ("metadata", pa.string())])
+
+    def table(batch: Batch) -> pa.Table:
+        column = batch.vectors.cast(field.type)
+        return pa.table([batch.ids, column, payload_json(batch)], schema=schema)
+
+    return _write(vectors, join(destination, name), schema, table)
+
+
+def _write(
+    vectors: Vectors, destination: str, schema: pa.Schema, table: Callable[[Batch], pa.Table]
+) -> int:
+    def write(part: Vectors, path: str) -> None:
+        # As pymilvus writes: importers know fewer encodings than readers of data lakes do.
+        write_tables(path, schema, map(table, part.batches()), use_dictionary=False)
+
+    return write_parts(vectors, destination, ".parquet", write)

@@ -1,0 +1,89 @@
+"""A folder as the Hugging Face hub has datasets: Parquet files and a card."""
+
+import os
+from typing import Any
+
+import pyarrow.dataset as ds
+import yaml
+
+from pipelines.exports.options import ExportOptions
+from pipelines.exports.parts import write_parts
+from pipelines.exports.tables import table_of, table_schema, write_tables
+from pipelines.exports.vectors import Vectors, open_vectors
+from stx_core.store.schema import write_options
+
+# The hub asks for files of some hundred MB, and at most 10,000 of them in a folder.
+_BYTES_PER_PART = 256 * 2**20
+
+_SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"),
+          (10**7, "1M<n<10M"), (10**8, "10M<n<100M"), (10**9, "100M<n<1B"))  # fmt: skip
+
+
+def write_huggingface(
+    dataset: ds.FileSystemDataset, destination: str, options: ExportOptions
+) -> int:
+    """Write Parquet files and ``README.md``, the card; gives the rows. See `write_parts`.
+
+    Columns are ``id``, the copied ones, and the vector. An id that occurs twice is two rows.
+    """
+    vectors = open_vectors(dataset, options, "huggingface", "dense", "sparse")
+    schema = table_schema(vectors)
+
+    def write(part: Vectors, path: str) -> None:
+        tables = (table_of(batch, schema) for batch in part.batches())
+        write_tables(path, schema, tables, **write_options(schema))
+
+    return write_parts(
+        vectors,
+        destination,
+        ".parquet",
+        write,
+        beside={"README.md": _card(vectors).encode()},
+        rows_per_part=vectors.rows_in(_BYTES_PER_PART),
+    )
+
+
+def _card(vectors: Vectors) -> str:
+    """The card: what machines read, then what people do."""
+    n_rows = vectors.n_rows
+    size = next((name for most, name in _SIZES if n_rows < most), "n>1B")
+    header = {
+        "configs": [{"config_name": "default", "data_files": "*.parquet"}],
+        "size_categories": [size],
+        "tags": ["embeddings", vectors.kind],
+        "task_categories": ["feature-extraction"],
+    }
+    facts = "".join(f"| {name} | {value} |\n" for name, value in _told(vectors).items())
+    return (
+        f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n\n# Embeddings\n\n"
+        f"| | |\n|---|---|\n{facts}\n"
+        "```python\nfrom datasets import load_dataset\n\n"
+        'rows = load_dataset("PATH OR NAME OF THIS DATASET", split="train")\n'
+        f'print(rows[0]["id"], rows[0]["{vectors.column}"])\n```\n'
+    )
+
+
+def _told(vectors: Vectors) -> dict[str, Any]:
+    facts = vectors.options.facts
+    settings = facts.get("settings", {})
+    model = str(facts["model"])
+    told = {
+        "rows": f"{vectors.n_rows:,}",
+        # A local path is nobody's business; its last part says which model it is.
+        "model": os.path.basename(model.rstrip("/")) if os.path.isabs(model) else model,
+        "revision": settings.get("revision"),
+        "fingerprint": facts["fingerprint"],
+        "vectors": vectors.column,
+        "dimensions": vectors.dim if vectors.kind == "dense" else "by vocabulary, sparse",
+        "dtype": facts.get("store_as"),
+        "compared by": vectors.similarity,
+        "encoded as": settings.get("task"),
+        "prompt": settings.get("prompt"),
+        "longest text, tokens": settings.get("max_seq_length"),
+        "normalised": settings.get("normalize"),
+    }
+    return {
+        name: str(value).replace("|", "\\|").replace("\n", " ")
+        for name, value in told.items()
+        if value is not None
+    }

@@ -1,0 +1,131 @@
+"""Files for ``COPY`` into PostgreSQL with pgvector."""
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from pipelines.exports.feeds import write_lines
+from pipelines.exports.numbers_as_text import dense_text, lines, sparse_text
+from pipelines.exports.options import ExportOptions
+from pipelines.exports.payload import to_json
+from pipelines.exports.vectors import Batch, Vectors, open_vectors, without_zeros
+from stx_core.errors import InputError
+
+# More than any tokenizer has tokens; pgvector compares sparse vectors of the same width only.
+SPARSE_DIM = 1_000_000
+# https://github.com/pgvector/pgvector#sparsevec-type
+_MAX_NON_ZERO = 16_000
+
+_ESCAPES = (("\\", "\\\\"), ("\t", "\\t"), ("\n", "\\n"), ("\r", "\\r"))
+
+
+def write_pgvector(dataset: ds.FileSystemDataset, destination: str, options: ExportOptions) -> int:
+    """Write files in the text form of ``COPY``, and ``create.sql``; gives the rows.
+
+    float32 vectors are a vector, float16 ones a halfvec, sparse ones a sparsevec whose indices
+    start at 1. ``id`` is the primary key: of ids that occur twice ``COPY`` takes none, and says
+    which. See `write_parts`.
+
+    Raises:
+        InputError: a text holds a zero byte, or a sparse vector more than 16,000 weights.
+    """
+    vectors = open_vectors(dataset, options, "pgvector", "dense", "sparse")
+    types = [_sql_type(field.type) for field in vectors.payload]
+
+    def line(batch: Batch) -> bytes:
+        copied = [
+            piece
+            for column, kind in zip(batch.payload.columns, types, strict=True)
+            for piece in ("\t", _column(column.combine_chunks(), kind))
+        ]
+        return lines(_escaped(batch.ids), *copied, "\t", *_vector(batch, vectors))
+
+    create = _create(vectors, types, options.name or "documents")
+    return write_lines(
+        vectors, destination, line, ending=".copy", beside={"create.sql": create.encode()}
+    )
+
+
+def _create(vectors: Vectors, types: list[str], name: str) -> str:
+    if vectors.kind == "sparse":
+        vector = f"sparsevec({SPARSE_DIM})"
+    else:
+        vector = f"{'halfvec' if vectors.is_half else 'vector'}({vectors.dim})"
+    copied = "".join(
+        f", {_quoted(field.name)} {kind}"
+        for field, kind in zip(vectors.payload, types, strict=True)
+    )
+    return (
+        "CREATE EXTENSION IF NOT EXISTS vector;\n"
+        f"CREATE TABLE {_quoted(name)} (id text PRIMARY KEY{copied}, {vectors.column} {vector});\n"
+    )
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _sql_type(kind: pa.DataType) -> str:
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return "text"
+    if pa.types.is_boolean(kind):
+        return "boolean"
+    if pa.types.is_integer(kind):
+        return "numeric" if pa.types.is_uint64(kind) else "bigint"
+    if pa.types.is_floating(kind):
+        return "double precision"
+    if pa.types.is_date(kind):
+        return "date"
+    if pa.types.is_timestamp(kind):
+        return "timestamp" if kind.tz is None else "timestamptz"
+    return "jsonb"
+
+
+def _column(column: pa.Array, kind: str) -> pa.Array:
+    r"""N values as text, ``\N`` for nulls."""
+    if kind == "jsonb":
+        column = pa.array(
+            [None if value is None else _json(value) for value in column.to_pylist()], pa.string()
+        )
+    elif kind in ("date", "timestamp", "timestamptz"):
+        values = column.to_pylist()
+        column = pa.array([value and value.isoformat() for value in values], pa.string())
+    return pc.fill_null(_escaped(column.cast(pa.string())), "\\N")
+
+
+def _json(value: object) -> str:
+    try:
+        return to_json(value)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"a copied value cannot be written as JSON ({error}); leave it out with --columns"
+        ) from None
+
+
+def _escaped(column: pa.Array) -> pa.Array:
+    """Text as https://www.postgresql.org/docs/current/sql-copy.html has it.
+
+    Raises:
+        InputError: it holds a zero byte, which PostgreSQL cannot store.
+    """
+    if pc.any(pc.match_substring(column, "\0")).as_py():
+        row = pc.index(pc.match_substring(column, "\0"), True).as_py()
+        raise InputError(f"{column[row].as_py()!r:.60}: PostgreSQL stores no zero bytes")
+    for char, escape in _ESCAPES:
+        column = pc.replace_substring(column, char, escape)
+    return column
+
+
+def _vector(batch: Batch, vectors: Vectors) -> tuple[str, pa.Array, str]:
+    if vectors.kind == "dense":
+        return "[", dense_text(batch), "]"
+    offsets, indices, values = without_zeros(*batch.csr)
+    counts = offsets[1:] - offsets[:-1]
+    if counts.max(initial=0) > _MAX_NON_ZERO or indices.max(initial=0) >= SPARSE_DIM:
+        name = batch.ids[int(counts.argmax())].as_py()
+        raise InputError(
+            f"id {name!r}: {counts.max()} weights, highest index {indices.max()}; pgvector takes "
+            f"{_MAX_NON_ZERO} weights, and the column has {SPARSE_DIM} dimensions"
+        )
+    keys = pa.array(indices + 1).cast(pa.string())
+    return "{", sparse_text(offsets, keys, values), f"}}/{SPARSE_DIM}"

@@ -1,0 +1,171 @@
+"""Points in a collection of Qdrant, on a server or in a local folder."""
+
+import os
+import uuid
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from pipelines.exports.engines import load_engine
+from pipelines.exports.options import ExportOptions
+from pipelines.exports.payload import payload_rows
+from pipelines.exports.vectors import Batch, Part, Vectors, open_vectors, without_zeros
+from stx_core.errors import SpecError, StoreError
+from stx_core.store.urls import LOCAL, local_path, redact, scheme
+
+# Payload key: which part of which export a point came with.
+PART_KEY = "stx_part"
+
+# Of some MB as JSON at usual widths; a server takes 32 MB at once.
+_POINTS_AT_ONCE = 256
+# A namespace of our own, so that ids of other tools do not meet ours.
+_NAMESPACE = uuid.UUID("8f9a1a0e-6f0c-5d0f-9d4e-3c3d9a8f5b11")
+
+_DISTANCES = {"cosine": "COSINE", "dot": "DOT", "euclidean": "EUCLID", "manhattan": "MANHATTAN"}
+
+
+def point_id(document_id: str) -> str:
+    """The id of a document's point: Qdrant takes numbers and UUIDs only."""
+    return str(uuid.uuid5(_NAMESPACE, document_id))
+
+
+def write_qdrant(dataset: ds.FileSystemDataset, destination: str, options: ExportOptions) -> int:
+    """Upsert vectors into a collection, which is made if it is not there; gives the rows.
+
+    The vector is called as the column: ``embedding`` or ``sparse_embedding``. The payload has
+    ``id`` and the copied columns, and under ``stx_part`` which file of the dataset it came from. By
+    that a second start, or an export of the next snapshot, passes over files whose points are all
+    there. Points of documents that left the dataset stay. Of ids that occur twice the last wins.
+
+    Args:
+        dataset: dense or sparse.
+        destination: URL of a server or path of a folder, a slash, and the name of the collection.
+            ``QDRANT_API_KEY`` is the key. A local folder is for small sets: Qdrant holds it in
+            memory.
+        options: of the export.
+
+    Raises:
+        SpecError: the collection has no such vector.
+        StoreError: the server does not answer, or refuses.
+    """
+    vectors = open_vectors(dataset, options, "qdrant", "dense", "sparse")
+    client_module = load_engine("qdrant_client", "qdrant", "qdrant")
+    models = load_engine("qdrant_client.models", "qdrant", "qdrant")
+    exceptions = load_engine("qdrant_client.http.exceptions", "qdrant", "qdrant")
+    address, _, collection = destination.rstrip("/").rpartition("/")
+    if not collection or not address:
+        raise SpecError(f"{redact(destination)}: expected FOLDER/COLLECTION or URL/COLLECTION")
+    try:
+        client = _connect(client_module, address)
+        try:
+            sink = _Sink(client, models, collection, vectors)
+            sink.prepare(indexed=scheme(address) != LOCAL)
+            sink.write()
+        finally:
+            client.close()
+    except exceptions.ApiException as error:
+        raise StoreError(redact(f"{address}: Qdrant: {error!s:.300}")) from error
+    return vectors.n_rows
+
+
+def _connect(module: Any, address: str) -> Any:  # noqa: ANN401
+    if scheme(address) != LOCAL:
+        # The check of versions only warns, and would do so before the real error.
+        key = os.environ.get("QDRANT_API_KEY")
+        return module.QdrantClient(url=address, api_key=key, check_compatibility=False)
+    try:
+        return module.QdrantClient(path=local_path(address))
+    except RuntimeError as error:
+        raise StoreError(f"{redact(address)}: Qdrant: {error}") from error
+
+
+class _Sink:
+    """A collection, as one output goes into it."""
+
+    def __init__(self, client: Any, models: Any, collection: str, vectors: Vectors) -> None:  # noqa: ANN401
+        self._client, self._models, self._collection = client, models, collection
+        self._vectors = vectors
+
+    def write(self) -> None:
+        """Upsert the files whose points are not all there."""
+        for part in self._vectors.parts(rows_per_part=1):
+            if self._count(part) < part.vectors.n_rows:
+                for batch in part.vectors.batches():
+                    for start in range(0, len(batch), _POINTS_AT_ONCE):
+                        self._upsert(part, batch, start)
+
+    def prepare(self, *, indexed: bool) -> None:
+        """Make the collection, or check that it has the vector.
+
+        Args:
+            indexed: whether counting by part needs an index; Qdrant has none in a local folder.
+
+        Raises:
+            SpecError: it does not have it.
+        """
+        wanted = self._config()
+        if not self._client.collection_exists(self._collection):
+            self._client.create_collection(self._collection, **wanted)
+            if indexed:
+                self._client.create_payload_index(self._collection, PART_KEY, "keyword")
+            return
+        params = self._client.get_collection(self._collection).config.params
+        name = self._vectors.column
+        found = (params.sparse_vectors or {}).get(name)
+        if self._vectors.kind == "dense":
+            known = params.vectors if isinstance(params.vectors, dict) else {}
+            found = known.get(name)
+            if found is not None and found.size != self._vectors.dim:
+                found = None
+        if found is None:
+            raise SpecError(
+                f"collection {self._collection!r} has no vector {name!r} of this size; export to "
+                "another collection"
+            )
+
+    def _config(self) -> dict[str, Any]:
+        models, vectors = self._models, self._vectors
+        if vectors.kind == "sparse":
+            vectors.metric({"dot": "DOT"})
+            params = models.SparseVectorParams()
+            return {"vectors_config": {}, "sparse_vectors_config": {vectors.column: params}}
+        distance = models.Distance[vectors.metric(_DISTANCES)]
+        datatype = models.Datatype.FLOAT16 if vectors.is_half else models.Datatype.FLOAT32
+        params = models.VectorParams(size=vectors.dim, distance=distance, datatype=datatype)
+        return {"vectors_config": {vectors.column: params}}
+
+    def _count(self, part: Part) -> int:
+        """How many points of a part are there."""
+        match = self._models.MatchValue(value=part.name)
+        condition = self._models.FieldCondition(key=PART_KEY, match=match)
+        where = self._models.Filter(must=[condition])
+        found: int = self._client.count(self._collection, count_filter=where, exact=True).count
+        return found
+
+    def _upsert(self, part: Part, batch: Batch, start: int) -> None:
+        some = slice(start, start + _POINTS_AT_ONCE)
+        batch = Batch(batch.ids[some], batch.payload[some], batch.vectors[some])
+        ids = batch.ids.to_pylist()
+        payloads = [
+            {"id": name, **row, PART_KEY: part.name}
+            for name, row in zip(ids, payload_rows(batch), strict=True)
+        ]
+        points = self._models.Batch(
+            ids=[point_id(name) for name in ids],
+            payloads=payloads,
+            vectors={self._vectors.column: self._values(batch)},
+        )
+        self._client.upsert(self._collection, points=points, wait=True)
+
+    def _values(self, batch: Batch) -> list[Any]:
+        if pa.types.is_fixed_size_list(batch.vectors.type):
+            rows: list[Any] = batch.matrix.tolist()
+            return rows
+        offsets, indices, values = without_zeros(*batch.csr)
+        return [
+            self._models.SparseVector(
+                indices=indices[start:stop].tolist(), values=values[start:stop].tolist()
+            )
+            for start, stop in zip(offsets[:-1], offsets[1:], strict=True)
+        ]

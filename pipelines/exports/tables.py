@@ -1,0 +1,37 @@
+"""Vectors as Arrow tables, and Arrow tables as one Parquet file."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.exports.vectors import Batch, Vectors
+from stx_core.store.schema import ROW_GROUP_BYTES
+
+
+def table_schema(vectors: Vectors, vector_type: pa.DataType | None = None) -> pa.Schema:
+    """``id`` as string, the copied columns that go along, the vector; as it is by default."""
+    kind = vectors.vector_type if vector_type is None else vector_type
+    return pa.schema(
+        [pa.field("id", pa.string()), *vectors.payload, pa.field(vectors.column, kind)]
+    )
+
+
+def table_of(batch: Batch, schema: pa.Schema) -> pa.Table:
+    """A batch as a table of `table_schema`."""
+    column = batch.vectors.cast(schema.types[-1])
+    return pa.table([batch.ids, *batch.payload.columns, column], schema=schema)
+
+
+def write_tables(path: str, schema: pa.Schema, tables: Iterable[pa.Table], **settings: Any) -> None:  # noqa: ANN401
+    """Write a Parquet file with row groups of 32 MB or more, the last one excepted."""
+    waiting: list[pa.Table] = []
+    with pq.ParquetWriter(path, schema, **settings) as writer:
+        for table in tables:
+            waiting.append(table)
+            if sum(item.nbytes for item in waiting) >= ROW_GROUP_BYTES:
+                writer.write_table(pa.concat_tables(waiting))
+                waiting = []
+        if waiting:
+            writer.write_table(pa.concat_tables(waiting))

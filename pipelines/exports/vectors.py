@@ -1,0 +1,268 @@
+"""An output that holds vectors, as the writers of engines see it: batches of ids and vectors.
+
+N rows of a batch, D width.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import xxhash
+
+from pipelines.exports.options import ExportOptions
+from pipelines.spec import RESERVED_COLUMNS
+from stx_core.errors import InputError, SpecError
+from stx_core.store.schema import dense_matrix, sparse_csr
+from stx_core.store.urls import redact
+
+Kind = Literal["dense", "sparse"]
+COLUMN: dict[str, Kind] = {"embedding": "dense", "sparse_embedding": "sparse"}
+
+_ROWS_AT_ONCE = 4096
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some rows, in the order of the dataset.
+
+    Attributes:
+        ids: N strings.
+        payload: N rows of the copied columns that go along.
+        vectors: N vectors, as the dataset has them.
+    """
+
+    ids: pa.Array
+    payload: pa.Table
+    vectors: pa.Array
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """(N, D) float32; no copy where the dataset holds float32."""
+        return dense_matrix(self.vectors).astype(np.float32, copy=False)
+
+    @property
+    def csr(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Offsets (N + 1,) int64, indices (T,) int32, values (T,) float32."""
+        return sparse_csr(self.vectors)
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """One output, or some of its files.
+
+    Attributes:
+        dataset: the files.
+        file_rows: rows of each of them.
+        form: name of the form that is written, for messages.
+        options: what the writer was told.
+        column: name of the vectors' column.
+        payload: fields of the copied columns that go along.
+    """
+
+    dataset: ds.FileSystemDataset
+    file_rows: tuple[int, ...]
+    form: str
+    options: ExportOptions
+    column: str
+    payload: tuple[pa.Field, ...]
+
+    @property
+    def kind(self) -> Kind:
+        """Dense or sparse."""
+        return COLUMN[self.column]
+
+    @property
+    def dim(self) -> int:
+        """Width of dense vectors."""
+        width: int = self.vector_type.list_size
+        return width
+
+    @property
+    def vector_type(self) -> Any:  # noqa: ANN401  (a pyarrow DataType)
+        """Arrow type of the vectors."""
+        return self.dataset.schema.field(self.column).type
+
+    @property
+    def is_half(self) -> bool:
+        """Whether the vectors are float16."""
+        return self.kind == "dense" and pa.types.is_float16(self.vector_type.value_type)
+
+    @property
+    def similarity(self) -> str:
+        """By what the model compares: dot, cosine, euclidean or manhattan."""
+        return str(self.options.facts["similarity"])
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of all files."""
+        return sum(self.file_rows)
+
+    def rows_in(self, n_bytes: int) -> int:
+        """How many rows take so many bytes in the dataset, at least one."""
+        return max(1, n_bytes * max(1, self.n_rows) // max(1, int(self.options.facts["bytes"])))
+
+    def metric(self, names: dict[str, str]) -> str:
+        """The engine's name of the similarity.
+
+        Raises:
+            SpecError: the engine does not have it.
+        """
+        if self.similarity not in names:
+            raise SpecError(
+                f"{self.form} cannot compare by {self.similarity}, as the model of "
+                f"{redact(self.options.source)} does; it has {', '.join(names)}"
+            )
+        return names[self.similarity]
+
+    def batches(self) -> Iterator[Batch]:
+        """All rows in order, some thousand at a time."""
+        names = [field.name for field in self.payload]
+        wanted = ["id", *names, self.column]
+        # Little is read ahead: batches of wide vectors are large.
+        scan = self.dataset.to_batches(
+            columns=wanted, batch_size=_ROWS_AT_ONCE, batch_readahead=2, fragment_readahead=2
+        )
+        for batch in scan:
+            if len(batch):
+                ids = batch.column("id").cast(pa.string())
+                payload = pa.Table.from_batches([batch]).select(names)
+                yield Batch(ids, payload, batch.column(self.column))
+
+    def parts(self, rows_per_part: int) -> list["Part"]:
+        """Cut into runs of whole files, as few as have this many rows, the last one excepted.
+
+        The same snapshot and options give the same parts under the same names, and a part of any
+        other content has another name.
+        """
+        parts: list[Part] = []
+        fragments, start = list(self.dataset.get_fragments()), 0
+        for stop in range(1, len(fragments) + 1):
+            n_rows = sum(self.file_rows[start:stop])
+            if n_rows >= rows_per_part or stop == len(fragments):
+                files = replace(
+                    self,
+                    dataset=ds.FileSystemDataset(
+                        fragments[start:stop],
+                        self.dataset.schema,
+                        self.dataset.format,
+                        self.dataset.filesystem,
+                    ),
+                    file_rows=self.file_rows[start:stop],
+                )
+                parts.append(Part(f"part-{len(parts):05}-{files.digest()}", files))
+                start = stop
+        return parts
+
+    def digest(self) -> str:
+        """What these rows become in this form, in 16 hexadecimal digits.
+
+        Names of data files are never used twice, so they stand for what is in them.
+        """
+        names = [file.rsplit("/", 1)[-1] for file in self.dataset.files]
+        options = self.options
+        told = (self.form, [str(field) for field in self.payload], options.name, options.vocabulary)
+        return xxhash.xxh3_64_hexdigest(repr((told, names)).encode())
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some files of an output that are written together, and the name of the result."""
+
+    name: str
+    vectors: Vectors
+
+
+def open_vectors(
+    dataset: ds.FileSystemDataset, options: ExportOptions, form: str, *takes: Kind
+) -> Vectors:
+    """See a dataset as vectors.
+
+    Args:
+        dataset: one output of a snapshot.
+        options: of the export.
+        form: its name, for messages.
+        takes: kinds of vectors that the form has room for.
+
+    Raises:
+        SpecError: the output holds no vectors, or not of this kind; or there is no such column.
+    """
+    source, names = redact(options.source), dataset.schema.names
+    column = next((name for name in COLUMN if name in names), None)
+    if column is None:
+        raise SpecError(f"{source}: no vectors in this output; {form} takes {' or '.join(takes)}")
+    if COLUMN[column] not in takes:
+        raise SpecError(
+            f"{source}: this output is {COLUMN[column]}; {form} takes {' or '.join(takes)} vectors"
+        )
+    copied = [name for name in names if name not in RESERVED_COLUMNS]
+    chosen = copied if options.columns is None else list(dict.fromkeys(options.columns))
+    if missing := [name for name in chosen if name not in copied]:
+        raise SpecError(f"{source}: no copied column {missing[0]!r}; there are {copied}")
+    payload = tuple(dataset.schema.field(name) for name in chosen)
+    return Vectors(dataset, options.file_rows, form, options, column, payload)
+
+
+def positive(batch: Batch, form: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sparse vectors for engines that know positive weights only, as `Batch.csr`; zeros go.
+
+    Raises:
+        InputError: a weight is negative.
+    """
+    offsets, indices, values = batch.csr
+    if (values < 0).any():
+        row = int(np.searchsorted(offsets, int((values < 0).argmax()), "right")) - 1
+        raise InputError(f"id {batch.ids[row].as_py()!r}: a weight is negative; {form} takes none")
+    return without_zeros(offsets, indices, values)
+
+
+def without_zeros(
+    offsets: np.ndarray, indices: np.ndarray, values: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same vectors without entries of value 0."""
+    kept = values != 0
+    if kept.all():
+        return offsets, indices, values
+    ends = np.concatenate([[0], np.cumsum(kept)])[offsets]
+    return ends, indices[kept], values[kept]
+
+
+def sparse_names(options: ExportOptions) -> pa.Array | None:
+    """What sparse dimensions are called, by index: tokens, if there is a vocabulary.
+
+    Raises:
+        SpecError: the vocabulary cannot be read.
+    """
+    if options.vocabulary is None:
+        return None
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(options.vocabulary)
+    except Exception as error:  # the library raises nothing narrower
+        raise SpecError(f"{options.vocabulary}: no tokenizer.json ({error})") from error
+    size = tokenizer.get_vocab_size(with_added_tokens=True)
+    tokens = [tokenizer.id_to_token(index) for index in range(size)]
+    return pa.array([str(i) if token is None else token for i, token in enumerate(tokens)])
+
+
+def named(indices: np.ndarray, names: pa.Array | None) -> pa.Array:
+    """(T,) names of sparse dimensions: tokens, or their numbers where there are no names.
+
+    Raises:
+        SpecError: the vocabulary is smaller than the vectors are wide.
+    """
+    if names is None:
+        return pa.array(indices).cast(pa.string())
+    if indices.max(initial=0) >= len(names):
+        raise SpecError(
+            f"--vocabulary has {len(names)} tokens, but there is a dimension {indices.max()}; "
+            "take the tokenizer.json of the model that wrote the vectors"
+        )
+    return pc.take(names, pa.array(indices))
