@@ -3,6 +3,7 @@
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -78,27 +79,43 @@ def _plan_and_run(spec: EncodeSpec, view: View, started: float, *, dry_run: bool
         create.probe(spec.output.path)
     with tempfile.TemporaryDirectory(prefix="stx-") as scratch:
         plan = sources.with_sources(plan, spec, corpus, held, spec_hash, scratch)
-        plan = _with_costs(plan, spec, corpus, held)
-        view.plan(plan)
-        if dry_run:
-            return Report(spec.output.path, None, committed=False)
-        return _run(spec, plan, corpus, held, spec_hash, view, started)
+        plan = _with_pool(plan, spec)
+        probes = _remembered(plan, held)
+        stage = _stage(plan)
+        # Where nothing is measured, few rows are due: maybe none that the model is needed for.
+        warm = not dry_run and len(probes) < len(plan.parts)
+        with (
+            stream.warmed_up(stage, spec.resources.runner) if warm else nullcontext(stage) as stage
+        ):
+            plan = _with_costs(plan, spec, corpus, probes)
+            view.plan(plan)
+            if dry_run:
+                return Report(spec.output.path, None, committed=False)
+            return _run(spec, plan, corpus, held, spec_hash, view, started, stage)
 
 
-def _with_costs(plan: Plan, spec: EncodeSpec, corpus: Corpus, held: Held) -> Plan:
-    """Add the actor pool, checked against the cluster, and what a sample says of each encoder."""
+def _with_pool(plan: Plan, spec: EncodeSpec) -> Plan:
+    """Add the actor pool, checked against the cluster."""
     cpus, gpus = cluster.cluster_size(spec.resources.runner, available_cores())
-    pool = make_pool(spec.resources, cpus, gpus)
-    cluster.check_fits([_stage(replace(plan, pool=pool))], cpus, gpus)
-    probes = _remembered(plan, held)
+    planned = replace(plan, pool=make_pool(spec.resources, cpus, gpus))
+    cluster.check_fits([_stage(planned)], cpus, gpus)
+    return planned
+
+
+def _with_costs(
+    plan: Plan, spec: EncodeSpec, corpus: Corpus, probes: Mapping[str, EncoderProbe]
+) -> Plan:
+    """Add what a sample says of each encoder that nothing is known of."""
+    pool = plan.pool
+    assert pool is not None
     wanted = {n: part.settings.as_dict() for n, part in plan.parts.items() if n not in probes}
     texts = sample_texts(corpus, spec.inputs, SAMPLE_ROWS) if wanted else []
     # Without actors and children the models are loaded in this process in any case.
     here = pool.runner == "local" and pool.stall_timeout_s is None
     probe = probe_here if here else partial(probe_encoders, stall_timeout_s=pool.stall_timeout_s)
-    probes |= probe(wanted, texts, pool.cpus) if wanted else {}
-    parts = {name: replace(part, probe=probes.get(name)) for name, part in plan.parts.items()}
-    return replace(plan, pool=pool, parts=parts)
+    found = dict(probes) | (probe(wanted, texts, pool.cpus) if wanted else {})
+    parts = {name: replace(part, probe=found.get(name)) for name, part in plan.parts.items()}
+    return replace(plan, parts=parts)
 
 
 def _remembered(plan: Plan, held: Held) -> dict[str, EncoderProbe]:
@@ -141,6 +158,7 @@ def _run(
     spec_hash: str,
     view: View,
     started: float,
+    stage: stream.StageSpec,
 ) -> Report:
     root = spec.output.path
     with claimed(root, spec, spec_hash, held.version, held.run, started) as start:
@@ -152,7 +170,7 @@ def _run(
             _check_schemas(root, held, schemas)
         streaming = time.monotonic()
         sink = Sink(root, claim.run, claim.epoch, schemas, facts)
-        fresh = _stream(spec, plan, corpus, sink, view, start)
+        fresh = _stream(spec, plan, corpus, sink, view, start, stage)
         stream_seconds = time.monotonic() - streaming
         records = pa.concat_tables([start.records, fresh])
         name, first = next(iter(plan.parts.items()))
@@ -194,7 +212,13 @@ def _check_schemas(root: str, held: Held, schemas: Mapping[str, pa.Schema]) -> N
 
 
 def _stream(
-    spec: EncodeSpec, plan: Plan, corpus: Corpus, sink: Sink, view: View, start: Start
+    spec: EncodeSpec,
+    plan: Plan,
+    corpus: Corpus,
+    sink: Sink,
+    view: View,
+    start: Start,
+    stage: stream.StageSpec,
 ) -> pa.Table:
     """Encode the due units; their records."""
     work = [
@@ -206,7 +230,7 @@ def _stream(
     taken = {name: part.source for name, part in plan.parts.items() if part.source}
     read = partial(_read, schema=corpus.schema, spec=spec)
     write = partial(_write, sink=sink, spec=spec)
-    watch, stage = partial(view.watch, plan=plan), _stage(plan)
+    watch = partial(view.watch, plan=plan)
     shared = ledger.RECORDS.empty_table()
     if spec.output.dedupe == "corpus" and len(work) > 1:
         both = partial(read, taken=taken), stage, partial(write, taken=taken)

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -64,6 +64,7 @@ class StageSpec:
         skip: tables for which it is true pass the stage by; it is loaded for the first other one.
         stall_timeout_s: run the stage in a child of the actor, see `Supervised`; None: in the
             actor itself, which a bad row can then kill.
+        started: the stage for the local runner, loading already.
     """
 
     stage: type[Stage]
@@ -73,11 +74,28 @@ class StageSpec:
     gpus: float = 0
     skip: Callable[[pa.Table], bool] | None = None
     stall_timeout_s: float | None = None
+    started: Supervised | None = None
 
 
 Read = Callable[[UnitDict], pa.Table]
 Write = Callable[[UnitDict, pa.Table], dict[str, Any]]
 Name = Callable[[UnitDict], str]
+
+
+@contextmanager
+def warmed_up(spec: StageSpec, runner: str) -> Iterator[StageSpec]:
+    """Let a stage load while its run is still planned, where it loads in a child of this process.
+
+    To import torch and transformers takes longer than to load a small model.
+    """
+    if runner != "local" or spec.stall_timeout_s is None:
+        yield spec
+        return
+    started = Supervised(spec.stage, spec.settings, spec.stall_timeout_s)
+    try:
+        yield replace(spec, started=started)
+    finally:
+        started.close()
 
 
 def run(
@@ -234,6 +252,8 @@ class _Lazy:
             self.stage.close()
 
     def _load(self) -> Stage:
+        if self.spec.started is not None:
+            return self.spec.started
         if self.spec.stall_timeout_s is None:
             return self.spec.stage(**self.spec.settings)
         return Supervised(self.spec.stage, self.spec.settings, self.spec.stall_timeout_s, self.beat)
