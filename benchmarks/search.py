@@ -98,6 +98,13 @@ def grow_mb(search: Callable) -> float:
     return (peak() - before) / 1024
 
 
+def matrix_units() -> str:
+    """What the processor multiplies bfloat16 with: it decides how fast a first pass is."""
+    flags = Path("/proc/cpuinfo").read_text().split()
+    known = {"amx_bf16": "amx", "avx512_bf16": "avx512-bf16"}
+    return next((name for flag, name in known.items() if flag in flags), "none")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=100_000)
@@ -128,6 +135,8 @@ def main() -> None:
         "command": " ".join(["python", *sys.argv]),
         "date": time.strftime("%Y-%m-%d"),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {arguments.threads} threads",
+        "cores": sorted(os.sched_getaffinity(0)),
+        "matrix_units": matrix_units(),
         "versions": {
             name: metadata.version(name)
             for name in ("torch", "numpy", "faiss-cpu", "sentence-transformers")

@@ -5,10 +5,11 @@ row ascending, and none is missed. So a result depends on nothing but the vector
 size, threads, device or on how a corpus was cut (see `merge_top_k`).
 
 How: a matrix product gives each pair a *proxy*, a number in the order of the scores that is off by
-no more than a proved bound. The best `k + slack` rows by proxy are scored exactly. If even the
-worst of them, given twice the bound, could not reach the k-th exact score, no row outside can, and
-the query is done. The others (many rows of nearly equal score) are searched again with that score
-as a floor, and every row whose proxy reaches the floor is scored exactly.
+no more than a proved bound. Rows whose proxy lies no more than twice the bound below the k-th best
+are scored exactly: no other row can be among the best. Where there are too many of them to keep
+(rows of nearly equal score), `k + slack` are, and if one that was dropped could reach the k-th
+exact score, the query is searched again: with that score as a floor, and every row whose proxy
+reaches the floor is scored exactly.
 
 Q queries, N corpus rows, D width, B queries and C corpus rows of a block.
 """
@@ -25,7 +26,7 @@ from stx_core.search.copies import surplus_copies
 from stx_core.search.exact import Matrix, check_similarity, scores_of_rows, viewed
 from stx_core.search.proxies import Proxies, full_precision, quickest_dtype
 from stx_core.search.results import NO_ROW, TopK, add_pairs, best_of, empty_top_k
-from stx_core.search.selection import Selection
+from stx_core.search.selection import Selection, ranks
 
 BLOCK_ROWS = 1 << 16
 # Proxies held at a time: 32 MB as float32.
@@ -199,28 +200,26 @@ def _one_each(
 
 
 def _first_pass(search: _Search, proxies: Proxies) -> Selection:
-    """The rows of highest proxy for each query, k + slack or all; part of them if unbounded."""
+    """The rows of each query that may be among its best; part of them if unbounded."""
     n_queries, n_rows = len(search.queries), len(search.corpus)
-    device = search.queries.device
-    best = Selection(n_queries, min(search.k + _SLACK, n_rows), n_rows, proxies.dtype, device)
-    k = min(search.k, n_rows)
+    device, k = search.queries.device, min(search.k, n_rows)
+    best = Selection(n_queries, k, min(k + _SLACK, n_rows), n_rows, proxies.dtype, device)
     width = min(search.block_rows, n_rows)
     if device.type == "cpu":
         width = min(width, _CACHED_ROWS)
     step = max(1, min(n_queries, _BLOCK_PROXIES // width))
     buffer = torch.empty(step * width, dtype=proxies.dtype, device=device)
     for block_row, block in search.blocks():
-        rows, lengths = proxies.of_block(block, block_row)
-        if not proxies.bounded:
-            break
-        for start in range(0, n_queries, step):
-            some = slice(start, min(start + step, n_queries))
-            bound = partial(_out_of_reach, search, proxies, some)
-            for first in range(0, len(rows), width):
-                part = rows[first : first + width], lengths[first : first + width]
-                found = proxies.between(some, part, buffer)
-                search.hide(found, start, block_row + first)
-                best.add(some, found, block_row + first, k, bound)
+        for first_row in range(0, len(block), width):
+            row = block_row + first_row
+            operand = proxies.of_block(block[first_row : first_row + width], row)
+            if not proxies.bounded:
+                return best
+            for start in range(0, n_queries, step):
+                some = slice(start, min(start + step, n_queries))
+                found = proxies.between(some, operand, buffer)
+                search.hide(found, start, row)
+                best.add(some, found, row, partial(_out_of_reach, search, proxies, some))
     return best
 
 
@@ -235,17 +234,16 @@ def _out_of_reach(search: _Search, proxies: Proxies, some: slice, kth: Tensor) -
 def _score_candidates(search: _Search, proxies: Proxies, found: Selection) -> tuple[TopK, Tensor]:
     """Exact scores of the candidates: the best k, and the queries that may miss better ones."""
     values = found.values
-    n_queries, width = values.shape
-    # Of the slack only those that the bound allows among the best k need a score.
-    kth = values[:, min(search.k, width) - 1]
-    lowest = _out_of_reach(search, proxies, slice(None), kth)
+    n_queries = len(values)
+    # What was kept when less was known may be out of reach by now.
+    lowest = _out_of_reach(search, proxies, slice(None), found.kth)
     used = (values > -torch.inf) & (values >= lowest[:, None])
     queries, columns = used.nonzero(as_tuple=True)
     rows = found.rows[queries, columns].long()
     scores = scores_of_rows(search.queries, search.corpus, queries, rows, search.similarity)
     best = empty_top_k(n_queries, search.k)
-    counts, first = used.sum(dim=1).cpu(), 0
-    place = columns.cpu()
+    counts, first = torch.bincount(queries, minlength=n_queries), 0
+    place, counts = ranks(queries, counts).cpu(), counts.cpu()
     for start in range(0, n_queries, _SORTED_QUERIES):
         some = slice(start, start + _SORTED_QUERIES)
         stop = first + int(counts[some].sum())
@@ -259,9 +257,7 @@ def _score_candidates(search: _Search, proxies: Proxies, found: Selection) -> tu
         best.rows[some], best.scores[some] = part.rows, part.scores
         first = stop
     floors = proxies.floors(search.reached(best.scores[:, -1]))
-    # -inf among the candidates: every row that may be found is one of them.
-    complete = (values[:, -1] == -torch.inf) | (width == len(search.corpus))
-    missed = ~(complete | (values[:, -1] < floors))
+    missed = (found.lost > -torch.inf) & (found.lost >= floors)
     return best, missed.nonzero()[:, 0]
 
 

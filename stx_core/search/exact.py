@@ -2,12 +2,15 @@
 
 The same two vectors get the same bits everywhere: whatever else is scored along with them, on any
 number of threads, on any device. Matrix products and library sums do not promise that; here each
-step is an operation on single elements, and sums follow a fixed tree.
+step is an operation on single elements, and sums follow a fixed tree. Library sums are quicker, and
+where they, give or take their error, round to one float32, the tree would too: it is left for the
+few others.
 
 P pairs, Q queries, N corpus rows, D width.
 """
 
 import warnings
+from collections.abc import Iterator
 from functools import cache
 from typing import Literal
 
@@ -19,8 +22,9 @@ Similarity = Literal["dot", "cosine", "euclidean", "manhattan"]
 SIMILARITIES: tuple[Similarity, ...] = ("dot", "cosine", "euclidean", "manhattan")
 Matrix = np.ndarray | Tensor
 
-# Elements of a block of pairs, as float64 some 2 MB: it stays in the cache between the steps.
-_BLOCK_ELEMENTS = 1 << 18
+# Elements of a block of pairs, as float64 some 4 MB: it stays in the cache between the steps. With
+# smaller ones threads wait for each other more often, which is dear on a busy machine.
+_BLOCK_ELEMENTS = 1 << 19
 # Sums of so few values each are added in columns.
 _NARROW = 32
 
@@ -65,68 +69,90 @@ def scores_of_rows(
         corpus_rows: (P,) int64.
         similarity: its name.
     """
-    n_pairs, width = len(query_rows), queries.shape[1]
-    scores = queries.new_empty(n_pairs, dtype=torch.float32)
-    step = max(1, min(n_pairs, _BLOCK_ELEMENTS // max(1, width)))
-    lefts, rights = _Picked(queries, step, scores.device), _Picked(corpus, step, scores.device)
-    norms = None
-    if similarity == "cosine":
-        # Rows stand in many pairs: their lengths are computed once.
-        norms = lefts.norms(query_rows), rights.norms(corpus_rows)
-    for start in range(0, n_pairs, step):
-        some = slice(start, min(start + step, n_pairs))
-        left, right = lefts.rows(query_rows[some]), rights.rows(corpus_rows[some])
-        if norms is None:
-            scores[some] = _OF_PAIRS[similarity](left, right)
-        else:
-            dots = _dot(left, right)
-            products = norms[0][some] * norms[1][some]
-            scores[some] = torch.where(products > 0, dots / products, 0.0)
+    if torch.float64 in (queries.dtype, corpus.dtype):
+        return _by_tree(queries, corpus, query_rows, corpus_rows, similarity)
+    # Of all other numbers products neither overflow nor vanish in float64.
+    low, scores = _bounds(queries, corpus, query_rows, corpus_rows, similarity)
+    unsure = (low != scores).nonzero()[:, 0]
+    left, right = (rows[unsure.to(rows.device)] for rows in (query_rows, corpus_rows))
+    scores[unsure] = _by_tree(queries, corpus, left, right, similarity)
     return scores
 
 
-class _Picked:
-    """Rows of a matrix as float64, in the same memory for each block of them.
+def _by_tree(
+    queries: Tensor, corpus: Tensor, query_rows: Tensor, corpus_rows: Tensor, similarity: str
+) -> Tensor:
+    """Scores by definition, (P,) float32."""
+    sums = torch.empty(len(query_rows), dtype=torch.float64, device=queries.device)
+    lengths = torch.ones_like(sums)
+    for some, left, right in _blocks(queries, corpus, query_rows, corpus_rows):
+        if similarity == "cosine":
+            lengths[some] = _tree_sum(left.square()).sqrt_() * _tree_sum(right.square()).sqrt_()
+        sums[some] = _tree_sum(_terms(left, right, similarity))
+    return _score_of_sum(sums, lengths, similarity)
+
+
+def _bounds(
+    queries: Tensor, corpus: Tensor, query_rows: Tensor, corpus_rows: Tensor, similarity: str
+) -> tuple[Tensor, Tensor]:
+    """Two (P,) float32 between which the scores lie, nearly always the same.
+
+    Sums in any order differ by no more than 2 D u times the sum of the sizes, u the unit roundoff
+    (Higham 2002, chapter 4). What follows the sum is monotonic; lengths are off by less than that.
+    """
+    sums = torch.empty(len(query_rows), dtype=torch.float64, device=queries.device)
+    sizes, lengths = torch.empty_like(sums), torch.ones_like(sums)
+    for some, left, right in _blocks(queries, corpus, query_rows, corpus_rows):
+        if similarity == "cosine":
+            torch.mul(
+                *(torch.linalg.vector_norm(x, dim=1) for x in (left, right)), out=lengths[some]
+            )
+        terms = _terms(left, right, similarity)
+        torch.sum(terms, dim=1, out=sums[some])
+        torch.sum(terms.abs_(), dim=1, out=sizes[some])
+    times = 2 if similarity == "cosine" else 1
+    sizes *= times * (queries.shape[1] + 8) * torch.finfo(torch.float64).eps
+    low, high = (_score_of_sum(x, lengths, similarity) for x in (sums - sizes, sums + sizes))
+    return low, high
+
+
+def _blocks(
+    queries: Tensor, corpus: Tensor, query_rows: Tensor, corpus_rows: Tensor
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Which pairs, and their rows as float64, (n, D) each: in the same memory for each block.
 
     Fresh pages would cost more than the arithmetic.
     """
-
-    def __init__(self, matrix: Tensor, most: int, device: torch.device) -> None:
-        width = matrix.shape[1]
-        self._matrix, self._most = matrix, most
-        self._as_given = matrix.new_empty(most, width)
-        self._wide = torch.empty(most, width, dtype=torch.float64, device=device)
-
-    def rows(self, numbers: Tensor) -> Tensor:
-        """Those of these numbers, at most `most`: (n, D) float64, until the next call."""
-        there = numbers.to(self._matrix.device)
-        rows = torch.index_select(self._matrix, 0, there, out=self._as_given[: len(there)])
-        return self._wide[: len(there)].copy_(rows)
-
-    def norms(self, numbers: Tensor) -> Tensor:
-        """(P,) float64 lengths of rows."""
-        distinct, place = torch.unique(numbers, return_inverse=True)
-        norms = self._wide.new_empty(len(distinct))
-        for start in range(0, len(distinct), self._most):
-            some = slice(start, start + self._most)
-            norms[some] = _tree_sum(self.rows(distinct[some]).square_()).sqrt_()
-        return norms[place]
+    n_pairs, width = len(query_rows), queries.shape[1]
+    step = max(1, min(n_pairs, _BLOCK_ELEMENTS // max(1, width)))
+    sides = [(queries, query_rows), (corpus, corpus_rows)]
+    given = [matrix.new_empty(step, width) for matrix, _ in sides]
+    wide = [torch.empty(step, width, dtype=torch.float64, device=queries.device) for _ in sides]
+    for start in range(0, n_pairs, step):
+        some = slice(start, min(start + step, n_pairs))
+        n = some.stop - start
+        for (matrix, rows), rows_as_given, rows_wide in zip(sides, given, wide, strict=True):
+            torch.index_select(matrix, 0, rows[some].to(matrix.device), out=rows_as_given[:n])
+            rows_wide[:n] = rows_as_given[:n]
+        yield some, wide[0][:n], wide[1][:n]
 
 
-def _dot(left: Tensor, right: Tensor) -> Tensor:
-    return _tree_sum(left.mul_(right))
+def _terms(left: Tensor, right: Tensor, similarity: str) -> Tensor:
+    """What is summed, (P, D), in the memory of the first."""
+    if similarity == "euclidean":
+        return left.sub_(right).square_()
+    return left.sub_(right).abs_() if similarity == "manhattan" else left.mul_(right)
 
 
-def _euclidean(left: Tensor, right: Tensor) -> Tensor:
-    return -_tree_sum(left.sub_(right).square_()).sqrt_()
-
-
-def _manhattan(left: Tensor, right: Tensor) -> Tensor:
-    return -_tree_sum(left.sub_(right).abs_())
-
-
-# (P,) float64 of two (P, D) float64, the first of which they overwrite.
-_OF_PAIRS = {"dot": _dot, "euclidean": _euclidean, "manhattan": _manhattan}
+def _score_of_sum(sums: Tensor, lengths: Tensor, similarity: str) -> Tensor:
+    """(P,) float32; 0 is always the positive one."""
+    if similarity == "cosine":
+        sums = torch.where(lengths > 0, sums / lengths, 0.0)
+    elif similarity == "euclidean":
+        sums = -sums.sqrt()
+    elif similarity == "manhattan":
+        sums = -sums
+    return sums.float() + 0.0
 
 
 def _tree_sum(values: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from stx_core.search import TopK, dense_top_k, merge_top_k, pair_scores
 from stx_core.search import dense as dense_module
+from stx_core.search import exact as exact_module
 from stx_core.search import proxies as proxies_module
 
 SIMILARITIES = ["dot", "cosine", "euclidean", "manhattan"]
@@ -158,6 +159,84 @@ def test_every_precision_of_the_first_pass_gives_the_same_result(monkeypatch, si
     result = dense_top_k(queries, corpus, 10, similarity)
 
     assert_same(result, brute_force(queries, corpus, 10, similarity))
+
+
+def near(n, width, seed=0):
+    # Rows that bfloat16 cannot tell apart, and some that nothing can.
+    random = np.random.default_rng(seed)
+    rows = normals(1, width) * (1 + 2.0**-11 * random.normal(size=(n, width)))
+    rows[random.random(n) < 0.3] = rows[0]
+    return rows.astype(np.float32)
+
+
+def with_zeros(n, width, seed=0):
+    rows = normals(n, width, seed)
+    rows[np.random.default_rng(seed).random(n) < 0.5] = 0
+    return rows
+
+
+def of_many_lengths(n, width, seed=0):
+    exponents = np.random.default_rng(seed).integers(-8, 9, (n, 1))
+    return normals(n, width, seed) * (10.0**exponents).astype(np.float32)
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_no_first_pass_misses_a_row_whatever_the_order_of_the_corpus(data):
+    make = data.draw(st.sampled_from([integers, repeated, near, with_zeros, of_many_lengths]))
+    similarity = data.draw(st.sampled_from(SIMILARITIES))
+    dtypes = [torch.bfloat16, torch.float32, torch.float64]
+    dtype = data.draw(st.sampled_from(dtypes[similarity in ("euclidean", "manhattan") :]))
+    n_rows, width = data.draw(st.integers(1, 3000)), data.draw(st.integers(1, 40))
+    k, slack = data.draw(st.integers(1, 30)), data.draw(st.integers(0, 8))
+    queries, corpus = make(4, width, 1), make(n_rows, width, 2)
+    if data.draw(st.booleans()):
+        queries, corpus = -np.abs(queries), np.abs(corpus)
+    # Ascending for the first query: each row that comes is better than those before.
+    order = np.argsort(brute_scores(queries[:1], corpus, similarity)[0])
+    corpus = corpus[data.draw(st.sampled_from([order, order[::-1], np.arange(n_rows)]))]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dense_module, "quickest_dtype", lambda *_: dtype)
+        patch.setattr(dense_module, "_SLACK", slack)
+        patch.setattr(dense_module, "_CACHED_ROWS", data.draw(st.integers(1, 1000)))
+        patch.setattr(dense_module, "_BLOCK_PROXIES", 3000)
+        result = dense_top_k(queries, corpus, k, similarity)
+
+    assert_same(result, brute_force(queries, corpus, k, similarity))
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+@pytest.mark.parametrize("make", [normals, integers, near, with_zeros, of_many_lengths])
+def test_scores_have_the_bits_of_sums_by_the_tree(make, similarity):
+    left, right = (torch.from_numpy(make(500, 48, seed)) for seed in (1, 2))
+    rows = torch.from_numpy(rng.integers(0, 500, (2, 4000)))
+
+    scores = exact_module.scores_of_rows(left, right, *rows, similarity)
+
+    by_tree = exact_module._by_tree(left, right, *rows, similarity)
+    np.testing.assert_array_equal(scores.numpy().view(np.int32), by_tree.numpy().view(np.int32))
+
+
+@pytest.mark.parametrize("similarity", ["dot", "manhattan"])
+def test_sums_between_two_float32_numbers_are_rounded_as_the_tree_rounds_them(similarity):
+    # Half a step above 1 within the error of float64 sums: the order of adding decides.
+    queries = np.ones((1, 40), np.float32)
+    small = rng.normal(size=(4000, 38)).astype(np.float32) * np.float32(2.0**-52)
+    corpus = np.concatenate(
+        [np.full((4000, 1), 1 + 2.0**-23), np.full((4000, 1), 2.0**-24), small], 1
+    )
+    corpus = corpus.astype(np.float32)
+    if similarity == "manhattan":
+        queries = np.zeros_like(queries)
+    pairs = torch.from_numpy(queries), torch.from_numpy(corpus)
+    rows = torch.zeros(4000, dtype=torch.int64), torch.arange(4000)
+    low, high = exact_module._bounds(*pairs, *rows, similarity)
+
+    scores = exact_module.scores_of_rows(*pairs, *rows, similarity)
+
+    assert (low != high).any()
+    assert scores.equal(exact_module._by_tree(*pairs, *rows, similarity))
 
 
 def test_bfloat16_is_chosen_by_the_processor_and_the_work(monkeypatch):
