@@ -35,6 +35,7 @@ from pipelines.runner import with_runner
 from pipelines.runs import Start, View, claimed, finish_units, run_job
 from pipelines.spec import EncodeSpec
 from pipelines.stages import Encode
+from pipelines.tokenizing import Tokenize, actors_needed
 from stx_core import failpoints
 from stx_core.errors import InputError, SpecError
 from stx_core.store import create, ledger
@@ -98,7 +99,9 @@ def _with_pool(plan: Plan, spec: EncodeSpec) -> Plan:
     """Add the actor pool, checked against the cluster."""
     cpus, gpus = cluster.cluster_size(spec.resources.runner, available_cores())
     planned = replace(plan, pool=make_pool(spec.resources, cpus, gpus))
-    cluster.check_fits([_stage(planned)], cpus, gpus)
+    # In this process stages take turns.
+    others = [] if spec.resources.runner == "local" else _tokenising(planned)
+    cluster.check_fits([*others, _stage(planned)], cpus, gpus)
     return planned
 
 
@@ -115,7 +118,11 @@ def _with_costs(
     probe = probe_here if here else partial(probe_encoders, stall_timeout_s=pool.stall_timeout_s)
     found = dict(probes) | (probe(wanted, texts, pool.cpus) if wanted else {})
     parts = {name: replace(part, probe=found.get(name)) for name, part in plan.parts.items()}
-    return replace(plan, parts=parts)
+    if pool.gpus and spec.resources.tokenizers is None:
+        cpus, _ = cluster.cluster_size(spec.resources.runner, available_cores())
+        free = cpus - 2 * cluster.IO_CPUS - pool.actors * pool.cpus
+        pool = replace(pool, tokenizers=actors_needed(found.values(), pool.actors, free, pool.cpus))
+    return replace(plan, parts=parts, pool=pool)
 
 
 def _remembered(plan: Plan, held: Held) -> dict[str, EncoderProbe]:
@@ -138,6 +145,7 @@ def _stage(plan: Plan) -> stream.StageSpec:
         "encoders": {name: part.settings.as_dict() for name, part in plan.parts.items()},
         "threads": pool.cpus,
         "token_budget": pool.token_budget,
+        "reproducible": pool.reproducible,
     }
     return stream.StageSpec(
         Encode,
@@ -148,6 +156,28 @@ def _stage(plan: Plan) -> stream.StageSpec:
         skip=unit_table.is_encoded,
         stall_timeout_s=pool.stall_timeout_s,
     )
+
+
+def _tokenising(plan: Plan) -> list[stream.StageSpec]:
+    """The stage before the encoders, where there is one."""
+    pool = plan.pool
+    assert pool is not None
+    if not pool.tokenizers:
+        return []
+    settings = {
+        "encoders": {name: part.settings.as_dict() for name, part in plan.parts.items()},
+        "threads": pool.cpus,
+    }
+    return [
+        stream.StageSpec(
+            Tokenize,
+            settings,
+            pool.tokenizers,
+            pool.cpus,
+            skip=unit_table.is_encoded,
+            stall_timeout_s=pool.stall_timeout_s,
+        )
+    ]
 
 
 def _run(
@@ -237,7 +267,8 @@ def _stream(
         shared = encode_repeated(start, work, *both, spec.resources)
         taken = with_repeated(taken, shared, start)
     read, write = partial(read, taken=taken), partial(write, taken=taken)
-    fresh = finish_units(start, work, read, [stage], write, spec.resources, watch)
+    stages = [*_tokenising(plan), stage]
+    fresh = finish_units(start, work, read, stages, write, spec.resources, watch)
     return pa.concat_tables([shared, fresh])
 
 

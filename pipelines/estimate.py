@@ -34,7 +34,9 @@ class EncoderProbe:
         device: where it ran.
         tokens_per_row: mean over the sample, after truncation.
         truncated_share: share of the sample that was cut.
-        tokens_per_second: measured on this machine's cores, all of them; None without a sample.
+        tokens_per_second: measured where it ran, on an actor's cores; None without a sample.
+        tokenised_per_second: tokens that these cores make of texts; None without a sample.
+        why_padded: None where batches are packed.
     """
 
     dim: int | None
@@ -44,6 +46,8 @@ class EncoderProbe:
     tokens_per_row: float
     truncated_share: float
     tokens_per_second: float | None
+    tokenised_per_second: float | None = None
+    why_padded: str | None = None
 
 
 def probe_encoders(
@@ -113,7 +117,10 @@ def _probe(settings: Mapping[str, Any], texts: list[str]) -> EncoderProbe:
 
     encoder = Encoder(EncoderSettings(**settings))
     model = encoder.model
+    encoder.tokens(texts[:1])
+    before = time.perf_counter()
     tokens = encoder.tokens(texts)
+    tokenising = time.perf_counter() - before
     mean = float(tokens.lengths.mean()) if texts else 0.0
     timed = texts[: max(1, int(_TIMED_TOKENS / max(mean, 1.0)))]
     # The first call also pays for allocations and lazy initialisation.
@@ -129,4 +136,6 @@ def _probe(settings: Mapping[str, Any], texts: list[str]) -> EncoderProbe:
         tokens_per_row=mean,
         truncated_share=float(tokens.truncated.mean()) if texts else 0.0,
         tokens_per_second=float(n_tokens / seconds) if timed else None,
+        tokenised_per_second=float(tokens.lengths.sum() / tokenising) if timed else None,
+        why_padded=model.why_padded(),
     )

@@ -75,7 +75,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Pool:
-    """The actors that encode; see `StageSpec` for `stall_timeout_s`."""
+    """The actors that encode, and those that tokenise for them, with as many cores each.
+
+    See `StageSpec` for `stall_timeout_s`.
+    """
 
     runner: str
     actors: int
@@ -83,6 +86,8 @@ class Pool:
     gpus: float
     token_budget: int | None
     stall_timeout_s: float | None = None
+    reproducible: bool = False
+    tokenizers: int = 0
 
     def __str__(self) -> str:
         budget = "" if self.token_budget is None else f", {self.token_budget:,} tokens per batch"
@@ -90,7 +95,8 @@ class Pool:
             return f"this process: {self.cpus} cores{budget}"
         gpus = f" + {self.gpus:g} GPU" if self.gpus else ""
         actors = "1 actor" if self.actors == 1 else f"{self.actors} actors"
-        return f"ray: {actors} x {self.cpus} cores{gpus}{budget}"
+        more = f"; {self.tokenizers} x {self.cpus} cores tokenise" if self.tokenizers else ""
+        return f"ray: {actors} x {self.cpus} cores{gpus}{budget}{more}"
 
 
 @dataclass(frozen=True)
@@ -369,7 +375,16 @@ def make_pool(resources: Resources, cpus: float, gpus: float) -> Pool:
     stall_timeout_s = resources.stall_timeout_s if resources.supervised else None
     if resources.runner == "local":
         threads = resources.cpus_per_actor or available_cores()
-        return Pool("local", 1, threads, 0, resources.token_budget, stall_timeout_s)
+        return Pool(
+            "local",
+            1,
+            threads,
+            0,
+            resources.token_budget,
+            stall_timeout_s,
+            resources.reproducible,
+            resources.tokenizers or 0,
+        )
     per_actor_gpus = resources.gpus_per_actor
     if per_actor_gpus is None:
         per_actor_gpus = 1.0 if gpus else 0.0
@@ -379,7 +394,16 @@ def make_pool(resources: Resources, cpus: float, gpus: float) -> Pool:
     by_gpu = int(gpus // per_actor_gpus) if per_actor_gpus else by_cpu
     actors = resources.actors or max(1, min(by_cpu, by_gpu))
     budget = resources.token_budget
-    return Pool("ray", actors, per_actor_cpus, per_actor_gpus, budget, stall_timeout_s)
+    return Pool(
+        "ray",
+        actors,
+        per_actor_cpus,
+        per_actor_gpus,
+        budget,
+        stall_timeout_s,
+        resources.reproducible,
+        resources.tokenizers or 0,
+    )
 
 
 def available_cores() -> int:

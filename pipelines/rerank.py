@@ -93,6 +93,7 @@ def _stage(task: RerankTask, pool: Pool) -> stream.StageSpec:
         "rerankers": {name: one.as_dict() for name, one in task.rerankers.items()},
         "threads": pool.cpus,
         "token_budget": pool.token_budget,
+        "reproducible": pool.reproducible,
     }
     stall_timeout_s = pool.stall_timeout_s
     return stream.StageSpec(

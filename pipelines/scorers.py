@@ -52,10 +52,16 @@ class Scorer:
     """
 
     def __init__(
-        self, settings: RerankerSettings, token_budget: int | None, memory_share: float
+        self,
+        settings: RerankerSettings,
+        token_budget: int | None,
+        memory_share: float,
+        *,
+        reproducible: bool = False,
     ) -> None:
         self.settings = settings
         self.model = _load(settings)
+        self.model.reproducible = reproducible
         usual = token_budget or self.model.default_token_budget()
         self.token_budget = max(1, int(usual * memory_share))
 
@@ -108,6 +114,7 @@ class Score:
         rerankers: settings by name.
         threads: cores this actor was given; None leaves the libraries' own choice.
         token_budget: tokens of one batch.
+        reproducible: see `TextModel`.
         progress: called after each batch.
         memory_share: share of the token budget to use, where memory has run out before.
     """
@@ -117,13 +124,16 @@ class Score:
         rerankers: dict[str, dict[str, Any]],
         threads: int | None,
         token_budget: int | None,
+        reproducible: bool = False,
         progress: Callable[[], None] | None = None,
         memory_share: float = 1.0,
     ) -> None:
         if threads is not None:
             limit_threads(threads)
         self.scorers = {
-            name: Scorer(RerankerSettings(**settings), token_budget, memory_share)
+            name: Scorer(
+                RerankerSettings(**settings), token_budget, memory_share, reproducible=reproducible
+            )
             for name, settings in rerankers.items()
         }
         if progress is not None:

@@ -204,6 +204,13 @@ class Resources(Part):
     gpus_per_actor: Annotated[float, Field(ge=0)] | None = None
     token_budget: Annotated[int, Field(ge=1)] | None = None
     """Tokens of one batch, padding counted."""
+    tokenizers: Annotated[int, Field(ge=0)] | None = None
+    """Actors that tokenise, with as many cores as one that encodes; else as many as keep up with
+    the GPUs, and none without GPUs: there encoding uses the cores."""
+    reproducible: bool = False
+    """Fill every batch to the same size, so that a text's vector does not depend on the texts
+    beside it: equal to the bit on the same hardware, threads and token budget, where batches are
+    packed. Costs time for units of few texts."""
     rows_per_unit: Annotated[int, Field(ge=1)] = 4096
     """Rows of one unit: the atom of writing, retry and resume, and one output file."""
     supervised: bool = True

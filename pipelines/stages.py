@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,6 +13,7 @@ import pyarrow as pa
 
 from pipelines import unit_table
 from pipelines.carry import texts_to_encode
+from pipelines.token_column import tokens_of
 from stx_core import failpoints
 from stx_core.errors import ModelError
 from stx_core.models.folder import fingerprint_files, refuse_foreign_code, resolve_folder
@@ -68,13 +70,15 @@ class Encoder:
         token_budget: int | None = None,
         *,
         memory_share: float = 1.0,
+        reproducible: bool = False,
     ) -> None:
         self.settings = settings
         self.model = _load(settings)
+        self.model.reproducible = reproducible
         usual = token_budget or self.model.default_token_budget()
         self.token_budget = max(1, int(usual * memory_share))
 
-    def embed(self, texts: list[str], task: str | None = None) -> "Embedded":
+    def embed(self, texts: "list[str] | Tokens", task: str | None = None) -> "Embedded":
         """Encode texts the way the output is encoded; `task` overrides the side of the model."""
         settings = self.settings
         extra: dict[str, Any] = (
@@ -100,9 +104,7 @@ class Encoder:
     def tokens(self, texts: list[str]) -> "Tokens":
         """The tokens that `embed` would give the model."""
         settings = self.settings
-        name = self.model.prompt_name_for(settings.task, settings.prompt, None)
-        prompt = self.model.resolve_prompt(settings.prompt, name)
-        return self.model.to_tokens(texts, prompt=prompt, task=settings.task)
+        return self.model.corpus_tokens(texts, prompt=settings.prompt, task=settings.task)
 
 
 @contextmanager
@@ -196,6 +198,7 @@ class Encode:
         encoders: settings by output name.
         threads: cores this actor was given; None leaves the libraries' own choice.
         token_budget: tokens of one batch.
+        reproducible: see `TextModel`.
         progress: called after each batch.
         memory_share: share of the token budget to use, where memory has run out before.
     """
@@ -205,13 +208,19 @@ class Encode:
         encoders: dict[str, dict[str, Any]],
         threads: int | None,
         token_budget: int | None,
+        reproducible: bool = False,
         progress: Callable[[], None] | None = None,
         memory_share: float = 1.0,
     ) -> None:
         if threads is not None:
             limit_threads(threads)
         self.encoders = {
-            name: Encoder(EncoderSettings(**settings), token_budget, memory_share=memory_share)
+            name: Encoder(
+                EncoderSettings(**settings),
+                token_budget,
+                memory_share=memory_share,
+                reproducible=reproducible,
+            )
             for name, settings in encoders.items()
         }
         if progress is not None:
@@ -224,7 +233,10 @@ class Encode:
         seconds = notes["seconds"]
         for output in notes["due"]:
             with unit_table.timed(seconds, f"encode.{output}"):
-                columns = encode_texts(self.encoders[output], texts_to_encode(table, output))
+                task = self.encoders[output].settings.task
+                tokens = partial(tokens_of, table, output, task)
+                texts = texts_to_encode(table, output)
+                columns = encode_texts(self.encoders[output], texts, tokens)
             failpoints.hit("encode.mid")
             for name, column in columns.items():
                 table = table.append_column(f"{output}.{name}", column)
@@ -244,12 +256,17 @@ def limit_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def encode_texts(encoder: Encoder, texts: pa.ChunkedArray) -> dict[str, pa.Array]:
+def encode_texts(
+    encoder: Encoder,
+    texts: pa.ChunkedArray,
+    tokens: "Callable[[np.ndarray], Tokens | None] | None" = None,
+) -> dict[str, pa.Array]:
     """Encode the texts of a unit, equal ones once.
 
     Args:
         encoder: the model of one output.
         texts: (N,) strings, null where there is nothing to encode.
+        tokens: the tokens of chosen rows, where they were tokenised before.
 
     A vector that overflows a half format is computed a second time, in float32.
 
@@ -259,7 +276,8 @@ def encode_texts(encoder: Encoder, texts: pa.ChunkedArray) -> dict[str, pa.Array
     """
     distinct = texts.combine_chunks().dictionary_encode()
     texts_once = distinct.dictionary.to_pylist()
-    columns, bad = _embed(encoder, texts_once)
+    first = _first_rows(distinct)
+    columns, bad = _embed(encoder, (tokens and tokens(first)) or texts_once)
     if len(bad) and encoder.settings.dtype != "float32":
         with encoder.in_float32():
             again, _ = _embed(encoder, [texts_once[row] for row in bad])
@@ -272,7 +290,15 @@ def encode_texts(encoder: Encoder, texts: pa.ChunkedArray) -> dict[str, pa.Array
     return {name: column.take(distinct.indices) for name, column in columns.items()}
 
 
-def _embed(encoder: Encoder, texts: list[str]) -> tuple[dict[str, pa.Array], np.ndarray]:
+def _first_rows(texts: pa.DictionaryArray) -> np.ndarray:
+    """Of each distinct text, the first row that has it."""
+    known = np.flatnonzero(texts.indices.is_valid().to_numpy(zero_copy_only=False))
+    codes = texts.indices.drop_null().to_numpy()
+    first: np.ndarray = known[np.unique(codes, return_index=True)[1]]
+    return first
+
+
+def _embed(encoder: Encoder, texts: "list[str] | Tokens") -> tuple[dict[str, pa.Array], np.ndarray]:
     """The columns of N texts, and the rows whose vectors are not finite."""
     result = encoder.embed(texts)
     bad = np.flatnonzero(~_finite(result))

@@ -147,10 +147,15 @@ def _by_length(
     window: tuple[int, int],
     bias: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Inputs of equal length together, without padding or mask."""
+    """Inputs of equal length together, without padding or mask.
+
+    One by one on the CPU where there is a bias: with it, how torch's kernels round depends on how
+    many inputs there are.
+    """
+    alone = bias is not None and query.device.type == "cpu"
     out = query.new_empty((len(query), query.shape[1], value.shape[2]))
     repeats = query.shape[1] // key.shape[1]
-    for start, count, length in layout.groups:
+    for start, count, length in layout.one_by_one if alone else layout.groups:
         part = slice(start, start + count * length)
         q, k, v = (
             tensor[part].reshape(count, length, *tensor.shape[1:]).transpose(1, 2)

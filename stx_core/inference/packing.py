@@ -78,6 +78,12 @@ class Layout:
             if self.lengths[first]
         ]
 
+    @property
+    def one_by_one(self) -> list[tuple[int, int, int]]:
+        """As `groups`, with each input in a group of its own."""
+        places = zip(self.starts[:-1].tolist(), self.lengths.tolist(), strict=True)
+        return [(start, 1, length) for start, length in places if length]
+
     def tensor(self, values: np.ndarray) -> torch.Tensor:
         """Values on the device."""
         return to_device(torch.from_numpy(values), self.device)

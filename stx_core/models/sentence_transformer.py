@@ -205,7 +205,7 @@ class SentenceTransformer(TextEncoder):
 
     def embed(
         self,
-        texts: Sequence[str],
+        texts: Sequence[str] | Tokens,
         *,
         prompt: str | None = None,
         prompt_name: str | None = None,
@@ -217,7 +217,7 @@ class SentenceTransformer(TextEncoder):
         """Encode texts for a corpus: the numbers of `encode`, with counts beside them.
 
         Args:
-            texts: N texts.
+            texts: N texts, or what `corpus_tokens` made of them: then prompts are in it.
             prompt: text to put before each text.
             prompt_name: name of that prompt.
             task: "query" or "document": the prompt and the route of `encode_query` or
@@ -230,10 +230,7 @@ class SentenceTransformer(TextEncoder):
             (N, D) float32. A text that does not fit into memory is a zero row with a reason in
             ``failed``.
         """
-        if task is not None:
-            prompt_name = self.prompt_name_for(task, prompt, prompt_name)
-        listed, _ = read_texts(texts)
-        tokens = self.to_tokens(listed, prompt=self.resolve_prompt(prompt, prompt_name), task=task)
+        tokens = self.corpus_tokens(texts, prompt=prompt, prompt_name=prompt_name, task=task)
         result, failed = self._embeddings(
             tokens,
             truncate_dim,

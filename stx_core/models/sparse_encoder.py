@@ -179,7 +179,7 @@ class SparseEncoder(TextEncoder):
 
     def embed(
         self,
-        texts: Sequence[str],
+        texts: Sequence[str] | Tokens,
         *,
         prompt: str | None = None,
         prompt_name: str | None = None,
@@ -192,7 +192,7 @@ class SparseEncoder(TextEncoder):
         No (N, V) matrix is made: each batch is compressed at once.
 
         Args:
-            texts: N texts.
+            texts: N texts, or what `corpus_tokens` made of them: then prompts are in it.
             prompt: text to put before each text.
             prompt_name: name of that prompt.
             task: "query" or "document": the prompt and the route of `encode_query` or
@@ -204,10 +204,7 @@ class SparseEncoder(TextEncoder):
             `SparseRows`, float32. A text that does not fit into memory has an empty row and a
             reason in ``failed``.
         """
-        if task is not None:
-            prompt_name = self.prompt_name_for(task, prompt, prompt_name)
-        listed, _ = read_texts(texts)
-        tokens = self.to_tokens(listed, prompt=self.resolve_prompt(prompt, prompt_name), task=task)
+        tokens = self.corpus_tokens(texts, prompt=prompt, prompt_name=prompt_name, task=task)
         return self._embed(tokens, max_active_dims, RunOptions(token_budget=token_budget))
 
     def _embed(self, tokens: Tokens, max_active_dims: int | None, running: RunOptions) -> Embedded:

@@ -1,6 +1,6 @@
 """What dense and sparse encoders share: one embedding per text, and its similarity to others."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Unpack
@@ -8,6 +8,8 @@ from typing import Any, ClassVar, Unpack
 import numpy as np
 import torch
 
+from stx_core.inference.tokens import Tokens
+from stx_core.models.inputs import read_texts
 from stx_core.models.modules.pooling import Pooling
 from stx_core.models.sparse_rows import SparseRows
 from stx_core.models.text_model import ModelOptions, TextModel
@@ -57,6 +59,22 @@ class TextEncoder(TextModel):
         # A name that is none of these (a multi-vector model's) counts as none.
         known = saved if saved in SimilarityFunction.possible_values() else None
         self.similarity_fn_name = similarity_fn_name or known or self.default_similarity
+
+    def corpus_tokens(
+        self,
+        texts: Sequence[str] | Tokens,
+        *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        task: str | None = None,
+    ) -> Tokens:
+        """The tokens that `embed` reads, for those who tokenise elsewhere; arguments as there."""
+        if isinstance(texts, Tokens):
+            return texts
+        if task is not None:
+            prompt_name = self.prompt_name_for(task, prompt, prompt_name)
+        listed, _ = read_texts(texts)
+        return self.to_tokens(listed, prompt=self.resolve_prompt(prompt, prompt_name), task=task)
 
     # --- Similarity ------------------------------------------------------------------------------
 

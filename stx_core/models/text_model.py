@@ -86,6 +86,10 @@ class TextModel(nn.Sequential):
         config_kwargs: overrides of the backbone's config.
         allow_pickle: load ``.bin`` weights, with an unpickler that only builds tensors.
 
+    Attributes:
+        reproducible: fill every packed batch to the token budget, so that the numbers of an input
+            do not depend on the inputs beside it. Never saved.
+
     Raises:
         ModelError: the folder cannot be loaded, or would not compute what it was trained for.
     """
@@ -120,6 +124,7 @@ class TextModel(nn.Sequential):
             raise ValueError("tokenizer_kwargs is the older name of processor_kwargs: give one")
         self.saved_config: dict[str, Any] = {}
         self.module_kwargs: dict[str, list[str]] = {}
+        self.reproducible = False
         self._why_padded: dict[tuple[Any, ...], str | None] = {}
         if model_name_or_path is not None:
             options = LoadOptions(
@@ -348,7 +353,10 @@ class TextModel(nn.Sequential):
         budget = token_budget or self.default_token_budget(target)
 
         def forward(rows: np.ndarray) -> Output:
-            size = filled(int(tokens.lengths[rows].sum()), budget) if packed else None
+            if not packed:
+                return collect(self._features_of(tokens, rows, None, extra))
+            least = budget if self.reproducible else 0
+            size = filled(max(least, int(tokens.lengths[rows].sum())), budget)
             return collect(self._features_of(tokens, rows, size, extra))
 
         return run_batches(

@@ -17,8 +17,9 @@ Strategy = Literal["max", "sum"]
 Activation = Literal["relu", "log1p_relu"]
 
 
-# Logits of one part of the vocabulary stay in the cache, and never take much memory.
-_VOCABULARY_CHUNK = 1024
+# Vocabulary entries at a time: wide enough for matrix kernels, and their logits never take much
+# memory, also for the many tokens of a GPU's batch.
+_VOCABULARY_CHUNK = {"cpu": 4096, "cuda": 1024}
 
 
 class SpladePooling(Module):
@@ -72,9 +73,10 @@ class SpladePooling(Module):
         where = segments(features)
         logits, width = _logits(features, where)
         pool = self._max if self.pooling_strategy == "max" else self._sum
+        chunk = _VOCABULARY_CHUNK.get(where.index.device.type, _VOCABULARY_CHUNK["cpu"])
         parts = [
-            pool(logits(first, min(first + _VOCABULARY_CHUNK, width)), where)
-            for first in range(0, width, _VOCABULARY_CHUNK)
+            pool(logits(first, min(first + chunk, width)), where)
+            for first in range(0, width, chunk)
         ]
         self.embedding_dimension = width
         features["sentence_embedding"] = torch.cat(parts, dim=1)

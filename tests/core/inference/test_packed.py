@@ -271,6 +271,25 @@ def test_changed_weights_are_used(dtype, tiny_bert):
     assert np.abs(after - before).max() > 0.02
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["bert", "mpnet", "modernbert", "qwen3"])
+def test_reproducible_numbers_do_not_depend_on_the_texts_beside(name, dtype, tokenizer):
+    model = model_of(name, tokenizer, dtype=dtype)
+    model.reproducible = True
+    lengths = [60, 1, 17, 17, 33, 9, 48, 5, 5, 31, 60, 2] * 3
+    together = tokens_of(lengths)
+    starts = together.offsets
+    whole = results(model, together, "sentence_embedding", packed=True)
+    for row in (0, 3, 7, 20, 35):
+        ids = together.ids[starts[row] : starts[row + 1]].tolist()
+        types = together.type_ids[starts[row] : starts[row + 1]].tolist()
+        alone = results(
+            model, from_lists([ids], type_ids=[types]), "sentence_embedding", packed=True
+        )
+
+        assert torch.equal(alone[0], whole[row])
+
+
 # --- The compiled kernel -------------------------------------------------------------------------
 
 
