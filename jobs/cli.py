@@ -22,6 +22,7 @@ from jobs import (
 )
 from jobs.import_ranking import import_ranking
 from jobs.run import run_flow
+from jobs.spec import spec
 from stx_core.errors import InputError, ModelError, SpecError, Stopped, StxError
 from stx_core.store.urls import one_line
 
@@ -46,6 +47,7 @@ app.command()(bench.bench)
 app.command()(verify.verify)
 app.command()(rollback.rollback)
 app.command()(gc.gc)
+app.add_typer(spec, name="spec")
 
 
 def run(application: typer.Typer) -> None:

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from pipelines.spec import Part
 from pipelines.spec_file import parse_spec, read_values
 from stx_core.errors import SpecError
 
 # The module of each job, its spec and the function that runs it; imported when a flow needs it.
-_JOBS = {
+JOBS = {
     "encode": ("pipelines.encode", "pipelines.spec", "EncodeSpec", "run_encode"),
     "retrieve": (
         "pipelines.retrieve", "pipelines.retrieval_spec", "RetrieveSpec", "run_retrieve"
@@ -29,10 +29,8 @@ _JOBS = {
 _SHARED = ("resources", "store")
 
 
-class FlowSpec(BaseModel):
+class FlowSpec(Part):
     """Steps, each ``job: spec`` or ``job: file with the spec``; and what they all share."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     steps: tuple[dict[str, str | dict[str, Any]], ...] = Field(min_length=1)
     resources: dict[str, Any] = {}
@@ -66,14 +64,14 @@ def read_steps(flow: FlowSpec, source: str = "flow") -> list[Step]:
 
 def _step(number: int, step: Mapping[str, Any], flow: FlowSpec, source: str) -> Step:
     where = f"{source}: step {number}"
-    if len(step) != 1 or not step.keys() <= _JOBS.keys():
+    if len(step) != 1 or not step.keys() <= JOBS.keys():
         raise SpecError(
-            f"{where}: name one job, one of {', '.join(_JOBS)}; it has {', '.join(step) or 'none'}"
+            f"{where}: name one job, one of {', '.join(JOBS)}; it has {', '.join(step) or 'none'}"
         )
     ((job, values),) = step.items()
     if isinstance(values, str):
         where, values = values, read_values(values)
-    module, spec_module, spec_name, run_name = _JOBS[job]
+    module, spec_module, spec_name, run_name = JOBS[job]
     kind: type[Part] = getattr(import_module(spec_module), spec_name)
     merged = dict(_with_shared(values, flow, kind))
     spec = parse_spec(merged, source=f"{where} ({job})", kind=kind)

@@ -27,7 +27,10 @@ class Part(BaseModel):
     """Base of all parts of a spec: nothing unknown, nothing that changes."""
 
     # hide_input_in_errors: pydantic would print what the user typed, secrets too.
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    # use_attribute_docstrings: they are the descriptions of the JSON Schema.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True
+    )
 
 
 class Filter(Part):

@@ -1,0 +1,29 @@
+"""``stx spec``: what specs may say, for editors and for readers."""
+
+from typing import Annotated
+
+import typer
+
+spec = typer.Typer(help="What specs may say.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@spec.command()
+def schema(
+    kind: Annotated[
+        str, typer.Argument(help="encode, retrieve, rerank, mine, evaluate or flow.")
+    ] = "encode",
+) -> None:
+    """Print the JSON Schema of a kind of spec, for completion and checks in an editor."""
+    import json
+
+    from pipelines.spec_reference import json_schema
+
+    print(json.dumps(json_schema(kind), indent=1, ensure_ascii=False))
+
+
+@spec.command()
+def reference() -> None:
+    """Print a page in Markdown with every key of every spec."""
+    from pipelines.spec_reference import reference as page
+
+    print(page())
