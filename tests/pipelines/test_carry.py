@@ -61,9 +61,9 @@ def encoded(monkeypatch):
     seen = []
     encode_texts = stages.encode_texts
 
-    def watched(encoder, texts):
+    def watched(encoder, texts, *tokens):
         seen.extend(texts.drop_null().unique().to_pylist())
-        return encode_texts(encoder, texts)
+        return encode_texts(encoder, texts, *tokens)
 
     monkeypatch.setattr(stages, "encode_texts", watched)
     return seen

@@ -163,7 +163,9 @@ def start(spec, stop_after=None):
     base = hashes_by_unit(root)
     encode_texts = stages.encode_texts
     counting = mock.patch.object(
-        stages, "encode_texts", lambda encoder, texts: encode_texts(Counted(encoder, given), texts)
+        stages,
+        "encode_texts",
+        lambda encoder, texts, *tokens: encode_texts(Counted(encoder, given), texts),
     )
     with counting:
         try:
