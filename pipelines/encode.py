@@ -34,11 +34,11 @@ from pipelines.results import Sink, output_facts, output_schemas, vector_field, 
 from pipelines.runner import with_runner
 from pipelines.runs import Start, View, claimed, finish_units, run_job
 from pipelines.spec import EncodeSpec
-from pipelines.stages import Encode
+from pipelines.stages import Encode, EncoderSettings
 from pipelines.tokenizing import Tokenize, actors_needed
 from stx_core import failpoints
 from stx_core.errors import InputError, SpecError
-from stx_core.store import create, ledger
+from stx_core.store import create, ledger, log
 from stx_core.store.commit import commit_snapshot
 from stx_core.store.retries import add_counts, take_counts
 from stx_core.store.s3 import use_options
@@ -67,8 +67,9 @@ def _plan_and_run(spec: EncodeSpec, view: View, started: float, *, dry_run: bool
     corpus = list_corpus(spec.inputs, spec.backfill)
     failpoints.hit("plan.listed")
     encoders = {name: encoder_settings(model) for name, model in spec.models.items()}
-    encoders = settled(encoders, current_outputs(spec.output.path), spec.resources)
-    spec_hash = content_hash(spec, {name: fingerprint(one) for name, one in encoders.items()})
+    was_begun = partial(_was_begun, spec)
+    encoders = settled(encoders, current_outputs(spec.output.path), spec.resources, was_begun)
+    spec_hash = _spec_hash(spec, encoders)
     held = read_held(spec.output.path, spec_hash, corpus.scope)
     units = plan_units(corpus.shards, spec.resources.rows_per_unit)
     plan = make_plan(spec, units, corpus.schema, encoders, held)
@@ -93,6 +94,16 @@ def _plan_and_run(spec: EncodeSpec, view: View, started: float, *, dry_run: bool
             if dry_run:
                 return Report(spec.output.path, None, committed=False)
             return _run(spec, plan, corpus, held, spec_hash, view, started, stage)
+
+
+def _spec_hash(spec: EncodeSpec, encoders: Mapping[str, EncoderSettings]) -> str:
+    return content_hash(spec, {name: fingerprint(one) for name, one in encoders.items()})
+
+
+def _was_begun(spec: EncodeSpec, encoders: Mapping[str, EncoderSettings]) -> bool:
+    """Whether there is an unfinished run of the spec with such encoders."""
+    entry = log.latest(spec.output.path)
+    return entry is not None and bool(log.unfinished_run(entry.state, _spec_hash(spec, encoders)))
 
 
 def _with_pool(plan: Plan, spec: EncodeSpec) -> Plan:

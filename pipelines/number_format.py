@@ -1,6 +1,6 @@
 """What models compute in where a spec leaves it to us (``dtype: auto``)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -21,23 +21,39 @@ def settled(
     settings: Mapping[str, Settings],
     held: Mapping[str, Mapping[str, Any]],
     resources: Resources,
+    was_begun: Callable[[Mapping[str, Settings]], bool] = lambda _: False,
 ) -> dict[str, Settings]:
     """Replace ``auto``: by what the current snapshot was written in, else by what is fast here.
 
-    A dataset keeps its number format, whatever machine the next run is on: another one would mean
-    to compute all of it again.
+    A dataset, and a run that was interrupted, keep their number format, whatever machine the next
+    start is on: another one would mean to compute all of it again.
 
     Args:
         settings: of models, by output.
         held: what the current snapshot says of its outputs.
         resources: the spec's part.
+        was_begun: whether there is an unfinished run with such settings.
     """
-    found = dict(settings)
+    known = {name: one.dtype for name, one in settings.items()}
     for name, one in settings.items():
         if one.dtype == AUTO:
-            dtype = _as_before(one, held.get(name)) or _fast_here(resources)
-            found[name] = replace(one, dtype=dtype)
-    return found
+            known[name] = _as_before(one, held.get(name)) or AUTO
+    if AUTO not in known.values():
+        return _with(settings, known, AUTO)
+    for dtype in ("bfloat16", "float32"):
+        if was_begun(begun := _with(settings, known, dtype)):
+            return begun
+    return _with(settings, known, _fast_here(resources))
+
+
+def _with(
+    settings: Mapping[str, Settings], known: Mapping[str, str], dtype: str
+) -> dict[str, Settings]:
+    """Settings in the number formats that are known, the others in this one."""
+    return {
+        name: replace(one, dtype=dtype if known[name] == AUTO else known[name])
+        for name, one in settings.items()
+    }
 
 
 def _as_before(settings: Settings, held: Mapping[str, Any] | None) -> str | None:

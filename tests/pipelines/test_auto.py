@@ -7,6 +7,7 @@ from pipelines.encode import run_encode
 from pipelines.plan import current_outputs
 from pipelines.runner import with_runner
 from pipelines.spec import EncodeSpec
+from stx_core.errors import Stopped
 
 
 @pytest.fixture
@@ -109,3 +110,17 @@ def test_another_setting_of_the_model_may_change_the_number_format(
 
     assert changed.committed
     assert dtype_of(tmp_path / "out") == "bfloat16"
+
+
+def test_an_interrupted_run_goes_on_in_its_number_format_on_another_machine(
+    machine, corpus, spec_of, tmp_path
+):
+    machine(kind="other")
+    with pytest.raises(Stopped):
+        run_encode(spec_of(corpus, resources={"max_units": 1}))
+    machine(kind="amx")
+
+    done = run_encode(spec_of(corpus))
+
+    assert done.committed
+    assert dtype_of(tmp_path / "out") == "float32"
