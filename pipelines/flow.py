@@ -26,7 +26,7 @@ _JOBS = {
     "evaluate": ("pipelines.evaluate", "pipelines.evaluate", "EvaluateSpec", "run_evaluate_spec"),
 }  # fmt: skip
 
-_SHARED = ("resources", "store")
+_SHARED = ("resources", "store", "alerts")
 
 
 class FlowSpec(BaseModel):
@@ -38,6 +38,7 @@ class FlowSpec(BaseModel):
     resources: dict[str, Any] = {}
     """Of every step that does not say otherwise."""
     store: dict[str, Any] = {}
+    alerts: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
