@@ -372,7 +372,7 @@ _VARIABLE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
 
 
 class Alerts(Part):
-    """Whom to tell how a start of a job ended: a command, a URL, or both, see docs/operations.md."""
+    """Whom to tell how a job ended: a command, a URL, or both, see docs/operations.md."""
 
     command: tuple[str, ...] = ()
     """Run without a shell, with the message as JSON on its standard input."""

@@ -40,7 +40,7 @@ class Base:
 
 Judge = Callable[[pa.Table, Base], Mapping[str, Mapping[str, Any]]]
 """Looks at the manifest rows that are about to be published, and at the version that they follow:
-what to add to the facts of outputs, by name. Raises to refuse; asked again when the base changed."""
+what to add to the facts of outputs, by name. Raises to refuse; asked again for another base."""
 
 
 def commit_snapshot(

@@ -284,7 +284,7 @@ def _url(root: str, run: str, key: str, attempt: int) -> str:
 
 
 def _parse(body: Mapping[str, Any], key: str) -> Record | None:
-    if not is_whole(body) or body.get("key") != key or not _NEEDED <= body.keys():
+    if not is_whole(body) or body.get("key") != key or not body.keys() >= _NEEDED:
         return None
     found = Record(**{name: body[name] for name in _FIELDS if name in body})
     return None if find_problem(found) else found
