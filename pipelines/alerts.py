@@ -28,6 +28,9 @@ _ATTEMPTS = 3
 _PAUSE_S = 1.0
 _TRY_AGAIN = (408, 425, 429)
 
+# Characters of an error: chat services refuse longer messages.
+_LONGEST = 3000
+
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
     """A redirected POST would arrive as a GET without the message: it is an error instead."""
@@ -50,7 +53,7 @@ def tell_failure(job: str, spec: BaseModel, error: Exception) -> None:
     """
     event = "refused" if isinstance(error, QualityRefused) else "failure"
     lines = [redact(line) for line in str(error).split("\n")]
-    _tell(job, spec, event, {"error": type(error).__name__, "text": "\n".join(lines)})
+    _tell(job, spec, event, {"error": type(error).__name__, "text": "\n".join(lines)[:_LONGEST]})
 
 
 def tell_report(job: str, spec: BaseModel, report: Report) -> None:
@@ -64,7 +67,8 @@ def tell_report(job: str, spec: BaseModel, report: Report) -> None:
     limit = getattr(getattr(spec, "output", None), "max_quarantined", 1.0)
     share = report.quarantined_share
     text = f"version {report.version}" + ("" if report.committed else ", nothing to do")
-    if event_is_quarantine := share > limit:
+    event = "quarantine" if share > limit else "success"
+    if event == "quarantine":
         text += f"; {share:.2%} of the rows are quarantined, allowed are {limit:.2%}"
     body = {
         "text": text,
@@ -75,7 +79,7 @@ def tell_report(job: str, spec: BaseModel, report: Report) -> None:
         "quarantined": {name: part.quarantined for name, part in report.parts.items()},
         "warnings": [redact(line) for line in report.warnings],
     }
-    _tell(job, spec, "quarantine" if event_is_quarantine else "success", body)
+    _tell(job, spec, event, body)
 
 
 def _tell(job: str, spec: BaseModel, event: str, body: Mapping[str, Any]) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import scipy.sparse
 import xxhash
 
 from pipelines.quality import overlap
@@ -141,6 +140,9 @@ def _read(root: str, files: pa.ChunkedArray, rows: pa.ChunkedArray, vector: str)
 def _cosines(vectors: pa.ChunkedArray) -> np.ndarray:
     """(N, N) cosines of the rows with each other; 0 for vectors that are zero."""
     if pa.types.is_struct(vectors.type):
+        # Takes as long to import as all else of a start that has nothing to do.
+        import scipy.sparse
+
         offsets, indices, values = sparse_csr(vectors)
         rows = scipy.sparse.csr_matrix((values.astype(np.float64), indices, offsets))
         dots = (rows @ rows.T).toarray()

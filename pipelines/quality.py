@@ -114,15 +114,16 @@ class Statistics:
     @property
     def repeated_texts(self) -> float:
         """Share of rows whose text an earlier row has; exact for few texts, else estimated."""
-        sampled = sum(count for _, count in self.smallest)
-        estimate = 1 - len(self.smallest) / max(1, sampled)
+        if not self.rows:
+            return 0.0
+        estimate = 1 - len(self.smallest) / sum(count for _, count in self.smallest)
         # Repetitions within a unit are known.
-        return max(estimate if sampled else 0.0, 1 - self.texts / max(1, self.rows))
+        return max(estimate, 1 - self.texts / self.rows)
 
     @property
     def repeated_vectors(self) -> float:
         """Share of texts whose vector another text of the same unit has."""
-        return 1 - self.vectors / max(1, self.texts)
+        return 1 - self.vectors / self.texts if self.texts else 0.0
 
 
 def from_json(values: Mapping[str, Any] | None) -> Statistics | None:
