@@ -46,7 +46,7 @@ ROWS = st.lists(
 
 
 @given(rows=ROWS, cuts=st.lists(st.integers(0, 60), max_size=5), order=st.randoms())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_statistics_of_parts_add_up_to_those_of_the_whole_in_any_order(rows, cuts, order):
     edges = [0, *sorted(min(cut, len(rows)) for cut in cuts), len(rows)]
     parts = [measured(rows[a:b], 1) for a, b in zip(edges, edges[1:], strict=False)]
@@ -62,7 +62,7 @@ def test_statistics_of_parts_add_up_to_those_of_the_whole_in_any_order(rows, cut
 
 
 @given(rows=ROWS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_statistics_are_what_counting_row_by_row_gives(rows):
     found = measured(rows)
 
