@@ -176,7 +176,7 @@ def test_a_damaged_fold_is_ignored_because_its_records_exist_one_by_one(root, do
 def test_records_of_a_stx_that_knew_no_statistics_are_valid(root, done):
     body = asdict(done)
     del body["quality"]
-    write_new(url_of(root, done.key, 0), seal(body))
+    write_new(url_of(root, done.key, 0), json.dumps(seal(body)).encode())
 
     assert loaded(root) == [done]
 
