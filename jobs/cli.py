@@ -23,7 +23,14 @@ from jobs import (
 from jobs.import_ranking import import_ranking
 from jobs.run import run_flow
 from jobs.spec import spec
-from stx_core.errors import InputError, ModelError, SpecError, Stopped, StxError
+from stx_core.errors import (
+    InputError,
+    ModelError,
+    QualityRefused,
+    SpecError,
+    Stopped,
+    StxError,
+)
 from stx_core.store.urls import one_line
 
 app = typer.Typer(
@@ -54,7 +61,8 @@ def run(application: typer.Typer) -> None:
     """Run a command line; an error of ours is one line on stderr and an exit code.
 
     Exit codes: 0 done, 1 storage or an internal error, 2 the user's mistake, 3 more rows
-    quarantined than allowed, 4 stopped before the end as asked for, 130 interrupted.
+    quarantined than allowed, 4 stopped before the end as asked for, 5 refused by a check of the
+    spec's `quality`, 130 interrupted.
     """
     try:
         application()
@@ -65,7 +73,7 @@ def run(application: typer.Typer) -> None:
         # Not splitlines(): that also breaks at characters that an id can hold.
         for line in str(error).split("\n"):
             print(f"stx: {one_line(line)}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, (SpecError, ModelError, InputError)) else 1)
+        sys.exit(_exit_code(error))
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -79,6 +87,12 @@ def run(application: typer.Typer) -> None:
     except KeyboardInterrupt:
         print("stx: interrupted; finished units are kept, run again to go on", file=sys.stderr)
         sys.exit(130)
+
+
+def _exit_code(error: StxError) -> int:
+    if isinstance(error, QualityRefused):
+        return 5
+    return 2 if isinstance(error, (SpecError, ModelError, InputError)) else 1
 
 
 def run_alone(command: Callable[..., None]) -> None:

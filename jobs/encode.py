@@ -22,6 +22,9 @@ def encode(
     deadline: Annotated[
         str | None, typer.Option(help="Stop in time before this duration (55m, 2h) is over.")
     ] = None,
+    accept_quality: Annotated[
+        bool, typer.Option("--accept-quality", help="Commit what the spec's checks refuse.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")] = False,
 ) -> None:
     """Encode a corpus into a new snapshot; what is done already is not done again.
@@ -36,6 +39,8 @@ def encode(
     overrides = list(set_ or [])
     limits = {"max_units": max_units, "deadline": deadline}
     overrides += [f"resources.{key}={value}" for key, value in limits.items() if value is not None]
+    if accept_quality:
+        overrides.append("quality.accept=true")
     if destination is None:
         spec = load_spec(source, overrides)
     elif model is None:

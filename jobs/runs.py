@@ -39,15 +39,26 @@ def run_spec(job: Callable[..., Any], spec: "BaseModel", **options: bool) -> Any
         What the job returns; None when another start of the same run is at work.
     """
     from jobs.console import Console
+    from pipelines.alerts import tell_failure, tell_report
     from pipelines.report import Report
-    from stx_core.errors import RunActive
+    from stx_core.errors import RunActive, Stopped
 
     console = Console()
+    name = job.__name__.removeprefix("run_")
+    silent = options.get("dry_run", False)
     try:
         done = job(spec, console, **options)
     except RunActive as active:
         print(f"nothing to do: {active}")
         return None
+    except Stopped:
+        raise  # as asked for
+    except Exception as error:
+        if not silent:
+            tell_failure(name, spec, error)
+        raise
     if isinstance(done, Report):
         console.report(done)
+        if not silent:
+            tell_report(name, spec, done)
     return done

@@ -28,9 +28,11 @@ from pipelines.plan import (
     make_pool,
     read_held,
 )  # fmt: skip
+from pipelines.quality_gate import QualityGate
 from pipelines.repeated import encode_repeated, with_repeated
 from pipelines.report import Report, output_report
 from pipelines.results import Sink, output_facts, output_schemas, vector_field, write_unit
+from pipelines.retention import give_up_old
 from pipelines.runner import with_runner
 from pipelines.runs import Start, View, claimed, finish_units, run_job
 from pipelines.spec import EncodeSpec
@@ -57,6 +59,7 @@ def run_encode(spec: EncodeSpec, view: View | None = None, *, dry_run: bool = Fa
 
     Raises:
         RunActive: another start of the same run is at work.
+        QualityRefused: a check of the spec refuses what was encoded; it is kept.
         StxError: the spec, the input, a model or the store does not allow it. Finished units are
             kept: the next start goes on from there.
     """
@@ -223,7 +226,9 @@ def _run(
             name: dict(zip(part.keys, plan.units, strict=True)) for name, part in plan.parts.items()
         }
         keeps = None if corpus.scope.is_all else corpus.scope.keeps
-        info = commit_snapshot(root, claim, planned, records, facts, schemas, keeps)
+        gate = QualityGate(root, spec.quality, facts)
+        info = commit_snapshot(root, claim, planned, records, facts, schemas, keeps, gate)
+    retention = give_up_old(spec.output)
     return Report(
         output=root,
         version=info.version,
@@ -232,7 +237,8 @@ def _run(
         stream_seconds=stream_seconds,
         parts={name: output_report(name, facts, fresh) for name, facts in info.outputs.items()},
         retries=take_counts(),
-        warnings=warnings,
+        warnings=[*warnings, *gate.warnings, *retention.warnings],
+        lines=retention.lines,
     )
 
 

@@ -26,7 +26,7 @@ JOBS = {
     "evaluate": ("pipelines.evaluate", "pipelines.evaluate", "EvaluateSpec", "run_evaluate_spec"),
 }  # fmt: skip
 
-_SHARED = ("resources", "store")
+_SHARED = ("resources", "store", "alerts")
 
 
 class FlowSpec(Part):
@@ -36,6 +36,7 @@ class FlowSpec(Part):
     resources: dict[str, Any] = {}
     """Of every step that does not say otherwise."""
     store: dict[str, Any] = {}
+    alerts: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)

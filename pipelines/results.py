@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from pipelines import carry, unit_table
 from pipelines.plan import Plan
+from pipelines.quality import measure
 from pipelines.spec import Inputs
 from stx_core.store import ledger
 from stx_core.store.data_file import NO_FILE, write_table
@@ -152,8 +153,15 @@ def _write_output(unit: Unit, name: str, key: str, table: pa.Table, sink: Sink) 
         epoch=sink.epoch,
         rows_carried=carry.n_carried(good, name),
         tokens_carried=carry.tokens_carried(good, name),
+        quality=_quality(good, name, rejected),
     )
     return ledger.record(sink.root, sink.run, record)
+
+
+def _quality(good: pa.Table, name: str, rejected: pa.Array) -> dict[str, Any]:
+    texts, hashes = good.column(unit_table.TEXT), good.column(unit_table.HASH)
+    not_finite = count_reasons(rejected).get("not_finite", 0)
+    return measure(texts, hashes, good.column(f"{name}.vector"), not_finite).to_json()
 
 
 def rejected_of(table: pa.Table, output: str) -> pa.Array:

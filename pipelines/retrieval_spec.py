@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from pipelines.spec import (
+    Alerts,
     Inputs,
     Name,
     Part,
@@ -93,6 +94,7 @@ class RetrieveSpec(Part):
     output: RankingOutput
     resources: RetrievalResources = RetrievalResources()
     store: Store = Store()
+    alerts: Alerts = Alerts()
 
     @model_validator(mode="after")
     def _names_are_free(self) -> Self:
@@ -152,6 +154,7 @@ class RerankSpec(Part):
     output: RankingOutput
     resources: RetrievalResources = RetrievalResources()
     store: Store = Store()
+    alerts: Alerts = Alerts()
 
     @model_validator(mode="after")
     def _names_are_free(self) -> Self:
@@ -250,6 +253,7 @@ class MineSpec(Part):
     output: RankingOutput
     resources: MiningResources = MiningResources()
     store: Store = Store()
+    alerts: Alerts = Alerts()
 
     @property
     def judging(self) -> str:

@@ -1,6 +1,7 @@
 """What a job description may say: frozen, validated values; unknown keys are refused."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, Self, TypeVar
 
@@ -76,6 +77,33 @@ def committable(url: str) -> str:
             "absent; write to a local folder, s3://, gs:// or az://"
         )
     return url
+
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)")
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def duration_s(text: str) -> float:
+    """Seconds of ``90s``, ``55m``, ``2h``, ``1d`` or a plain number of seconds.
+
+    Raises:
+        ValueError: something else.
+    """
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        raise ValueError("not a duration; write it like 90s, 55m or 2h")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def as_duration(value: str | None) -> str | None:
+    """The text itself.
+
+    Raises:
+        ValueError: it is no duration.
+    """
+    if value is not None:
+        duration_s(value)
+    return value
 
 
 class Inputs(Part):
@@ -192,8 +220,18 @@ class Output(Part):
     units of a run."""
     duplicate_ids: Literal["keep", "fail"] = "keep"
     """Ids that occur twice are reported; "fail" refuses to commit them."""
+    keep_snapshots: Annotated[int, Field(ge=1)] | None = None
+    """After a commit, give up versions beyond so many of the newest; None: only `stx gc` does."""
+    keep_for: str | None = None
+    """Duration, like 30d: what was current within it stays, however many versions these are."""
 
     _can_be_committed_to = field_validator("path")(committable)
+    _is_duration = field_validator("keep_for")(as_duration)
+
+    @property
+    def keep_for_s(self) -> float | None:
+        """`keep_for` in seconds."""
+        return None if self.keep_for is None else duration_s(self.keep_for)
 
 
 class Resources(Part):
@@ -228,12 +266,7 @@ class Resources(Part):
     stall_timeout_s: Annotated[float, Field(gt=0)] = 600
     """A model that finishes no batch for so long is stopped, and the text at fault looked for."""
 
-    @field_validator("deadline")
-    @classmethod
-    def _is_duration(cls, value: str | None) -> str | None:
-        if value is not None:
-            duration_s(value)
-        return value
+    _is_duration = field_validator("deadline")(as_duration)
 
     @property
     def deadline_s(self) -> float | None:
@@ -288,6 +321,105 @@ class Store(Part):
         return S3Options(**self.model_dump())
 
 
+class Limits(Part):
+    """From which value on a check warns, and from which it refuses the snapshot; None: never."""
+
+    warn: Annotated[float, Field(ge=0)] | None = None
+    refuse: Annotated[float, Field(ge=0)] | None = None
+
+
+class Quality(Part):
+    """Checks of each output before it is committed, see docs/quality.md.
+
+    A check that is named has only the thresholds that are given with it.
+    """
+
+    accept: bool = False
+    """Commit what the checks refuse; they only warn then."""
+    min_rows: Annotated[int, Field(ge=1)] = 100
+    """Shares and shifts of fewer new rows are not judged."""
+    sample: Annotated[int, Field(ge=0, le=4096)] = 512
+    """Rows whose neighbours are compared; 0: none."""
+    not_finite: Limits = Limits(warn=0.01)
+    """Share of the new rows that were quarantined because their vector has NaN or infinity."""
+    zero_vectors: Limits = Limits(warn=0.01)
+    """Share of the new vectors that are all zero."""
+    quarantined: Limits = Limits(warn=0.5)
+    """Share of the new rows that were quarantined, for whatever reason."""
+    duplicate_texts: Limits = Limits(warn=0.5)
+    """Share of all rows with a text that another row has too; estimated."""
+    duplicate_vectors: Limits = Limits(warn=0.5)
+    """Share of the new texts with the vector of another text of their unit."""
+    norm_drift: Limits = Limits(warn=0.5)
+    """Change of the mean norm, or of its spread, as a share of the mean norm before."""
+    neighbour_overlap: Limits = Limits(warn=0.2)
+    """Share of the ten nearest neighbours that stayed the same; low is bad."""
+    text_shift: Limits = Limits(warn=1.0)
+    """Population stability index of text lengths or scripts: above 0.25 is a shift."""
+    rows_change: Limits = Limits(warn=0.5)
+    """Rows of the smaller of the old and the new snapshot that the other has more: 0.5 is half
+    of them lost, or twice as many."""
+
+    @model_validator(mode="after")
+    def _warns_first(self) -> Self:
+        for name, limits in self.limits.items():
+            warn, refuse = limits.warn, limits.refuse
+            if warn is None or refuse is None or warn == refuse:
+                continue
+            if (warn < refuse) != (name not in LOW_IS_BAD):
+                raise ValueError(f"{name}: refuse at {refuse:g} comes before warn at {warn:g}")
+        return self
+
+    @property
+    def limits(self) -> dict[str, Limits]:
+        """Thresholds by check."""
+        return {name: value for name, value in self if isinstance(value, Limits)}
+
+
+LOW_IS_BAD = ("neighbour_overlap",)
+
+_VARIABLE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
+
+
+class Alerts(Part):
+    """Whom to tell how a job ended: a command, a URL, or both, see docs/operations.md."""
+
+    command: tuple[str, ...] = ()
+    """Run without a shell, with the message as JSON on its standard input."""
+    webhook: str | None = None
+    """Gets the message as a POST. ``${NAME}`` stands for a variable of the environment."""
+    when: tuple[Literal["failure", "refused", "quarantine", "success"], ...] = (
+        "failure", "refused", "quarantine"
+    )  # fmt: skip
+
+    @field_validator("command")
+    @classmethod
+    def _no_secrets(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for argument in value:
+            without_secrets(argument)
+        return value
+
+    @field_validator("webhook")
+    @classmethod
+    def _is_http(cls, value: str | None) -> str | None:
+        if value is None:
+            return value
+        plain = without_secrets(_VARIABLE.sub("", value)) or ""
+        if scheme(plain) not in ("http", "https") and not _VARIABLE.match(value):
+            raise ValueError("write it as https://host/path, or ${NAME} of the environment")
+        return value
+
+    def url(self, environment: Mapping[str, str]) -> str | None:
+        """`webhook` with its variables; never to be logged.
+
+        Raises:
+            KeyError: there is no such variable.
+        """
+        if self.webhook is None:
+            return None
+        return _VARIABLE.sub(lambda found: environment[found[0][2:-1]], self.webhook)
+
+
 class EncodeSpec(Part):
     """The ``encode`` job: corpus in, one or more outputs of vectors out."""
 
@@ -297,19 +429,5 @@ class EncodeSpec(Part):
     backfill: Backfill | None = None
     resources: Resources = Resources()
     store: Store = Store()
-
-
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)")
-_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
-def duration_s(text: str) -> float:
-    """Seconds of ``90s``, ``55m``, ``2h``, ``1d`` or a plain number of seconds.
-
-    Raises:
-        ValueError: something else.
-    """
-    match = _DURATION.fullmatch(text.strip())
-    if match is None:
-        raise ValueError("not a duration; write it like 90s, 55m or 2h")
-    return float(match[1]) * _SECONDS[match[2]]
+    quality: Quality = Quality()
+    alerts: Alerts = Alerts()

@@ -14,7 +14,7 @@ from types import FrameType
 
 import psutil
 
-from stx_core.errors import Stopped, StxError
+from stx_core.errors import QualityRefused, Stopped, StxError
 from stx_core.store import log
 
 STOPPED_EXIT_CODE = 4
@@ -36,7 +36,7 @@ def pausing(root: str, claim: log.Claim) -> Iterator[None]:
     _held.append((root, claim))
     try:
         yield
-    except (Stopped, KeyboardInterrupt):
+    except (Stopped, QualityRefused, KeyboardInterrupt):
         _pause_held()
         raise
     finally:

@@ -37,6 +37,7 @@ _HOME = {
     "ModelError": "stx_core.errors",
     "RunActive": "stx_core.errors",
     "Stopped": "stx_core.errors",
+    "QualityRefused": "stx_core.errors",
     "StoreError": "stx_core.errors",
     "CommitConflict": "stx_core.errors",
     "Fenced": "stx_core.errors",

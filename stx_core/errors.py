@@ -5,6 +5,7 @@
     ├── InputError (ValueError)     rows or files of the corpus; quarantined, or fatal by policy
     ├── ModelError (ValueError)     model folder, weights, settings; exit code 2
     ├── RunActive                   another start of this run is at work; exit code 0
+    ├── QualityRefused              what was encoded fails a check of the spec; exit code 5
     ├── Stopped                     before the end, as asked for: run again to go on; exit code 4
     └── StoreError (OSError)        storage, after its retries; exit code 1
         ├── CommitConflict          another run committed first: plan again
@@ -25,6 +26,10 @@ class SpecError(StxError, ValueError):
 
 class Stopped(StxError):
     """A run ended before its end, as asked for. Finished units are kept."""
+
+
+class QualityRefused(StxError):
+    """What a run made fails the checks of its spec. Nothing is published, finished units stay."""
 
 
 class InputError(StxError, ValueError):

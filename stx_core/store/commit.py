@@ -29,13 +29,18 @@ Keeps = Callable[[str], bool]
 
 
 @dataclass(frozen=True)
-class _Base:
+class Base:
     """A version to build on; 0, without rows and outputs, when there is none."""
 
     version: int
     rows: pa.Table
     segments: list[dict[str, Any]]
     outputs: Mapping[str, Mapping[str, Any]]
+
+
+Judge = Callable[[pa.Table, Base], Mapping[str, Mapping[str, Any]]]
+"""Looks at the manifest rows that are about to be published, and at the version that they follow:
+what to add to the facts of outputs, by name. Raises to refuse; asked again for another base."""
 
 
 def commit_snapshot(
@@ -46,6 +51,7 @@ def commit_snapshot(
     outputs: Mapping[str, Mapping[str, Any]],
     schemas: Mapping[str, pa.Schema],
     keeps: Keeps | None = None,
+    judge: Judge | None = None,
 ) -> SnapshotInfo:
     """Check that all planned work is done and on disk, then publish it as the next version.
 
@@ -61,6 +67,7 @@ def commit_snapshot(
         outputs: what to remember of each output, as JSON values.
         schemas: of each output's files.
         keeps: shards that stay as they are; None when the run speaks about the whole corpus.
+        judge: asked last, before the snapshot is published.
 
     Raises:
         StoreError: units are missing, counts or ids do not add up, or a file is not there.
@@ -79,7 +86,9 @@ def commit_snapshot(
         if keeps is not None:
             rows = pa.concat_tables([_kept_rows(root, base, planned, outputs, keeps), rows])
         _check_files(root, rows)
-        body = _body(root, rows, outputs, schemas)
+        added = judge(rows, base) if judge else {}
+        told = {name: {**facts, **added.get(name, {})} for name, facts in outputs.items()}
+        body = _body(root, rows, told, schemas)
         body["segments"] = write_segments(root, claim.run, claim.epoch, rows, base.segments)
         try:
             entry = log.commit(root, claim.run, claim.epoch, body, base=base.version)
@@ -91,12 +100,12 @@ def commit_snapshot(
             base = winner
 
 
-def _base(root: str, version: int | None) -> _Base:
+def _base(root: str, version: int | None) -> Base:
     if version == 0:
-        return _Base(0, MANIFEST.empty_table(), [], {})
+        return Base(0, MANIFEST.empty_table(), [], {})
     snapshot = snapshot_state(root, version)
     segments = snapshot["segments"]
-    return _Base(snapshot["version"], read_segments(root, segments), segments, snapshot["outputs"])
+    return Base(snapshot["version"], read_segments(root, segments), segments, snapshot["outputs"])
 
 
 def _same_shards(before: pa.Table, after: pa.Table, keeps: Keeps | None) -> bool:
@@ -108,7 +117,7 @@ def _same_shards(before: pa.Table, after: pa.Table, keeps: Keeps | None) -> bool
 
 def _kept_rows(
     root: str,
-    base: _Base,
+    base: Base,
     planned: Planned,
     outputs: Mapping[str, Mapping[str, Any]],
     keeps: Keeps,

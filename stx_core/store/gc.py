@@ -7,7 +7,7 @@ gave, and log entries stay for ever.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -52,6 +52,7 @@ def gc(
     root: str,
     *,
     keep: int = KEEP,
+    keep_for_s: float | None = None,
     margin_s: float = MARGIN_S,
     abandon_after_s: float = ABANDON_AFTER_S,
     dry_run: bool = False,
@@ -63,6 +64,8 @@ def gc(
     Args:
         root: the dataset.
         keep: how many of the newest versions stay, at least 1.
+        keep_for_s: versions stay, too, that were current less than this before the newest log
+            entry.
         margin_s: objects stay that were written less than this before the fence.
         abandon_after_s: an interrupted run is given up when it showed no life for so long.
         dry_run: only say what would be deleted; writes nothing.
@@ -76,10 +79,11 @@ def gc(
     if before is None:
         raise StoreError(f"{redact(root)}: no dataset of stx is here")
     if dry_run:
-        state, now_s = _without_expired(before.state, keep), clock.now()
+        spared = _recent(root, before.state, before.n, keep_for_s)
+        state, now_s = _without_expired(before.state, keep, spared), clock.now()
         state = _without_runs(state, _old_runs(root, state, now_s - abandon_after_s))
     else:
-        fence = _fence(root, keep, abandon_after_s)
+        fence = _fence(root, keep, keep_for_s, abandon_after_s)
         state, now_s = fence.state, modified_s(log.entry_url(root, fence.n))
         failpoints.hit("gc.after_fence")
     garbage = [each for each in _unneeded(root, state) if each.modified_s < now_s - margin_s]
@@ -98,9 +102,13 @@ def _delete(url: str) -> None:
     remove(url)
 
 
-def _fence(root: str, keep: int, abandon_after_s: float) -> log.Entry:
+def _fence(root: str, keep: int, keep_for_s: float | None, abandon_after_s: float) -> log.Entry:
     """Append what gives up versions, and then what gives up runs, if there are such."""
-    fence = log.append(root, "gc", lambda state, _: _without_expired(state, keep))
+
+    def expire(state: log.State, number: int) -> log.State:
+        return _without_expired(state, keep, _recent(root, state, number - 1, keep_for_s))
+
+    fence = log.append(root, "gc", expire)
     now_s = modified_s(log.entry_url(root, fence.n))
     old = _old_runs(root, fence.state, now_s - abandon_after_s)
     given_up = {run: epoch for run, epoch in old.items() if _is_silent(root, fence.state, run)}
@@ -109,14 +117,29 @@ def _fence(root: str, keep: int, abandon_after_s: float) -> log.Entry:
     return log.append(root, "gc", lambda state, _: _without_runs(state, given_up))
 
 
-def _without_expired(state: log.State, keep: int) -> log.State:
+def _recent(root: str, state: log.State, last: int, keep_for_s: float | None) -> list[int]:
+    """Versions that were current less than `keep_for_s` before log entry `last`."""
+    if keep_for_s is None:
+        return []
+    kept = sorted((int(version), number) for version, number in state["kept"].items())
+    now_s = modified_s(log.entry_url(root, last))
+    # A version was current until the one that followed it was committed.
+    ends_s = parallel(lambda each: modified_s(log.entry_url(root, each[1])), kept[1:])
+    return [
+        version
+        for (version, _), end_s in zip(kept, ends_s, strict=False)
+        if now_s - end_s < keep_for_s
+    ]
+
+
+def _without_expired(state: log.State, keep: int, spared: Collection[int]) -> log.State:
     """Drop old versions, and finished runs that made none of the kept ones."""
     newest = sorted(map(int, state["kept"]))[-keep:]
     bases = [facts["base"] for facts in state["runs"].values() if _may_go_on(facts)]
     kept = {
         version: number
         for version, number in state["kept"].items()
-        if int(version) in {*newest, *bases}
+        if int(version) in {*newest, *bases, *spared}
     }
     runs = {
         run: facts

@@ -8,7 +8,7 @@ some 500 bytes a unit.
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import partial
 from itertools import count
 from typing import Any
@@ -69,6 +69,8 @@ class Record:
         epoch: the start of the run that wrote it.
         rows_carried: rows out whose vectors were taken from the snapshot before.
         tokens_carried: their share of `n_tokens`.
+        quality: statistics of the rows out, as JSON values that those of other units can be added
+            to; empty for outputs that are not judged.
     """
 
     key: str
@@ -99,15 +101,18 @@ class Record:
     epoch: int
     rows_carried: int = 0
     tokens_carried: int = 0
+    quality: dict[str, Any] = field(default_factory=dict)
 
 
-_FIELDS = {field.name: field.type for field in fields(Record)}
+_FIELDS = {each.name: each.type for each in fields(Record)}
+# What was added later has a default: records of an earlier stx stay valid.
+_NEEDED = {each.name for each in fields(Record) if each.default is each.default_factory is MISSING}
 _ARROW: dict[Any, pa.DataType] = {str: pa.string(), int: pa.int64()}
 
 RECORDS = pa.schema(
     [pa.field(name, _ARROW.get(kind, pa.string())) for name, kind in _FIELDS.items()]
 )
-"""Records as a table, one row each; the two dictionaries are JSON texts."""
+"""Records as a table, one row each; the dictionaries are JSON texts."""
 
 
 def to_table(records: Sequence[Record]) -> pa.Table:
@@ -195,7 +200,11 @@ def _read_fold(url: str) -> pa.Table:
     if xxhash.xxh3_128_hexdigest(data) != checksum:
         logger.warning("%s: damaged, reading the records that it was made of", redact(url))
         return RECORDS.empty_table()
-    return pq.read_table(pa.BufferReader(data)).select(RECORDS.names).cast(RECORDS)
+    table = pq.read_table(pa.BufferReader(data))
+    if not set(RECORDS.names) <= set(table.column_names):
+        # Folded by an earlier stx.
+        return RECORDS.empty_table()
+    return table.select(RECORDS.names).cast(RECORDS)
 
 
 class Folds:
@@ -275,7 +284,7 @@ def _url(root: str, run: str, key: str, attempt: int) -> str:
 
 
 def _parse(body: Mapping[str, Any], key: str) -> Record | None:
-    if not is_whole(body) or body.get("key") != key or not _FIELDS.keys() <= body.keys():
+    if not is_whole(body) or body.get("key") != key or not body.keys() >= _NEEDED:
         return None
-    found = Record(**{name: body[name] for name in _FIELDS})
+    found = Record(**{name: body[name] for name in _FIELDS if name in body})
     return None if find_problem(found) else found

@@ -47,6 +47,7 @@ MANIFEST = pa.schema(
         pa.field("n_truncated", pa.int64()),
         pa.field("run", pa.string()),
         pa.field("epoch", pa.int64()),
+        pa.field("quality", pa.string()),  # JSON; null in segments of earlier versions of stx
     ]
 )
 

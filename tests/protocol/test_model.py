@@ -381,7 +381,7 @@ def delete_before_the_fence(patch):
     """gc decides and deletes as ever, but tells the log only afterwards."""
     collect_only, fence_only = gc.gc, gc._fence
 
-    def think(root, keep, abandon_after_s):
+    def think(root, keep, keep_for_s, abandon_after_s):
         last = log.latest(root)
         state = copy.deepcopy(last.state)
 
@@ -398,13 +398,13 @@ def delete_before_the_fence(patch):
 
         patch.setattr(gc, "log", SimpleNamespace(**{**vars(log), "append": append}))
         patch.setattr(gc, "modified_s", modified_s)
-        return fence_only(root, keep, abandon_after_s)
+        return fence_only(root, keep, keep_for_s, abandon_after_s)
 
     def collect(root, keep, abandon_after_s, **options):
         collect_only(root, keep=keep, abandon_after_s=abandon_after_s, **options)
         patch.setattr(gc, "log", log)
         patch.setattr(gc, "modified_s", filesystem.modified_s)
-        fence_only(root, keep, abandon_after_s)
+        fence_only(root, keep, None, abandon_after_s)
 
     patch.setattr(gc, "_fence", think)
     patch.setattr(gc, "gc", collect)

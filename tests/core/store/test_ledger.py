@@ -1,12 +1,15 @@
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
+import xxhash
 
 from stx_core.store import ledger
 from stx_core.store.filesystem import list_names, write_new
+from stx_core.store.schema import to_parquet
+from stx_core.store.sealed import seal
 from stx_core.store.urls import join
 
 RUN = "run-1"
@@ -168,3 +171,20 @@ def test_a_damaged_fold_is_ignored_because_its_records_exist_one_by_one(root, do
 
     assert loaded(root) == [done]
     assert "damaged" in caplog.text
+
+
+def test_records_of_a_stx_that_knew_no_statistics_are_valid(root, done):
+    body = asdict(done)
+    del body["quality"]
+    write_new(url_of(root, done.key, 0), json.dumps(seal(body)).encode())
+
+    assert loaded(root) == [done]
+
+
+def test_folds_of_a_stx_that_knew_no_statistics_are_read_record_by_record(root, done):
+    ledger.record(root, RUN, done)
+    data = to_parquet(ledger.to_table([done]).drop_columns(["quality"]))
+    name = f"1-000001-{xxhash.xxh3_128_hexdigest(data)}.parquet"
+    write_new(join(root, "_stx/runs", RUN, "done", name), data)
+
+    assert loaded(root) == [done]

@@ -1,3 +1,4 @@
+import hashlib
 import os
 import shutil
 from dataclasses import replace
@@ -11,7 +12,7 @@ from stx_core.errors import CommitConflict, Fenced, StoreError
 from stx_core.store import commit, ledger, log, manifest
 from stx_core.store.commit import commit_snapshot, rollback
 from stx_core.store.filesystem import connect, list_sizes, write_new
-from stx_core.store.schema import dense_matrix
+from stx_core.store.schema import dense_matrix, to_parquet
 from stx_core.store.snapshot import (
     open_snapshot,
     read_manifest,
@@ -299,6 +300,19 @@ def test_only_segments_whose_rows_changed_are_written_again(job, monkeypatch):
     new = [segment for segment in after if segment not in before]
     assert [manifest.bucket("/c/0") in segment["buckets"] for segment in new] == [True]
     assert manifest.read_segments(job.root, after).sort_by("key") == rows.sort_by("key")
+
+
+def test_segments_of_a_stx_that_knew_no_statistics_are_read(job):
+    rows = ledger.to_table([job.finish(job.units[0], "run-1")]).select(manifest.MANIFEST.names)
+    data = to_parquet(rows.drop_columns(["quality"]))
+    write_new(join(job.root, "_stx/segments/old.parquet"), data)
+    segment = {"file": "_stx/segments/old.parquet", "sha256": hashlib.sha256(data).hexdigest()}
+
+    found = manifest.read_segments(job.root, [segment])
+
+    assert found.schema == manifest.MANIFEST
+    assert found["quality"].to_pylist() == [None]
+    assert found.drop_columns(["quality"]) == rows.drop_columns(["quality"])
 
 
 @LOCAL
