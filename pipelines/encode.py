@@ -30,13 +30,14 @@ from pipelines.plan import (
 from pipelines.repeated import encode_repeated, with_repeated
 from pipelines.report import Report, output_report
 from pipelines.results import Sink, output_facts, output_schemas, vector_field, write_unit
+from pipelines.run_report import EncodeRun, with_page
 from pipelines.runner import with_runner
 from pipelines.runs import Start, View, claimed, finish_units, run_job
 from pipelines.spec import EncodeSpec
 from pipelines.stages import Encode
 from stx_core import failpoints
 from stx_core.errors import InputError, SpecError
-from stx_core.store import create, ledger
+from stx_core.store import clock, create, ledger
 from stx_core.store.commit import commit_snapshot
 from stx_core.store.retries import add_counts, take_counts
 from stx_core.store.s3 import use_options
@@ -150,7 +151,7 @@ def _run(
         schemas = output_schemas(corpus.schema, spec.inputs, facts)
         if held.kept:
             _check_schemas(root, held, schemas)
-        streaming = time.monotonic()
+        streaming, began = time.monotonic(), clock.now()
         sink = Sink(root, claim.run, claim.epoch, schemas, facts)
         fresh = _stream(spec, plan, corpus, sink, view, start)
         stream_seconds = time.monotonic() - streaming
@@ -165,7 +166,7 @@ def _run(
         }
         keeps = None if corpus.scope.is_all else corpus.scope.keeps
         info = commit_snapshot(root, claim, planned, records, facts, schemas, keeps)
-    return Report(
+    report = Report(
         output=root,
         version=info.version,
         committed=True,
@@ -175,6 +176,7 @@ def _run(
         retries=take_counts(),
         warnings=warnings,
     )
+    return with_page(EncodeRun(spec, plan, report, info, held.outputs, records, fresh, began))
 
 
 def _check_schemas(root: str, held: Held, schemas: Mapping[str, pa.Schema]) -> None:

@@ -121,6 +121,9 @@ class TextModel(nn.Sequential):
         self.saved_config: dict[str, Any] = {}
         self.module_kwargs: dict[str, list[str]] = {}
         self._why_padded: dict[tuple[Any, ...], str | None] = {}
+        # Tokens that `run` has put into batches so far, and the places of these, padding counted.
+        # Models without a transformer have no padding, and count nothing.
+        self.tokens_run = self.places_run = 0
         if model_name_or_path is not None:
             options = LoadOptions(
                 model_kwargs=dict(model_kwargs or {}),
@@ -349,6 +352,7 @@ class TextModel(nn.Sequential):
 
         def forward(rows: np.ndarray) -> Output:
             size = filled(int(tokens.lengths[rows].sum()), budget) if packed else None
+            self._count(tokens.lengths[rows], size)
             return collect(self._features_of(tokens, rows, size, extra))
 
         return run_batches(
@@ -360,6 +364,11 @@ class TextModel(nn.Sequential):
             in_flight=2 if target.type == "cuda" else 1,
             progress=progress_bar(len(tokens), show_progress_bar),
         )
+
+    def _count(self, lengths: np.ndarray, size: int | None) -> None:
+        if isinstance(self.input_module, Transformer):
+            self.tokens_run += int(lengths.sum())
+            self.places_run += len(lengths) * int(lengths.max()) if size is None else size
 
     @torch.inference_mode()
     def _features_of(

@@ -2,13 +2,13 @@
 
 Workers create one small JSON object per unit. The driver copies them into larger files as it goes
 (folds them), so that a run of many units is read back in seconds. In memory they are Arrow tables:
-some 500 bytes a unit.
+some 1,200 bytes a unit.
 """
 
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import partial
 from itertools import count
 from typing import Any
@@ -64,11 +64,12 @@ class Record:
         file_rows: rows of the data file: `rows_out`, unless a row in gives several or none.
         quarantine_size: of the quarantine file, bytes.
         quarantine_checksum: like `checksum`.
-        seconds: duration by stage.
+        seconds: duration by stage; what outputs of a unit share, in equal shares.
         run: the run that wrote it.
         epoch: the start of the run that wrote it.
         rows_carried: rows out whose vectors were taken from the snapshot before.
         tokens_carried: their share of `n_tokens`.
+        counts: what a report tells of its rows, as JSON values: numbers that add up over units.
     """
 
     key: str
@@ -99,15 +100,22 @@ class Record:
     epoch: int
     rows_carried: int = 0
     tokens_carried: int = 0
+    counts: dict[str, Any] = field(default_factory=dict)
 
 
-_FIELDS = {field.name: field.type for field in fields(Record)}
+_FIELDS = {each.name: each.type for each in fields(Record)}
+# Records of older versions lack what has a default since.
+_REQUIRED = {
+    each.name
+    for each in fields(Record)
+    if each.default is MISSING and each.default_factory is MISSING
+}
 _ARROW: dict[Any, pa.DataType] = {str: pa.string(), int: pa.int64()}
 
 RECORDS = pa.schema(
     [pa.field(name, _ARROW.get(kind, pa.string())) for name, kind in _FIELDS.items()]
 )
-"""Records as a table, one row each; the two dictionaries are JSON texts."""
+"""Records as a table, one row each; the dictionaries are JSON texts."""
 
 
 def to_table(records: Sequence[Record]) -> pa.Table:
@@ -195,7 +203,10 @@ def _read_fold(url: str) -> pa.Table:
     if xxhash.xxh3_128_hexdigest(data) != checksum:
         logger.warning("%s: damaged, reading the records that it was made of", redact(url))
         return RECORDS.empty_table()
-    return pq.read_table(pa.BufferReader(data)).select(RECORDS.names).cast(RECORDS)
+    table = pq.read_table(pa.BufferReader(data))
+    if not set(RECORDS.names) <= set(table.column_names):
+        return RECORDS.empty_table()  # of an older version
+    return table.select(RECORDS.names).cast(RECORDS)
 
 
 class Folds:
@@ -275,7 +286,7 @@ def _url(root: str, run: str, key: str, attempt: int) -> str:
 
 
 def _parse(body: Mapping[str, Any], key: str) -> Record | None:
-    if not is_whole(body) or body.get("key") != key or not _FIELDS.keys() <= body.keys():
+    if not is_whole(body) or body.get("key") != key or not body.keys() >= _REQUIRED:
         return None
-    found = Record(**{name: body[name] for name in _FIELDS})
+    found = Record(**{name: body[name] for name in _FIELDS.keys() & body.keys()})
     return None if find_problem(found) else found
