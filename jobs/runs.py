@@ -42,7 +42,8 @@ def run_spec(job: Callable[..., Any], spec: "BaseModel", **options: bool) -> Any
     from pipelines.report import Report
     from stx_core.errors import RunActive
 
-    console = Console()
+    resources = getattr(spec, "resources", None)
+    console = Console(getattr(resources, "cost_per_hour", None))
     try:
         done = job(spec, console, **options)
     except RunActive as active:

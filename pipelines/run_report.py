@@ -138,7 +138,8 @@ def _summary(run: EncodeRun) -> Iterator[tuple[str, object]]:
     texts = max((part.encoded_rows for part in parts), default=0)
     tokens = sum(part.encoded_tokens for part in parts)
     yield "rows of the corpus", run.info.rows
-    yield "seconds, start of the actors counted", f"{report.seconds:,.1f}"
+    yield "seconds, from plan to commit", f"{report.seconds:,.1f}"
+    yield "seconds of them encoding", f"{report.stream_seconds:,.1f}"
     yield "texts encoded", texts
     yield "tokens encoded", tokens
     if report.stream_seconds:
@@ -161,7 +162,6 @@ def _outputs(run: EncodeRun) -> list[Sequence[object]]:
         ("size, MB", *(f"{part.size / 1e6:,.1f}" for part in parts)),
         ("quarantined rows", *(part.quarantined for part in parts)),
         ("texts cut, of those encoded", *(part.truncated for part in parts)),
-        ("model", *(redact(facts["model"]) for facts in run.info.outputs.values())),
     ]
 
 

@@ -163,14 +163,24 @@ def _plain(text: str) -> str:
 
 
 def _html_table(header: Sequence[str], rows: Rows) -> str:
-    head = "".join(f"<th>{escape(name)}</th>" for name in header)
+    columns = list(zip(*rows, strict=True)) or [("",)] * len(header)
+    numeric = [all(map(_is_number, column)) for column in columns]
+    head = "".join(
+        f"<th{_kind(is_number)}>{escape(name)}</th>"
+        for name, is_number in zip(header, numeric, strict=True)
+    )
     lines = [
-        "".join(f"<td{_kind(value)}>{escape(_cell(value))}</td>" for value in row) for row in rows
+        "".join(f"<td{_kind(_is_number(value))}>{escape(_cell(value))}</td>" for value in row)
+        for row in rows
     ]
     body = "\n".join(f"<tr>{line}</tr>" for line in lines)
     return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
 
 
-def _kind(value: object) -> str:
+def _is_number(value: object) -> bool:
     text = str(value).replace(",", "").rstrip("%")
-    return ' class="number"' if text.replace(".", "", 1).lstrip("-").isdigit() else ""
+    return text.replace(".", "", 1).lstrip("-").isdigit() or text == "–"
+
+
+def _kind(is_number: bool) -> str:
+    return ' class="number"' if is_number else ""
