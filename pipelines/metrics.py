@@ -124,7 +124,7 @@ class _RayMeters:
     def __init__(self) -> None:
         from ray.util.metrics import Counter, Gauge
 
-        self._all = {
+        self._all: dict[str, Any] = {
             each.name: (Counter if each.grows else Gauge)(
                 each.name, description=each.description, tag_keys=each.labels
             )
@@ -146,7 +146,7 @@ class _OwnMeters:
         from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
         registry = CollectorRegistry()
-        self._all = {
+        self._all: dict[str, Any] = {
             each.name: (Counter if each.grows else Gauge)(
                 each.name, each.description, each.labels, registry=registry
             )

@@ -191,7 +191,7 @@ def test_log_lines_go_to_the_stderr_of_the_moment(monkeypatch, capsys):
     from jobs.console import _Stderr
 
     handler = _Stderr()
-    logger = logging.Logger("alone")
+    logger = logging.getLogger("stx_alone")
     logger.addHandler(handler)
 
     logger.warning("seen")
