@@ -20,14 +20,13 @@ import pyarrow.compute as pc
 from pipelines import unit_counts
 from pipelines.plan import Plan, available_cores
 from pipelines.progress import by_stage
-from pipelines.report import Report
+from pipelines.report import Report, write_page
 from pipelines.spec import EncodeSpec
 from pipelines.unit_counts import ENTRIES, NORMS, TOKENS, added_up, read_counts
 from stx_core.errors import StoreError
 from stx_core.histogram import Histogram, Lengths, Norms
 from stx_core.page import Section, bar_chart, html_page, markdown_page, share
 from stx_core.store.data_file import read_columns
-from stx_core.store.filesystem import write_over
 from stx_core.store.snapshot import SnapshotInfo
 from stx_core.store.urls import join, redact
 
@@ -71,7 +70,9 @@ class EncodeRun:
     def units(self, output: str) -> pa.Table:
         """Records of the snapshot's units; not those of texts that were encoded for several."""
         mine = _of(self.records, output)
-        return mine.filter(pc.is_in(mine["key"], pa.array(self.plan.parts[output].keys)))
+        return mine.filter(
+            pc.is_in(mine["key"], pa.array(self.plan.parts[output].keys, pa.string()))
+        )
 
     @cached_property
     def counts(self) -> dict[str, list[dict[str, Any]]]:
@@ -85,11 +86,6 @@ class EncodeRun:
         return None if price is None else price * self.report.seconds / 3600
 
 
-def report_url(root: str, version: int, ending: str = "html") -> str:
-    """Where the page of a version is."""
-    return join(root, "_stx", "reports", str(version), f"report.{ending}")
-
-
 def with_page(run: EncodeRun) -> Report:
     """Write the page; the report with a line that says where.
 
@@ -99,13 +95,15 @@ def with_page(run: EncodeRun) -> Report:
     title = f"Encoded: {redact(root)}, version {run.info.version}"
     try:
         sections = list(_sections(run))
-        for ending, make in (("md", markdown_page), ("html", html_page)):
-            page = make(title, list(_notes(run)), sections)
-            write_over(report_url(root, run.info.version, ending), page.encode())
+        pages = {
+            ending: make(title, list(_notes(run)), sections)
+            for ending, make in (("md", markdown_page), ("html", html_page))
+        }
+        url = write_page(root, run.info.version, pages)
     except (StoreError, OSError) as error:
         return replace(report, warnings=[*report.warnings, f"no report written: {error}"])
     lines = [] if run.cost is None else [f"  cost     {run.cost:,.4g}"]
-    lines.append(f"  report   {redact(report_url(root, run.info.version))}")
+    lines.append(f"  report   {redact(url)}")
     return replace(report, lines=[*report.lines, *lines])
 
 
