@@ -35,6 +35,7 @@ from pipelines.runner import with_runner
 from pipelines.runs import Start, View, claimed, finish_units, run_job
 from pipelines.spec import EncodeSpec
 from pipelines.stages import Encode
+from pipelines.tracing import span
 from stx_core import failpoints
 from stx_core.errors import InputError, SpecError
 from stx_core.store import clock, create, ledger
@@ -78,8 +79,9 @@ def _plan_and_run(spec: EncodeSpec, view: View, started: float, *, dry_run: bool
         # Before models are loaded and actors start: a store that refuses us ends it here.
         create.probe(spec.output.path)
     with tempfile.TemporaryDirectory(prefix="stx-") as scratch:
-        plan = sources.with_sources(plan, spec, corpus, held, spec_hash, scratch)
-        plan = _with_costs(plan, spec, corpus, held)
+        with span("plan", units=plan.n_due):
+            plan = sources.with_sources(plan, spec, corpus, held, spec_hash, scratch)
+            plan = _with_costs(plan, spec, corpus, held)
         view.plan(plan)
         if dry_run:
             return Report(spec.output.path, None, committed=False)
@@ -153,7 +155,8 @@ def _run(
             _check_schemas(root, held, schemas)
         streaming, began = time.monotonic(), clock.now()
         sink = Sink(root, claim.run, claim.epoch, schemas, facts)
-        fresh = _stream(spec, plan, corpus, sink, view, start)
+        with span("encode", run=claim.run, units=plan.n_due, rows=plan.n_due_rows):
+            fresh = _stream(spec, plan, corpus, sink, view, start)
         stream_seconds = time.monotonic() - streaming
         records = pa.concat_tables([start.records, fresh])
         name, first = next(iter(plan.parts.items()))
@@ -165,7 +168,8 @@ def _run(
             name: dict(zip(part.keys, plan.units, strict=True)) for name, part in plan.parts.items()
         }
         keeps = None if corpus.scope.is_all else corpus.scope.keeps
-        info = commit_snapshot(root, claim, planned, records, facts, schemas, keeps)
+        with span("commit", run=claim.run):
+            info = commit_snapshot(root, claim, planned, records, facts, schemas, keeps)
     report = Report(
         output=root,
         version=info.version,

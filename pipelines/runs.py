@@ -11,6 +11,7 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 from pipelines import stream
+from pipelines.lineage import told
 from pipelines.metrics import metered
 from pipelines.progress import Progress
 from pipelines.report import Report
@@ -92,15 +93,15 @@ def claimed(
         RunActive: another start of the same run is at work.
         CommitConflict: another start changed the dataset since it was looked at.
     """
+    job = type(spec).__name__.removesuffix("Spec").lower()
     claim = log.claim(root, spec_hash)
-    with log.hold(root, claim) as beat, pausing(root, claim):
+    with log.hold(root, claim) as beat, pausing(root, claim), told(root, job, claim, spec):
         write_spec(root, claim.run, spec)
         if (claim.base, claim.run if claim.resumed else "") != (version, run):
             raise CommitConflict(
                 f"{redact(root)}: another start changed the dataset while this one planned"
             )
         records = ledger.load(root, claim.run) if claim.resumed else ledger.to_table([])
-        job = type(spec).__name__.removesuffix("Spec").lower()
         yield Start(root, job, claim, beat, records, began)
 
 
