@@ -2,7 +2,7 @@
 
 Workers create one small JSON object per unit. The driver copies them into larger files as it goes
 (folds them), so that a run of many units is read back in seconds. In memory they are Arrow tables:
-some 1,200 bytes a unit.
+some 1,400 bytes a unit.
 """
 
 import json

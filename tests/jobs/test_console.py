@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -197,3 +198,10 @@ def test_log_lines_go_to_the_stderr_of_the_moment(monkeypatch, capsys):
     logger.warning("seen")
 
     assert capsys.readouterr().err == "seen\n"
+
+
+def test_the_keys_are_documented():
+    text = (Path(__file__).parents[2] / "docs/seeing.md").read_text()
+
+    cells = re.findall(r"(?m)^\| ((?:`\w+`(?:, )?)+) \|", text.partition("## Afterwards")[0])
+    assert [key for cell in cells for key in re.findall(r"`(\w+)`", cell)] == KEYS

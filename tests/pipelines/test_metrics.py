@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -103,6 +104,18 @@ def test_names_follow_the_rules_of_prometheus():
     for metric in METRICS:
         assert re.fullmatch(r"stx_[a-z_]+", metric.name)
         assert metric.name.endswith("_total") == metric.grows
+
+
+def test_names_and_labels_are_documented():
+    text = (Path(__file__).parents[2] / "docs/seeing.md").read_text()
+
+    rows = re.findall(r"(?m)^\| (`stx_.*) \| (.*) \|$", text)
+    documented = {
+        name: re.findall(r"`(\w+)`", labels)
+        for names, labels in rows
+        for name in re.findall(r"`(\w+)`", names)
+    }
+    assert documented == {metric.name: [*metric.labels] for metric in METRICS}
 
 
 RAY = """
