@@ -38,11 +38,13 @@ class Progress:
         self.units = self.rows = self.tokens = self.quarantined = 0
         self.stages: dict[str, float] = {}
         self._run_tokens = self._run_places = 0
-        self._began = time.monotonic()
+        self._began = self._worked_since = time.monotonic()
 
     def add(self, result: Mapping[str, Any]) -> None:
         """Count what a stream's `write` returned for one unit."""
         records = result["records"]
+        if not self.units:
+            self._worked_since = self._first_work(records)
         self.run = next((each["run"] for each in records), self.run)
         self.units += 1
         self.rows += result["rows"]
@@ -53,17 +55,27 @@ class Progress:
             self._run_tokens += each["counts"].get(unit_counts.RUN_TOKENS, 0)
             self._run_places += each["counts"].get(unit_counts.RUN_PLACES, 0)
 
+    def _first_work(self, records: Iterable[Mapping[str, Any]]) -> float:
+        """When the first unit was begun: speeds leave out what actors need to start."""
+        busy = sum(sum(each["seconds"].values()) for each in records)
+        return max(self._began, time.monotonic() - busy) if busy else self._began
+
     @property
     def seconds(self) -> float:
         """Since the stream began."""
         return time.monotonic() - self._began
 
     @property
+    def worked_s(self) -> float:
+        """Since the first finished unit was begun."""
+        return max(time.monotonic() - self._worked_since, 1e-9)
+
+    @property
     def eta_s(self) -> float | None:
         """Seconds that the remaining rows take at the speed so far; None before the first."""
         if not self.rows:
             return None if self.rows_total else 0.0
-        return max(0, self.rows_total - self.rows) * self.seconds / self.rows
+        return max(0, self.rows_total - self.rows) * self.worked_s / self.rows
 
     @property
     def ratio(self) -> float:
@@ -88,7 +100,6 @@ class Progress:
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as JSON values, always with the same keys; see docs/seeing.md."""
-        seconds = max(self.seconds, 1e-9)
         return {
             "run": self.run,
             "units": self.units,
@@ -97,9 +108,9 @@ class Progress:
             "rows_total": self.rows_total,
             "tokens": self.tokens,
             "quarantined": self.quarantined,
-            "seconds": round(seconds, 1),
-            "rows_per_s": round(self.rows / seconds, 1),
-            "tokens_per_s": round(self.tokens / seconds),
+            "seconds": round(self.seconds, 1),
+            "rows_per_s": round(self.rows / self.worked_s, 1),
+            "tokens_per_s": round(self.tokens / self.worked_s),
             "eta_s": None if self.eta_s is None else round(self.eta_s),
             "cost": None if self.cost is None else round(self.cost, 4),
             "padding": None if self.padding is None else round(self.padding, 4),

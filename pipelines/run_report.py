@@ -137,7 +137,7 @@ def _summary(run: EncodeRun) -> Iterator[tuple[str, object]]:
     tokens = sum(part.encoded_tokens for part in parts)
     yield "rows of the corpus", run.info.rows
     yield "seconds, from plan to commit", f"{report.seconds:,.1f}"
-    yield "seconds of them encoding", f"{report.stream_seconds:,.1f}"
+    yield "of these streaming, start of the actors counted", f"{report.stream_seconds:,.1f}"
     yield "texts encoded", texts
     yield "tokens encoded", tokens
     if report.stream_seconds:

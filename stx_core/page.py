@@ -164,23 +164,21 @@ def _plain(text: str) -> str:
 
 def _html_table(header: Sequence[str], rows: Rows) -> str:
     columns = list(zip(*rows, strict=True)) or [("",)] * len(header)
-    numeric = [all(map(_is_number, column)) for column in columns]
-    head = "".join(
-        f"<th{_kind(is_number)}>{escape(name)}</th>"
-        for name, is_number in zip(header, numeric, strict=True)
+    kinds = [' class="number"' if all(map(_is_number, column)) else "" for column in columns]
+
+    def line(tag: str, cells: Sequence[object]) -> str:
+        return "".join(
+            f"<{tag}{kind}>{escape(_cell(cell))}</{tag}>"
+            for kind, cell in zip(kinds, cells, strict=True)
+        )
+
+    body = "\n".join(f"<tr>{line('td', row)}</tr>" for row in rows)
+    return (
+        f"<table>\n<thead><tr>{line('th', header)}</tr></thead>\n"
+        f"<tbody>\n{body}\n</tbody>\n</table>"
     )
-    lines = [
-        "".join(f"<td{_kind(_is_number(value))}>{escape(_cell(value))}</td>" for value in row)
-        for row in rows
-    ]
-    body = "\n".join(f"<tr>{line}</tr>" for line in lines)
-    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
 
 
 def _is_number(value: object) -> bool:
     text = str(value).replace(",", "").rstrip("%")
     return text.replace(".", "", 1).lstrip("-").isdigit() or text == "–"
-
-
-def _kind(is_number: bool) -> str:
-    return ' class="number"' if is_number else ""

@@ -106,12 +106,14 @@ def test_what_is_left_follows_from_the_speed_so_far(monkeypatch):
     progress = Progress(4, 40)
     assert progress.eta_s is None
 
-    now[0] += 5
+    # Actors start for 10 seconds, the unit takes 10 more.
+    now[0] += 20
     progress.add(unit())
 
-    assert progress.eta_s == pytest.approx(15)
+    assert progress.eta_s == pytest.approx(30)
     assert progress.ratio == 0.25
-    assert progress.as_dict()["tokens_per_s"] == 20
+    told = progress.as_dict()
+    assert (told["seconds"], told["rows_per_s"], told["tokens_per_s"]) == (20, 1, 10)
 
 
 def test_seconds_of_several_outputs_are_one_stage():
