@@ -17,14 +17,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines import unit_counts
 from pipelines.plan import Plan, available_cores
 from pipelines.progress import by_stage
 from pipelines.report import Report, write_page
 from pipelines.spec import EncodeSpec
-from pipelines.unit_counts import ENTRIES, NORMS, TOKENS, added_up, read_counts
+from pipelines.unit_counts import FINISHED, Totals, add_up, read_json
 from stx_core.errors import StoreError
-from stx_core.histogram import Histogram, Lengths, Norms
+from stx_core.histogram import Histogram, Lengths
 from stx_core.page import Section, bar_chart, html_page, markdown_page, share
 from stx_core.store.data_file import read_columns
 from stx_core.store.snapshot import SnapshotInfo
@@ -75,9 +74,9 @@ class EncodeRun:
         )
 
     @cached_property
-    def counts(self) -> dict[str, list[dict[str, Any]]]:
-        """What `count_rows` gave for each record, by output."""
-        return {name: read_counts(self.units(name)) for name in self.info.outputs}
+    def totals(self) -> dict[str, Totals]:
+        """What the records count, by output."""
+        return {name: add_up(self.units(name)) for name in self.info.outputs}
 
     @property
     def cost(self) -> float | None:
@@ -143,9 +142,9 @@ def _summary(run: EncodeRun) -> Iterator[tuple[str, object]]:
     if report.stream_seconds:
         yield "texts per second", f"{texts / report.stream_seconds:,.0f}"
         yield "tokens per second", f"{tokens / report.stream_seconds:,.0f}"
-    padding = unit_counts.padding([each for some in run.counts.values() for each in some])
-    if padding is not None:
-        yield "padding in batches", f"{padding:.2%}"
+    for name, totals in run.totals.items():
+        if totals.padding is not None:
+            yield f"padding in batches: {name}", f"{totals.padding:.2%}"
     if run.cost is not None:
         yield f"cost, at {run.spec.resources.cost_per_hour:g} per hour", f"{run.cost:,.4g}"
         if tokens:
@@ -189,12 +188,13 @@ def _total(records: pa.Table, name: str) -> int:
 
 def _throughput(run: EncodeRun) -> Iterator[Section]:
     """Tokens over time; of models without tokens, rows."""
-    finished = [each.get(unit_counts.FINISHED) for each in read_counts(run.fresh)]
-    known = np.array([each is not None for each in finished], bool)
+    told = (each.get(FINISHED, math.nan) for each in read_json(run.fresh, "counts"))
+    finished = np.fromiter(told, np.float64, len(run.fresh))
+    known = np.isfinite(finished)
     if not known.any():
         return
     # Clocks of machines differ a little: nothing is finished before the run began.
-    seconds = np.maximum([each for each in finished if each is not None], run.began) - run.began
+    seconds = np.maximum(finished[known], run.began) - run.began
     n_intervals = min(_INTERVALS, -(-len(seconds) // _UNITS_PER_INTERVAL))
     step = max(float(seconds.max()) / n_intervals, 1e-3)
     at = np.minimum(seconds // step, n_intervals - 1).astype(int)
@@ -218,16 +218,15 @@ def _throughput(run: EncodeRun) -> Iterator[Section]:
 
 def _histograms(run: EncodeRun, name: str, kind: str) -> Iterator[Section]:
     """How long the texts are, and the vectors."""
-    counts = run.counts[name]
-    tokens = added_up(counts, TOKENS, Lengths)
+    totals = run.totals[name]
+    tokens = totals.tokens
     cut = _total(run.units(name), "n_truncated")
     extra = [("texts cut", cut), ("share cut", share(cut, tokens.n))]
     yield from _histogram(f"Tokens per text: {name}", "texts", tokens, extra)
     if kind == "sparse":
-        entries = added_up(counts, ENTRIES, Lengths)
-        yield from _histogram(f"Non-zero numbers per vector: {name}", "vectors", entries)
+        yield from _histogram(f"Non-zero numbers per vector: {name}", "vectors", totals.entries)
     else:
-        yield from _histogram(f"Norms: {name}", "vectors", added_up(counts, NORMS, Norms))
+        yield from _histogram(f"Norms: {name}", "vectors", totals.norms)
 
 
 def _histogram(
@@ -264,8 +263,8 @@ def _quarantine(run: EncodeRun) -> Iterator[Section]:
     rows = []
     for name in run.info.outputs:
         reasons: Counter[str] = Counter()
-        for text in run.units(name)["reasons"].to_pylist():
-            reasons.update(json.loads(text))
+        for counts in read_json(run.units(name), "reasons"):
+            reasons.update(counts)
         rows += [(name, reason, count) for reason, count in reasons.most_common()]
     if rows:
         yield Section("Quarantined rows", ("output", "reason", "rows"), rows)
@@ -286,7 +285,7 @@ def _samples(run: EncodeRun) -> Iterator[Sequence[object]]:
 
 
 def _stages(fresh: pa.Table) -> list[Sequence[object]]:
-    seconds = by_stage(json.loads(text) for text in fresh["seconds"].to_pylist())
+    seconds = by_stage(read_json(fresh, "seconds"))
     total = sum(seconds.values())
     return [(stage, f"{each:,.1f}", share(each, total)) for stage, each in seconds.items()]
 
@@ -294,18 +293,20 @@ def _stages(fresh: pa.Table) -> list[Sequence[object]]:
 def _slowest(fresh: pa.Table) -> Iterator[Section]:
     if not len(fresh):
         return
-    seconds = [by_stage([json.loads(text)]) for text in fresh["seconds"].to_pylist()]
-    totals = np.array([sum(each.values()) for each in seconds])
+    totals = np.fromiter((sum(each.values()) for each in read_json(fresh, "seconds")), np.float64)
     chosen = np.argsort(-totals, kind="stable")[:_SLOWEST]
+    slowest = fresh.take(pa.array(chosen))
     rows = [
         (
             f"{redact(row['url'])} rows {row['start']}-{row['stop']}",
             row["output"],
             f"{totals[place]:,.2f}",
             row["n_tokens"],
-            ", ".join(f"{stage} {each:.2f}" for stage, each in seconds[place].items()),
+            ", ".join(f"{stage} {each:.2f}" for stage, each in by_stage([seconds]).items()),
         )
-        for place, row in zip(chosen, fresh.take(pa.array(chosen)).to_pylist(), strict=True)
+        for place, row, seconds in zip(
+            chosen, slowest.to_pylist(), read_json(slowest, "seconds"), strict=True
+        )
     ]
     yield Section("Slowest units", ("unit", "output", "seconds", "tokens", "of these"), rows)
 

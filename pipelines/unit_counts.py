@@ -1,21 +1,19 @@
 """Numbers of a unit's rows that add up over units: written with its record, read by the report."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import reduce
-from operator import add
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines import unit_table
-from stx_core.histogram import Histogram, Lengths, Norms
+from stx_core.histogram import Lengths, Norms
 from stx_core.store import clock
 from stx_core.store.schema import dense_matrix
-
-Kind = TypeVar("Kind", bound=Histogram)
 
 TOKENS = "tokens"
 NORMS = "norms"
@@ -23,6 +21,9 @@ ENTRIES = "entries"
 FINISHED = "finished"
 RUN_TOKENS = "run_tokens"
 RUN_PLACES = "run_places"
+
+_NONE: dict[str, Any] = {"bins": {}}
+_AT_A_TIME = 1000
 
 
 def count_rows(good: pa.Table, output: str) -> dict[str, Any]:
@@ -59,20 +60,46 @@ def _of_vectors(vectors: pa.ChunkedArray) -> dict[str, Any]:
     return {NORMS: Norms.of(np.sqrt(np.einsum("nd,nd->n", rows, rows))).to_json()}
 
 
-def read_counts(records: pa.Table) -> list[dict[str, Any]]:
-    """What `count_rows` gave for each record; {} for those of other jobs and older versions."""
-    return [json.loads(text) for text in records["counts"].to_pylist()]
+@dataclass(frozen=True)
+class Totals:
+    """Counts of many units, added up.
+
+    Attributes:
+        tokens: of the texts.
+        norms: of dense vectors.
+        entries: non-zero numbers of sparse vectors.
+        run_tokens: that encoders were given.
+        run_places: of their batches, padding counted.
+    """
+
+    tokens: Lengths = Lengths()
+    norms: Norms = Norms()
+    entries: Lengths = Lengths()
+    run_tokens: int = 0
+    run_places: int = 0
+
+    @property
+    def padding(self) -> float | None:
+        """Share of the places that held no token; None where no encoder said."""
+        return 1 - self.run_tokens / self.run_places if self.run_places else None
+
+    def with_unit(self, counts: Mapping[str, Any]) -> "Totals":
+        """Add what `count_rows` gave for one unit."""
+        return Totals(
+            self.tokens + Lengths.from_json(counts.get(TOKENS, _NONE)),
+            self.norms + Norms.from_json(counts.get(NORMS, _NONE)),
+            self.entries + Lengths.from_json(counts.get(ENTRIES, _NONE)),
+            self.run_tokens + counts.get(RUN_TOKENS, 0),
+            self.run_places + counts.get(RUN_PLACES, 0),
+        )
 
 
-def added_up(counts: list[dict[str, Any]], name: str, kind: type[Kind]) -> Kind:
-    """One histogram of all units."""
-    parts = (kind.from_json(each[name]) for each in counts if name in each)
-    return reduce(add, parts, kind())
+def read_json(records: pa.Table, column: str) -> Iterator[dict[str, Any]]:
+    """A column of `ledger.RECORDS` that holds JSON, some rows in memory at a time."""
+    for batch in records.select([column]).to_batches(max_chunksize=_AT_A_TIME):
+        yield from map(json.loads, batch.column(0).to_pylist())
 
 
-def padding(counts: list[Mapping[str, Any]] | list[dict[str, Any]]) -> float | None:
-    """Share of the places of all batches that held no token; None where no encoder said."""
-    tokens, places = (
-        sum(each.get(name, 0) for each in counts) for name in (RUN_TOKENS, RUN_PLACES)
-    )
-    return 1 - tokens / places if places else None
+def add_up(records: pa.Table) -> Totals:
+    """The counts of all units; those of other jobs and older versions say nothing."""
+    return reduce(Totals.with_unit, read_json(records, "counts"), Totals())
