@@ -4,32 +4,49 @@ import json
 import logging
 import os
 import sys
-import time
+import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TextIO
 
+from stx_core.errors import SpecError
 from stx_core.store.urls import one_line
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.console import Group
 
     from pipelines.plan import Plan
+    from pipelines.progress import Progress
     from pipelines.report import OutputReport, Report
     from pipelines.runs import Amount
     from pipelines.work import Work
 
-_SECONDS_BETWEEN_LINES = 5.0
+_SECONDS_BETWEEN_LINES = 10.0
+_DRAWN_PER_SECOND = 4
+_BAR_WIDTH = 30
 
 
 def configure_logging() -> None:
     """Log lines of stx to stderr; those of libraries only when something is wrong."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Stderr()
     handler.setFormatter(_OneLine("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("stx_core").setLevel(logging.INFO)
     logging.getLogger("pipelines").setLevel(logging.INFO)
     # Ray's core prints advice for its developers to the driver's stderr at level "error".
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+
+
+class _Stderr(logging.StreamHandler[TextIO]):
+    """Asks for stderr each time: the live view stands in for it, and keeps below the log lines."""
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, value: TextIO) -> None:
+        pass
 
 
 class _OneLine(logging.Formatter):
@@ -40,7 +57,14 @@ class _OneLine(logging.Formatter):
 
 
 class Console:
-    """A view of one run: a calm bar on a terminal, one JSON line every few seconds elsewhere."""
+    """A view of one run: two calm lines on a terminal, a JSON line every few seconds elsewhere.
+
+    Args:
+        cost_per_hour: of all that the run uses; None where nobody said.
+    """
+
+    def __init__(self, cost_per_hour: float | None = None) -> None:
+        self._cost_per_hour = cost_per_hour
 
     def plan(self, plan: "Plan | Work") -> None:
         """Print what would be done, before anything runs."""
@@ -51,8 +75,16 @@ class Console:
 
     def watch(self, results: Iterator[dict[str, Any]], plan: "Amount") -> Iterator[dict[str, Any]]:
         """Pass results through and show how far the run is."""
-        watched = _bar(results, plan) if sys.stderr.isatty() else _log_lines(results, plan)
-        yield from watched
+        from pipelines.progress import Progress
+
+        if not plan.n_due:
+            yield from results
+            return
+        progress = Progress(plan.n_due, plan.n_due_rows, self._cost_per_hour)
+        with _live_view(progress) if _is_live() else _log_lines(progress):
+            for result in results:
+                progress.add(result)
+                yield result
 
     def report(self, report: "Report") -> None:
         """Print what was done."""
@@ -143,54 +175,93 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def _bar(results: Iterator[dict[str, Any]], plan: "Amount") -> Iterator[dict[str, Any]]:
-    with _progress() as progress:
-        task = progress.add_task("encoding", total=plan.n_due_rows)
-        for result in results:
-            progress.advance(task, result["rows"])
-            yield result
+class _Picture:
+    """The live view: two lines, drawn anew from the counts each time."""
+
+    def __init__(self, progress: "Progress") -> None:
+        self._progress = progress
+
+    def __rich__(self) -> "Group":
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        now = self._progress
+        top = Table.grid(padding=(0, 1))
+        rows = f"{now.rows:,} / {now.rows_total:,} rows · {now.units:,} / {now.units_total:,} units"
+        bar = ProgressBar(total=1.0, completed=now.ratio, width=_BAR_WIDTH)
+        top.add_row(Text("  "), bar, Text(rows))
+        return Group(top, Text("  " + _facts_line(now), style="dim", overflow="ellipsis"))
 
 
-def _progress() -> "Progress":
+def _facts_line(now: "Progress") -> str:
+    """What is known beside the number of rows, most wanted first."""
+    speed = now.as_dict()
+    facts = [
+        f"{speed['tokens_per_s']:,} tokens/s" if now.tokens else f"{speed['rows_per_s']:,} rows/s"
+    ]
+    if now.eta_s is not None:
+        facts.append(f"{_duration(now.eta_s)} left")
+    if now.cost is not None:
+        facts.append(f"cost {now.cost:,.4g}")
+    if now.quarantined:
+        facts.append(f"{now.quarantined:,} quarantined")
+    facts += [f"{name} {share:.0%}" for name, share in now.shares.items()]
+    if now.padding is not None:
+        facts.append(f"padding {now.padding:.0%}")
+    return " · ".join(facts)
+
+
+def _is_live() -> bool:
+    """Whether stderr is a terminal that can draw over what it has drawn."""
+    return sys.stderr.isatty() and os.environ.get("TERM", "dumb").lower() not in ("dumb", "unknown")
+
+
+@contextmanager
+def _live_view(progress: "Progress") -> Iterator[None]:
     from rich.console import Console as Terminal
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    from rich.live import Live
 
-    return Progress(
-        TextColumn("  {task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("rows"),
-        TimeRemainingColumn(),
+    # It honours NO_COLOR. Its thread also draws while nothing arrives, so that the time moves on.
+    with Live(
+        _Picture(progress),
         console=Terminal(stderr=True),
+        refresh_per_second=_DRAWN_PER_SECOND,
         transient=True,
-    )
+    ):
+        yield
 
 
-def _log_lines(results: Iterator[dict[str, Any]], plan: "Amount") -> Iterator[dict[str, Any]]:
-    start = last = time.monotonic()
-    rows = tokens = quarantined = 0
-    for units, result in enumerate(results, start=1):
-        rows += result["rows"]
-        tokens += result["tokens"]
-        quarantined += result["quarantined"]
-        now = time.monotonic()
-        if now - last >= _SECONDS_BETWEEN_LINES:
-            last = now
-            seconds = now - start
-            line = {
-                "units": units,
-                "units_total": plan.n_due,
-                "rows": rows,
-                "rows_total": plan.n_due_rows,
-                "tokens_per_s": round(tokens / seconds),
-                "quarantined": quarantined,
-                "eta_s": round((plan.n_due_rows - rows) * seconds / rows),
-            }
-            print(json.dumps(line), file=sys.stderr, flush=True)
-        yield result
+@contextmanager
+def _log_lines(progress: "Progress") -> Iterator[None]:
+    """A JSON line every few seconds, also while nothing arrives, and one at the end."""
+    ended, seconds = threading.Event(), _seconds_between_lines()
+
+    def tell() -> None:
+        while not ended.wait(seconds):
+            _print_line(progress)
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        teller.join()
+        _print_line(progress)
+
+
+def _print_line(progress: "Progress") -> None:
+    print(json.dumps(progress.as_dict()), file=sys.stderr, flush=True)
+
+
+def _seconds_between_lines() -> float:
+    text = os.environ.get("STX_PROGRESS_S", "")
+    try:
+        seconds = float(text or _SECONDS_BETWEEN_LINES)
+    except ValueError:
+        seconds = 0.0
+    if not seconds > 0:
+        raise SpecError(f"STX_PROGRESS_S: {text!r} is no number of seconds; write one above 0")
+    return seconds

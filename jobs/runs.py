@@ -43,7 +43,8 @@ def run_spec(job: Callable[..., Any], spec: "BaseModel", **options: bool) -> Any
     from pipelines.report import Report
     from stx_core.errors import RunActive, Stopped
 
-    console = Console()
+    resources = getattr(spec, "resources", None)
+    console = Console(getattr(resources, "cost_per_hour", None))
     name = job.__name__.removeprefix("run_")
     silent = options.get("dry_run", False)
     try:

@@ -21,6 +21,8 @@ def show(
     ] = False,
 ) -> None:
     """Show the current snapshot, or list its files for other engines."""
+    from pipelines.report import page_url
+    from stx_core.store.filesystem import list_names
     from stx_core.store.snapshot import open_snapshot, snapshot_files, snapshot_info, versions
 
     if all_versions:
@@ -38,6 +40,9 @@ def show(
         return
     info = snapshot_info(path, version=version)
     print(f"{path}: version {info.version}, committed {info.created} by run {info.run}")
+    page = page_url(path, info.version)
+    if list_names(page.rpartition("/")[0]):
+        print(f"  report: {page}")
     for name, part in info.outputs.items():
         if output in (None, name):
             size = f"{part['bytes'] / 1e6:,.1f} MB"

@@ -33,14 +33,16 @@ from pipelines.repeated import encode_repeated, with_repeated
 from pipelines.report import Report, output_report
 from pipelines.results import Sink, output_facts, output_schemas, vector_field, write_unit
 from pipelines.retention import give_up_old
+from pipelines.run_report import EncodeRun, with_page
 from pipelines.runner import with_runner
 from pipelines.runs import Start, View, claimed, finish_units, run_job
 from pipelines.spec import EncodeSpec
 from pipelines.stages import Encode, EncoderSettings
 from pipelines.tokenizing import Tokenize, actors_needed
+from pipelines.tracing import span
 from stx_core import failpoints
 from stx_core.errors import InputError, SpecError
-from stx_core.store import create, ledger, log
+from stx_core.store import clock, create, ledger, log
 from stx_core.store.commit import commit_snapshot
 from stx_core.store.retries import add_counts, take_counts
 from stx_core.store.s3 import use_options
@@ -83,7 +85,8 @@ def _plan_and_run(spec: EncodeSpec, view: View, started: float, *, dry_run: bool
         # Before models are loaded and actors start: a store that refuses us ends it here.
         create.probe(spec.output.path)
     with tempfile.TemporaryDirectory(prefix="stx-") as scratch:
-        plan = sources.with_sources(plan, spec, corpus, held, spec_hash, scratch)
+        with span("plan", units=plan.n_due):
+            plan = sources.with_sources(plan, spec, corpus, held, spec_hash, scratch)
         plan = _with_pool(plan, spec)
         probes = _remembered(plan, held)
         stage = _stage(plan)
@@ -92,7 +95,8 @@ def _plan_and_run(spec: EncodeSpec, view: View, started: float, *, dry_run: bool
         with (
             stream.warmed_up(stage, spec.resources.runner) if warm else nullcontext(stage) as stage
         ):
-            plan = _with_costs(plan, spec, corpus, probes)
+            with span("probe"):
+                plan = _with_costs(plan, spec, corpus, probes)
             view.plan(plan)
             if dry_run:
                 return Report(spec.output.path, None, committed=False)
@@ -212,9 +216,10 @@ def _run(
         schemas = output_schemas(corpus.schema, spec.inputs, facts)
         if held.kept:
             _check_schemas(root, held, schemas)
-        streaming = time.monotonic()
+        streaming, began = time.monotonic(), clock.now()
         sink = Sink(root, claim.run, claim.epoch, schemas, facts)
-        fresh = _stream(spec, plan, corpus, sink, view, start, stage)
+        with span("encode", run=claim.run, units=plan.n_due, rows=plan.n_due_rows):
+            fresh = _stream(spec, plan, corpus, sink, view, start, stage)
         stream_seconds = time.monotonic() - streaming
         records = pa.concat_tables([start.records, fresh])
         name, first = next(iter(plan.parts.items()))
@@ -227,9 +232,10 @@ def _run(
         }
         keeps = None if corpus.scope.is_all else corpus.scope.keeps
         gate = QualityGate(root, spec.quality, facts)
-        info = commit_snapshot(root, claim, planned, records, facts, schemas, keeps, gate)
+        with span("commit", run=claim.run):
+            info = commit_snapshot(root, claim, planned, records, facts, schemas, keeps, gate)
     retention = give_up_old(spec.output)
-    return Report(
+    report = Report(
         output=root,
         version=info.version,
         committed=True,
@@ -240,6 +246,7 @@ def _run(
         warnings=[*warnings, *gate.warnings, *retention.warnings],
         lines=retention.lines,
     )
+    return with_page(EncodeRun(spec, plan, report, info, held.outputs, records, fresh, began))
 
 
 def _check_schemas(root: str, held: Held, schemas: Mapping[str, pa.Schema]) -> None:

@@ -304,7 +304,8 @@ def _write_unit(
     unit, notes = Unit(**description["unit"]), unit_table.notes(table)
     ids = take_unit(unit, ["query_id"])["query_id"]
     rows = unpack(table)
-    how: dict[str, Any] = {"hashed": id_hash(ids), "seconds": notes["seconds"]}
+    seconds = unit_table.seconds_each(table, len(description["keys"]))
+    how: dict[str, Any] = {"hashed": id_hash(ids), "seconds": seconds}
     records = [
         asdict(finish(setting.target, unit, output, key, rows[output], ids, **how))
         for output, key in description["keys"].items()

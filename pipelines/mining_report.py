@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.mining_stage import SHORTFALL, STATISTICS
+from pipelines.report import write_page
 from stx_core.mining.report import html_report, markdown_report
 from stx_core.mining.rules import MiningRules
 from stx_core.mining.statistics import MiningCounts, ScoreCounts
-from stx_core.store.filesystem import write_over
 from stx_core.store.snapshot import open_snapshot, snapshot_info
-from stx_core.store.urls import join, redact
+from stx_core.store.urls import redact
 
 _SHORT_QUERIES = 20
 _EXAMPLES = 5
@@ -89,21 +89,22 @@ def _left_out(table: pa.Table, facts: dict[str, Any]) -> Iterator[str]:
 
 
 def write_reports(root: str, summary: Summary) -> str:
-    """Write the page as HTML and Markdown below the dataset; the URL of the latter.
+    """Write the page as HTML and Markdown below the dataset; the URL of the former.
 
     Raises:
         StoreError: they cannot be written, or a file of the snapshot cannot be read.
     """
-    url = join(root, "_stx", "reports", f"mine-v{summary.version}")
     parts: dict[str, Any] = {
         "title": f"Hard negatives: {redact(root)}, version {summary.version}",
         "short": _head(root, summary.version, SHORTFALL, _SHORT_QUERIES),
         "examples": _examples(root, summary.version),
         "notes": summary.notes,
     }
-    for ending, make in (("html", html_report), ("md", markdown_report)):
-        write_over(f"{url}.{ending}", make(summary.counts, summary.rules, **parts).encode())
-    return f"{url}.md"
+    pages = {
+        ending: make(summary.counts, summary.rules, **parts)
+        for ending, make in (("md", markdown_report), ("html", html_report))
+    }
+    return write_page(root, summary.version, pages)
 
 
 def _head(root: str, version: int, output: str, n_rows: int) -> pa.Table:

@@ -10,8 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from stx_core.store.filesystem import write_over
 from stx_core.store.retries import take_counts
 from stx_core.store.snapshot import SnapshotInfo
+from stx_core.store.urls import join
 
 
 @dataclass(frozen=True)
@@ -132,3 +134,19 @@ def simple_report(
         retries=take_counts(),
         warnings=warnings,
     )
+
+
+def page_url(root: str, version: int, ending: str = "html") -> str:
+    """Where the page of a version is; ``md`` for the same in Markdown."""
+    return join(root, "_stx", "reports", str(version), f"report.{ending}")
+
+
+def write_page(root: str, version: int, pages: Mapping[str, str]) -> str:
+    """Write the page of a version, by ending; the URL of the HTML.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    for ending, page in pages.items():
+        write_over(page_url(root, version, ending), page.encode())
+    return page_url(root, version)

@@ -163,6 +163,7 @@ def _write(description: Mapping[str, Any], table: pa.Table, setting: _Setting) -
     unit = Unit(**description["unit"])
     notes = unit_table.notes(table)
     ids = table[unit_table.ID].filter(table[IS_CANDIDATE])
+    seconds = unit_table.seconds_each(table, len(description["keys"]))
     records = []
     for output, key in description["keys"].items():
         name, judged = setting.sources[output]
@@ -174,7 +175,7 @@ def _write(description: Mapping[str, Any], table: pa.Table, setting: _Setting) -
         )
         record = finish(
             setting.target, unit, output, key, found.rows, ids,
-            lost=found.lost, seconds=notes["seconds"], **found.counts,
+            lost=found.lost, seconds=seconds, **found.counts,
         )  # fmt: skip
         records.append(asdict(record))
     retries = take_counts()

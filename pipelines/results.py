@@ -13,6 +13,7 @@ from pipelines import carry, unit_table
 from pipelines.plan import Plan
 from pipelines.quality import measure
 from pipelines.spec import Inputs
+from pipelines.unit_counts import count_rows
 from stx_core.store import ledger
 from stx_core.store.data_file import NO_FILE, write_table
 from stx_core.store.schema import QUARANTINE, dense_type, sparse_type
@@ -102,7 +103,8 @@ def write_unit(unit: Unit, keys: dict[str, str], table: pa.Table, sink: Sink) ->
     Returns:
         Plain values for the driver: the records, and counts for the progress view.
     """
-    records = [_write_output(unit, name, key, table, sink) for name, key in keys.items()]
+    seconds = unit_table.seconds_each(table, len(keys))
+    records = [_write_output(unit, name, key, table, sink, seconds) for name, key in keys.items()]
     return {
         "records": [asdict(record) for record in records],
         "rows": unit.n_rows,
@@ -111,7 +113,14 @@ def write_unit(unit: Unit, keys: dict[str, str], table: pa.Table, sink: Sink) ->
     }
 
 
-def _write_output(unit: Unit, name: str, key: str, table: pa.Table, sink: Sink) -> ledger.Record:
+def _write_output(
+    unit: Unit,
+    name: str,
+    key: str,
+    table: pa.Table,
+    sink: Sink,
+    seconds: Mapping[str, float],
+) -> ledger.Record:
     start = time.perf_counter()
     notes = unit_table.notes(table)
     rejected = rejected_of(table, name)
@@ -148,12 +157,13 @@ def _write_output(unit: Unit, name: str, key: str, table: pa.Table, sink: Sink) 
         file_rows=written.rows,
         quarantine_size=quarantined.size,
         quarantine_checksum=quarantined.checksum,
-        seconds=notes["seconds"] | {"write": time.perf_counter() - start},
+        seconds={**seconds, "write": time.perf_counter() - start},
         run=sink.run,
         epoch=sink.epoch,
         rows_carried=carry.n_carried(good, name),
         tokens_carried=carry.tokens_carried(good, name),
         quality=_quality(good, name, rejected),
+        counts=count_rows(good, name),
     )
     return ledger.record(sink.root, sink.run, record)
 

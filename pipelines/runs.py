@@ -11,6 +11,9 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 from pipelines import stream
+from pipelines.lineage import told
+from pipelines.metrics import metered
+from pipelines.progress import Progress
 from pipelines.report import Report
 from pipelines.spec import Resources, Store
 from pipelines.spec_file import write_spec
@@ -57,6 +60,7 @@ class Start:
 
     Attributes:
         root: the dataset.
+        job: `encode`, `retrieve` …
         claim: of the run.
         beat: tells others that it is alive.
         records: of earlier starts, see `ledger.RECORDS`.
@@ -64,6 +68,7 @@ class Start:
     """
 
     root: str
+    job: str
     claim: log.Claim
     beat: Heartbeat
     records: pa.Table
@@ -88,15 +93,16 @@ def claimed(
         RunActive: another start of the same run is at work.
         CommitConflict: another start changed the dataset since it was looked at.
     """
+    job = type(spec).__name__.removesuffix("Spec").lower()
     claim = log.claim(root, spec_hash)
-    with log.hold(root, claim) as beat, pausing(root, claim):
+    with log.hold(root, claim) as beat, pausing(root, claim), told(root, job, claim, spec):
         write_spec(root, claim.run, spec)
         if (claim.base, claim.run if claim.resumed else "") != (version, run):
             raise CommitConflict(
                 f"{redact(root)}: another start changed the dataset while this one planned"
             )
         records = ledger.load(root, claim.run) if claim.resumed else ledger.to_table([])
-        yield Start(root, claim, beat, records, began)
+        yield Start(root, job, claim, beat, records, began)
 
 
 def finish_units(
@@ -125,6 +131,8 @@ def finish_units(
     seconds = limits.deadline_s and limits.deadline_s - (time.monotonic() - start.began)
     some = work[: limits.max_units]
     results = stream.run(some, read, stages, write, limits.runner, seconds=seconds, name=unit_name)
+    progress = Progress(len(work), sum(_n_rows(each) for each in work))
+    results = metered(results, limits.runner, start.claim.run, start.job, start.root, progress)
     folds = ledger.Folds(start.root, start.claim.run, start.claim.epoch)
     n_finished = 0
     for result in watch(results):
@@ -139,6 +147,10 @@ def finish_units(
             "resources.deadline says; they are kept, run again to go on"
         )
     return folds.table()
+
+
+def _n_rows(description: Mapping[str, Any]) -> int:
+    return int(description["unit"]["stop"] - description["unit"]["start"])
 
 
 def unit_name(description: Mapping[str, Any]) -> str:

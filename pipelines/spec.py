@@ -265,6 +265,8 @@ class Resources(Part):
     """Which files to encode first, by their time of modification."""
     stall_timeout_s: Annotated[float, Field(gt=0)] = 600
     """A model that finishes no batch for so long is stopped, and the text at fault looked for."""
+    cost_per_hour: Annotated[float, Field(ge=0)] | None = None
+    """Of all that the run uses, in any currency: progress and report then say what it costs."""
 
     _is_duration = field_validator("deadline")(as_duration)
 

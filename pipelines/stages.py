@@ -101,6 +101,10 @@ class Encoder:
         """Compute in float32 for a while; the weights come back exactly as they were."""
         return in_float32(self.model)
 
+    def tokens_run(self) -> dict[str, int]:
+        """How many tokens its batches held so far, and how many places, padding counted."""
+        return {"tokens": self.model.tokens_run, "places": self.model.places_run}
+
     def tokens(self, texts: list[str]) -> "Tokens":
         """The tokens that `embed` would give the model."""
         settings = self.settings
@@ -230,17 +234,19 @@ class Encode:
     def __call__(self, table: pa.Table) -> pa.Table:
         """Add ``<output>.vector``, ``.n_tokens``, ``.truncated`` and ``.rejected`` columns."""
         notes = unit_table.notes(table)
-        seconds = notes["seconds"]
+        seconds, run = notes["seconds"], notes.get("run", {})
         for output in notes["due"]:
+            encoder = self.encoders[output]
+            before = encoder.tokens_run()
             with unit_table.timed(seconds, f"encode.{output}"):
-                task = self.encoders[output].settings.task
-                tokens = partial(tokens_of, table, output, task)
-                texts = texts_to_encode(table, output)
-                columns = encode_texts(self.encoders[output], texts, tokens)
+                tokens = partial(tokens_of, table, output, encoder.settings.task)
+                columns = encode_texts(encoder, texts_to_encode(table, output), tokens)
+            for name, number in encoder.tokens_run().items():
+                run[f"{output}.{name}"] = number - before[name]
             failpoints.hit("encode.mid")
             for name, column in columns.items():
                 table = table.append_column(f"{output}.{name}", column)
-        return unit_table.with_notes(table, seconds=seconds)
+        return unit_table.with_notes(table, seconds=seconds, run=run)
 
 
 def limit_threads(threads: int) -> None:

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
@@ -27,6 +27,9 @@ _PAUSE_S = 1.5
 # Runs that this process holds: dataset and claim.
 _held: list[tuple[str, log.Claim]] = []
 
+# What else is done when this process is stopped, after the runs are paused.
+_at_stop: list[Callable[[], None]] = []
+
 _leaving = threading.Event()
 
 
@@ -41,6 +44,16 @@ def pausing(root: str, claim: log.Claim) -> Iterator[None]:
         raise
     finally:
         _held.remove((root, claim))
+
+
+@contextmanager
+def at_stop(act: Callable[[], None]) -> Iterator[None]:
+    """Call `act` if a signal stops the process in the block; it has a second, and may not raise."""
+    _at_stop.append(act)
+    try:
+        yield
+    finally:
+        _at_stop.remove(act)
 
 
 def exit_on_signals() -> None:
@@ -85,7 +98,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 
 
 def _pause_and_leave(number: signal.Signals) -> None:
-    pause = threading.Thread(target=_pause_held, daemon=True)
+    pause = threading.Thread(target=_pause_and_act, daemon=True)
     pause.start()
     pause.join(_PAUSE_S)
     with suppress(OSError, ValueError):
@@ -93,6 +106,12 @@ def _pause_and_leave(number: signal.Signals) -> None:
             f"stx: stopped by {number.name}; finished units are kept, run again to go on\n"
         )
     leave(_EXIT_CODES[number])
+
+
+def _pause_and_act() -> None:
+    _pause_held()
+    for act in list(_at_stop):
+        act()
 
 
 def _pause_held() -> None:

@@ -34,6 +34,9 @@ _LOAD_ATTEMPTS = 3
 # More rows of one unit that do this are no bad rows but a broken model or machine.
 _MAX_GUILTY_ROWS = 8
 
+# Notes of a table that add up over its rows.
+_NUMBERS = ("seconds", "run")
+
 _STDERR_CHARS = 200
 _EXIT_WAIT_S = 5.0
 _BEAT_S = 10.0
@@ -166,13 +169,22 @@ class Supervised:
 
 
 def _join(table: pa.Table, parts: Sequence[pa.Table]) -> pa.Table:
-    """The parts as one table; each has the notes of `table`, and its own seconds on top."""
-    before = unit_table.notes(table).get("seconds", {})
-    seconds = dict(before)
-    for part in parts:
-        for name, value in unit_table.notes(part).get("seconds", {}).items():
-            seconds[name] = seconds.get(name, 0.0) + value - before.get(name, 0.0)
-    return unit_table.with_notes(pa.concat_tables(parts).combine_chunks(), seconds=seconds)
+    """The parts as one table; each has the notes of `table`, and its own numbers on top."""
+    before = unit_table.notes(table)
+    after = [unit_table.notes(part) for part in parts]
+    notes = {
+        name: _added(name, before, after) for name in _NUMBERS if any(name in n for n in after)
+    }
+    return unit_table.with_notes(pa.concat_tables(parts).combine_chunks(), **notes)
+
+
+def _added(note: str, before: dict[str, Any], after: Sequence[dict[str, Any]]) -> dict[str, float]:
+    old = before.get(note, {})
+    numbers = dict(old)
+    for notes in after:
+        for name, value in notes.get(note, {}).items():
+            numbers[name] = numbers.get(name, 0) + value - old.get(name, 0)
+    return numbers
 
 
 class Child:

@@ -10,8 +10,8 @@
                       where it has none; absent if there is nothing to look in
     <output>.…  what the encode stage adds for each output that has texts to encode
 
-Notes are small JSON values in the schema's metadata: which outputs have texts to encode, and
-seconds spent.
+Notes are small JSON values in the schema's metadata: which outputs have texts to encode, seconds
+spent, and how many tokens and places of batches (``run``) each encoder was given.
 """
 
 import json
@@ -74,6 +74,11 @@ def to_bytes(table: pa.Table) -> pa.Buffer:
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     return sink.getvalue()
+
+
+def seconds_each(table: pa.Table, n_outputs: int) -> dict[str, float]:
+    """Seconds of a unit by stage, in equal shares for its outputs: their records add up."""
+    return {name: value / n_outputs for name, value in notes(table)["seconds"].items()}
 
 
 @contextmanager

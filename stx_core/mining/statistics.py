@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
+from stx_core.histogram import Histogram
 from stx_core.mining.coded import ranges
 from stx_core.mining.rules import REASONS
 from stx_core.mining.shortage import reason_codes
@@ -60,76 +61,19 @@ def _measures(scores: np.ndarray) -> list[float]:
     return [n, ordered.mean(), ordered[(n - 1) // 2], std, ordered[0], *quartiles, ordered[-1]]
 
 
-@dataclass(frozen=True)
-class ScoreCounts:
-    """What is known of many scores without keeping them. Merging is exact, in any order.
+class ScoreCounts(Histogram):
+    """What is known of many scores without keeping them, to 1/64."""
 
-    Attributes:
-        n: how many.
-        total: their sum, total_squares that of their squares; rounded as floats are.
-        low: the lowest, inf of none.
-        high: the highest, -inf of none.
-        bins: how many lie in [i / 64, (i + 1) / 64), by i.
-    """
+    @staticmethod
+    def places(values: np.ndarray) -> np.ndarray:
+        """The bins of (N,) scores."""
+        places: np.ndarray = np.floor(values * BINS_PER_UNIT)
+        return places.clip(-_FARTHEST_BIN, _FARTHEST_BIN)
 
-    n: int = 0
-    total: float = 0.0
-    total_squares: float = 0.0
-    low: float = math.inf
-    high: float = -math.inf
-    bins: Mapping[int, int] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, scores: np.ndarray) -> Self:
-        """Count (N,) scores."""
-        if not len(scores):
-            return cls()
-        exact = scores.astype(np.float64)
-        places = np.clip(np.floor(exact * BINS_PER_UNIT), -_FARTHEST_BIN, _FARTHEST_BIN)
-        bins, counts = np.unique(places.astype(np.int64), return_counts=True)
-        return cls(
-            len(exact),
-            float(exact.sum()),
-            float((exact**2).sum()),
-            float(exact.min()),
-            float(exact.max()),
-            dict(zip(bins.tolist(), counts.tolist(), strict=True)),
-        )
-
-    def __add__(self, other: "ScoreCounts") -> "ScoreCounts":
-        """Count both."""
-        bins = dict(self.bins)
-        for place, count in other.bins.items():
-            bins[place] = bins.get(place, 0) + count
-        return ScoreCounts(
-            self.n + other.n,
-            self.total + other.total,
-            self.total_squares + other.total_squares,
-            min(self.low, other.low),
-            max(self.high, other.high),
-            dict(sorted(bins.items())),
-        )
-
-    @property
-    def mean(self) -> float:
-        """The mean; NaN of none."""
-        return self.total / self.n if self.n else math.nan
-
-    @property
-    def std(self) -> float:
-        """The standard deviation, dividing by N - 1; NaN of fewer than two."""
-        if self.n < 2:
-            return math.nan
-        return math.sqrt(max(self.total_squares - self.total * self.mean, 0) / (self.n - 1))
-
-    def quantile(self, share: float) -> float:
-        """A quantile, to 1/64: the middle of its bin, and never outside of low and high."""
-        if not self.n:
-            return math.nan
-        places = sorted(self.bins)
-        counts = np.cumsum([self.bins[place] for place in places])
-        place = places[int(np.searchsorted(counts, share * (self.n - 1), side="right"))]
-        return min(max((place + 0.5) / BINS_PER_UNIT, self.low), self.high)
+    @staticmethod
+    def edge(place: int) -> float:
+        """The lowest score of a bin."""
+        return place / BINS_PER_UNIT
 
 
 @dataclass(frozen=True)
@@ -184,8 +128,8 @@ class MiningCounts:
         return {
             "queries": self.queries,
             "short": self.short,
-            "positives": _to_json(self.positives),
-            "negatives": _to_json(self.negatives),
+            "positives": self.positives.to_json(),
+            "negatives": self.negatives.to_json(),
             "reasons": {name: count for name, count in self.reasons.items() if count},
         }
 
@@ -195,20 +139,7 @@ class MiningCounts:
         return cls(
             values["queries"],
             values["short"],
-            _from_json(values["positives"]),
-            _from_json(values["negatives"]),
+            ScoreCounts.from_json(values["positives"]),
+            ScoreCounts.from_json(values["negatives"]),
             {name: values["reasons"].get(name, 0) for name in REASONS},
         )
-
-
-def _to_json(counts: ScoreCounts) -> dict[str, Any]:
-    # JSON knows no infinity: the bounds of no scores are left out.
-    bounds = {"low": counts.low, "high": counts.high} if counts.n else {}
-    bins = {str(place): count for place, count in counts.bins.items()}
-    sums = {"n": counts.n, "total": counts.total, "total_squares": counts.total_squares}
-    return {**sums, **bounds, "bins": bins}
-
-
-def _from_json(values: Mapping[str, Any]) -> ScoreCounts:
-    bins = {int(place): count for place, count in values["bins"].items()}
-    return ScoreCounts(**{**values, "bins": bins})

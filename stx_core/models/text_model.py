@@ -126,6 +126,9 @@ class TextModel(nn.Sequential):
         self.module_kwargs: dict[str, list[str]] = {}
         self.reproducible = False
         self._why_padded: dict[tuple[Any, ...], str | None] = {}
+        # Tokens that `run` has put into batches so far, and the places of these, padding counted.
+        # Models without a transformer have no padding, and count nothing.
+        self.tokens_run = self.places_run = 0
         if model_name_or_path is not None:
             options = LoadOptions(
                 model_kwargs=dict(model_kwargs or {}),
@@ -353,10 +356,10 @@ class TextModel(nn.Sequential):
         budget = token_budget or self.default_token_budget(target)
 
         def forward(rows: np.ndarray) -> Output:
-            if not packed:
-                return collect(self._features_of(tokens, rows, None, extra))
+            used = int(tokens.lengths[rows].sum())
             least = budget if self.reproducible else 0
-            size = filled(max(least, int(tokens.lengths[rows].sum())), budget)
+            size = filled(max(least, used), budget) if packed else None
+            self._count(tokens.lengths[rows], size)
             return collect(self._features_of(tokens, rows, size, extra))
 
         return run_batches(
@@ -368,6 +371,11 @@ class TextModel(nn.Sequential):
             in_flight=2 if target.type == "cuda" else 1,
             progress=progress_bar(len(tokens), show_progress_bar),
         )
+
+    def _count(self, lengths: np.ndarray, size: int | None) -> None:
+        if isinstance(self.input_module, Transformer):
+            self.tokens_run += int(lengths.sum())
+            self.places_run += len(lengths) * int(lengths.max()) if size is None else size
 
     @torch.inference_mode()
     def _features_of(

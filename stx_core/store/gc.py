@@ -209,6 +209,10 @@ def _unneeded(root: str, state: log.State) -> Iterator[Listed]:
         # The spec says how the texts of rows that are still served were read.
         if run not in spared and not (name == "spec.yaml" and run in makers):
             yield replace(each, name=f"_stx/runs/{each.name}")
+    for each in list_objects(join(root, "_stx/reports")):
+        version = each.name.partition("/")[0]
+        if version.isdecimal() and version not in state["kept"]:
+            yield replace(each, name=f"_stx/reports/{each.name}")
 
 
 def _named(root: str, state: log.State) -> tuple[set[str], set[str]]:

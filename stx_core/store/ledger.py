@@ -2,7 +2,7 @@
 
 Workers create one small JSON object per unit. The driver copies them into larger files as it goes
 (folds them), so that a run of many units is read back in seconds. In memory they are Arrow tables:
-some 500 bytes a unit.
+some 1,400 bytes a unit.
 """
 
 import json
@@ -64,13 +64,14 @@ class Record:
         file_rows: rows of the data file: `rows_out`, unless a row in gives several or none.
         quarantine_size: of the quarantine file, bytes.
         quarantine_checksum: like `checksum`.
-        seconds: duration by stage.
+        seconds: duration by stage; what outputs of a unit share, in equal shares.
         run: the run that wrote it.
         epoch: the start of the run that wrote it.
         rows_carried: rows out whose vectors were taken from the snapshot before.
         tokens_carried: their share of `n_tokens`.
         quality: statistics of the rows out, as JSON values that those of other units can be added
             to; empty for outputs that are not judged.
+        counts: what a report tells of its rows, as JSON values: numbers that add up over units.
     """
 
     key: str
@@ -102,6 +103,7 @@ class Record:
     rows_carried: int = 0
     tokens_carried: int = 0
     quality: dict[str, Any] = field(default_factory=dict)
+    counts: dict[str, Any] = field(default_factory=dict)
 
 
 _FIELDS = {each.name: each.type for each in fields(Record)}

@@ -1,7 +1,6 @@
 """Clusters by `ray up`, Anyscale, schedules, compose: what their files promise each other."""
 
 import ast
-import json
 import os
 import re
 import shlex
@@ -17,7 +16,6 @@ from tests.infra.kustomize import build, walk
 
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"
-METRICS = ("stx_rows_total", "stx_tokens_total", "stx_units_total", "stx_quarantined_rows_total")
 
 
 def load(name):
@@ -180,32 +178,3 @@ def test_grafana_finds_its_files():
         assert mode == "ro"
     assert provider["options"]["path"] in {there for _, there, _ in mounts}
     assert source["url"] == "http://prometheus:9090"
-
-
-def test_the_dashboard_shows_each_metric_as_total_and_as_rate():
-    dashboard = json.loads((INFRA / "grafana/stx.json").read_text())
-    expressions = [
-        target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])
-    ]
-
-    for metric in METRICS:
-        with_it = [each for each in expressions if metric in each]
-        assert any("rate(" in each for each in with_it)
-        assert any("rate(" not in each for each in with_it)
-    variables = {each["name"] for each in dashboard["templating"]["list"]}
-    used = {name for each in expressions for name in re.findall(r"\$(\w+)", each)}
-    assert used - {"__rate_interval"} <= variables
-
-
-def test_panels_do_not_overlap():
-    panels = json.loads((INFRA / "grafana/stx.json").read_text())["panels"]
-    cells = [
-        (x, y)
-        for place in (panel["gridPos"] for panel in panels)
-        for x in range(place["x"], place["x"] + place["w"])
-        for y in range(place["y"], place["y"] + place["h"])
-    ]
-
-    assert len(cells) == len(set(cells))
-    assert max(x for x, _ in cells) < 24
-    assert len({panel["id"] for panel in panels}) == len(panels)

@@ -52,11 +52,11 @@ def test_negatives_their_numbers_and_the_page_are_told(stx, spec, tmp_path):
     assert "9 negatives of 18 candidates for 3 queries; 0 queries have fewer than 3" in printed
     assert "warning  1 positive pairs of" in printed
     assert "warning  1 queries have no positive with a score" in printed
-    page = tmp_path / "mined/_stx/reports/mine-v1.md"
-    assert f"report   {page}" in printed
+    page = tmp_path / "mined/_stx/reports/1/report.md"
+    assert f"report   {page.with_suffix('.html')}" in printed
     assert "| negatives | 9 |" in page.read_text()
     assert "nothing to do: version 1" in again[1]
-    assert f"report   {page}" in again[1]
+    assert f"report   {page.with_suffix('.html')}" in again[1]
 
 
 def test_a_query_in_two_places_is_named(stx, spec, tmp_path, publish):

@@ -224,7 +224,7 @@ def test_a_dataset_on_s3_is_the_same(folder, datasets, spec_of, ranking, tmp_pat
 
     for output in ("candidates", "triplet", "statistics"):
         assert read(there.output, output).equals(read(here.output, output))
-    assert read_bytes(f"{s3_root}/mined/_stx/reports/mine-v1.md")
+    assert read_bytes(f"{s3_root}/mined/_stx/reports/1/report.md")
 
 
 class Counting(View):
@@ -256,7 +256,7 @@ def test_an_interrupted_run_goes_on_and_reports_all(spec_of, tmp_path, after):
     assert rest.seen + after == snapshot_info(spec.output.path).outputs["negatives"]["files"]
     assert read_summary(spec.output.path, 1) == read_summary(whole.output.path, 1)
     pages = [
-        (tmp_path / name / "_stx/reports/mine-v1.md").read_text().replace(str(tmp_path / name), "")
+        (tmp_path / name / "_stx/reports/1/report.md").read_text().replace(str(tmp_path / name), "")
         for name in ("mined", "whole")
     ]
     assert pages[0] == pages[1]
@@ -274,11 +274,11 @@ def test_the_report_is_of_all_units(spec_of, tmp_path):
     assert summary.counts.positives.bins == exact.positives.bins
     assert (summary.counts.queries, summary.counts.short) == (N_QUERIES, exact.short)
     assert exact.short == len(read(spec.output.path, "shortfall")) > 0
-    page = (tmp_path / "mined/_stx/reports/mine-v1.md").read_text()
+    page = (tmp_path / "mined/_stx/reports/1/report.md").read_text()
     assert f"| candidates | {N_QUERIES * 40:,} |" in page
     assert "## Examples" in page
-    assert "<svg" in (tmp_path / "mined/_stx/reports/mine-v1.html").read_text()
-    assert any("reports/mine-v1.md" in line for line in report.lines)
+    assert "<svg" in (tmp_path / "mined/_stx/reports/1/report.html").read_text()
+    assert any("reports/1/report.html" in line for line in report.lines)
 
 
 def test_other_rules_read_the_rankings_again_and_change_nothing_there(spec_of, ranking, folder):
@@ -300,7 +300,7 @@ def test_other_rules_read_the_rankings_again_and_change_nothing_there(spec_of, r
 def test_nothing_changed_nothing_done_but_a_lost_page_comes_back(spec_of, tmp_path):
     spec = spec_of()
     run_mine(spec)
-    page = tmp_path / "mined/_stx/reports/mine-v1.md"
+    page = tmp_path / "mined/_stx/reports/1/report.md"
     text = page.read_text()
     page.unlink()
 
@@ -356,7 +356,7 @@ def test_what_the_judged_pairs_lack_is_said(datasets, spec_of, tmp_path, folder)
     assert asked == {f"q{i:02}" for i in range(2, N_QUERIES)}
     positives = sum(map(len, read(report.output, "negatives")["positive_ids"].to_pylist()))
     assert positives == len(judged)
-    page = (tmp_path / "mined/_stx/reports/mine-v1.md").read_text()
+    page = (tmp_path / "mined/_stx/reports/1/report.md").read_text()
     assert "- 2 positive pairs" in page
 
 

@@ -79,6 +79,17 @@ def test_files_of_expired_versions_go_and_those_of_kept_ones_stay(job):
         rollback(job.root, 1)
 
 
+def test_pages_of_expired_versions_go(job):
+    for version in (1, 2, 3):
+        rewrite(job)
+        write_over(join(job.root, f"_stx/reports/{version}/report.html"), b"page")
+    write_over(join(job.root, "_stx/reports/notes.txt"), b"of a person")
+
+    gc(job.root, keep=2, **NOW)
+
+    assert names(job.root, "_stx/reports") == {"2/report.html", "3/report.html", "notes.txt"}
+
+
 def test_files_that_kept_versions_share_with_expired_ones_stay(job):
     rewrite(job)
     claim = log.claim(job.root, "spec")

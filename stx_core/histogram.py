@@ -1,0 +1,144 @@
+"""How many numbers lie where: what is known of many of them without keeping them."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Histogram(ABC):
+    """Counts of numbers by bin. Merging is exact, in any order.
+
+    Attributes:
+        n: how many.
+        total: their sum, total_squares that of their squares; rounded as floats are.
+        low: the lowest, inf of none.
+        high: the highest, -inf of none.
+        bins: how many lie in [edge(i), edge(i + 1)), by i.
+    """
+
+    n: int = 0
+    total: float = 0.0
+    total_squares: float = 0.0
+    low: float = math.inf
+    high: float = -math.inf
+    bins: Mapping[int, int] = field(default_factory=dict)
+
+    @staticmethod
+    @abstractmethod
+    def places(values: np.ndarray) -> np.ndarray:
+        """The bins of (N,) float64 numbers, (N,) integral."""
+
+    @staticmethod
+    @abstractmethod
+    def edge(place: int) -> float:
+        """The lowest number of a bin."""
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> Self:
+        """Count (N,) numbers."""
+        if not len(values):
+            return cls()
+        exact = values.astype(np.float64)
+        bins, counts = np.unique(cls.places(exact).astype(np.int64), return_counts=True)
+        return cls(
+            len(exact),
+            float(exact.sum()),
+            float((exact**2).sum()),
+            float(exact.min()),
+            float(exact.max()),
+            dict(zip(bins.tolist(), counts.tolist(), strict=True)),
+        )
+
+    def __add__(self, other: Self) -> Self:
+        """Count both."""
+        bins = dict(self.bins)
+        for place, count in other.bins.items():
+            bins[place] = bins.get(place, 0) + count
+        return type(self)(
+            self.n + other.n,
+            self.total + other.total,
+            self.total_squares + other.total_squares,
+            min(self.low, other.low),
+            max(self.high, other.high),
+            dict(sorted(bins.items())),
+        )
+
+    @property
+    def mean(self) -> float:
+        """The mean; NaN of none."""
+        return self.total / self.n if self.n else math.nan
+
+    @property
+    def std(self) -> float:
+        """The standard deviation, dividing by N - 1; NaN of fewer than two."""
+        if self.n < 2:
+            return math.nan
+        return math.sqrt(max(self.total_squares - self.total * self.mean, 0) / (self.n - 1))
+
+    def quantile(self, share: float) -> float:
+        """A quantile: the middle of its bin, and never outside of low and high; NaN of none."""
+        if not self.n:
+            return math.nan
+        places = sorted(self.bins)
+        counts = np.cumsum([self.bins[place] for place in places])
+        place = places[int(np.searchsorted(counts, share * (self.n - 1), side="right"))]
+        middle = (self.edge(place) + self.edge(place + 1)) / 2
+        return min(max(middle, self.low), self.high)
+
+    def to_json(self) -> dict[str, Any]:
+        """The counts as plain values; `from_json` reads them back."""
+        # JSON knows no infinity: the bounds of no numbers are left out.
+        bounds = {"low": self.low, "high": self.high} if self.n else {}
+        bins = {str(place): count for place, count in self.bins.items()}
+        sums = {"n": self.n, "total": self.total, "total_squares": self.total_squares}
+        return {**sums, **bounds, "bins": bins}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Read what `to_json` gave."""
+        bins = {int(place): count for place, count in values["bins"].items()}
+        return cls(**{**values, "bins": bins})
+
+
+# Few enough that the counts of a unit are some hundred bytes.
+_BINS_PER_OCTAVE = 8
+
+
+class Lengths(Histogram):
+    """Counts of integers from 0: exact to 16, then eight bins for each doubling."""
+
+    @staticmethod
+    def places(values: np.ndarray) -> np.ndarray:
+        """The bins of (N,) integers."""
+        octave = np.floor(np.log2(np.maximum(values, _BINS_PER_OCTAVE) / _BINS_PER_OCTAVE))
+        places: np.ndarray = _BINS_PER_OCTAVE * octave + np.floor(values / 2**octave)
+        return places
+
+    @staticmethod
+    def edge(place: int) -> float:
+        """One half below the lowest integer of a bin: so each lies in the middle of its own."""
+        octave = max(0, place // _BINS_PER_OCTAVE - 1)
+        return float((place - _BINS_PER_OCTAVE * octave) * 2**octave) - 0.5
+
+
+class Norms(Histogram):
+    """Counts of finite numbers from 0 in bins that grow with them: bin i is around 2^(i / 8) - 1.
+
+    What should be 1 lies in the middle of a bin, however it was rounded.
+    """
+
+    @staticmethod
+    def places(values: np.ndarray) -> np.ndarray:
+        """The bins of (N,) numbers."""
+        places: np.ndarray = np.rint(_BINS_PER_OCTAVE * np.log2(1 + values))
+        return places
+
+    @staticmethod
+    def edge(place: int) -> float:
+        """The lowest number of a bin."""
+        return max(0.0, float(2 ** ((place - 0.5) / _BINS_PER_OCTAVE) - 1))

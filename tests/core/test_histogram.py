@@ -1,0 +1,61 @@
+"""Counts that add up over units."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stx_core.histogram import Lengths, Norms
+
+lengths = st.lists(st.integers(0, 100_000), min_size=1, max_size=50)
+norms = st.lists(st.floats(0, 1e6, allow_subnormal=False), min_size=1, max_size=50)
+
+
+def check(kind, one, other, share, width):
+    """Merged counts tell of all numbers what NumPy does, to a bin."""
+    values = np.array([*one, *other], np.float64)
+
+    counts = kind.of(np.array(one)) + kind.of(np.array(other))
+
+    assert counts == kind.of(values) or counts.total == pytest.approx(values.sum())
+    assert counts.bins == kind.of(values).bins
+    assert counts.n == sum(counts.bins.values()) == len(values)
+    assert (counts.low, counts.high) == (values.min(), values.max())
+    assert counts.mean == pytest.approx(values.mean())
+    exact = np.sort(values)[math.floor(share * (len(values) - 1))]
+    assert abs(counts.quantile(share) - exact) <= width(exact)
+
+
+@given(lengths, lengths, st.floats(0, 1))
+def test_lengths_are_exact_when_short_and_to_a_tenth_when_long(one, other, share):
+    check(Lengths, one, other, share, lambda exact: 0 if exact < 16 else exact / 8)
+
+
+@given(norms, norms, st.floats(0, 1))
+def test_norms_are_known_to_a_tenth(one, other, share):
+    check(Norms, one, other, share, lambda exact: 0.1 * (1 + exact))
+
+
+@pytest.mark.parametrize(("kind", "top"), [(Lengths, 5000), (Norms, 200)])
+def test_a_number_lies_between_the_edges_of_its_bin(kind, top):
+    values = np.arange(top, dtype=np.float64)
+
+    for value, place in zip(values, kind.places(values).astype(int), strict=True):
+        assert kind.edge(place) <= value < kind.edge(place + 1)
+
+
+def test_what_should_be_1_falls_into_one_bin():
+    assert len(Norms.of(1 + np.linspace(-0.01, 0.01, 99)).bins) == 1
+
+
+def test_counts_survive_json_and_stay_small():
+    counts = Lengths.of(np.random.default_rng(0).lognormal(5, 1, 4096).astype(int))
+
+    text = json.dumps(counts.to_json())
+
+    assert Lengths.from_json(json.loads(text)) == counts
+    assert len(text) < 1000
+    assert Norms.from_json(json.loads(json.dumps(Norms().to_json()))) == Norms()

@@ -1,0 +1,209 @@
+"""What a person sees of a run, on a terminal and in a log."""
+
+import json
+import logging
+import os
+import pty
+import re
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from jobs.console import Console
+from pipelines.progress import Progress, by_stage
+from stx_core.errors import SpecError
+
+KEYS = [
+    "run", "units", "units_total", "rows", "rows_total", "tokens", "quarantined", "seconds",
+    "rows_per_s", "tokens_per_s", "eta_s", "cost", "padding", "stages",
+]  # fmt: skip
+
+
+@dataclass
+class Amount:
+    n_due: int = 4
+    n_due_rows: int = 40
+
+
+def unit(rows=10, tokens=100, quarantined=1, **counts):
+    seconds = {"read": 1.0, "encode.dense": 6.0, "encode.splade": 2.0, "write": 1.0}
+    record = {"run": "r1", "seconds": seconds, "counts": counts}
+    return {"records": [record], "rows": rows, "tokens": tokens, "quarantined": quarantined}
+
+
+def lines(capsys):
+    return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+
+def test_a_log_gets_one_line_at_the_end_with_all_counts(capsys):
+    results = [unit(run_tokens=90, run_places=100), unit(run_tokens=60, run_places=100)]
+
+    assert list(Console(3600.0).watch(iter(results), Amount())) == results
+
+    (line,) = lines(capsys)
+    assert list(line) == KEYS
+    assert (line["run"], line["units"], line["rows"], line["tokens"]) == ("r1", 2, 20, 200)
+    assert (line["units_total"], line["rows_total"], line["quarantined"]) == (4, 40, 2)
+    assert line["stages"] == {"read": 0.1, "encode": 0.8, "write": 0.1}
+    assert line["padding"] == 0.25
+    # An hour costs 3600, so a second costs 1.
+    assert line["cost"] == pytest.approx(line["seconds"], abs=0.1)
+
+
+def test_a_log_gets_lines_while_a_unit_takes_long(capsys, monkeypatch):
+    monkeypatch.setenv("STX_PROGRESS_S", "0.05")
+
+    def slow():
+        yield unit()
+        time.sleep(0.4)
+        yield unit()
+
+    list(Console().watch(slow(), Amount()))
+
+    told = lines(capsys)
+    assert len(told) >= 3
+    assert [line["rows"] for line in told][-2:] == [10, 20]
+    assert all(list(line) == KEYS for line in told)
+    assert told[0]["cost"] is told[0]["padding"] is None
+
+
+def test_a_run_that_fails_gets_its_last_line_too(capsys):
+    def failing():
+        yield unit()
+        raise OSError("gone")
+
+    n_threads = threading.active_count()
+
+    with pytest.raises(OSError, match="gone"):
+        list(Console().watch(failing(), Amount()))
+
+    assert [line["rows"] for line in lines(capsys)] == [10]
+    assert threading.active_count() == n_threads
+
+
+def test_a_run_with_nothing_due_says_nothing(capsys):
+    assert list(Console().watch(iter(()), Amount(0, 0))) == []
+
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("value", ["often", "0", "-1", "nan"])
+def test_a_wrong_interval_is_refused(monkeypatch, value):
+    monkeypatch.setenv("STX_PROGRESS_S", value)
+
+    with pytest.raises(SpecError, match="STX_PROGRESS_S: .* is no number of seconds"):
+        list(Console().watch(iter([unit()]), Amount()))
+
+
+def test_what_is_left_follows_from_the_speed_so_far(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    progress = Progress(4, 40)
+    assert progress.eta_s is None
+
+    # Actors start for 10 seconds, the unit takes 10 more.
+    now[0] += 20
+    progress.add(unit())
+
+    assert progress.eta_s == pytest.approx(30)
+    assert progress.ratio == 0.25
+    told = progress.as_dict()
+    assert (told["seconds"], told["rows_per_s"], told["tokens_per_s"]) == (20, 1, 10)
+
+
+def test_seconds_of_several_outputs_are_one_stage():
+    parts = [{"read": 1.0, "encode.a": 2.0}, {"encode.b": 3.0, "write": 4.0}]
+
+    assert by_stage(parts) == {"read": 1.0, "encode": 5.0, "write": 4.0}
+
+
+SCRIPT = """
+import logging, time
+from jobs.console import Console, configure_logging
+from tests.jobs.test_console import Amount, unit
+configure_logging()
+def results():
+    for _ in range(2):
+        yield unit()
+        logging.getLogger("pipelines").info("a line from a stage")
+        time.sleep(0.6)
+list(Console().watch(results(), Amount()))
+"""
+
+
+def on_a_terminal(**environment):
+    """What the script writes to a terminal of 100 columns."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT],
+        stderr=theirs,
+        env=os.environ | {"TERM": "xterm-256color", "COLUMNS": "100"} | environment,
+    )
+    os.close(theirs)
+    parts = []
+    while True:
+        try:
+            parts.append(os.read(ours, 65536))
+        except OSError:  # the other end is closed
+            break
+        if not parts[-1]:
+            break
+    os.close(ours)
+    assert process.wait() == 0
+    return b"".join(parts).decode()
+
+
+@pytest.fixture(scope="module")
+def written():
+    return on_a_terminal()
+
+
+def test_a_terminal_gets_a_view_that_is_redrawn_a_few_times_a_second(written):
+    assert "10 / 40 rows · 1 / 4 units" in written
+    assert "left" in written
+    assert "1 quarantined · read 10% · encode 80% · write 10%" in written
+    # 1.2 seconds at 4 a second, one for each end, and one more after each log line.
+    assert 3 <= written.count("/ 40 rows") <= 12
+    assert "{" not in written
+    # A log line stands alone: what was drawn before it is gone, and it comes once for each unit.
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written)
+    assert len(re.findall(r"[\r\n]INFO pipelines: a line from a stage\r?\n", plain)) == 2
+
+
+def test_no_color_is_respected(written):
+    coloured = r"\x1b\[[0-9;]*3[0-9][0-9;]*m"
+
+    assert re.search(coloured, written)
+    assert not re.search(coloured, on_a_terminal(NO_COLOR="1"))
+
+
+def test_a_dumb_terminal_gets_the_lines_of_a_log():
+    written = on_a_terminal(TERM="dumb")
+
+    assert "\x1b" not in written
+    told = [json.loads(line) for line in written.splitlines() if line.startswith("{")]
+    assert [line["rows"] for line in told] == [20]
+
+
+def test_log_lines_go_to_the_stderr_of_the_moment(monkeypatch, capsys):
+    from jobs.console import _Stderr
+
+    handler = _Stderr()
+    logger = logging.getLogger("stx_alone")
+    logger.addHandler(handler)
+
+    logger.warning("seen")
+
+    assert capsys.readouterr().err == "seen\n"
+
+
+def test_the_keys_are_documented():
+    text = (Path(__file__).parents[2] / "docs/seeing.md").read_text()
+
+    cells = re.findall(r"(?m)^\| ((?:`\w+`(?:, )?)+) \|", text.partition("## Afterwards")[0])
+    assert [key for cell in cells for key in re.findall(r"`(\w+)`", cell)] == KEYS
