@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Pool:
-    """The actors that encode; see `StageSpec` for `stall_timeout_s`."""
+    """The actors that encode; see `StageSpec` for `min_actors`, `custom` and `stall_timeout_s`."""
 
     runner: str
     actors: int
@@ -83,14 +83,18 @@ class Pool:
     gpus: float
     token_budget: int | None
     stall_timeout_s: float | None = None
+    min_actors: int | None = None
+    custom: Mapping[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
         budget = "" if self.token_budget is None else f", {self.token_budget:,} tokens per batch"
         if self.runner == "local":
             return f"this process: {self.cpus} cores{budget}"
         gpus = f" + {self.gpus:g} GPU" if self.gpus else ""
+        custom = "".join(f" + {amount:g} {name}" for name, amount in self.custom.items())
         actors = "1 actor" if self.actors == 1 else f"{self.actors} actors"
-        return f"ray: {actors} x {self.cpus} cores{gpus}{budget}"
+        least = "" if self.min_actors is None else f"{self.min_actors} to "
+        return f"ray: {least}{actors} x {self.cpus} cores{gpus}{custom}{budget}"
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,10 @@ class Plan:
 
     @property
     def seconds(self) -> float | None:
-        """Estimated duration of the encoding; None where it cannot be measured from here."""
+        """Estimated duration of the encoding, with the most actors that the pool may have.
+
+        None where it cannot be measured from here.
+        """
         if self.pool is None:
             return None
         total = 0.0
@@ -363,8 +370,8 @@ def make_pool(resources: Resources, cpus: float, gpus: float) -> Pool:
 
     Args:
         resources: the spec's part.
-        cpus: CPUs of the cluster.
-        gpus: GPUs of the cluster.
+        cpus: CPUs of the cluster; with those of nodes that may join, where Ray knows of them.
+        gpus: GPUs of the cluster, likewise.
     """
     stall_timeout_s = resources.stall_timeout_s if resources.supervised else None
     if resources.runner == "local":
@@ -374,12 +381,29 @@ def make_pool(resources: Resources, cpus: float, gpus: float) -> Pool:
     if per_actor_gpus is None:
         per_actor_gpus = 1.0 if gpus else 0.0
     free = int(cpus) - 1  # one is for readers and writers
-    per_actor_cpus = resources.cpus_per_actor or max(1, min(_CORES_PER_ACTOR, free))
+    least, most = _bounds(resources)
+    # Nothing has joined that a range could be derived from.
+    usual = _CORES_PER_ACTOR if least and free < 1 else max(1, min(_CORES_PER_ACTOR, free))
+    per_actor_cpus = resources.cpus_per_actor or usual
     by_cpu = free // per_actor_cpus
     by_gpu = int(gpus // per_actor_gpus) if per_actor_gpus else by_cpu
-    actors = resources.actors or max(1, min(by_cpu, by_gpu))
-    budget = resources.token_budget
-    return Pool("ray", actors, per_actor_cpus, per_actor_gpus, budget, stall_timeout_s)
+    return Pool(
+        "ray",
+        most or max(1, min(by_cpu, by_gpu)),
+        per_actor_cpus,
+        per_actor_gpus,
+        resources.token_budget,
+        stall_timeout_s,
+        least,
+        resources.custom,
+    )
+
+
+def _bounds(resources: Resources) -> tuple[int | None, int | None]:
+    """Least and most actors that are asked for; a plain number is no range."""
+    if isinstance(resources.actors, tuple):
+        return resources.actors
+    return None, resources.actors
 
 
 def available_cores() -> int:
