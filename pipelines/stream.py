@@ -208,7 +208,9 @@ def _remote_gate(seconds: float | None, patience_s: float) -> Any:  # noqa: ANN4
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return (
-        ray.remote(Gate).options(num_cpus=0, scheduling_strategy=here).remote(seconds, patience_s=patience_s)
+        ray.remote(Gate)
+        .options(num_cpus=0, scheduling_strategy=here)
+        .remote(seconds, patience_s=patience_s)
     )
 
 
