@@ -51,6 +51,7 @@ class Nodes:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self.token,
             "OMP_NUM_THREADS": "2",
+            "RAY_raylet_start_wait_time_s": "120",  # Ray's 30 are few on a busy machine
             "PYTHONPATH": str(ROOT),
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         }
@@ -98,13 +99,15 @@ class Nodes:
 
     def _start(self, *options: str, cpus: int, **environment: str) -> None:
         workers = ("--min-worker-port", "0", "--max-worker-port", "0")
-        subprocess.run(
+        started = subprocess.run(
             ["ray", "start", *options, *workers, "--num-cpus", str(cpus), "--disable-usage-stats"]
             + ["--dashboard-agent-listen-port", "0", "--object-store-memory", "100000000"],
             env=self.environment | environment,
-            check=True,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
+        assert started.returncode == 0, started.stdout
 
     def kill(self, name: str) -> None:
         """End a node without a word: every process of it."""
@@ -152,8 +155,8 @@ class Nodes:
     def _processes(variable: str, value: str):
         for process in psutil.process_iter():
             try:
-                if process.status() != psutil.STATUS_ZOMBIE and process.pid != os.getpid():
-                    if process.environ().get(variable) == value:
-                        yield process
+                alive = process.status() != psutil.STATUS_ZOMBIE
+                if alive and process.environ().get(variable) == value:
+                    yield process
             except psutil.Error:
                 continue
