@@ -27,6 +27,10 @@ PROVIDER = {
     "launch_multiple": True,
     "disable_node_updaters": True,
 }
+COMMANDS = (
+    "initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands",
+    "head_start_ray_commands", "worker_start_ray_commands",
+)  # fmt: skip
 HEAD_ID = "f" * 51 + "00000"
 
 
@@ -82,6 +86,7 @@ class Nodes:
             "idle_timeout_minutes": 0.1,
             "available_node_types": {"ray.head.default": kinds["head"], "worker": kinds["worker"]},
             "head_node_type": "ray.head.default",
+            **dict.fromkeys(COMMANDS, []),
         }
         (self.folder / "autoscaler.json").write_text(json.dumps(config))
         self.start_head(
