@@ -1,6 +1,7 @@
 # make demo       install, embed a real corpus with real weights, search it, mine hard negatives
 # make test       install, lint, types, tests
-# make test-faults  tests that start many processes, kill them, cut them off from their store
+# make test-faults  tests that start many processes or whole clusters, kill them, cut them off from
+#                 their store
 # make soak       fifty random faults in one run, on local files and on S3; SEED=… FAULTS=…
 # Everything is installed into .venv, with the versions of constraints.txt.
 

@@ -18,6 +18,7 @@ from jobs import (
     rollback,
     search,
     show,
+    submit,
     verify,
 )
 from jobs.import_ranking import import_ranking
@@ -45,6 +46,7 @@ app.command()(retrieve.retrieve)
 app.command()(rerank.rerank)
 app.command()(mine.mine)
 app.command("run")(run_flow)
+app.command()(submit.submit)
 app.command()(show.show)
 app.command()(search.search)
 app.command()(evaluate.evaluate)

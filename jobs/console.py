@@ -113,7 +113,8 @@ def _plan_lines(plan: "Plan") -> Iterator[str]:
     if plan.pool is not None:
         yield f"  run on   {plan.pool}"
     if plan.seconds is not None:
-        yield f"  time     about {_duration(plan.seconds)}"
+        grown = " once all actors are there" if plan.pool and plan.pool.min_actors else ""
+        yield f"  time     about {_duration(plan.seconds)}{grown}"
     elif plan.n_due:
         yield "  time     unknown: the actors' device is not on this machine to measure"
 

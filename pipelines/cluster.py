@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -15,6 +15,8 @@ IO_CPUS = 0.5
 
 # Ray starts tasks that it killed for their memory again, for ever (ray issue 32219).
 _MAX_OOM_RETRIES = 16
+
+logger = logging.getLogger(__name__)
 
 _BEFORE_BFLOAT16 = {"K80", "P100", "P4", "T4", "V100"}
 
@@ -38,6 +40,14 @@ class ActorPool(Protocol):
     def gpus(self) -> float:
         """GPUs of one."""
 
+    @property
+    def min_actors(self) -> int | None:
+        """The least number, of a pool that waits for nodes to join."""
+
+    @property
+    def custom(self) -> Mapping[str, float]:
+        """Other resources of one, by name."""
+
 
 def cluster_size(runner: str, cores: int) -> tuple[float, float]:
     """CPUs and GPUs that actors can be given; Ray is started, or connected to, for the answer.
@@ -49,17 +59,28 @@ def cluster_size(runner: str, cores: int) -> tuple[float, float]:
     if runner == "local":
         return cores + 2 * IO_CPUS, 0
     start_ray(cores)
-    import ray
-
-    size = ray.cluster_resources()
+    size = _largest_size()
     return size.get("CPU", 0.0), size.get("GPU", 0.0)
+
+
+def _largest_size() -> dict[str, float]:
+    """Resources of all nodes that have joined; or, where it is more, that may join.
+
+    Only clusters whose autoscaler reports its limits to Ray tell the latter: Anyscale's do, KubeRay
+    and `ray up` do not (seen in 2.60), nor is there a public call; Ray Data reads the same record.
+    """
+    import ray
+    import ray._private.state
+
+    joined = ray.cluster_resources()
+    limits = ray._private.state.state.get_max_resources_from_cluster_config() or {}
+    names = joined.keys() | limits.keys()
+    return {name: max(joined.get(name, 0.0), float(limits.get(name, 0))) for name in names}
 
 
 def gpus_have_bfloat16() -> bool:
     """Whether every kind of GPU of the cluster has units for it, by the names that Ray knows."""
-    import ray
-
-    kinds = (name.partition(":") for name in ray.cluster_resources())
+    kinds = (name.partition(":") for name in _largest_size())
     return not {kind for label, _, kind in kinds if label == "accelerator_type"} & _BEFORE_BFLOAT16
 
 
@@ -101,13 +122,27 @@ def _silent_stderr() -> Iterator[None]:
 def check_fits(stages: Sequence[ActorPool], cpus: float, gpus: float) -> None:
     """Refuse pools that the cluster cannot hold, with the arithmetic: starved actors hang.
 
+    A pool with a least number of actors may wait for nodes to join; not on Ray of this machine
+    alone, where none will.
+
     Raises:
         SpecError: the reservations exceed the cluster.
     """
-    asked_cpus = sum(stage.actors * stage.cpus for stage in stages)
-    asked_gpus = sum(stage.actors * stage.gpus for stage in stages)
+    try:
+        _check_fits(stages, cpus, gpus)
+    except SpecError as error:
+        if not os.environ.get("RAY_ADDRESS") or any(stage.min_actors is None for stage in stages):
+            raise
+        logger.info("waiting for nodes to join; now %s", error)
+
+
+def _check_fits(stages: Sequence[ActorPool], cpus: float, gpus: float) -> None:
+    counts = [stage.min_actors or stage.actors for stage in stages]
+    asked_cpus = sum(n * stage.cpus for n, stage in zip(counts, stages, strict=True))
+    asked_gpus = sum(n * stage.gpus for n, stage in zip(counts, stages, strict=True))
     pools = ", ".join(
-        f"{s.stage.__name__} {s.actors} actors x ({s.cpus:g} CPU, {s.gpus:g} GPU)" for s in stages
+        f"{s.stage.__name__} {n} actors x ({s.cpus:g} CPU, {s.gpus:g} GPU)"
+        for n, s in zip(counts, stages, strict=True)
     )
     if asked_cpus + 2 * IO_CPUS > cpus:
         raise SpecError(
@@ -119,3 +154,10 @@ def check_fits(stages: Sequence[ActorPool], cpus: float, gpus: float) -> None:
             f"resources: {pools} take {asked_gpus:g} GPUs, but the cluster has {gpus:g}; "
             "lower resources.actors or resources.gpus_per_actor"
         )
+    for n, stage in zip(counts, stages, strict=True):
+        for name, amount in stage.custom.items():
+            if n * amount > (held := _largest_size().get(name, 0.0)):
+                raise SpecError(
+                    f"resources: {stage.stage.__name__} {n} actors take {n * amount:g} {name}, but "
+                    f"the cluster has {held:g}; see resources.custom"
+                )

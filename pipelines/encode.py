@@ -171,6 +171,8 @@ def _stage(plan: Plan) -> stream.StageSpec:
         pool.actors,
         pool.cpus,
         pool.gpus,
+        min_actors=pool.min_actors,
+        custom=pool.custom,
         skip=unit_table.is_encoded,
         stall_timeout_s=pool.stall_timeout_s,
     )

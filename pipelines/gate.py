@@ -16,10 +16,17 @@ class Gate:
     Args:
         seconds: until the deadline; None: never closes.
         clock: monotonic seconds.
+        patience_s: how much longer than between units it may take until the first one starts.
     """
 
-    def __init__(self, seconds: float | None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        seconds: float | None,
+        clock: Callable[[], float] = time.monotonic,
+        patience_s: float = 0.0,
+    ) -> None:
         self._clock = clock
+        self._patience_s = patience_s
         self._deadline = None if seconds is None else clock() + seconds
         self._since: dict[str, float] = {}
         self._attempts: dict[str, int] = {}
@@ -36,6 +43,7 @@ class Gate:
         """Note that a unit starts: the number of this attempt; 0 if no time is left for it."""
         if not self.is_open():
             return 0
+        self._patience_s = 0.0
         self._since[unit] = self._moved = self._clock()
         self._attempts[unit] = self._attempts.get(unit, 0) + 1
         return self._attempts[unit]
@@ -53,8 +61,8 @@ class Gate:
         self._moved = self._clock()
 
     def idle_s(self) -> float:
-        """Seconds since anything moved."""
-        return self._clock() - self._moved
+        """Seconds since anything moved, less the patience before the first unit."""
+        return self._clock() - self._moved - self._patience_s
 
     def in_flight(self) -> list[str]:
         """Units that have started and are not done."""

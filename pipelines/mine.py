@@ -156,7 +156,15 @@ def _pool(spec: MineSpec, cpus: float) -> Pool:
 
 def _stage(miner: Miner, pool: Pool) -> stream.StageSpec:
     settings = {"miner": miner, "threads": pool.cpus if pool.runner == "ray" else None}
-    return stream.StageSpec(MineStage, settings, pool.actors, pool.cpus, 0)
+    return stream.StageSpec(
+        MineStage,
+        settings,
+        pool.actors,
+        pool.cpus,
+        0,
+        min_actors=pool.min_actors,
+        custom=pool.custom,
+    )
 
 
 @dataclass(frozen=True)

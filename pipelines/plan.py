@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ class Part:
 class Pool:
     """The actors that encode, and those that tokenise for them, with as many cores each.
 
-    See `StageSpec` for `stall_timeout_s`.
+    See `StageSpec` for `min_actors`, `custom` and `stall_timeout_s`.
     """
 
     runner: str
@@ -88,15 +88,19 @@ class Pool:
     stall_timeout_s: float | None = None
     reproducible: bool = False
     tokenizers: int = 0
+    min_actors: int | None = None
+    custom: Mapping[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
         budget = "" if self.token_budget is None else f", {self.token_budget:,} tokens per batch"
         if self.runner == "local":
             return f"this process: {self.cpus} cores{budget}"
         gpus = f" + {self.gpus:g} GPU" if self.gpus else ""
+        custom = "".join(f" + {amount:g} {name}" for name, amount in self.custom.items())
         actors = "1 actor" if self.actors == 1 else f"{self.actors} actors"
         more = f"; {self.tokenizers} x {self.cpus} cores tokenise" if self.tokenizers else ""
-        return f"ray: {actors} x {self.cpus} cores{gpus}{budget}{more}"
+        least = "" if self.min_actors is None else f"{self.min_actors} to "
+        return f"ray: {least}{actors} x {self.cpus} cores{gpus}{custom}{budget}{more}"
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,10 @@ class Plan:
 
     @property
     def seconds(self) -> float | None:
-        """Estimated duration of the encoding; None where it cannot be measured from here."""
+        """Estimated duration of the encoding, with the most actors that the pool may have.
+
+        None where it cannot be measured from here.
+        """
         if self.pool is None:
             return None
         total = 0.0
@@ -369,8 +376,8 @@ def make_pool(resources: Resources, cpus: float, gpus: float) -> Pool:
 
     Args:
         resources: the spec's part.
-        cpus: CPUs of the cluster.
-        gpus: GPUs of the cluster.
+        cpus: CPUs of the cluster; with those of nodes that may join, where Ray knows of them.
+        gpus: GPUs of the cluster, likewise.
     """
     stall_timeout_s = resources.stall_timeout_s if resources.supervised else None
     if resources.runner == "local":
@@ -389,21 +396,31 @@ def make_pool(resources: Resources, cpus: float, gpus: float) -> Pool:
     if per_actor_gpus is None:
         per_actor_gpus = 1.0 if gpus else 0.0
     free = int(cpus) - 1  # one is for readers and writers
-    per_actor_cpus = resources.cpus_per_actor or max(1, min(_CORES_PER_ACTOR, free))
+    least, most = _bounds(resources)
+    # Nothing has joined that a range could be derived from.
+    usual = _CORES_PER_ACTOR if least and free < 1 else max(1, min(_CORES_PER_ACTOR, free))
+    per_actor_cpus = resources.cpus_per_actor or usual
     by_cpu = free // per_actor_cpus
     by_gpu = int(gpus // per_actor_gpus) if per_actor_gpus else by_cpu
-    actors = resources.actors or max(1, min(by_cpu, by_gpu))
-    budget = resources.token_budget
     return Pool(
         "ray",
-        actors,
+        most or max(1, min(by_cpu, by_gpu)),
         per_actor_cpus,
         per_actor_gpus,
-        budget,
+        resources.token_budget,
         stall_timeout_s,
         resources.reproducible,
         resources.tokenizers or 0,
+        least,
+        resources.custom,
     )
+
+
+def _bounds(resources: Resources) -> tuple[int | None, int | None]:
+    """Least and most actors that are asked for; a plain number is no range."""
+    if isinstance(resources.actors, tuple):
+        return resources.actors
+    return None, resources.actors
 
 
 def available_cores() -> int:

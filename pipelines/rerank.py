@@ -97,7 +97,14 @@ def _stage(task: RerankTask, pool: Pool) -> stream.StageSpec:
     }
     stall_timeout_s = pool.stall_timeout_s
     return stream.StageSpec(
-        Score, settings, pool.actors, pool.cpus, pool.gpus, stall_timeout_s=stall_timeout_s
+        Score,
+        settings,
+        pool.actors,
+        pool.cpus,
+        pool.gpus,
+        min_actors=pool.min_actors,
+        custom=pool.custom,
+        stall_timeout_s=stall_timeout_s,
     )
 
 

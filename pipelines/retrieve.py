@@ -140,7 +140,15 @@ def _stage(spec: RetrieveSpec, grid: Grid, pool: Pool) -> stream.StageSpec:
         "exclude_same_id": spec.exclude_same_id,
         "threads": pool.cpus,
     }
-    return stream.StageSpec(TopKStage, settings, pool.actors, pool.cpus, pool.gpus)
+    return stream.StageSpec(
+        TopKStage,
+        settings,
+        pool.actors,
+        pool.cpus,
+        pool.gpus,
+        min_actors=pool.min_actors,
+        custom=pool.custom,
+    )
 
 
 @dataclass(frozen=True)

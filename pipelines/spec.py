@@ -5,7 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 from stx_core.store.create import CONDITIONAL
 from stx_core.store.s3 import S3Options
@@ -234,15 +241,37 @@ class Output(Part):
         return None if self.keep_for is None else duration_s(self.keep_for)
 
 
+def number_or_range(value: Any) -> Any:  # noqa: ANN401
+    """The number of actors, or least and most.
+
+    Raises:
+        ValueError: something else.
+    """
+    bounds = value if isinstance(value, (list, tuple)) else (value, value)
+    if value is not None and (
+        len(bounds) != 2
+        or not all(isinstance(bound, int) for bound in bounds)
+        or not 1 <= bounds[0] <= bounds[1]
+    ):
+        raise ValueError("write a number from 1, or [least, most]")
+    return value
+
+
 class Resources(Part):
     """Where and how large. What is not set is derived from the machine and printed in the plan."""
 
     runner: Literal["auto", "ray", "local"] = "auto"
     """`local` runs the same plan in this process, without Ray, and writes the same files. `auto`
     does so without a cluster, where Ray would start for one unit, few rows, or a single actor."""
-    actors: Annotated[int, Field(ge=1)] | None = None
+    actors: Annotated[int | tuple[int, int] | None, BeforeValidator(number_or_range)] = None
+    """A number, or [least, most]: the pool grows and shrinks between them. A range also says that
+    nodes may join: the job waits for those of the least number, where a number is refused."""
     cpus_per_actor: Annotated[int, Field(ge=1)] | None = None
     gpus_per_actor: Annotated[float, Field(ge=0)] | None = None
+    """Where no GPU has joined yet, and the cluster does not tell what it can have, name it."""
+    custom: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Ray's custom resources of one actor, to choose its nodes: ``{"accelerator_type:L4": 0.001}``,
+    or what nodes were started with (``--resources``)."""
     token_budget: Annotated[int, Field(ge=1)] | None = None
     """Tokens of one batch, padding counted."""
     tokenizers: Annotated[int, Field(ge=0)] | None = None

@@ -24,7 +24,7 @@ _MAX_SPEC_BYTES = 1_000_000
 
 _SPEC_FILE = "spec.yaml"
 
-_SECRET_NAME = re.compile(r"key|secret|token|passw|credential|signature", re.IGNORECASE)
+SECRET_NAME = re.compile(r"key|secret|token|passw|credential|signature", re.IGNORECASE)
 
 
 def load_spec(
@@ -141,7 +141,7 @@ def _message(item: "ErrorDetails", kind: type[BaseModel]) -> str:
         return "missing; every spec needs it"
     if item["type"] != "extra_forbidden":
         return item["msg"].removeprefix("Value error, ")
-    if location[0] == "store" and _SECRET_NAME.search(str(location[-1])):
+    if location[0] == "store" and SECRET_NAME.search(str(location[-1])):
         return f"no credentials here; {WHERE_SECRETS_GO}"
     known = list(_part_at(kind, location[:-1]).model_fields)
     close = difflib.get_close_matches(str(location[-1]), known, n=1)

@@ -10,7 +10,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -41,6 +41,9 @@ _WATCH_S = 5.0
 _WATCH_SLACK_S = 60.0
 _ASK_TIMEOUT_S = 120.0
 
+# How long nodes may take to join before the first unit: GPUs are not always to be had.
+_NODES_JOIN_S = 7200.0
+
 Item = TypeVar("Item")
 
 
@@ -58,10 +61,13 @@ class StageSpec:
     Attributes:
         stage: the class.
         settings: its arguments.
-        actors: processes of Ray that hold it.
+        actors: processes of Ray that hold it; the most of them, if there is a least number.
         cpus: of one actor.
         gpus: of one actor.
         skip: tables for which it is true pass the stage by; it is loaded for the first other one.
+        min_actors: the pool grows and shrinks between this and `actors`, and waits for nodes to
+            join; None: it always has `actors`.
+        custom: resources of one actor by the names that the cluster gave them.
         stall_timeout_s: run the stage in a child of the actor, see `Supervised`; None: in the
             actor itself, which a bad row can then kill.
         started: the stage for the local runner, loading already.
@@ -73,6 +79,8 @@ class StageSpec:
     cpus: float = 1
     gpus: float = 0
     skip: Callable[[pa.Table], bool] | None = None
+    min_actors: int | None = None
+    custom: Mapping[str, float] = field(default_factory=dict)
     stall_timeout_s: float | None = None
     started: Supervised | None = None
 
@@ -160,10 +168,10 @@ def _run_ray(
     name: Name,
 ) -> Iterator[dict[str, Any]]:
     import ray.data
-    from ray.data import ActorPoolStrategy
 
     _quiet(ray.data.DataContext.get_current())
-    gate = _remote_gate(seconds)
+    nodes_may_join = any(spec.min_actors for spec in stages)
+    gate = _remote_gate(seconds, _NODES_JOIN_S if nodes_may_join else 0.0)
     rows = [{"unit": json.dumps(unit)} for unit in units]
     n_actors = sum(spec.actors for spec in stages)
     n_blocks = min(len(rows), max(_MIN_INPUT_BLOCKS, _INPUT_BLOCKS_PER_ACTOR * n_actors))
@@ -179,9 +187,10 @@ def _run_ray(
                 "gate": gate,
                 "name": name if spec is stages[0] else None,
             },
-            compute=ActorPoolStrategy(size=min(spec.actors, n_blocks)),
+            compute=_pool(spec, n_blocks),
             num_cpus=spec.cpus,
             num_gpus=spec.gpus or None,
+            resources=dict(spec.custom) or None,
             **one_unit,
         )
     writer = partial(_write_cell, write=write, gate=gate)
@@ -201,13 +210,26 @@ def _run_ray(
                     yield json.loads(result)
 
 
-def _remote_gate(seconds: float | None) -> Any:  # noqa: ANN401
+def _pool(spec: StageSpec, n_blocks: int) -> Any:  # noqa: ANN401  (ray ships no usable types)
+    from ray.data import ActorPoolStrategy
+
+    most = min(spec.actors, n_blocks)
+    if spec.min_actors is None:
+        return ActorPoolStrategy(size=most)
+    return ActorPoolStrategy(min_size=min(spec.min_actors, most), max_size=most)
+
+
+def _remote_gate(seconds: float | None, patience_s: float) -> Any:  # noqa: ANN401
     """The gate as an actor beside the driver: a lost node must not take it along."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(Gate).options(num_cpus=0, scheduling_strategy=here).remote(seconds)
+    return (
+        ray.remote(Gate)
+        .options(num_cpus=0, scheduling_strategy=here)
+        .remote(seconds, patience_s=patience_s)
+    )
 
 
 def _ask(gate: Any, question: str, *arguments: str) -> Any:  # noqa: ANN401

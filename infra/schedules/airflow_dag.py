@@ -1,7 +1,7 @@
 """Airflow 3: a spec encoded every night on the standing RayCluster of infra/k8s/overlays/dev.
 
 Needs apache-airflow-providers-cncf-kubernetes, and an Airflow that may start pods in the cluster's
-namespace. The pod's exit code is that of the Ray job; its log is the job's log.
+namespace. The pod's exit code is that of stx on the cluster; its log is the job's log.
 """
 
 from datetime import datetime, timedelta
@@ -26,9 +26,12 @@ with DAG(
         task_id="encode",
         namespace=NAMESPACE,
         image="registry.example.com/stx:0.1.0-cpu",
-        # Ray refuses an id that it knows: an attempt cannot be submitted twice.
-        cmds=["ray", "job", "submit", "--submission-id", "stx-{{ ts_nodash }}-{{ ti.try_number }}"],
-        arguments=["--", "stx", "encode", "/etc/stx/encode.yaml", "--deadline", "11h"],
+        # Where the job of an earlier attempt is still at work, this attaches to it.
+        cmds=["stx", "submit", "/etc/stx/encode.yaml", "--set", "resources.deadline=11h"],
+        volumes=[
+            k8s.V1Volume(name="spec", config_map=k8s.V1ConfigMapVolumeSource(name="stx-spec"))
+        ],
+        volume_mounts=[k8s.V1VolumeMount(name="spec", mount_path="/etc/stx", read_only=True)],
         env_vars={"RAY_ADDRESS": "http://stx-head-svc:8265", "RAY_AUTH_MODE": "token"},
         secrets=[Secret("env", "RAY_AUTH_TOKEN", secret="stx", key="auth_token")],
         # The network policy lets pods of this label reach the job API.

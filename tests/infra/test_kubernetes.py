@@ -9,9 +9,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 from jsonschema import Draft202012Validator
 
 from pipelines.spec import duration_s
+from pipelines.spec_file import parse_spec
 from tests.infra.kustomize import build, documents_of, walk
 from tests.infra.schemas import OVERLAYS, check_object, check_spec
 
@@ -329,6 +331,25 @@ def test_gpus_are_asked_for_where_the_image_can_use_them(overlay):
             assert has_gpu == container["image"].endswith("-cuda")
             assert has_gpu == ("tolerations" in group["template"]["spec"])
             assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+
+
+@pytest.mark.parametrize("name", ["prod", "spot"])
+def test_workers_come_from_zero_for_the_actors_that_the_spec_asks_for(name):
+    overlay = build(K8S / f"overlays/{name}")
+    (cluster,) = ray_clusters(overlay)
+    (group,) = cluster["workerGroupSpecs"]
+    resources = parse_spec(yaml.safe_load(spec_text(overlay))).resources
+
+    assert cluster["enableInTreeAutoscaling"] is True
+    assert (group["replicas"], group["minReplicas"]) == (0, 0)
+    assert resources.actors == (1, group["maxReplicas"])
+    # With no GPU there at the start, stx would take CPUs.
+    assert resources.gpus_per_actor == 1
+
+
+def spec_text(overlay):
+    (spec,) = (each for each in objects(overlay, "ConfigMap") if "encode.yaml" in each["data"])
+    return spec["data"]["encode.yaml"]
 
 
 def test_the_head_computes_nothing(overlay):

@@ -49,7 +49,7 @@ def test_a_launched_cluster_asks_for_a_token_and_is_not_exposed(name):
 
 
 @pytest.mark.parametrize("name", ["ray/aws.yaml", "ray/gcp.yaml"])
-def test_a_launched_cluster_installs_nothing_and_has_all_workers_from_the_start(name):
+def test_a_launched_cluster_installs_nothing_and_has_the_gpus_that_the_spec_asks_for(name):
     from ray.autoscaler._private.util import prepare_config
 
     cluster = prepare_config(load(name))
@@ -57,8 +57,9 @@ def test_a_launched_cluster_installs_nothing_and_has_all_workers_from_the_start(
     commands = [cluster[key] for key in cluster if key.endswith("setup_commands")]
     assert len(commands) == 3
     assert {each for each in sum(commands, [])} == {"true"}
-    for node in cluster["available_node_types"].values():
-        assert node["min_workers"] == node["max_workers"]
+    asked = load("k8s/base/encode.yaml")["resources"]["actors"]
+    workers = cluster["available_node_types"]["gpu"]
+    assert (workers["min_workers"], workers["max_workers"]) == (0, asked[1])
     assert "--num-cpus=0" in " ".join(cluster["head_start_ray_commands"])
 
 
@@ -94,6 +95,10 @@ def test_schedules_submit_to_the_standing_cluster_of_the_overlay():
     assert f'"http://{name}-head-svc:8265"' in airflow
     assert f'secret="{name}", key="auth_token"' in airflow
     assert f'NAMESPACE = "{namespace}"' in airflow
+    specs = [each for each in build(INFRA / "k8s/overlays/dev") if each["kind"] == "ConfigMap"]
+    assert f'name="{specs[0]["metadata"]["name"]}"' in airflow
+    assert "encode.yaml" in specs[0]["data"]
+    assert '"/etc/stx/encode.yaml"' in airflow
     assert f'"app.kubernetes.io/component": "{label}"' in airflow
     assert argo["metadata"]["namespace"] == namespace
     assert job["spec"]["clusterSelector"] == {"ray.io/cluster": name}

@@ -81,3 +81,14 @@ def test_a_unit_may_finish_twice(clock):
     gate.finish("a")
 
     assert gate.in_flight() == []
+
+
+def test_the_first_unit_may_take_longer_than_those_after_it(clock):
+    gate = Gate(None, clock, patience_s=1000)
+    clock.now += 900
+    assert gate.idle_s() < 0
+
+    gate.admit("a")
+    clock.now += 5
+
+    assert gate.idle_s() == 5

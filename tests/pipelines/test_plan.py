@@ -169,6 +169,19 @@ def test_the_pool_is_derived_from_the_cluster(asked, cpus, gpus, actors, per_act
     assert (pool.actors, (pool.cpus, pool.gpus)) == (actors, per_actor)
 
 
+@pytest.mark.parametrize(
+    ("asked", "cpus", "gpus", "told"),
+    [
+        ({"actors": [1, 4]}, 9, 0, "ray: 1 to 4 actors x 2 cores"),
+        # Nothing has joined yet.
+        ({"actors": [2, 8], "gpus_per_actor": 1}, 0, 0, "ray: 2 to 8 actors x 2 cores + 1 GPU"),
+        ({"actors": 1, "custom": {"fast": 1}}, 9, 0, "ray: 1 actor x 2 cores + 1 fast"),
+    ],
+)
+def test_the_plan_says_how_far_the_pool_may_grow_and_where_it_is(asked, cpus, gpus, told):
+    assert str(make_pool(Resources(**asked), cpus, gpus)) == told
+
+
 def test_a_container_quota_counts_as_cores(tmp_path, monkeypatch):
     quota = tmp_path / "cpu.max"
     quota.write_text("100000 100000\n")

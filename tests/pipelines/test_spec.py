@@ -58,6 +58,16 @@ def test_overrides_reach_nested_keys_and_are_read_as_yaml():
     assert spec.models["dense"].normalize is True
 
 
+def test_actors_may_be_a_range():
+    assert parse_spec(values(), ["resources.actors=[2, 5]"]).resources.actors == (2, 5)
+
+
+@pytest.mark.parametrize("actors", ["0", "[0, 2]", "[3, 2]", "[1, 2, 3]", "many", "1.5"])
+def test_actors_that_are_no_number_or_range_are_one_line(actors):
+    with pytest.raises(SpecError, match=r"actors: write a number from 1, or \[least, most\]$"):
+        parse_spec(values(), [f"resources.actors={actors}"])
+
+
 @pytest.mark.parametrize("override", ["resources.actors", "=3", "inputs.path.x=1"])
 def test_an_override_that_cannot_be_applied_is_refused(override):
     with pytest.raises(SpecError, match="--set"):

@@ -205,3 +205,14 @@ def test_pools_that_do_not_fit_are_refused_with_the_arithmetic():
 def test_gpus_that_are_not_there_are_refused():
     with pytest.raises(SpecError, match="take 2 GPUs, but the cluster has 1"):
         check_fits([StageSpec(AddSum, actors=2, cpus=0, gpus=1)], cpus=8, gpus=1)
+
+
+def test_a_range_waits_for_nodes_on_a_cluster_and_is_refused_on_this_machine(monkeypatch):
+    stages = [StageSpec(AddSum, actors=8, cpus=2, min_actors=2)]
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+    with pytest.raises(SpecError, match="2 actors x .* take 4 CPUs"):
+        check_fits(stages, cpus=4, gpus=0)
+    check_fits(stages, cpus=5, gpus=0)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    check_fits(stages, cpus=0, gpus=0)
