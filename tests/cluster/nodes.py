@@ -27,10 +27,13 @@ PROVIDER = {
     "launch_multiple": True,
     "disable_node_updaters": True,
 }
-COMMANDS = (
-    "initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands",
-    "head_start_ray_commands", "worker_start_ray_commands",
-)  # fmt: skip
+# What Ray wants to see of a file that `ray up` has worked on.
+PREPARED = {
+    "upscaling_speed": 100, "auth": {}, "docker": {}, "file_mounts": {}, "rsync_exclude": [],
+    "cluster_synced_files": [], "file_mounts_sync_continuously": False, "rsync_filter": [],
+    "initialization_commands": [], "setup_commands": [], "head_setup_commands": [],
+    "worker_setup_commands": [], "head_start_ray_commands": [], "worker_start_ray_commands": [],
+}  # fmt: skip
 HEAD_ID = "f" * 51 + "00000"
 
 
@@ -41,7 +44,7 @@ class Nodes:
         self.name = uuid.uuid4().hex
         self.token = secrets.token_hex(24)
         # Ray's sockets need a short path.
-        self.folder = Path(tempfile.mkdtemp(prefix="stx-", dir="/tmp"))
+        self.folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
         self.failpoints = self.folder / "failpoints"
         self.failpoints.mkdir()
         self.port, dashboard, self.client_port = free_ports(3)
@@ -86,7 +89,7 @@ class Nodes:
             "idle_timeout_minutes": 0.1,
             "available_node_types": {"ray.head.default": kinds["head"], "worker": kinds["worker"]},
             "head_node_type": "ray.head.default",
-            **dict.fromkeys(COMMANDS, []),
+            **PREPARED,
         }
         (self.folder / "autoscaler.json").write_text(json.dumps(config))
         self.start_head(
@@ -99,8 +102,9 @@ class Nodes:
         )
 
     def add(self, name: str, cpus: int) -> None:
-        """A further node."""
-        self._start("--address", self.address, cpus=cpus, STX_NODE=name)
+        """A further node, with a folder of its own: nodes clear away each other's working dirs."""
+        place = ("--temp-dir", str(self.folder / name))
+        self._start("--address", self.address, *place, cpus=cpus, STX_NODE=name)
 
     def _start(self, *options: str, cpus: int, **environment: str) -> None:
         workers = ("--min-worker-port", "0", "--max-worker-port", "0")

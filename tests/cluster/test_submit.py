@@ -150,7 +150,8 @@ def test_a_job_outlives_a_lost_node_and_its_output_is_complete(cluster, submit, 
     root = values["output"]["path"]
     resources = ("runner=ray", "actors=2", "cpus_per_actor=1")
     job = submit(*(word for item in resources for word in ("--set", f"resources.{item}")))
-    wait_until(lambda: n_records(root) >= 2, job)
+    wait_until(lambda: n_records(root) >= 2 or job.poll() is not None)
+    assert job.poll() is None, done(cluster, job).stdout
     cluster.kill("lost")
     assert n_records(root) < N_UNITS
 
