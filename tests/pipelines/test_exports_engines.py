@@ -237,7 +237,8 @@ def search_milvus(destination, output):
     for row in rows:
         row |= json.loads(row.pop("$meta"))
         if sparse:
-            row[name] = {int(key): value for key, value in json.loads(row[name]).items()}
+            # A whole number may stand without its point, which only this client minds.
+            row[name] = {int(key): float(one) for key, one in json.loads(row[name]).items()}
     client.insert("rows", rows)
 
     def search(query):

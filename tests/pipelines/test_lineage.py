@@ -250,6 +250,7 @@ def test_phases_are_spans(corpus, spec_of, server):
     ]
     assert found == [
         ("plan", {"stx.units"}),
+        ("probe", set()),
         ("encode", {"stx.run", "stx.units", "stx.rows"}),
         ("commit", {"stx.run"}),
     ]
