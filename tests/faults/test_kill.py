@@ -47,7 +47,7 @@ def command(corpus, minilm, tmp_path):
                 "inputs": {"path": str(corpus)},
                 "models": {"dense": {"model": str(minilm)}},
                 "output": {"path": str(tmp_path / "out")},
-                "resources": {"rows_per_unit": ROWS_PER_UNIT},
+                "resources": {"runner": "ray", "rows_per_unit": ROWS_PER_UNIT},
             }
         )
     )
