@@ -66,8 +66,8 @@ def cluster_size(runner: str, cores: int) -> tuple[float, float]:
 def _largest_size() -> dict[str, float]:
     """Resources of all nodes that have joined; or, where it is more, that may join.
 
-    Only clusters whose autoscaler reports its limits to Ray tell the latter: Anyscale's do, KubeRay
-    and `ray up` do not (seen in 2.60), nor is there a public call; Ray Data reads the same record.
+    Only clusters whose autoscaler reports its limits to Ray tell the latter: those that come with
+    Ray do not (seen in 2.60), nor is there a public call; Ray Data reads the same record.
     """
     import ray
     import ray._private.state
