@@ -137,5 +137,5 @@ def _probe(settings: Mapping[str, Any], texts: list[str]) -> EncoderProbe:
         truncated_share=float(tokens.truncated.mean()) if texts else 0.0,
         tokens_per_second=float(n_tokens / seconds) if timed else None,
         tokenised_per_second=float(tokens.lengths.sum() / tokenising) if timed else None,
-        why_padded=model.why_padded(),
+        why_padded=model.why_padded(encoder.settings.task),
     )

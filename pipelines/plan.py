@@ -22,7 +22,7 @@ from stx_core.errors import SpecError
 from stx_core.models.folder import fingerprint_files, resolve_folder
 from stx_core.store import ledger, log
 from stx_core.store.manifest import split_shards
-from stx_core.store.snapshot import read_manifest, snapshot_info
+from stx_core.store.snapshot import read_manifest, snapshot_info, to_info
 from stx_core.store.units import Unit, unit_key
 
 # Part of every unit key: what is written for the same input changes with it.
@@ -271,8 +271,9 @@ def read_held(root: str, spec_hash: str, scope: Scope = Scope()) -> Held:  # noq
 def current_outputs(root: str) -> Mapping[str, Mapping[str, Any]]:
     """What the current snapshot says of its outputs, by name; {} without one."""
     entry = log.latest(root)
-    has_one = entry is not None and entry.state["snapshot"] is not None
-    return snapshot_info(root).outputs if has_one else {}
+    if entry is None or entry.state["snapshot"] is None:
+        return {}
+    return to_info(entry.state["snapshot"]).outputs
 
 
 def _pairs(manifest: pa.Table) -> frozenset[tuple[str, str]]:

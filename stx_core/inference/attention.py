@@ -41,11 +41,6 @@ def packed_attention(model: Any, layout: Layout) -> Iterator[None]:  # noqa: ANN
         _layout.reset(token)
 
 
-def current_layout() -> Layout:
-    """The layout of the context."""
-    return _layout.get()
-
-
 def attention_forward(
     module: torch.nn.Module,
     query: torch.Tensor,
