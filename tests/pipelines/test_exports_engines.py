@@ -954,7 +954,9 @@ def test_tokens_name_the_dimensions(root, tmp_path, tiny_tokenizer):
                    vocabulary=str(tiny_tokenizer / "tokenizer.json"))  # fmt: skip
 
 
-def test_the_card_says_what_the_vectors_are_and_not_where_the_model_was(root, tmp_path):
+def test_the_card_says_what_the_vectors_are_and_not_where_the_model_was(
+    root, static_model, tmp_path
+):
     run_export(root, str(tmp_path / "out"), "huggingface", output="half")
 
     _, header, body = (tmp_path / "out/README.md").read_text().split("---\n", 2)
@@ -969,10 +971,10 @@ def test_the_card_says_what_the_vectors_are_and_not_where_the_model_was(root, tm
         "| rows | 200 |",
         "| dimensions | 8 |",
         "| dtype | float16 |",
-        "| model | model0 |",
+        f"| model | {static_model.name} |",
     ):
         assert line in body
-    assert "/model0" not in body
+    assert str(static_model.parent) not in body
 
 
 def test_impacts_rank_as_rounded_weights_do(root, exported):
