@@ -29,9 +29,9 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from pipelines.corpus import list_corpus
-from pipelines.plan import content_hash, encoder_settings, fingerprint, unit_keys
-from pipelines.spec_file import parse_spec
+from pipelines.planning.corpus import list_corpus
+from pipelines.planning.plan import content_hash, encoder_settings, fingerprint, unit_keys
+from pipelines.spec.file import parse_spec
 from stx_core.store import ledger, log
 from stx_core.store.sealed import seal
 from stx_core.store.units import plan_units

@@ -75,9 +75,9 @@ def publish(root: str, prefix: str, n_rows: int, seed: int) -> None:
 
 def retrieve(folder: str, size: int, threads: int) -> dict:
     """One run in this process."""
-    from pipelines.retrieval_spec import RetrieveSpec
     from pipelines.retrieve import run_retrieve
-    from pipelines.spec_file import parse_spec
+    from pipelines.spec.file import parse_spec
+    from pipelines.spec.retrieval import RetrieveSpec
 
     values = {
         "queries": {"path": f"{folder}/queries"},

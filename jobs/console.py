@@ -15,11 +15,11 @@ from stx_core.store.urls import one_line
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from pipelines.plan import Plan
-    from pipelines.progress import Progress
-    from pipelines.report import OutputReport, Report
-    from pipelines.runs import Amount
-    from pipelines.work import Work
+    from pipelines.planning.plan import Plan
+    from pipelines.planning.work import Work
+    from pipelines.running.runs import Amount
+    from pipelines.telemetry.progress import Progress
+    from pipelines.telemetry.report import OutputReport, Report
 
 _SECONDS_BETWEEN_LINES = 10.0
 _DRAWN_PER_SECOND = 4
@@ -68,14 +68,14 @@ class Console:
 
     def plan(self, plan: "Plan | Work") -> None:
         """Print what would be done, before anything runs."""
-        from pipelines.plan import Plan
+        from pipelines.planning.plan import Plan
 
         lines = _plan_lines(plan) if isinstance(plan, Plan) else plan.lines
         print("\n".join(map(one_line, lines)), flush=True)
 
     def watch(self, results: Iterator[dict[str, Any]], plan: "Amount") -> Iterator[dict[str, Any]]:
         """Pass results through and show how far the run is."""
-        from pipelines.progress import Progress
+        from pipelines.telemetry.progress import Progress
 
         if not plan.n_due:
             yield from results

@@ -33,7 +33,7 @@ def encode(
     """
     from jobs.runs import prepare, run_spec
     from pipelines.encode import run_encode
-    from pipelines.spec_file import load_spec, parse_spec
+    from pipelines.spec.file import load_spec, parse_spec
     from stx_core.errors import SpecError
 
     overrides = list(set_ or [])

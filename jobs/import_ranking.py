@@ -19,7 +19,7 @@ def import_ranking(
     """Commit a ranking of another engine (BM25, say) as a dataset, for mine and the others."""
     from jobs.runs import prepare, run_spec
     from pipelines.import_ranking import ImportSpec, run_import
-    from pipelines.spec_file import parse_spec
+    from pipelines.spec.file import parse_spec
 
     values = {"source": source, "path": dataset, "name": name, "format": format, "ids": ids}
     spec = parse_spec(values, source="command line", kind=ImportSpec)

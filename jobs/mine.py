@@ -15,7 +15,7 @@ def mine(
     """Find hard negatives in committed rankings; commit them with training rows as a snapshot."""
     from jobs.runs import run
     from pipelines.mine import run_mine
-    from pipelines.retrieval_spec import MineSpec
+    from pipelines.spec.retrieval import MineSpec
 
     run(run_mine, spec, list(set_ or []), MineSpec, dry_run=dry_run)
 

@@ -15,7 +15,7 @@ def rerank(
     """Score candidates by cross-encoders; commit the new rankings as a snapshot."""
     from jobs.runs import run
     from pipelines.rerank import run_rerank
-    from pipelines.retrieval_spec import RerankSpec
+    from pipelines.spec.retrieval import RerankSpec
 
     run(run_rerank, spec, list(set_ or []), RerankSpec, dry_run=dry_run)
 

@@ -14,8 +14,8 @@ def retrieve(
 ) -> None:
     """Find the best documents of every query, exactly; commit the rankings as a snapshot."""
     from jobs.runs import run
-    from pipelines.retrieval_spec import RetrieveSpec
     from pipelines.retrieve import run_retrieve
+    from pipelines.spec.retrieval import RetrieveSpec
 
     run(run_retrieve, spec, list(set_ or []), RetrieveSpec, dry_run=dry_run)
 

@@ -18,8 +18,8 @@ def run_flow(
     """Run a flow of encode, retrieve, rerank, mine and evaluate; what is done is not done again."""
     from jobs.runs import prepare, run_spec
     from pipelines.flow import FlowSpec, read_steps
-    from pipelines.report import Report
-    from pipelines.spec_file import load_spec
+    from pipelines.spec.file import load_spec
+    from pipelines.telemetry.report import Report
 
     steps = read_steps(load_spec(flow, list(set_ or []), FlowSpec), flow)
     if dry_run:

@@ -16,7 +16,7 @@ def run(
     dry_run: bool,
 ) -> None:
     """Run a job from a spec file."""
-    from pipelines.spec_file import load_spec
+    from pipelines.spec.file import load_spec
 
     spec = load_spec(path, overrides, kind)
     prepare()
@@ -26,7 +26,7 @@ def run(
 def prepare() -> None:
     """Set up the logs, and what signals do; once per process."""
     from jobs.console import configure_logging
-    from pipelines.stopping import exit_on_signals
+    from pipelines.running.stopping import exit_on_signals
 
     configure_logging()
     exit_on_signals()
@@ -39,8 +39,8 @@ def run_spec(job: Callable[..., Any], spec: "BaseModel", **options: bool) -> Any
         What the job returns; None when another start of the same run is at work.
     """
     from jobs.console import Console
-    from pipelines.alerts import tell_failure, tell_report
-    from pipelines.report import Report
+    from pipelines.telemetry.alerts import tell_failure, tell_report
+    from pipelines.telemetry.report import Report
     from stx_core.errors import RunActive, Stopped
 
     resources = getattr(spec, "resources", None)

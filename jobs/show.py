@@ -21,7 +21,7 @@ def show(
     ] = False,
 ) -> None:
     """Show the current snapshot, or list its files for other engines."""
-    from pipelines.report import page_url
+    from pipelines.telemetry.report import page_url
     from stx_core.store.filesystem import list_names
     from stx_core.store.snapshot import open_snapshot, snapshot_files, snapshot_info, versions
 

@@ -9,8 +9,8 @@ import typer
 from jobs.encode import Sets
 
 if TYPE_CHECKING:
-    from pipelines.job_api import JobApi
-    from pipelines.submission import Submission
+    from pipelines.submit.job_api import JobApi
+    from pipelines.submit.submission import Submission
 
 # How long a second Ctrl-C is waited for.
 _PATIENCE_S = 5.0
@@ -43,8 +43,8 @@ def submit(
     If a job of the same spec is at work, this attaches to it. Ctrl-C leaves the job alone, a
     second one stops it.
     """
-    from pipelines.job_api import JobApi
-    from pipelines.submission import describe
+    from pipelines.submit.job_api import JobApi
+    from pipelines.submit.submission import describe
 
     submission = describe(
         spec,

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import get_args
 
-from pipelines.corpus import list_corpus, sample_texts
-from pipelines.plan import available_cores
-from pipelines.spec import Inputs
-from pipelines.stages import limit_threads
+from pipelines.encoding.stages import limit_threads
+from pipelines.planning.corpus import list_corpus, sample_texts
+from pipelines.planning.pool import available_cores
+from pipelines.spec.parts import Inputs
 from stx_core.bench import Bench, Kind, bench
 from stx_core.errors import InputError, SpecError
 from stx_core.made_up import made_up_texts

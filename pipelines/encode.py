@@ -10,36 +10,36 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines import carry, cluster, sources, stream, unit_table
-from pipelines.corpus import Corpus, list_corpus, priority, read_unit, sample_texts
-from pipelines.duplicates import find_duplicates
-from pipelines.estimate import SAMPLE_ROWS, EncoderProbe, probe_encoders, probe_here
-from pipelines.number_format import settled
-from pipelines.plan import (
+from pipelines.encoding import carry, sources
+from pipelines.encoding.duplicates import find_duplicates
+from pipelines.encoding.repeated import encode_repeated, with_repeated
+from pipelines.encoding.results import Sink, output_facts, output_schemas, vector_field, write_unit
+from pipelines.encoding.stages import Encode, EncoderSettings
+from pipelines.encoding.tokenizing import Tokenize, actors_needed
+from pipelines.planning.corpus import Corpus, list_corpus, priority, read_unit, sample_texts
+from pipelines.planning.estimate import SAMPLE_ROWS, EncoderProbe, probe_encoders, probe_here
+from pipelines.planning.number_format import settled
+from pipelines.planning.plan import (
     Held,
     Plan,
-    available_cores,
     content_hash,
     current_outputs,
     encoder_settings,
     fingerprint,
     is_current,
     make_plan,
-    make_pool,
     read_held,
-)  # fmt: skip
-from pipelines.quality_gate import QualityGate
-from pipelines.repeated import encode_repeated, with_repeated
-from pipelines.report import Report, output_report
-from pipelines.results import Sink, output_facts, output_schemas, vector_field, write_unit
-from pipelines.retention import give_up_old
-from pipelines.run_report import EncodeRun, with_page
-from pipelines.runner import with_runner
-from pipelines.runs import Start, View, claimed, finish_units, run_job
-from pipelines.spec import EncodeSpec
-from pipelines.stages import Encode, EncoderSettings
-from pipelines.tokenizing import Tokenize, actors_needed
-from pipelines.tracing import span
+)
+from pipelines.planning.pool import available_cores, make_pool
+from pipelines.planning.runner import with_runner
+from pipelines.quality.gate import QualityGate
+from pipelines.running import cluster, stream, unit_table
+from pipelines.running.retention import give_up_old
+from pipelines.running.runs import Start, View, claimed, finish_units, run_job
+from pipelines.spec.encode import EncodeSpec
+from pipelines.telemetry.report import Report, output_report
+from pipelines.telemetry.run_report import EncodeRun, with_page
+from pipelines.telemetry.tracing import span
 from stx_core import failpoints
 from stx_core.errors import InputError, SpecError
 from stx_core.store import clock, create, ledger, log

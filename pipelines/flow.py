@@ -11,18 +11,18 @@ from typing import Any
 
 from pydantic import Field
 
-from pipelines.spec import Part
-from pipelines.spec_file import parse_spec, read_values
+from pipelines.spec.file import parse_spec, read_values
+from pipelines.spec.parts import Part
 from stx_core.errors import SpecError
 
 # The module of each job, its spec and the function that runs it; imported when a flow needs it.
 JOBS = {
-    "encode": ("pipelines.encode", "pipelines.spec", "EncodeSpec", "run_encode"),
+    "encode": ("pipelines.encode", "pipelines.spec.encode", "EncodeSpec", "run_encode"),
     "retrieve": (
-        "pipelines.retrieve", "pipelines.retrieval_spec", "RetrieveSpec", "run_retrieve"
+        "pipelines.retrieve", "pipelines.spec.retrieval", "RetrieveSpec", "run_retrieve"
     ),
-    "rerank": ("pipelines.rerank", "pipelines.retrieval_spec", "RerankSpec", "run_rerank"),
-    "mine": ("pipelines.mine", "pipelines.retrieval_spec", "MineSpec", "run_mine"),
+    "rerank": ("pipelines.rerank", "pipelines.spec.retrieval", "RerankSpec", "run_rerank"),
+    "mine": ("pipelines.mine", "pipelines.spec.retrieval", "MineSpec", "run_mine"),
     "evaluate": ("pipelines.evaluate", "pipelines.evaluate", "EvaluateSpec", "run_evaluate_spec"),
 }  # fmt: skip
 

@@ -5,12 +5,12 @@ from typing import Literal
 
 import pyarrow as pa
 
-from pipelines.plan import read_held
-from pipelines.rankings import ranking_schema
-from pipelines.report import Report, simple_report
-from pipelines.runs import View, claimed, run_job
-from pipelines.spec import Name, Part, Store
-from pipelines.work import Target, digest, finish
+from pipelines.planning.plan import read_held
+from pipelines.planning.work import Target, digest, finish
+from pipelines.retrieval.rankings import ranking_schema
+from pipelines.running.runs import View, claimed, run_job
+from pipelines.spec.parts import Name, Part, Store
+from pipelines.telemetry.report import Report, simple_report
 from stx_core.errors import InputError
 from stx_core.evaluation.files import list_parts
 from stx_core.evaluation.rankings import read_rankings

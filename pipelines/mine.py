@@ -14,12 +14,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines import cluster, stream, unit_table
-from pipelines.corpus import Corpus
-from pipelines.mining_plan import Mining, find_mining
-from pipelines.mining_report import read_summary, summary_lines, write_reports
-from pipelines.mining_rows import Sources, n_repeated, positive_pairs, read_rows, to_candidates
-from pipelines.mining_stage import (
+from pipelines.mining.plan import Mining, find_mining
+from pipelines.mining.report import read_summary, summary_lines, write_reports
+from pipelines.mining.rows import Sources, n_repeated, positive_pairs, read_rows, to_candidates
+from pipelines.mining.stage import (
     CANDIDATES,
     POSITIVES,
     STATISTICS,
@@ -30,16 +28,19 @@ from pipelines.mining_stage import (
     schemas,
     unpack,
 )
-from pipelines.plan import Pool, available_cores, make_pool, read_held
-from pipelines.query_spans import Spans, find_spans, publish_spans, query_hashes
-from pipelines.rankings import ranking_schema
-from pipelines.report import Report, simple_report
-from pipelines.retrieval_spec import MineSpec
-from pipelines.runner import with_runner
-from pipelines.runs import Start, View, claimed, finish_units, run_job
-from pipelines.spec import Inputs
-from pipelines.text_lookup import TextSource, index_texts, publish_texts
-from pipelines.work import Target, Work, digest, finish, take_unit
+from pipelines.planning.corpus import Corpus
+from pipelines.planning.plan import read_held
+from pipelines.planning.pool import Pool, available_cores, make_pool
+from pipelines.planning.runner import with_runner
+from pipelines.planning.work import Target, Work, digest, finish, take_unit
+from pipelines.retrieval.query_spans import Spans, find_spans, publish_spans, query_hashes
+from pipelines.retrieval.rankings import ranking_schema
+from pipelines.retrieval.text_lookup import TextSource, index_texts, publish_texts
+from pipelines.running import cluster, stream, unit_table
+from pipelines.running.runs import Start, View, claimed, finish_units, run_job
+from pipelines.spec.parts import Inputs
+from pipelines.spec.retrieval import MineSpec
+from pipelines.telemetry.report import Report, simple_report
 from stx_core.errors import InputError
 from stx_core.store import create
 from stx_core.store.commit import commit_snapshot

@@ -10,18 +10,20 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines import candidates, cluster, stream, unit_table
-from pipelines.pairs import IS_CANDIDATE, PairSource, read_pairs
-from pipelines.plan import Pool, available_cores, make_pool, read_held
-from pipelines.report import Report, simple_report
-from pipelines.rerank_rows import positives_rows, ranking_rows
-from pipelines.rerank_task import RerankTask, find_task
-from pipelines.retrieval_spec import RerankSpec
-from pipelines.runner import with_runner
-from pipelines.runs import Start, View, claimed, finish_units, run_job
-from pipelines.scorers import Score
-from pipelines.text_lookup import TextSource, index_texts, publish_texts
-from pipelines.work import Target, Work, digest, finish
+from pipelines.planning.plan import read_held
+from pipelines.planning.pool import Pool, available_cores, make_pool
+from pipelines.planning.runner import with_runner
+from pipelines.planning.work import Target, Work, digest, finish
+from pipelines.reranking import candidates
+from pipelines.reranking.pairs import IS_CANDIDATE, PairSource, read_pairs
+from pipelines.reranking.rows import positives_rows, ranking_rows
+from pipelines.reranking.scorers import Score
+from pipelines.reranking.task import RerankTask, find_task
+from pipelines.retrieval.text_lookup import TextSource, index_texts, publish_texts
+from pipelines.running import cluster, stream, unit_table
+from pipelines.running.runs import Start, View, claimed, finish_units, run_job
+from pipelines.spec.retrieval import RerankSpec
+from pipelines.telemetry.report import Report, simple_report
 from stx_core.evaluation.qrels import read_qrels
 from stx_core.store import create
 from stx_core.store.commit import commit_snapshot

@@ -14,16 +14,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines import cluster, stream, unit_table
-from pipelines.plan import Pool, available_cores, make_pool, read_held
-from pipelines.rankings import best_hits, hits_schema, positives_of, to_ranking
-from pipelines.report import Report, simple_report
-from pipelines.retrieval_spec import Fusion, RetrieveSpec
-from pipelines.retrievers import HYBRID, Cell, Grid, find_grid, positives_output
-from pipelines.runner import with_runner
-from pipelines.runs import Amount, Start, View, claimed, finish_units, run_job
-from pipelines.top_k import FOUND, HITS, POSITIVES, VECTOR, TopKStage, to_hits
-from pipelines.work import Target, Work, digest, finish, take_unit
+from pipelines.planning.plan import read_held
+from pipelines.planning.pool import Pool, available_cores, make_pool
+from pipelines.planning.runner import with_runner
+from pipelines.planning.work import Target, Work, digest, finish, take_unit
+from pipelines.retrieval.rankings import best_hits, hits_schema, positives_of, to_ranking
+from pipelines.retrieval.retrievers import HYBRID, Cell, Grid, find_grid, positives_output
+from pipelines.retrieval.top_k import FOUND, HITS, POSITIVES, VECTOR, TopKStage, to_hits
+from pipelines.running import cluster, stream, unit_table
+from pipelines.running.runs import Amount, Start, View, claimed, finish_units, run_job
+from pipelines.spec.retrieval import Fusion, RetrieveSpec
+from pipelines.telemetry.report import Report, simple_report
 from stx_core.evaluation.qrels import read_qrels
 from stx_core.fusion import reciprocal_rank_fusion, weighted_fusion
 from stx_core.store import create

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from pipelines.spec import RESERVED_COLUMNS
-from pipelines.stages import Encoder, EncoderSettings
+from pipelines.encoding.stages import Encoder, EncoderSettings
+from pipelines.spec.parts import RESERVED_COLUMNS
 from stx_core.errors import ModelError
 from stx_core.models.sparse_rows import SparseRows, to_coo
 from stx_core.similarity import SimilarityFunction

@@ -10,11 +10,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from pipelines import unit_table
-from pipelines.corpus import read_unit
-from pipelines.results import VECTOR_COLUMN
-from pipelines.spec_file import read_spec
-from pipelines.stages import Encoder, EncoderSettings, encode_texts
+from pipelines.encoding.results import VECTOR_COLUMN
+from pipelines.encoding.stages import Encoder, EncoderSettings, encode_texts
+from pipelines.planning.corpus import read_unit
+from pipelines.running import unit_table
+from pipelines.spec.file import read_spec
 from stx_core.errors import InputError, StoreError
 from stx_core.models.sparse_rows import SparseRows, to_coo
 from stx_core.store.arrow_dataset import is_dataset

@@ -19,7 +19,7 @@ STARTS_LIGHT = (
     "stx_core.fusion",
     "stx_core.store",
     "stx_core.evaluation.measures",
-    "pipelines.spec",
+    "pipelines.spec.encode",
 )
 ERRORS = [
     value

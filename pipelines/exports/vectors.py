@@ -14,7 +14,7 @@ import pyarrow.dataset as ds
 import xxhash
 
 from pipelines.exports.options import ExportOptions
-from pipelines.spec import RESERVED_COLUMNS
+from pipelines.spec.parts import RESERVED_COLUMNS
 from stx_core.errors import InputError, SpecError
 from stx_core.store.schema import dense_matrix, sparse_csr
 from stx_core.store.urls import redact

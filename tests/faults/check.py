@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from pipelines.encode import run_encode
-from pipelines.spec_file import parse_spec
+from pipelines.spec.file import parse_spec
 from stx_core.errors import StoreError
 from stx_core.store import log
 from stx_core.store.filesystem import list_names, open_file, read_bytes

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 from pipelines.encode import run_encode
-from pipelines.spec_file import parse_spec
+from pipelines.spec.file import parse_spec
 from stx_core.store.filesystem import list_sizes
 from stx_core.store.urls import LOCAL, join, scheme
 from tests.faults import check

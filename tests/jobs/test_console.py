@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from jobs.console import Console
-from pipelines.progress import Progress, by_stage
+from pipelines.telemetry.progress import Progress, by_stage
 from stx_core.errors import SpecError
 
 KEYS = [

@@ -11,7 +11,7 @@ import typer
 
 from jobs import cli, console
 from pipelines.encode import run_encode
-from pipelines.spec_file import parse_spec
+from pipelines.spec.file import parse_spec
 from stx_core.errors import InputError, SpecError
 
 FAKE = "WARNING stx: all rows were deleted"

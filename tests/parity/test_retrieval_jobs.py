@@ -11,7 +11,7 @@ from sentence_transformers import SentenceTransformer as Reference
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
 from pipelines.flow import FlowSpec, read_steps
-from pipelines.spec_file import parse_spec
+from pipelines.spec.file import parse_spec
 from stx_core.evaluation.qrels import read_qrels
 from tests.parity.test_evaluation import read_texts
 from tests.pipelines.conftest import splade_model  # noqa: F401  (a fixture)

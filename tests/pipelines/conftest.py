@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM
 
-from pipelines.spec_file import parse_spec
+from pipelines.spec.file import parse_spec
 
 WORDS = ["plants", "eat", "light", "rivers", "carry", "sand", "glass", "is", "made", "of", "stars"]
 
@@ -83,6 +83,6 @@ def spec_of(static_model, tmp_path):
 @pytest.fixture(autouse=True)
 def float32_on_every_machine(monkeypatch):
     """``dtype: auto`` is what the machine is fast at; results of tests must not depend on that."""
-    from pipelines import number_format
+    from pipelines.planning import number_format
 
     monkeypatch.setattr(number_format, "cpu_class", lambda: "other")

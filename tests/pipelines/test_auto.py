@@ -2,11 +2,11 @@
 
 import pytest
 
-from pipelines import number_format, runner
 from pipelines.encode import run_encode
-from pipelines.plan import current_outputs
-from pipelines.runner import with_runner
-from pipelines.spec import EncodeSpec
+from pipelines.planning import number_format, runner
+from pipelines.planning.plan import current_outputs
+from pipelines.planning.runner import with_runner
+from pipelines.spec.encode import EncodeSpec
 from stx_core.errors import Stopped
 
 

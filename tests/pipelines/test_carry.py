@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from pipelines.cluster import start_ray
 from pipelines.encode import run_encode
-from pipelines.runs import View
+from pipelines.running.cluster import start_ray
+from pipelines.running.runs import View
 from stx_core import SentenceTransformer
 from stx_core.errors import StoreError
 from stx_core.store.snapshot import open_snapshot, read_manifest
@@ -56,7 +56,7 @@ def replace_texts(table, at, text="glass is made of sand and rivers"):
 @pytest.fixture
 def encoded(monkeypatch):
     """The texts that reach the encoder, the samples of planning apart."""
-    from pipelines import stages
+    from pipelines.encoding import stages
 
     seen = []
     encode_texts = stages.encode_texts
@@ -167,7 +167,7 @@ def test_a_quarantined_row_is_looked_at_again_and_never_taken(tmp_path, spec_of,
 
 
 def test_vectors_that_were_not_finite_are_not_taken(base, spec_of, tmp_path, encoded, monkeypatch):
-    from pipelines.stages import Encoder
+    from pipelines.encoding.stages import Encoder
 
     embed = Encoder.embed
 
@@ -284,7 +284,7 @@ def test_the_plan_says_what_will_be_encoded_carried_over_and_deleted(base, spec_
 
 
 def test_a_plan_without_texts_to_encode_loads_no_model(base, spec_of, monkeypatch):
-    from pipelines import stages
+    from pipelines.encoding import stages
 
     rewrite(base, read_corpus(base), 2)
     monkeypatch.setattr(stages, "_load", lambda settings: pytest.fail("a model was loaded"))
@@ -295,7 +295,7 @@ def test_a_plan_without_texts_to_encode_loads_no_model(base, spec_of, monkeypatc
 
 
 def test_an_interrupted_start_leaves_its_index_to_the_next(base, spec_of, tmp_path, monkeypatch):
-    from pipelines import sources
+    from pipelines.encoding import sources
 
     class Stopping(View):
         def watch(self, results, plan):

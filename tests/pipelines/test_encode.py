@@ -306,7 +306,7 @@ def test_a_changed_weight_is_another_model(corpus, spec_of, tmp_path, static_mod
 
 
 def test_equal_texts_are_encoded_once_and_written_for_each_row(tmp_path, spec_of, monkeypatch):
-    from pipelines.stages import Encoder
+    from pipelines.encoding.stages import Encoder
 
     seen = []
     embed = Encoder.embed

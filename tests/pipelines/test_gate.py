@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipelines.gate import Gate
+from pipelines.running.gate import Gate
 
 
 class Clock:

@@ -11,10 +11,10 @@ import xxhash
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from pipelines import stages
 from pipelines.encode import run_encode
-from pipelines.runs import View
-from pipelines.spec_file import parse_spec
+from pipelines.encoding import stages
+from pipelines.running.runs import View
+from pipelines.spec.file import parse_spec
 from stx_core.errors import StoreError
 from stx_core.store.snapshot import open_snapshot, read_manifest, snapshot_info
 

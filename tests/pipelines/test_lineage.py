@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from pipelines import lineage, tracing
 from pipelines.encode import run_encode
-from pipelines.lineage import dataset_name, input_urls
-from pipelines.retrieval_spec import MineSpec
-from pipelines.spec_file import parse_spec
+from pipelines.spec.file import parse_spec
+from pipelines.spec.retrieval import MineSpec
+from pipelines.telemetry import lineage, tracing
+from pipelines.telemetry.lineage import dataset_name, input_urls
 from stx_core.errors import InputError, Stopped
 from stx_core.store.snapshot import snapshot_info
 from tests.servers.canned import Answer

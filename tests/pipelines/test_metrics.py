@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from pipelines import metrics
 from pipelines.encode import run_encode
-from pipelines.metrics import METRICS
+from pipelines.telemetry import metrics
+from pipelines.telemetry.metrics import METRICS
 from stx_core.errors import SpecError
 
 

@@ -8,9 +8,9 @@ import pytest
 
 from pipelines.import_ranking import ImportSpec, run_import
 from pipelines.mine import run_mine
-from pipelines.mining_report import read_summary
-from pipelines.retrieval_spec import Rules
-from pipelines.runs import View
+from pipelines.mining.report import read_summary
+from pipelines.running.runs import View
+from pipelines.spec.retrieval import Rules
 from stx_core.errors import InputError, SpecError, StoreError
 from stx_core.mining.combine import combine_rankings
 from stx_core.mining.judge import judge

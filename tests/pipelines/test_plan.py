@@ -3,10 +3,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import plan as planning
-from pipelines.plan import EncoderSettings, Held, fingerprint, is_current, make_pool
-from pipelines.spec import Resources
-from pipelines.spec_file import parse_spec
+from pipelines.planning import plan as planning
+from pipelines.planning import pool as pools
+from pipelines.planning.plan import EncoderSettings, Held, fingerprint, is_current
+from pipelines.planning.pool import make_pool
+from pipelines.spec.file import parse_spec
+from pipelines.spec.parts import Resources
 from stx_core.store.units import Unit
 
 NOTHING = Held(0, {}, frozenset(), frozenset())
@@ -185,6 +187,6 @@ def test_the_plan_says_how_far_the_pool_may_grow_and_where_it_is(asked, cpus, gp
 def test_a_container_quota_counts_as_cores(tmp_path, monkeypatch):
     quota = tmp_path / "cpu.max"
     quota.write_text("100000 100000\n")
-    monkeypatch.setattr(planning, "_CGROUP_QUOTA", quota)
+    monkeypatch.setattr(pools, "_CGROUP_QUOTA", quota)
 
-    assert planning.available_cores() == 1
+    assert pools.available_cores() == 1

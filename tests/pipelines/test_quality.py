@@ -13,12 +13,19 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines import quality
-from pipelines.corpus import content_hashes
 from pipelines.encode import run_encode
-from pipelines.plan import content_hash
-from pipelines.quality import SCRIPTS, from_json, measure, merge, overlap, stability_index
-from pipelines.spec_file import parse_spec
+from pipelines.planning.corpus import content_hashes
+from pipelines.planning.plan import content_hash
+from pipelines.quality.statistics import (
+    SCRIPTS,
+    from_json,
+    measure,
+    merge,
+    merge_texts,
+    overlap,
+    stability_index,
+)
+from pipelines.spec.file import parse_spec
 from stx_core.errors import QualityRefused, SpecError
 from stx_core.store import log
 from stx_core.store.schema import dense_column, sparse_column
@@ -382,12 +389,12 @@ def test_the_statistics_in_the_snapshot_are_of_all_its_rows(gated, corpus, tmp_p
     norms = np.linalg.norm(np.array(rows["embedding"].to_pylist()), axis=1)
     assert found.rows == len(rows) == 152
     assert found.mean_norm == pytest.approx(norms.mean())
-    assert found == quality.merge_texts(read_manifest(root)["quality"].to_pylist())
+    assert found == merge_texts(read_manifest(root)["quality"].to_pylist())
 
 
 def test_units_without_statistics_are_left_out(gated, corpus, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("pipelines.results._quality", lambda *_: {})
+        patch.setattr("pipelines.encoding.results._quality", lambda *_: {})
         run_encode(gated())
     table = pa.table({"id": ["n"], "text": ["stars"], "lang": ["en"]})
     pq.write_table(table, corpus / "part-9.parquet")
@@ -426,7 +433,7 @@ def test_thresholds_that_make_no_sense_are_refused(spec_of, corpus, limits, mess
 def test_the_command_ends_with_5_and_commits_what_is_accepted(
     gated, broken_models, tmp_path, stx, monkeypatch
 ):
-    monkeypatch.setattr("pipelines.stopping.exit_on_signals", lambda: None)
+    monkeypatch.setattr("pipelines.running.stopping.exit_on_signals", lambda: None)
     spec = gated(broken_models["zeros"], zero_vectors={"refuse": 0.05})
     path = tmp_path / "spec.yaml"
     path.write_text(yaml.safe_dump(spec.model_dump(mode="json")))

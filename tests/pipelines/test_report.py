@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import report as report_module
 from pipelines.encode import run_encode
-from pipelines.run_report import _SAMPLES
+from pipelines.telemetry import report as report_module
+from pipelines.telemetry.run_report import _SAMPLES
 from stx_core.errors import StoreError
 from stx_core.histogram import Lengths, Norms
 from stx_core.store import ledger

@@ -11,13 +11,13 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from pipelines.candidates import cut
 from pipelines.export import run_export
 from pipelines.rerank import run_rerank
-from pipelines.retrieval_spec import RerankSpec
-from pipelines.runs import View
-from pipelines.scorers import PAIR, RerankerSettings, Score, Scorer, score_pairs
-from pipelines.spec_file import parse_spec
+from pipelines.reranking.candidates import cut
+from pipelines.reranking.scorers import PAIR, RerankerSettings, Score, Scorer, score_pairs
+from pipelines.running.runs import View
+from pipelines.spec.file import parse_spec
+from pipelines.spec.retrieval import RerankSpec
 from stx_core import CrossEncoder
 from stx_core.errors import InputError, ModelError, SpecError
 from stx_core.models.cross_encoder import Scored
@@ -470,7 +470,7 @@ def test_an_interrupted_run_goes_on_and_a_second_one_does_nothing(lake, judges, 
     with pytest.raises(KeyboardInterrupt):
         run_rerank(spec, Stopping(2))
     # The index of an earlier start is taken.
-    monkeypatch.setattr("pipelines.text_lookup.write_index", None)
+    monkeypatch.setattr("pipelines.retrieval.text_lookup.write_index", None)
     counter = Stopping(-1)
 
     assert run_rerank(spec, counter).committed

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.retrieve import run_retrieve
-from pipelines.runs import View
+from pipelines.running.runs import View
 from stx_core.errors import InputError, SpecError, StoreError
 from stx_core.store.gc import gc
 from stx_core.store.snapshot import open_snapshot, snapshot_info

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipelines.spec_file import load_spec, parse_spec
+from pipelines.spec.file import load_spec, parse_spec
 from stx_core.errors import SpecError
 from stx_core.store.filesystem import list_sizes, read_bytes, write_new
 from stx_core.store.schema import to_parquet

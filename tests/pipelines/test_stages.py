@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BertModel
 
-from pipelines.plan import encoder_settings
-from pipelines.spec import Model
-from pipelines.stages import Encoder, encode_texts
+from pipelines.encoding.stages import Encoder, encode_texts
+from pipelines.planning.plan import encoder_settings
+from pipelines.spec.parts import Model
 from stx_core import SentenceTransformer
 
 TEXTS = ["the weather is lovely", "so sunny outside", None, "he drove to the stadium", "so sunny"]

@@ -10,9 +10,9 @@ import time
 import psutil
 import pytest
 
-from pipelines.corpus import read_unit
 from pipelines.encode import run_encode
-from pipelines.plan import content_hash
+from pipelines.planning.corpus import read_unit
+from pipelines.planning.plan import content_hash
 from stx_core.errors import SpecError, Stopped
 from stx_core.store import log
 from stx_core.store.snapshot import open_snapshot

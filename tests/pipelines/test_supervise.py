@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import unit_table
 from pipelines.encode import run_encode
-from pipelines.stages import Encode
-from pipelines.supervise import Supervised
+from pipelines.encoding.stages import Encode
+from pipelines.running import unit_table
+from pipelines.running.supervise import Supervised
 from stx_core.errors import InputError, ModelError
 from stx_core.store.snapshot import open_snapshot, read_manifest
 from tests.pipelines.fragile import STALL_S, Fragile

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from pipelines import token_column
 from pipelines.encode import run_encode
-from pipelines.estimate import EncoderProbe
-from pipelines.plan import encoder_settings
-from pipelines.spec import Model
-from pipelines.stages import Encoder
-from pipelines.tokenizing import Tokenize, actors_needed
+from pipelines.encoding import token_column
+from pipelines.encoding.stages import Encoder
+from pipelines.encoding.tokenizing import Tokenize, actors_needed
+from pipelines.planning.estimate import EncoderProbe
+from pipelines.planning.plan import encoder_settings
+from pipelines.spec.parts import Model
 from stx_core.store.snapshot import open_snapshot
 
 TEXTS = ["the weather is lovely", None, "so sunny outside", "the weather is lovely", "so sunny"]
@@ -18,7 +18,7 @@ TEXTS = ["the weather is lovely", None, "so sunny outside", "the weather is love
 def table_of(texts):
     import pyarrow as pa
 
-    from pipelines import unit_table
+    from pipelines.running import unit_table
 
     table = pa.table({"_text": pa.array(texts, pa.string())})
     return unit_table.with_notes(table, due=["dense"], seconds={})

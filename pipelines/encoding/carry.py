@@ -1,0 +1,164 @@
+"""Rows of a unit that the current snapshot has already: looked up by content hash, not encoded.
+
+The reader marks them, the encoder gets the texts that are left, the writer fetches the results.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.running import unit_table
+from stx_core.errors import StoreError
+from stx_core.store.data_file import read_columns
+from stx_core.store.hash_index import open_index, to_hashes
+from stx_core.store.schema import dense_column, dense_matrix
+from stx_core.store.urls import join, redact
+
+PLACE = pa.struct([("file", pa.int32()), ("row", pa.int64())])
+
+# What an output has for each row, beside the vector.
+_COUNTS = {"n_tokens": pa.int32(), "truncated": pa.bool_()}
+
+# Each holds one decoded row group, some 32 MB.
+_READERS = 4
+
+# What torch takes for a vector without length, so that both normalise alike.
+_SMALLEST_NORM = 1e-12
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the rows of a due output may be found.
+
+    Attributes:
+        output: of the current snapshot, with the same vectors or longer ones.
+        cut: leading dimensions to keep of its vectors; None for all.
+        normalize: divide what was cut by its norm.
+        index: of its data files, see `hash_index`; empty before it is built.
+    """
+
+    output: str
+    cut: int | None = None
+    normalize: bool = False
+    index: str = ""
+
+
+def mark(table: pa.Table, output: str, source: Source) -> pa.Table:
+    """Add ``<output>.carried``: where each row's results are in the snapshot, null where nowhere.
+
+    Args:
+        table: of a unit, as it was read.
+        output: that is due.
+        source: of its rows.
+    """
+    hashes = table.column(unit_table.HASH).combine_chunks()
+    known = hashes.is_valid().to_numpy(zero_copy_only=False)
+    files, rows = np.full(len(table), -1, np.int32), np.zeros(len(table), np.int64)
+    files[known], rows[known] = open_index(source.index).find(to_hashes(hashes.drop_null()))
+    places = pa.StructArray.from_arrays(
+        [pa.array(files), pa.array(rows)], fields=list(PLACE), mask=pa.array(files < 0)
+    )
+    return table.append_column(_name(output), places)
+
+
+def n_carried(table: pa.Table, output: str) -> int:
+    """Number of rows whose results are taken from the snapshot."""
+    name = _name(output)
+    return len(table) - table.column(name).null_count if name in table.column_names else 0
+
+
+def tokens_carried(table: pa.Table, output: str) -> int:
+    """Tokens of the rows that `n_carried` counts."""
+    if not n_carried(table, output):
+        return 0
+    tokens = table.column(f"{output}.n_tokens").filter(table.column(_name(output)).is_valid())
+    return int(pc.sum(tokens).as_py())
+
+
+def texts_to_encode(table: pa.Table, output: str) -> pa.ChunkedArray:
+    """(N,) texts, null where the row is rejected or its results are taken from the snapshot."""
+    texts = table.column(unit_table.TEXT)
+    if not n_carried(table, output):
+        return texts
+    return pc.if_else(table.column(_name(output)).is_null(), texts, pa.scalar(None, texts.type))
+
+
+def complete(
+    table: pa.Table, output: str, vector: pa.Field, source: Source | None, root: str
+) -> pa.Table:
+    """Put what the snapshot has beside what was encoded.
+
+    Args:
+        table: as the stages left it; without the encoder's columns if nothing was to be encoded.
+        output: that is due.
+        vector: column of the vectors in the output's files.
+        source: of the rows that `mark` found.
+        root: the dataset.
+
+    Returns:
+        The table with ``<output>.vector``, ``.n_tokens``, ``.truncated`` and ``.rejected``.
+
+    Raises:
+        StoreError: a file of the snapshot cannot be read.
+    """
+    kinds = {"vector": vector.type, **_COUNTS, "rejected": unit_table.REJECTION}
+    for name, kind in kinds.items():
+        if f"{output}.{name}" not in table.column_names:
+            table = table.append_column(f"{output}.{name}", pa.nulls(len(table), kind))
+    if source is None or not n_carried(table, output):
+        return table
+    carried = table.column(_name(output)).is_valid().to_numpy()
+    at = np.flatnonzero(carried)
+    marked = table.select([unit_table.HASH, _name(output)]).take(pa.array(at))
+    fetched = _fetch(root, source, marked, output, vector.name)
+    # Row i of the result is row choice[i] of the table with the fetched rows below it.
+    choice = np.arange(len(table))
+    choice[at] = len(table) + np.arange(len(at))
+    for name in ("vector", *_COUNTS):
+        position = table.column_names.index(f"{output}.{name}")
+        chunks = [*table.column(position).chunks, *fetched[name].cast(kinds[name]).chunks]
+        merged = pa.chunked_array(chunks, kinds[name]).combine_chunks().take(pa.array(choice))
+        table = table.set_column(position, f"{output}.{name}", merged)
+    return table
+
+
+def _name(output: str) -> str:
+    return f"{output}.carried"
+
+
+def _fetch(
+    root: str, source: Source, marked: pa.Table, output: str, vector: str
+) -> dict[str, pa.ChunkedArray]:
+    """Results of marked rows from the snapshot's files, in the order of the rows."""
+    places = marked.column(_name(output)).combine_chunks()
+    files, rows = (places.field(name).to_numpy() for name in PLACE.names)
+    order = np.lexsort((rows, files))
+    groups = np.split(order, np.flatnonzero(np.diff(files[order])) + 1)
+    index = open_index(source.index)
+
+    def read(group: np.ndarray) -> pa.Table:
+        url = join(root, index.files[files[group[0]]])
+        return read_columns(url, [vector, *_COUNTS, "content_hash"], rows[group])
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        found = pa.concat_tables(pool.map(read, groups)).take(pa.array(np.argsort(order)))
+    if not found.column("content_hash").equals(marked.column(unit_table.HASH)):
+        raise StoreError(
+            f"{redact(source.index)}: does not fit the files of the snapshot; remove it, run again"
+        )
+    vectors = found.column(vector)
+    if source.cut is not None:
+        vectors = pa.chunked_array([_cut(vectors, source.cut, source.normalize)])
+    return {"vector": vectors, **{name: found.column(name) for name in _COUNTS}}
+
+
+def _cut(vectors: pa.ChunkedArray, dim: int, normalize: bool) -> pa.Array:
+    """The leading dimensions of (N, D) vectors, in the same number format."""
+    matrix = dense_matrix(vectors)
+    short = matrix[:, :dim].astype(np.float32)
+    if normalize:
+        short /= np.maximum(np.linalg.norm(short, axis=1, keepdims=True), _SMALLEST_NORM)
+    return dense_column(short.astype(matrix.dtype))

@@ -1,0 +1,119 @@
+"""What the due units may take from the current snapshot: the indexes, and how much it will be."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+
+from pipelines.encoding import carry
+from pipelines.planning.corpus import Corpus, read_unit
+from pipelines.planning.plan import Held, Part, Plan
+from pipelines.running import unit_table
+from pipelines.spec.encode import EncodeSpec
+from stx_core.store import log
+from stx_core.store.hash_index import build_index, publish_index, published_index
+from stx_core.store.manifest import split_shards
+from stx_core.store.snapshot import read_manifest
+from stx_core.store.urls import join
+
+_SAMPLE_UNITS = 8
+
+
+def with_sources(
+    plan: Plan, spec: EncodeSpec, corpus: Corpus, held: Held, spec_hash: str, folder: str
+) -> Plan:
+    """Index what the due units may take from the snapshot, and estimate how much they will.
+
+    Only files that are not carried over by reference are indexed: rows that moved come from them.
+    So a corpus that only grew costs nothing here. The dataset is not touched.
+
+    Args:
+        plan: as `make_plan` made it.
+        spec: of the job.
+        corpus: its input.
+        held: the current snapshot.
+        spec_hash: by it an index is found that an interrupted start has published.
+        folder: local, for new indexes.
+    """
+    if not held.version or not plan.due:
+        return plan
+    _, manifest = split_shards(read_manifest(plan.output, held.version), corpus.scope.keeps)
+    entry = log.latest(plan.output)
+    run = log.unfinished_run(entry.state, spec_hash) if entry else None
+    parts = {}
+    for name, part in plan.parts.items():
+        left = _not_carried(manifest, name, part)
+        parts[name] = replace(part, rows_superseded=pc.sum(left["rows_out"]).as_py() or 0)
+        if part.source is None:
+            continue
+        if part.source.output != name:
+            left = manifest.filter(pc.equal(manifest["output"], part.source.output))
+        files = [file for file in left["file"].to_pylist() if file]
+        url = _index(plan.output, files, run, folder) if files else ""
+        source = replace(part.source, index=url) if url else None
+        parts[name] = replace(parts[name], source=source)
+    return _estimated(replace(plan, parts=parts), spec, corpus)
+
+
+def _not_carried(manifest: pa.Table, output: str, part: Part) -> pa.Table:
+    """Entries of an output that the new snapshot will not have."""
+    mine = manifest.filter(pc.equal(manifest["output"], output))
+    return mine.filter(pc.invert(pc.is_in(mine["key"], pa.array(part.keys, pa.string()))))
+
+
+def _index(root: str, files: Sequence[str], run: str | None, folder: str) -> str:
+    if run and (url := published_index(_published(root, run), files)):
+        return url
+    # Two outputs that take from the same files share an index.
+    name = xxhash.xxh3_128_hexdigest("\n".join(files).encode())
+    path = os.path.join(folder, f"{name}.arrow")
+    if not os.path.exists(path):
+        build_index(root, files, path)
+    return path
+
+
+def _published(root: str, run: str) -> str:
+    return join(root, "_stx", "runs", run, "index")
+
+
+def publish(plan: Plan, run: str) -> Plan:
+    """Put new indexes into the folder of the run, where the workers of all machines find them."""
+    folder = _published(plan.output, run)
+    indexes = {part.source.index for part in plan.parts.values() if part.source}
+    urls = {path: path if path.startswith(folder) else publish_index(path, folder)
+            for path in indexes}  # fmt: skip
+    parts = {
+        name: part
+        if part.source is None
+        else replace(part, source=replace(part.source, index=urls[part.source.index]))
+        for name, part in plan.parts.items()
+    }
+    return replace(plan, parts=parts)
+
+
+def _estimated(plan: Plan, spec: EncodeSpec, corpus: Corpus) -> Plan:
+    """Add rows to encode and to carry over, from a sample of due units; exact if that is all."""
+    sources = {name: part.source for name, part in plan.parts.items() if part.source}
+    due = [index for index, names in plan.due.items() if sources.keys() & set(names)]
+    # A bad row is the run's business, not the estimate's.
+    output = spec.output.model_copy(update={"on_bad_rows": "quarantine"})
+    counts = {name: [0, 0, 0] for name in sources}
+    for index in due[:: max(1, -(-len(due) // _SAMPLE_UNITS))]:
+        table = read_unit(plan.units[index], corpus.schema, spec.inputs, output)
+        n_good = table.column(unit_table.REJECTED).null_count
+        for name in sources.keys() & set(plan.due[index]):
+            n_carried = carry.n_carried(carry.mark(table, name, sources[name]), name)
+            seen = (plan.units[index].n_rows, n_carried, n_good - n_carried)
+            counts[name] = [a + b for a, b in zip(counts[name], seen, strict=True)]
+    parts = dict(plan.parts)
+    for name, (n_rows, n_carried, n_new) in counts.items():
+        scale = parts[name].rows_due / max(1, n_rows)
+        parts[name] = replace(
+            parts[name],
+            rows_carried=round(n_carried * scale),
+            rows_to_encode=round(n_new * scale),
+        )
+    return replace(plan, parts=parts)

@@ -1,0 +1,340 @@
+"""The actors: classes that load a model once and add its results to the table of a unit."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.encoding.carry import texts_to_encode
+from pipelines.encoding.token_column import tokens_of
+from pipelines.running import unit_table
+from stx_core import failpoints
+from stx_core.errors import ModelError
+from stx_core.models.folder import fingerprint_files, refuse_foreign_code, resolve_folder
+from stx_core.store.schema import dense_column, sparse_column
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from stx_core.inference.tokens import Tokens
+    from stx_core.models.sentence_transformer import SentenceTransformer
+    from stx_core.models.sparse_encoder import SparseEncoder
+    from stx_core.models.text_encoder import Embedded
+
+HUB_ORGANISATION = {"dense": "sentence-transformers", "sparse": "sparse-encoder"}
+
+
+@dataclass(frozen=True)
+class EncoderSettings:
+    """All that an actor needs to rebuild one encoder; the values of `spec.Model`, resolved.
+
+    Attributes:
+        model: local folder or hub name.
+        revision: commit of a hub name, so that every actor loads the same one.
+        files: hash over the model's files, checked where it is loaded.
+    """
+
+    model: str
+    type: str
+    revision: str | None
+    files: str
+    task: str
+    prompt: str | None
+    max_seq_length: int | None
+    dtype: str
+    normalize: bool
+    truncate_dim: int | None
+    store_as: str
+    max_active_dims: int | None
+    trust_remote_code: bool
+    allow_pickle: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON and for other processes."""
+        return asdict(self)
+
+
+class Encoder:
+    """A dense or sparse model with the settings of one output."""
+
+    def __init__(
+        self,
+        settings: EncoderSettings,
+        token_budget: int | None = None,
+        *,
+        memory_share: float = 1.0,
+        reproducible: bool = False,
+    ) -> None:
+        self.settings = settings
+        self.model = _load(settings)
+        self.model.reproducible = reproducible
+        usual = token_budget or self.model.default_token_budget()
+        self.token_budget = max(1, int(usual * memory_share))
+
+    def embed(self, texts: "list[str] | Tokens", task: str | None = None) -> "Embedded":
+        """Encode texts the way the output is encoded; `task` overrides the side of the model."""
+        settings = self.settings
+        extra: dict[str, Any] = (
+            {"max_active_dims": settings.max_active_dims}
+            if settings.type == "sparse"
+            else {
+                "normalize_embeddings": settings.normalize,
+                "truncate_dim": settings.truncate_dim,
+            }
+        )
+        return self.model.embed(
+            texts,
+            prompt=settings.prompt if task is None else None,
+            task=task or settings.task,
+            token_budget=self.token_budget,
+            **extra,
+        )
+
+    def in_float32(self) -> AbstractContextManager[None]:
+        """Compute in float32 for a while; the weights come back exactly as they were."""
+        return in_float32(self.model)
+
+    def tokens_run(self) -> dict[str, int]:
+        """How many tokens its batches held so far, and how many places, padding counted."""
+        return {"tokens": self.model.tokens_run, "places": self.model.places_run}
+
+    def tokens(self, texts: list[str]) -> "Tokens":
+        """The tokens that `embed` would give the model."""
+        settings = self.settings
+        return self.model.corpus_tokens(texts, prompt=settings.prompt, task=settings.task)
+
+
+@contextmanager
+def in_float32(model: "nn.Module") -> Iterator[None]:
+    """Let a model compute in float32 for a while; its weights come back exactly as they were."""
+    dtypes = [tensor.dtype for tensor in _tensors(model)]
+    try:
+        model.float()
+        yield
+    finally:
+        # Each in its own: a model may keep some tensors in float32 all the time. Lossless, as
+        # float32 holds every number of the half formats.
+        for tensor, dtype in zip(_tensors(model), dtypes, strict=True):
+            tensor.data = tensor.data.to(dtype)
+
+
+def _tensors(model: "nn.Module") -> "list[torch.Tensor]":
+    return [*model.parameters(), *model.buffers()]
+
+
+class PlannedModel(Protocol):
+    """Settings that say which files of a model a run was planned with."""
+
+    @property
+    def model(self) -> str:
+        """Local folder or hub name."""
+
+    @property
+    def revision(self) -> str | None:
+        """Commit of a hub name."""
+
+    @property
+    def files(self) -> str:
+        """Hash over the model's files."""
+
+    @property
+    def trust_remote_code(self) -> bool:
+        """Run code of the folder."""
+
+    @property
+    def allow_pickle(self) -> bool:
+        """Load pickled weights."""
+
+
+def planned_folder(settings: PlannedModel, organisation: str) -> Path:
+    """The folder of a model, with the files that the run was planned with.
+
+    Raises:
+        ModelError: it is not there, or other files are.
+    """
+    folder = resolve_folder(
+        settings.model,
+        default_org=organisation,
+        revision=settings.revision,
+        allow_pickle=settings.allow_pickle,
+    )
+    if (found := fingerprint_files(folder)) != settings.files:
+        raise ModelError(
+            f"{settings.model}: these are not the files that the run was planned, or the snapshot "
+            f"written, with (hash {settings.files[:12]} then, {found[:12]} now); restore them"
+        )
+    if settings.trust_remote_code:
+        refuse_foreign_code(folder)
+    return folder
+
+
+def _load(settings: EncoderSettings) -> "SentenceTransformer | SparseEncoder":
+    folder = planned_folder(settings, HUB_ORGANISATION[settings.type])
+    from transformers.utils.logging import disable_progress_bar
+
+    from stx_core.models.sentence_transformer import SentenceTransformer
+    from stx_core.models.sparse_encoder import SparseEncoder
+
+    disable_progress_bar()
+    model_class = SparseEncoder if settings.type == "sparse" else SentenceTransformer
+    model = model_class(
+        str(folder),
+        model_kwargs={"dtype": settings.dtype},
+        trust_remote_code=settings.trust_remote_code,
+        allow_pickle=settings.allow_pickle,
+    )
+    if settings.max_seq_length is not None:
+        model.max_seq_length = settings.max_seq_length
+    return model
+
+
+class Encode:
+    """Adds each due output's vectors to a unit: one pass over the texts, several models.
+
+    Args:
+        encoders: settings by output name.
+        threads: cores this actor was given; None leaves the libraries' own choice.
+        token_budget: tokens of one batch.
+        reproducible: see `TextModel`.
+        progress: called after each batch.
+        memory_share: share of the token budget to use, where memory has run out before.
+    """
+
+    def __init__(
+        self,
+        encoders: dict[str, dict[str, Any]],
+        threads: int | None,
+        token_budget: int | None,
+        reproducible: bool = False,
+        progress: Callable[[], None] | None = None,
+        memory_share: float = 1.0,
+    ) -> None:
+        if threads is not None:
+            limit_threads(threads)
+        self.encoders = {
+            name: Encoder(
+                EncoderSettings(**settings),
+                token_budget,
+                memory_share=memory_share,
+                reproducible=reproducible,
+            )
+            for name, settings in encoders.items()
+        }
+        if progress is not None:
+            for encoder in self.encoders.values():
+                encoder.model.register_forward_hook(lambda *_: progress())
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Add ``<output>.vector``, ``.n_tokens``, ``.truncated`` and ``.rejected`` columns."""
+        notes = unit_table.notes(table)
+        seconds, run = notes["seconds"], notes.get("run", {})
+        for output in notes["due"]:
+            encoder = self.encoders[output]
+            before = encoder.tokens_run()
+            with unit_table.timed(seconds, f"encode.{output}"):
+                tokens = partial(tokens_of, table, output, encoder.settings.task)
+                columns = encode_texts(encoder, texts_to_encode(table, output), tokens)
+            for name, number in encoder.tokens_run().items():
+                run[f"{output}.{name}"] = number - before[name]
+            failpoints.hit("encode.mid")
+            for name, column in columns.items():
+                table = table.append_column(f"{output}.{name}", column)
+        return unit_table.with_notes(table, seconds=seconds, run=run)
+
+
+def limit_threads(threads: int) -> None:
+    """Use `threads` cores for matrix work and for tokenising.
+
+    Ray gives workers OMP_NUM_THREADS=1 unless told otherwise, which is five times slower than
+    plain Python on this kind of work; and the tokenizers would take every core of the machine.
+    """
+    os.environ["RAYON_NUM_THREADS"] = str(threads)
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def encode_texts(
+    encoder: Encoder,
+    texts: pa.ChunkedArray,
+    tokens: "Callable[[np.ndarray], Tokens | None] | None" = None,
+) -> dict[str, pa.Array]:
+    """Encode the texts of a unit, equal ones once.
+
+    Args:
+        encoder: the model of one output.
+        texts: (N,) strings, null where there is nothing to encode.
+        tokens: the tokens of chosen rows, where they were tokenised before.
+
+    A vector that overflows a half format is computed a second time, in float32.
+
+    Returns:
+        Columns of N rows, null where the text is: ``vector``, ``n_tokens``, ``truncated``, and
+        ``rejected`` for texts that do not fit into memory or whose vector is not finite.
+    """
+    distinct = texts.combine_chunks().dictionary_encode()
+    texts_once = distinct.dictionary.to_pylist()
+    first = _first_rows(distinct)
+    columns, bad = _embed(encoder, (tokens and tokens(first)) or texts_once)
+    if len(bad) and encoder.settings.dtype != "float32":
+        with encoder.in_float32():
+            again, _ = _embed(encoder, [texts_once[row] for row in bad])
+        chosen = np.arange(len(texts_once))
+        chosen[bad] = len(texts_once) + np.arange(len(bad))
+        columns = {
+            name: pa.concat_arrays([column, again[name]]).take(pa.array(chosen))
+            for name, column in columns.items()
+        }
+    return {name: column.take(distinct.indices) for name, column in columns.items()}
+
+
+def _first_rows(texts: pa.DictionaryArray) -> np.ndarray:
+    """Of each distinct text, the first row that has it."""
+    known = np.flatnonzero(texts.indices.is_valid().to_numpy(zero_copy_only=False))
+    codes = texts.indices.drop_null().to_numpy()
+    first: np.ndarray = known[np.unique(codes, return_index=True)[1]]
+    return first
+
+
+def _embed(encoder: Encoder, texts: "list[str] | Tokens") -> tuple[dict[str, pa.Array], np.ndarray]:
+    """The columns of N texts, and the rows whose vectors are not finite."""
+    result = encoder.embed(texts)
+    bad = np.flatnonzero(~_finite(result))
+    reasons: dict[int, tuple[str, str, str]] = {
+        row: ("not_finite", "text", "the model gave NaN or Inf, in float32 too")
+        for row in bad.tolist()
+    }
+    for row, detail in result.failed.items():
+        reasons[row] = ("out_of_memory", "text", detail)
+    columns = {
+        "vector": _vectors(result, encoder.settings.store_as),
+        "n_tokens": pa.array(result.n_tokens, pa.int32()),
+        "truncated": pa.array(result.truncated),
+        "rejected": unit_table.rejections([reasons.get(row) for row in range(len(texts))]),
+    }
+    return columns, bad
+
+
+def _vectors(result: "Embedded", store_as: str) -> pa.Array:
+    if isinstance(result.values, np.ndarray):
+        return dense_column(result.values.astype(store_as, copy=False))
+    return sparse_column(*result.values)
+
+
+def _finite(result: "Embedded") -> np.ndarray:
+    """(N,) bool, whether all numbers of a row's vector are finite."""
+    if isinstance(result.values, np.ndarray):
+        dense: np.ndarray = np.isfinite(result.values).all(axis=1)
+        return dense
+    finite = np.ones(len(result.n_tokens), bool)
+    bad = np.flatnonzero(~np.isfinite(result.values.values))
+    finite[np.searchsorted(result.values.offsets, bad, side="right") - 1] = False
+    return finite

@@ -1,0 +1,141 @@
+"""What a mined snapshot says of itself: statistics of all its units, as a page and as lines."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.mining.stage import SHORTFALL, STATISTICS
+from pipelines.telemetry.report import write_page
+from stx_core.mining.report import html_report, markdown_report
+from stx_core.mining.rules import MiningRules
+from stx_core.mining.statistics import MiningCounts, ScoreCounts
+from stx_core.store.snapshot import open_snapshot, snapshot_info
+from stx_core.store.urls import redact
+
+_SHORT_QUERIES = 20
+_EXAMPLES = 5
+_EXAMPLE_CHARACTERS = 200
+
+_MEASURES: dict[str, Callable[[ScoreCounts], float]] = {
+    "number": lambda scores: scores.n,
+    "mean": lambda scores: scores.mean,
+    "std": lambda scores: scores.std,
+    "low": lambda scores: scores.low,
+    "25 %": lambda scores: scores.quantile(0.25),
+    "median": lambda scores: scores.quantile(0.5),
+    "75 %": lambda scores: scores.quantile(0.75),
+    "high": lambda scores: scores.high,
+}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A mined snapshot in numbers.
+
+    Attributes:
+        version: of the snapshot.
+        rules: by which it was mined.
+        counts: of all units.
+        notes: what was left out, one line each.
+    """
+
+    version: int
+    rules: MiningRules
+    counts: MiningCounts
+    notes: Sequence[str]
+
+
+def read_summary(root: str, version: int) -> Summary:
+    """Add up the statistics of all units, of whichever start and version.
+
+    Raises:
+        StoreError: there is no such snapshot, or a file of it cannot be read.
+    """
+    facts = snapshot_info(root, version).outputs[STATISTICS]
+    table = open_snapshot(root, output=STATISTICS, version=version).to_table()
+    counts = MiningCounts()
+    for text in table["counts"].to_pylist():
+        counts += MiningCounts.from_json(json.loads(text))
+    notes = [*facts["notes"], *_left_out(table, facts)]
+    return Summary(version, MiningRules(**facts["rules"]), counts, notes)
+
+
+def _left_out(table: pa.Table, facts: dict[str, Any]) -> Iterator[str]:
+    """What the units left out, if they did."""
+    positives, judge = facts["positives"], facts["judge"]
+    for name, line in (
+        (
+            "queries_without_positive",
+            f"queries of the candidates have no positive in {positives}; they were left out",
+        ),
+        (
+            "positives_without_score",
+            f"positive pairs of {positives} have no score by {judge}, because their document is "
+            "not in its corpus or their query was not asked for them (`positives` of stx retrieve "
+            "and stx rerank scores all); they were left out",
+        ),
+        (
+            "queries_without_score",
+            f"queries have no positive with a score by {judge}; they were left out",
+        ),
+    ):
+        count = pc.sum(table[name]).as_py() or 0
+        if count:
+            yield f"{count:,} {line}"
+
+
+def write_reports(root: str, summary: Summary) -> str:
+    """Write the page as HTML and Markdown below the dataset; the URL of the former.
+
+    Raises:
+        StoreError: they cannot be written, or a file of the snapshot cannot be read.
+    """
+    parts: dict[str, Any] = {
+        "title": f"Hard negatives: {redact(root)}, version {summary.version}",
+        "short": _head(root, summary.version, SHORTFALL, _SHORT_QUERIES),
+        "examples": _examples(root, summary.version),
+        "notes": summary.notes,
+    }
+    pages = {
+        ending: make(summary.counts, summary.rules, **parts)
+        for ending, make in (("md", markdown_report), ("html", html_report))
+    }
+    return write_page(root, summary.version, pages)
+
+
+def _head(root: str, version: int, output: str, n_rows: int) -> pa.Table:
+    dataset = open_snapshot(root, output=output, version=version)
+    return dataset.head(n_rows, batch_size=n_rows, batch_readahead=0, fragment_readahead=0)
+
+
+def _examples(root: str, version: int) -> list[tuple[str, str, str]]:
+    if "triplet" not in snapshot_info(root, version).outputs:
+        return []
+    rows = _head(root, version, "triplet", _EXAMPLES).to_pylist()
+    names = ("query", "positive", "negative")
+    return [tuple(_shortened(row[name]) for name in names) for row in rows]  # type: ignore[misc]
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _EXAMPLE_CHARACTERS else text[:_EXAMPLE_CHARACTERS] + "…"
+
+
+def summary_lines(summary: Summary) -> Iterator[str]:
+    """The numbers for a terminal."""
+    counts = summary.counts
+    yield (
+        f"  {counts.negatives.n:,} negatives of {counts.candidates:,} candidates for "
+        f"{counts.queries:,} queries; {counts.short:,} queries have fewer than "
+        f"{summary.rules.num_negatives}"
+    )
+    yield f"  {'score':<8} {'positives':>12} {'negatives':>12}"
+    for name, measure in _MEASURES.items():
+        cells = [f"{measure(side):,.4g}" for side in (counts.positives, counts.negatives)]
+        yield f"  {name:<8} {cells[0]:>12} {cells[1]:>12}"
+    for reason, count in counts.reasons.items():
+        if count:
+            yield f"  {count:,} candidates rejected: {reason}"

@@ -1,0 +1,173 @@
+"""Candidates and positives of one unit of `mine`, read from the files of their rankings."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.planning.work import take_unit
+from pipelines.retrieval.query_spans import open_spans, rows_of_queries
+from pipelines.retrieval.rankings import QUERY, pairs_schema, positives_of, ranking_schema
+from pipelines.spec.retrieval import FUSION
+from stx_core.evaluation.qrels import read_qrels
+from stx_core.mining.combine import combine_rankings
+from stx_core.store.units import Unit
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where the rows of a unit are; small and picklable.
+
+    Attributes:
+        depths: by ranking, in their order: documents of a query that count, None for all.
+        spans: by ranking, but for the first: URL of its published spans.
+        scored: likewise, of the judge's scores of judged pairs; None where it has none.
+        judge: name of a ranking, or ``fusion``.
+        qrels: file with judged pairs.
+        query_type: Arrow type of the queries' ids.
+        doc_type: of the documents' ids.
+    """
+
+    depths: Mapping[str, int | None]
+    spans: Mapping[str, str]
+    scored: str | None
+    judge: str
+    qrels: str
+    query_type: pa.DataType
+    doc_type: pa.DataType
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What the rules need of some queries.
+
+    Attributes:
+        candidates: see `to_candidates`, of queries whose positives have scores.
+        positives: query_id, doc_id and score, ordered by query.
+        ids: query ids of all rows of the unit.
+        counts: what was left out, see `mining_stage.STATISTICS_SCHEMA`.
+    """
+
+    candidates: pa.Table
+    positives: pa.Table
+    ids: pa.Array
+    counts: Mapping[str, int]
+
+
+def read_rows(unit: Unit, sources: Sources) -> Rows:
+    """Read a unit.
+
+    Raises:
+        InputError: a query has a document twice in a ranking, or the ids of the judged pairs are
+            of another type.
+        StoreError: a file cannot be read.
+    """
+    schema = ranking_schema(sources.query_type, sources.doc_type)
+    rows = take_unit(unit, schema.names).cast(schema)
+    ids = rows["query_id"].combine_chunks()
+    queries = ids.unique()
+    rankings = {}
+    for number, (name, depth) in enumerate(sources.depths.items()):
+        if number:
+            rows = rows_of_queries(open_spans(sources.spans[name]), queries, schema)
+        rankings[name] = rows if depth is None else rows.filter(pc.less_equal(rows["rank"], depth))
+    candidates = to_candidates(rankings, sources.judge)
+    pairs = positives_of(queries, positive_pairs(sources.qrels), sources.doc_type)
+    known = [candidates.select(["query_id", "doc_id", "score"])]
+    if sources.scored is not None:
+        spans, kind = open_spans(sources.scored), pairs_schema(schema[0].type, schema[1].type)
+        # First: a ranking's scores may differ from these in the last bits.
+        known.insert(0, rows_of_queries(spans, queries, kind))
+    scores = _scores(pairs, queries, pa.concat_tables(known))
+    if sources.judge == FUSION:
+        scores = pc.fill_null(scores, 0.0)  # the sum over no rankings
+    positives = _with_ids(pairs, queries, scores).filter(scores.is_valid())
+    mined = pc.is_in(candidates["query_id"], value_set=positives["query_id"].unique())
+    judged, left = pc.count_distinct(pairs[QUERY]).as_py(), len(positives["query_id"].unique())
+    counts = {
+        "queries_without_positive": len(queries) - judged,
+        "queries_without_score": judged - left,
+        "positives_without_score": scores.null_count,
+    }
+    return Rows(candidates.filter(mined), positives, ids, counts)
+
+
+@lru_cache(maxsize=1)
+def positive_pairs(url: str) -> pa.Table:
+    """Judged pairs above 0, each once, see `read_qrels`."""
+    pairs = _positives(url)
+    queries, documents = (
+        pairs[name].combine_chunks().dictionary_encode() for name in ("query_id", "doc_id")
+    )
+    keys = queries.indices.to_numpy().astype(np.int64) * max(1, len(documents.dictionary))
+    _, first = np.unique(keys + documents.indices.to_numpy(), return_index=True)
+    return pairs.take(pa.array(np.sort(first)))
+
+
+def n_repeated(url: str) -> int:
+    """How many judged pairs above 0 stand in a file for the second time or more often."""
+    return len(_positives(url)) - len(positive_pairs(url))
+
+
+def _positives(url: str) -> pa.Table:
+    pairs = read_qrels(url)
+    return pairs.filter(pc.greater(pairs["score"], 0))
+
+
+def to_candidates(rankings: Mapping[str, pa.Table], judge: str) -> pa.Table:
+    """Rankings as one table of candidates.
+
+    Args:
+        rankings: by name.
+        judge: the name whose scores become `score`, or ``fusion``.
+
+    Returns:
+        query_id, doc_id, rank and score; of several rankings also what `combine_rankings` gives:
+        `rank` is then by `fused`, its score, and `score` is null where the judge gave none.
+    """
+    if len(rankings) == 1 and judge != FUSION:
+        return next(iter(rankings.values()))
+    kinds = next(iter(rankings.values())).schema
+    both = combine_rankings(rankings).rename_columns({"score": "fused"})
+    scores = both["fused" if judge == FUSION else f"{judge}_score"]
+    both = both.add_column(both.column_names.index("fused"), "score", scores)
+    for position, name in enumerate(("query_id", "doc_id")):
+        both = both.set_column(position, name, both[name].cast(kinds.field(name).type))
+    return both.combine_chunks()
+
+
+def _with_ids(pairs: pa.Table, queries: pa.Array, scores: pa.Array) -> pa.Table:
+    return pa.table(
+        {
+            "query_id": queries.take(pairs[QUERY].combine_chunks()),
+            "doc_id": pairs["doc_id"],
+            "score": scores,
+        }
+    )
+
+
+def _scores(pairs: pa.Table, queries: pa.Array, known: pa.Table) -> pa.Array:
+    """Score of each pair in a table of scores, the first where it stands twice; null where none."""
+    known = known.filter(known["score"].is_valid())
+    documents = pairs["doc_id"].combine_chunks().unique()
+    width = max(1, len(documents))
+
+    def keys(query: Any, document: Any) -> np.ndarray:  # noqa: ANN401  (arrow arrays)
+        rows = pc.fill_null(pc.index_in(document, value_set=documents), -1).to_numpy()
+        places = query.to_numpy().astype(np.int64)
+        return np.where(rows < 0, -1, places * width + rows)
+
+    own, first = np.unique(
+        keys(pc.index_in(known["query_id"], value_set=queries), known["doc_id"]), return_index=True
+    )
+    wanted = keys(pairs[QUERY], pairs["doc_id"])
+    if not len(own):
+        return pa.nulls(len(wanted), pa.float32())
+    at = np.minimum(np.searchsorted(own, wanted), len(own) - 1)
+    found = own[at] == wanted
+    scores = known["score"].to_numpy()[first[at]]
+    return pa.array(scores, pa.float32(), mask=~found)

@@ -1,0 +1,198 @@
+"""The actor of `mine`: candidates and positives of whole queries to all that is written of them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.mining.formats import makers, needs_texts
+from pipelines.retrieval.text_lookup import TextSource, fetch_texts
+from pipelines.running.unit_table import to_bytes
+from pipelines.spec.retrieval import MiningFormat
+from stx_core.mining.judge import judge
+from stx_core.mining.negatives import hard_negatives
+from stx_core.mining.rules import MiningRules
+from stx_core.mining.shortage import shortfall
+from stx_core.mining.statistics import MiningCounts
+from stx_core.mining.texts import Texts, flat
+
+CANDIDATES, POSITIVES, NEGATIVES = "candidates", "positives", "negatives"
+SHORTFALL, STATISTICS = "shortfall", "statistics"
+
+STATISTICS_SCHEMA = pa.schema(
+    [
+        pa.field("queries", pa.int64()),
+        # Queries of the candidates that no judged pair names, and those whose positives have no
+        # score; both are left out.
+        pa.field("queries_without_positive", pa.int64()),
+        pa.field("queries_without_score", pa.int64()),
+        pa.field("positives_without_score", pa.int64()),
+        pa.field("counts", pa.string()),  # JSON, see MiningCounts
+    ]
+)
+"""One row per unit, so that a report covers units of all starts and versions."""
+
+
+@dataclass(frozen=True)
+class Miner:
+    """What decides the rows that are written.
+
+    Attributes:
+        rules: what a hard negative is.
+        formats: training rows to make.
+        scores: see `makers`.
+        queries: texts of queries; None if none are needed.
+        documents: texts of documents; likewise.
+    """
+
+    rules: MiningRules
+    formats: Sequence[MiningFormat]
+    scores: bool
+    queries: TextSource | None
+    documents: TextSource | None
+
+
+class MineStage:
+    """Makes the outputs of a unit: a row of packed tables in, one of packed outputs out.
+
+    Args:
+        miner: as a dictionary: `Miner`.
+        threads: cores that this actor was given; the work is done by one.
+    """
+
+    def __init__(self, miner: Miner, threads: int | None) -> None:
+        if threads is not None:
+            pa.set_cpu_count(max(1, threads))
+        self.miner = miner
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Replace candidates, positives and statistics by all outputs."""
+        tables = unpack(table)
+        (counts,) = tables[STATISTICS].to_pylist()
+        outputs = mine_rows(tables[CANDIDATES], tables[POSITIVES], counts, self.miner)
+        return pack(outputs).replace_schema_metadata(table.schema.metadata)
+
+
+def pack(tables: Mapping[str, pa.Table]) -> pa.Table:
+    """Several tables as one row, for the stream of units."""
+    # large_binary: tables of texts pass the 2 GiB of plain binary.
+    kind = pa.large_binary()
+    return pa.table(
+        {name: pa.array([to_bytes(each).to_pybytes()], kind) for name, each in tables.items()}
+    )
+
+
+def unpack(row: pa.Table) -> dict[str, pa.Table]:
+    """What `pack` packed."""
+    return {
+        name: pa.ipc.open_stream(row[name].chunk(0)[0].as_buffer()).read_all()
+        for name in row.column_names
+    }
+
+
+def mine_rows(
+    candidates: pa.Table, positives: pa.Table, counts: Mapping[str, Any], miner: Miner
+) -> dict[str, pa.Table]:
+    """All outputs of some queries.
+
+    Args:
+        candidates: query_id, doc_id, rank, score (null where the judge gave none) and others; all
+            of queries that have positives.
+        positives: query_id, doc_id and score.
+        counts: the other columns of `STATISTICS_SCHEMA`.
+        miner: what is wanted.
+
+    Raises:
+        InputError: see `judge`.
+    """
+    rules = miner.rules
+    texts = None
+    if rules.needs_texts:
+        ids = pa.chunked_array([*candidates["doc_id"].chunks, *positives["doc_id"].chunks])
+        texts = _texts(miner, positives["query_id"], ids)
+    judged = _judged(candidates, positives, rules, texts)
+    negatives = hard_negatives(judged, positives)
+    outputs = {
+        CANDIDATES: judged,
+        NEGATIVES: negatives,
+        SHORTFALL: shortfall(judged, positives, rules.num_negatives),
+        STATISTICS: _statistics(judged, negatives, counts, rules),
+    }
+    make = makers(rules.num_negatives, scores=miner.scores)
+    if texts is None and any(map(needs_texts, miner.formats)):
+        lists = [flat(negatives[name])[1].chunks for name in ("positive_ids", "negative_ids")]
+        ids = pa.chunked_array(sum(lists, []), candidates["doc_id"].type)
+        texts = _texts(miner, positives["query_id"], ids)
+    known = texts or _no_texts(negatives)
+    return outputs | {name: make[name](negatives, known) for name in miner.formats}
+
+
+def _no_texts(negatives: pa.Table) -> Texts:
+    """Texts of no ids, of the types that the ids have."""
+    tables = []
+    for name, kind in (
+        ("query_id", negatives["query_id"].type),
+        ("doc_id", negatives["positive_ids"].type.value_type),
+    ):
+        fields = [pa.field(name, kind), pa.field("text", pa.string())]
+        tables.append(pa.schema(fields).empty_table())
+    return Texts(*tables)
+
+
+def _texts(miner: Miner, query_ids: pa.ChunkedArray, doc_ids: pa.ChunkedArray) -> Texts:
+    return Texts(
+        _lookup(miner.queries, "query_id", query_ids), _lookup(miner.documents, "doc_id", doc_ids)
+    )
+
+
+def _lookup(source: TextSource | None, name: str, ids: pa.ChunkedArray) -> pa.Table:
+    """Id and text of each distinct id that has one; without a source none has."""
+    distinct = ids.unique()
+    texts = pa.nulls(len(distinct), pa.string())
+    if source is not None and len(distinct):
+        texts = fetch_texts(source, distinct)
+    table = pa.table({name: distinct, "text": texts})
+    return table.filter(pc.is_valid(table["text"]))
+
+
+def _judged(
+    candidates: pa.Table, positives: pa.Table, rules: MiningRules, texts: Texts | None
+) -> pa.Table:
+    """Reasons of all candidates; the rules see those that have a score."""
+    has_score = candidates["score"].is_valid()
+    scored = candidates.filter(has_score)
+    documents, queries = (texts.documents, texts.queries) if texts else (None, None)
+    judged = judge(scored, positives, rules, documents=documents, queries=queries)
+    if len(scored) == len(candidates):
+        return judged
+    others = candidates.filter(pc.invert(has_score))
+    rejected = others.append_column("reason", pa.repeat("unscored", len(others))).append_column(
+        "negative", pa.repeat(False, len(others))
+    )  # noqa: FBT003  (a value)
+    # Back to the order of the candidates.
+    mask = has_score.to_numpy()
+    places = np.concatenate([np.flatnonzero(mask), np.flatnonzero(~mask)])
+    both = pa.concat_tables([judged, rejected.cast(judged.schema)])
+    return both.take(pa.array(np.argsort(places)))
+
+
+def _statistics(
+    judged: pa.Table, negatives: pa.Table, counts: Mapping[str, Any], rules: MiningRules
+) -> pa.Table:
+    mined = MiningCounts.of(judged, negatives, rules.num_negatives)
+    row = {**counts, "queries": len(negatives), "counts": json.dumps(mined.to_json())}
+    return pa.Table.from_pylist([row], STATISTICS_SCHEMA)
+
+
+def schemas(miner: Miner, candidates: pa.Schema) -> dict[str, pa.Schema]:
+    """Of the files of all outputs, for candidates of a schema."""
+    nothing = candidates.empty_table()
+    positives = nothing.select(["query_id", "doc_id", "score"])
+    bare = Miner(miner.rules, miner.formats, miner.scores, None, None)
+    counts = dict.fromkeys(STATISTICS_SCHEMA.names, 0)
+    outputs = mine_rows(nothing, positives, counts, bare)
+    return {name: table.schema for name, table in outputs.items()}

@@ -1,0 +1,197 @@
+"""The corpus: its shards, a sample of its texts, and the rows of a unit as the unit's table."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+
+from pipelines.planning.scope import Scope, find_scope, partition_filters
+from pipelines.running import unit_table
+from pipelines.spec.encode import Backfill
+from pipelines.spec.parts import Inputs, Output
+from stx_core.errors import InputError
+from stx_core.store.columns import check_id, check_text, corpus_schema
+from stx_core.store.filters import Filter
+from stx_core.store.readers import list_shards, read_rows
+from stx_core.store.shards import BadRow, Rows, Shard
+from stx_core.store.units import Unit, id_hash, plan_units
+from stx_core.store.urls import redact
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The listed input.
+
+    Attributes:
+        shards: its files, sorted by URL.
+        schema: id, text and copied columns, with the one type each has in all shards.
+        scope: what the run speaks about; the shards are all of it.
+    """
+
+    shards: tuple[Shard, ...]
+    schema: pa.Schema
+    scope: Scope = Scope()
+
+
+def list_corpus(inputs: Inputs, backfill: Backfill | None = None) -> Corpus:
+    """Look into each file of the corpus, or of a part of it, and agree on the types of its columns.
+
+    Raises:
+        InputError: nothing is there, or a file or a column cannot be used.
+        SpecError: the backfill does not fit the inputs.
+    """
+    conditions = [*filters(inputs), *partition_filters(backfill)]
+    shards = list_shards(inputs.paths, inputs.format, conditions, inputs.max_text_bytes)
+    columns = [*([inputs.id_column] if inputs.id_column else []), *inputs.text_columns]
+    if not any(shard.n_rows for shard in shards):
+        return Corpus(tuple(shards), pa.schema([(name, pa.string()) for name in columns]))
+    filled = [shard for shard in shards if shard.n_rows]
+    schema = corpus_schema(filled, [*columns, *inputs.columns])
+    for name in inputs.text_columns:
+        check_text(schema, name)
+    if inputs.id_column:
+        check_id(schema, inputs.id_column)
+    scope = find_scope(backfill, shards, schema, inputs)
+    return Corpus(tuple(shard for shard in shards if scope.holds(shard.url)), schema, scope)
+
+
+def priority(corpus: Corpus, order: str) -> dict[str, int]:
+    """Which shard comes first: rank by URL, for an order of `spec.Resources`.
+
+    Shards of the same time, and those of stores that tell none, are ordered by name.
+    """
+    shards = sorted(corpus.shards, key=lambda shard: shard.url)
+    if order != "corpus":
+        shards.sort(
+            key=lambda shard: (shard.modified_s or 0.0, shard.url), reverse=order == "newest"
+        )
+    return {shard.url: rank for rank, shard in enumerate(shards)}
+
+
+def filters(inputs: Inputs) -> list[Filter]:
+    """The spec's conditions as (column, operator, value)."""
+    return [(item.column, item.op, item.value) for item in inputs.filter]
+
+
+def sample_texts(corpus: Corpus, inputs: Inputs, n_rows: int) -> list[str]:
+    """Texts of up to `n_rows` rows, from the starts of shards spread over the corpus."""
+    filled = [shard for shard in corpus.shards if shard.n_rows]
+    chosen = filled[:: max(1, len(filled) // 8)][:8]
+    texts: list[str] = []
+    for shard in chosen:
+        share = -(-n_rows // len(chosen))
+        unit = next(iter(plan_units([shard], share)))
+        rows = read_rows(unit, corpus.schema, filters(inputs), max_text_bytes=inputs.max_text_bytes)
+        texts += [text for text in texts_of(rows.table, inputs).to_pylist() if text]
+    return texts[:n_rows]
+
+
+def read_unit(unit: Unit, schema: pa.Schema, inputs: Inputs, output: Output) -> pa.Table:
+    """The rows of a unit as its table, bad ones marked as rejected, in the order of the shard.
+
+    Raises:
+        InputError: the shard changed since it was planned, cannot be read, or has a bad row under
+            ``on_bad_rows: fail``.
+    """
+    seconds: dict[str, float] = {}
+    with unit_table.timed(seconds, "read"):
+        rows = read_rows(unit, schema, filters(inputs), inputs.id_column, inputs.max_text_bytes)
+        table = _readable_rows(unit, rows, inputs, output.empty_text == "quarantine")
+        if rows.bad:
+            bad = _unreadable_rows(rows.bad, table.schema)
+            table = pa.concat_tables([table, bad]).sort_by(unit_table.ROW)
+    if output.on_bad_rows == "fail":
+        _refuse_rejected(unit, table)
+    return unit_table.with_notes(
+        table,
+        seconds=seconds,
+        rows_in=table.num_rows,
+        n_filtered=rows.n_filtered,
+        id_hash_in=f"{id_hash(table.column(unit_table.ID)):032x}",
+    )
+
+
+def texts_of(table: pa.Table, inputs: Inputs) -> pa.ChunkedArray:
+    """One text per row: the columns that are not null, joined; null where all of them are."""
+    first, *others = (table.column(name) for name in inputs.text_columns)
+    texts = first
+    for column in others:
+        # Null where one side is. (null_handling="skip" of pyarrow 26 loses rows that are all null.)
+        both = pc.binary_join_element_wise(texts, column, inputs.text_separator)
+        texts = pc.coalesce(both, texts, column)
+    return texts
+
+
+def ids_of(unit: Unit, rows: Rows, inputs: Inputs) -> pa.ChunkedArray | pa.Array:
+    """One id per row that was read: its column, or shard and row number where there is none."""
+    if inputs.id_column:
+        return rows.table.column(inputs.id_column)
+    return pa.array([f"{unit.url}:{row}" for row in rows.row_numbers.tolist()], pa.string())
+
+
+def _readable_rows(unit: Unit, rows: Rows, inputs: Inputs, refuse_empty: bool) -> pa.Table:
+    ids, texts = ids_of(unit, rows, inputs), texts_of(rows.table, inputs)
+    text_column = inputs.text_columns[0]
+    checks = [
+        (pc.is_null(texts), ("null_text", text_column, "is null")),
+        (pc.is_null(ids), ("null_id", inputs.id_column or "", "is null")),
+    ]
+    if refuse_empty:
+        empty = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(texts), ""), False)
+        checks.insert(0, (empty, ("empty_text", text_column, "is empty")))
+    found: list[tuple[str, str, str] | None] = [None] * rows.table.num_rows
+    for mask, rejection in checks:
+        for row in pc.indices_nonzero(mask).to_pylist():
+            found[row] = rejection
+    rejected = unit_table.rejections(found)
+    texts = pc.if_else(rejected.is_null(), texts, pa.scalar(None, pa.string()))
+    table = pa.table(
+        {
+            unit_table.ROW: rows.row_numbers,
+            unit_table.ID: ids,
+            unit_table.TEXT: texts,
+            unit_table.HASH: content_hashes(texts),
+            unit_table.REJECTED: rejected,
+        }
+    )
+    for name in inputs.columns:
+        table = table.append_column(unit_table.COPIED + name, rows.table.column(name))
+    return table
+
+
+def content_hashes(texts: pa.ChunkedArray) -> pa.Array:
+    """(N,) 128-bit xxh3 of each text's UTF-8 bytes in hex, null for null."""
+    values = texts.cast(pa.large_binary()).to_pylist()
+    return pa.array(
+        [None if value is None else xxhash.xxh3_128_hexdigest(value) for value in values],
+        pa.string(),
+    )
+
+
+def _unreadable_rows(bad: Sequence[BadRow], schema: pa.Schema) -> pa.Table:
+    """Rows that could not be parsed: number, id where known, and a reason; the rest is null."""
+    id_type = schema.field(unit_table.ID).type
+    values = {
+        unit_table.ROW: pa.array([row.row for row in bad], pa.int64()),
+        unit_table.ID: pa.array([row.id for row in bad], id_type),
+        unit_table.REJECTED: unit_table.rejections(
+            [(row.reason, row.column or "", row.detail) for row in bad]
+        ),
+    }
+    columns = [values.get(field.name, pa.nulls(len(bad), field.type)) for field in schema]
+    return pa.table(columns, schema=schema)
+
+
+def _refuse_rejected(unit: Unit, table: pa.Table) -> None:
+    rejected = table.column(unit_table.REJECTED).combine_chunks()
+    places = pc.indices_nonzero(rejected.is_valid()).to_pylist()
+    if places:
+        first = rejected[places[0]].as_py()
+        row = table.column(unit_table.ROW)[places[0]].as_py()
+        raise InputError(
+            f"{redact(unit.url)} row {row}: column '{first['column']}' {first['detail']}; "
+            f"mend the row, or set output.on_bad_rows: quarantine ({len(places)} bad rows in rows "
+            f"{unit.start} to {unit.stop})"
+        )

@@ -1,0 +1,141 @@
+"""What a run will cost, measured: each encoder on a sample of the corpus, in a process of its own.
+
+A process of its own keeps model and torch out of the driver, which holds plan and counts only.
+"""
+
+import logging
+import multiprocessing
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from stx_core.errors import ModelError
+
+logger = logging.getLogger(__name__)
+
+# Enough texts for a mean token count within some percent, few enough for seconds on one core.
+SAMPLE_ROWS = 256
+_TIMED_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class EncoderProbe:
+    """What loading an encoder and running a sample told.
+
+    Attributes:
+        dim: width of dense vectors; None for sparse ones.
+        similarity: name of the model's similarity function.
+        max_seq_length: tokens the model reads; None without a limit.
+        device: where it ran.
+        tokens_per_row: mean over the sample, after truncation.
+        truncated_share: share of the sample that was cut.
+        tokens_per_second: measured where it ran, on an actor's cores; None without a sample.
+        tokenised_per_second: tokens that these cores make of texts; None without a sample.
+        why_padded: None where batches are packed.
+    """
+
+    dim: int | None
+    similarity: str
+    max_seq_length: int | None
+    device: str
+    tokens_per_row: float
+    truncated_share: float
+    tokens_per_second: float | None
+    tokenised_per_second: float | None = None
+    why_padded: str | None = None
+
+
+def probe_encoders(
+    encoders: Mapping[str, Mapping[str, Any]],
+    texts: Sequence[str],
+    threads: int | None,
+    stall_timeout_s: float | None,
+) -> dict[str, EncoderProbe]:
+    """Load each encoder in a fresh process, run the sample with `probe_here`, and end the process.
+
+    A text that kills or hangs the model may be in the sample. The run finds out which one it is;
+    here it only costs the estimate.
+
+    Args:
+        encoders: `EncoderSettings` as plain values, by output name.
+        texts: the sample.
+        threads: cores to use.
+        stall_timeout_s: how long to wait for the sample; None for ever.
+
+    Raises:
+        ModelError: a model cannot be loaded; better here than in every actor.
+    """
+    try:
+        return _in_a_process(encoders, texts, threads, stall_timeout_s)
+    except (BrokenProcessPool, TimeoutError) as error:
+        logger.warning("no estimate: the sample ended its process (%s)", type(error).__name__)
+    try:
+        return _in_a_process(encoders, [], threads, None)
+    except BrokenProcessPool as error:
+        models = ", ".join(str(settings["model"]) for settings in encoders.values())
+        raise ModelError(
+            f"{models}: loading ended its process; check the model's files, and the device"
+        ) from error
+
+
+def _in_a_process(
+    encoders: Mapping[str, Mapping[str, Any]],
+    texts: Sequence[str],
+    threads: int | None,
+    timeout_s: float | None,
+) -> dict[str, EncoderProbe]:
+    plain = {name: dict(settings) for name, settings in encoders.items()}
+    before = set(multiprocessing.active_children())
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(probe_here, plain, list(texts), threads).result(timeout_s)
+        except TimeoutError:
+            # The pool would wait for it.
+            for process in set(multiprocessing.active_children()) - before:
+                process.kill()
+            raise
+
+
+def probe_here(
+    encoders: Mapping[str, Mapping[str, Any]], texts: Sequence[str], threads: int | None
+) -> dict[str, EncoderProbe]:
+    """Load each encoder in this process, run the sample, and say what was found."""
+    from pipelines.encoding.stages import limit_threads
+
+    if threads is not None:
+        limit_threads(threads)
+    return {name: _probe(settings, list(texts)) for name, settings in encoders.items()}
+
+
+def _probe(settings: Mapping[str, Any], texts: list[str]) -> EncoderProbe:
+    from pipelines.encoding.stages import Encoder, EncoderSettings
+
+    encoder = Encoder(EncoderSettings(**settings))
+    model = encoder.model
+    encoder.tokens(texts[:1])
+    before = time.perf_counter()
+    tokens = encoder.tokens(texts)
+    tokenising = time.perf_counter() - before
+    mean = float(tokens.lengths.mean()) if texts else 0.0
+    timed = texts[: max(1, int(_TIMED_TOKENS / max(mean, 1.0)))]
+    # The first call also pays for allocations and lazy initialisation.
+    values = encoder.embed(timed or ["a"]).values
+    start = time.perf_counter()
+    n_tokens = encoder.embed(timed).n_tokens.sum()
+    seconds = time.perf_counter() - start
+    return EncoderProbe(
+        dim=values.shape[1] if isinstance(values, np.ndarray) else None,
+        similarity=str(model.similarity_fn_name),
+        max_seq_length=model.max_seq_length,
+        device=model.device.type,
+        tokens_per_row=mean,
+        truncated_share=float(tokens.truncated.mean()) if texts else 0.0,
+        tokens_per_second=float(n_tokens / seconds) if timed else None,
+        tokenised_per_second=float(tokens.lengths.sum() / tokenising) if timed else None,
+        why_padded=model.why_padded(encoder.settings.task),
+    )

@@ -1,0 +1,108 @@
+"""The actors of a run: derived from what the cluster has, or as the spec asks."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipelines.spec.parts import Resources
+
+# Cores of one CPU actor: matrix work of small encoders stops scaling beyond, and several actors
+# tokenise and copy side by side.
+_CORES_PER_ACTOR = 2
+
+_CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The actors that encode, and those that tokenise for them, with as many cores each.
+
+    See `StageSpec` for `min_actors`, `custom` and `stall_timeout_s`.
+    """
+
+    runner: str
+    actors: int
+    cpus: int
+    gpus: float
+    token_budget: int | None
+    stall_timeout_s: float | None = None
+    reproducible: bool = False
+    tokenizers: int = 0
+    min_actors: int | None = None
+    custom: Mapping[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        budget = "" if self.token_budget is None else f", {self.token_budget:,} tokens per batch"
+        if self.runner == "local":
+            return f"this process: {self.cpus} cores{budget}"
+        gpus = f" + {self.gpus:g} GPU" if self.gpus else ""
+        custom = "".join(f" + {amount:g} {name}" for name, amount in self.custom.items())
+        actors = "1 actor" if self.actors == 1 else f"{self.actors} actors"
+        more = f"; {self.tokenizers} x {self.cpus} cores tokenise" if self.tokenizers else ""
+        least = "" if self.min_actors is None else f"{self.min_actors} to "
+        return f"ray: {least}{actors} x {self.cpus} cores{gpus}{custom}{budget}{more}"
+
+
+def make_pool(resources: Resources, cpus: float, gpus: float) -> Pool:
+    """Derive the actor pool from what the cluster has; what the spec sets is taken as it is.
+
+    Args:
+        resources: the spec's part.
+        cpus: CPUs of the cluster; with those of nodes that may join, where Ray knows of them.
+        gpus: GPUs of the cluster, likewise.
+    """
+    stall_timeout_s = resources.stall_timeout_s if resources.supervised else None
+    if resources.runner == "local":
+        threads = resources.cpus_per_actor or available_cores()
+        return Pool(
+            "local",
+            1,
+            threads,
+            0,
+            resources.token_budget,
+            stall_timeout_s,
+            resources.reproducible,
+            resources.tokenizers or 0,
+        )
+    per_actor_gpus = resources.gpus_per_actor
+    if per_actor_gpus is None:
+        per_actor_gpus = 1.0 if gpus else 0.0
+    free = int(cpus) - 1  # one is for readers and writers
+    least, most = _bounds(resources)
+    # Nothing has joined that a range could be derived from.
+    usual = _CORES_PER_ACTOR if least and free < 1 else max(1, min(_CORES_PER_ACTOR, free))
+    per_actor_cpus = resources.cpus_per_actor or usual
+    by_cpu = free // per_actor_cpus
+    by_gpu = int(gpus // per_actor_gpus) if per_actor_gpus else by_cpu
+    return Pool(
+        "ray",
+        most or max(1, min(by_cpu, by_gpu)),
+        per_actor_cpus,
+        per_actor_gpus,
+        resources.token_budget,
+        stall_timeout_s,
+        resources.reproducible,
+        resources.tokenizers or 0,
+        least,
+        resources.custom,
+    )
+
+
+def _bounds(resources: Resources) -> tuple[int | None, int | None]:
+    """Least and most actors that are asked for; a plain number is no range."""
+    if isinstance(resources.actors, tuple):
+        return resources.actors
+    return None, resources.actors
+
+
+def available_cores() -> int:
+    """Cores that this process may use: its affinity, and the quota of its container."""
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    try:
+        quota, period = _CGROUP_QUOTA.read_text().split()
+    except (OSError, ValueError):
+        return cores
+    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))

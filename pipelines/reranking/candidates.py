@@ -1,0 +1,182 @@
+"""The pairs that `rerank` scores: a ranking that stx wrote, a file with one, or a table of texts.
+
+They are cut into units of whole queries. A dataset stays where it is. A file is read, sorted by
+query and rank, and published as Parquet in the folder of the run; so it must fit into the memory of
+the driver, a dataset need not.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.planning.work import digest, snapshot_data
+from pipelines.reranking.text_tables import is_text_table, read_text_table
+from pipelines.retrieval.rankings import ranks
+from pipelines.spec.retrieval import Candidates
+from stx_core.errors import InputError, SpecError
+from stx_core.evaluation.files import list_parts
+from stx_core.evaluation.rankings import is_dataset, read_rankings
+from stx_core.evaluation.whole_queries import query_starts
+from stx_core.store.data_file import read_columns
+from stx_core.store.filesystem import file_info, list_names, write_new
+from stx_core.store.parallel import parallel
+from stx_core.store.schema import RANKING, to_parquet
+from stx_core.store.snapshot import SnapshotInfo, output_schema, snapshot_info, snapshot_state
+from stx_core.store.units import Unit
+from stx_core.store.urls import join, redact
+
+
+@dataclass(frozen=True)
+class Found:
+    """Candidates, cut into units.
+
+    Attributes:
+        source: path, version and output, for those who ask later.
+        units: row ranges; the rows of a query stand together, best first, and are never cut.
+        schema: columns of the candidates: ``query_id``, ``doc_id``, ``rank``, ``score``, and
+            ``query`` and ``document`` if they have texts.
+        table: rows of a file, to be published; None for a dataset.
+        name: of the published file.
+    """
+
+    source: dict[str, Any]
+    units: tuple[Unit, ...]
+    schema: pa.Schema
+    table: pa.Table | None = None
+    name: str = ""
+
+
+def find_candidates(spec: Candidates, rows_per_unit: int) -> Found:
+    """Look candidates up, or read them.
+
+    Raises:
+        SpecError: the dataset has no such ranking.
+        InputError: nothing is there, it is no ranking, or a line or row is bad; names it.
+        StoreError: there is no such snapshot.
+    """
+    found = _in_dataset if is_dataset(spec.path) else _in_files
+    return found(spec, rows_per_unit)
+
+
+def publish(found: Found, folder: str) -> str:
+    """Put candidates of a file where the workers of all machines find them.
+
+    Returns:
+        URL of the file to read instead of those that the units name; empty for a dataset.
+    """
+    if found.table is None:
+        return ""
+    if found.name not in list_names(folder):
+        write_new(join(folder, found.name), to_parquet(found.table))
+    return join(folder, found.name)
+
+
+def _in_dataset(spec: Candidates, rows_per_unit: int) -> Found:
+    info = snapshot_info(spec.path, spec.version)
+    output = _choose(spec, info)
+    schema = output_schema(snapshot_state(spec.path, info.version)["outputs"][output])
+    files = snapshot_data(spec.path, info.version, output)
+    sizes = parallel(lambda file: _sizes(read_columns(file.url, ["query_id"])), files)
+    ranges = [
+        (file.url, file.checksum, start, stop)
+        for file, counts in zip(files, sizes, strict=True)
+        for start, stop in cut(counts, rows_per_unit, spec.depth)
+    ]
+    source: dict[str, Any] = {"path": redact(spec.path), "version": info.version, "output": output}
+    kept = pa.schema([schema.field(name) for name in RANKING.names])
+    return Found(source, _units(spec, ranges), kept)
+
+
+def _choose(spec: Candidates, info: SnapshotInfo) -> str:
+    rankings = [name for name, facts in info.outputs.items() if facts["type"] == "ranking"]
+    wanted = spec.output or (rankings[0] if len(rankings) == 1 else None)
+    if wanted not in rankings:
+        raise SpecError(
+            f"candidates.output: {redact(spec.path)} has "
+            f"{'the rankings ' + ', '.join(rankings) if rankings else 'no ranking'}; "
+            f"{'name one' if rankings else 'name a dataset that stx retrieve or rerank wrote'}"
+        )
+    return str(wanted)
+
+
+def _in_files(spec: Candidates, rows_per_unit: int) -> Found:
+    if spec.version is not None or spec.output is not None:
+        raise SpecError(
+            f"candidates: {redact(spec.path)} is no dataset of stx, it has no versions and "
+            "outputs; leave them out"
+        )
+    urls = list_parts(spec.path)
+    identity = digest([[url, file_info(url).identity] for url in urls])
+    if is_text_table(urls):
+        table = read_text_table(urls)
+    else:
+        tables = list(read_rankings(spec.path))
+        table = pa.concat_tables(tables) if tables else RANKING.empty_table()
+    order = [("query_id", "ascending"), ("rank", "ascending"),
+             ("score", "descending"), ("doc_id", "ascending")]  # fmt: skip
+    table = table.take(pc.sort_indices(table.select(RANKING.names), order))
+    ranges = [
+        (spec.path, identity, start, stop)
+        for start, stop in cut(_sizes(table), rows_per_unit, spec.depth)
+    ]
+    source: dict[str, Any] = {"path": redact(spec.path), "identity": identity}
+    return Found(
+        source, _units(spec, ranges), table.schema, table, f"candidates-{identity[:32]}.parquet"
+    )
+
+
+def _units(spec: Candidates, ranges: Sequence[tuple[str, str, int, int]]) -> tuple[Unit, ...]:
+    if not ranges:
+        raise InputError(f"{redact(spec.path)}: no candidates, nothing to rerank")
+    return tuple(
+        Unit(index, url, identity, "parquet", start, stop)
+        for index, (url, identity, start, stop) in enumerate(ranges)
+    )
+
+
+def _sizes(table: pa.Table) -> np.ndarray:
+    """(Q,) rows of each query, for a table where those of a query stand together."""
+    if not len(table):
+        return np.zeros(0, np.int64)
+    return np.diff(query_starts(table), append=len(table))
+
+
+def cut(sizes: np.ndarray, rows_per_unit: int, depth: int | None) -> Iterator[tuple[int, int]]:
+    """Row ranges of whole queries, with `rows_per_unit` candidates at most, or a larger query.
+
+    Args:
+        sizes: (Q,) rows of each query.
+        rows_per_unit: candidates of a unit.
+        depth: candidates of a query that count; None for all.
+    """
+    start = stop = n_pairs = 0
+    for size in sizes.tolist():
+        pairs = size if depth is None else min(size, depth)
+        if stop > start and n_pairs + pairs > rows_per_unit:
+            yield start, stop
+            start, n_pairs = stop, 0
+        stop += size
+        n_pairs += pairs
+    if stop > start:
+        yield start, stop
+
+
+def wanted_rows(table: pa.Table, depth: int | None) -> np.ndarray:
+    """Rows of a unit that are to be scored: the best of each query, each document once.
+
+    Args:
+        table: ``query_id`` and ``doc_id`` of the unit.
+        depth: candidates per query; None for all.
+    """
+    queries, documents = (
+        table[name].combine_chunks().dictionary_encode() for name in ("query_id", "doc_id")
+    )
+    query = queries.indices.to_numpy().astype(np.int64)
+    pairs = query * max(1, len(documents.dictionary)) + documents.indices.to_numpy()
+    rows = np.sort(np.unique(pairs, return_index=True)[1])
+    chosen: np.ndarray = rows if depth is None else rows[ranks(query[rows]) <= depth]
+    return chosen

@@ -1,0 +1,193 @@
+"""The actor of `rerank`: cross-encoders that score the pairs of a unit, whatever their queries."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.encoding.stages import in_float32, limit_threads, planned_folder
+from pipelines.running import unit_table
+from stx_core.errors import ModelError
+
+if TYPE_CHECKING:
+    from stx_core.models.cross_encoder import CrossEncoder, Scored
+
+ORGANISATION = "cross-encoder"
+
+PAIR = pa.struct([("query", pa.string()), ("document", pa.string())])
+"""Type of the text of a pair, column `unit_table.TEXT`; null where the row is rejected."""
+
+
+@dataclass(frozen=True)
+class RerankerSettings:
+    """All that an actor needs to rebuild one cross-encoder; `Reranker` of the spec, resolved.
+
+    Attributes:
+        model: local folder or hub name.
+        revision: commit of a hub name, so that every actor loads the same one.
+        files: hash over the model's files, checked where it is loaded.
+    """
+
+    model: str
+    revision: str | None
+    files: str
+    prompt: str | None
+    max_seq_length: int | None
+    dtype: str
+    trust_remote_code: bool
+    allow_pickle: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON and for other processes."""
+        return asdict(self)
+
+
+class Scorer:
+    """A cross-encoder with the settings of one reranker.
+
+    Raises:
+        ModelError: it cannot be loaded, its files changed, or it has several labels.
+    """
+
+    def __init__(
+        self,
+        settings: RerankerSettings,
+        token_budget: int | None,
+        memory_share: float,
+        *,
+        reproducible: bool = False,
+    ) -> None:
+        self.settings = settings
+        self.model = _load(settings)
+        self.model.reproducible = reproducible
+        usual = token_budget or self.model.default_token_budget()
+        self.token_budget = max(1, int(usual * memory_share))
+
+    def score(self, pairs: list[tuple[str, str]]) -> "Scored":
+        """Score pairs of any queries, in batches of like length.
+
+        What is not finite in a half format is computed a second time, in float32.
+        """
+        found = self._score(pairs)
+        bad = [int(row) for row in np.flatnonzero(~np.isfinite(found.scores))
+               if row not in found.failed]  # fmt: skip
+        if bad and self.settings.dtype != "float32":
+            with in_float32(self.model):
+                again = self._score([pairs[row] for row in bad])
+            found.scores[bad] = again.scores
+            found.failed.update({bad[row]: reason for row, reason in again.failed.items()})
+        return found
+
+    def _score(self, pairs: list[tuple[str, str]]) -> "Scored":
+        return self.model.score(pairs, prompt=self.settings.prompt, token_budget=self.token_budget)
+
+
+def _load(settings: RerankerSettings) -> "CrossEncoder":
+    folder = planned_folder(settings, ORGANISATION)
+    from transformers.utils.logging import disable_progress_bar
+
+    from stx_core.models.cross_encoder import CrossEncoder
+
+    disable_progress_bar()
+    model = CrossEncoder(
+        str(folder),
+        max_length=settings.max_seq_length,
+        model_kwargs={"dtype": settings.dtype},
+        trust_remote_code=settings.trust_remote_code,
+        allow_pickle=settings.allow_pickle,
+    )
+    if model.num_labels != 1:
+        raise ModelError(
+            f"{settings.model}: scores {model.num_labels} labels per pair, and a ranking needs "
+            "one; take a reranker with one label, or order by the label that you want with "
+            "CrossEncoder.predict"
+        )
+    return model
+
+
+class Score:
+    """Adds each due reranker's scores to the pairs of a unit: one pass, several models.
+
+    Args:
+        rerankers: settings by name.
+        threads: cores this actor was given; None leaves the libraries' own choice.
+        token_budget: tokens of one batch.
+        reproducible: see `TextModel`.
+        progress: called after each batch.
+        memory_share: share of the token budget to use, where memory has run out before.
+    """
+
+    def __init__(
+        self,
+        rerankers: dict[str, dict[str, Any]],
+        threads: int | None,
+        token_budget: int | None,
+        reproducible: bool = False,
+        progress: Callable[[], None] | None = None,
+        memory_share: float = 1.0,
+    ) -> None:
+        if threads is not None:
+            limit_threads(threads)
+        self.scorers = {
+            name: Scorer(
+                RerankerSettings(**settings), token_budget, memory_share, reproducible=reproducible
+            )
+            for name, settings in rerankers.items()
+        }
+        if progress is not None:
+            for scorer in self.scorers.values():
+                scorer.model.register_forward_hook(lambda *_: progress())
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Add ``<reranker>.score``, ``.n_tokens``, ``.truncated`` and ``.rejected`` columns."""
+        notes = unit_table.notes(table)
+        seconds = notes["seconds"]
+        texts = table[unit_table.TEXT].combine_chunks()
+        for name in notes["due"]:
+            with unit_table.timed(seconds, f"score.{name}"):
+                columns = score_pairs(self.scorers[name], texts)
+            for column, values in columns.items():
+                table = table.append_column(f"{name}.{column}", values)
+        return unit_table.with_notes(table, seconds=seconds)
+
+
+def score_pairs(scorer: Scorer, texts: pa.StructArray) -> dict[str, pa.Array]:
+    """Score the pairs of a unit, equal ones once.
+
+    Args:
+        scorer: one reranker.
+        texts: (N,) `PAIR`, null where there is nothing to score.
+
+    Returns:
+        Columns of N rows, null where the pair is: ``score``, ``n_tokens``, ``truncated``, and
+        ``rejected`` for pairs that do not fit into memory or whose score is not finite.
+    """
+    query, document = (
+        column.dictionary_encode() for column in (texts.field("query"), texts.field("document"))
+    )
+    rows = np.flatnonzero(texts.is_valid().to_numpy(zero_copy_only=False))
+    # Pairs as pairs of codes: the texts themselves are long, and each query is there many times.
+    codes = np.stack(
+        [part.indices.to_numpy(zero_copy_only=False)[rows].astype(np.int64)
+         for part in (query, document)], axis=1
+    )  # fmt: skip
+    distinct, place = np.unique(codes, axis=0, return_inverse=True)
+    queries, documents = query.dictionary.to_pylist(), document.dictionary.to_pylist()
+    found = scorer.score([(queries[left], documents[right]) for left, right in distinct.tolist()])
+    reasons: list[tuple[str, str, str] | None] = [None] * len(distinct)
+    for row in np.flatnonzero(~np.isfinite(found.scores)).tolist():
+        reasons[row] = ("not_finite", "text", "the model gave NaN or Inf, in float32 too")
+    for row, detail in found.failed.items():
+        reasons[row] = ("out_of_memory", "text", detail)
+    columns = {
+        "score": pa.array(found.scores, pa.float32()),
+        "n_tokens": pa.array(found.n_tokens, pa.int32()),
+        "truncated": pa.array(found.truncated),
+        "rejected": unit_table.rejections(reasons),
+    }
+    choice = np.full(len(texts), -1, np.int64)
+    choice[rows] = place.reshape(-1)
+    at = pa.array(choice, mask=choice < 0)
+    return {name: column.take(at) for name, column in columns.items()}

@@ -1,0 +1,204 @@
+"""Texts by id, out of a corpus of any size: an index of the ids, and reads of single row groups.
+
+The driver reads the ids once and writes an index of id to shard and row; the texts stay where they
+are. Workers look the ids of their unit up, and read only row groups that hold one of them (of files
+of lines: some thousand rows around it). So no node holds more texts than those of a unit.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+
+from pipelines.planning.corpus import Corpus, filters, ids_of, list_corpus, texts_of
+from pipelines.spec.parts import Inputs
+from stx_core.errors import InputError
+from stx_core.store.hash_index import (
+    hash_ids,
+    open_index,
+    publish_index,
+    published_index,
+    to_entries,
+    write_index,
+)
+from stx_core.store.readers import read_rows, read_some
+from stx_core.store.shards import Mark, Shard
+from stx_core.store.units import Unit, canonical_json, plan_units
+from stx_core.store.urls import redact
+
+# Rows of which ids are read at once. Of Parquet the column of ids alone; of others whole lines.
+_ID_ROWS = {"parquet": 262_144}
+_LINE_ROWS = 8192
+_THREADS = 8
+_UNITS_AT_ONCE = 32
+
+# Each holds the texts of some thousand rows, or of a row group.
+_READERS = 4
+
+_MAX_SHARD_ROWS = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """Where texts are; small and picklable, every worker has a copy.
+
+    Attributes:
+        inputs: the corpus.
+        index: of its ids, see `hash_index`: a local path, or the URL where it is published.
+        schema: types of the corpus's text columns.
+    """
+
+    inputs: Inputs
+    index: str
+    schema: pa.Schema
+
+
+def index_texts(
+    inputs: Inputs, scratch: str, corpus: Corpus | None = None, published: str | None = None
+) -> TextSource:
+    """Index the ids of a corpus, in bounded memory. Of rows with equal ids the first counts.
+
+    Rows that the filters leave out, that cannot be read or that have no id are not in the index.
+
+    Args:
+        inputs: the corpus.
+        scratch: local folder for the index.
+        corpus: as `list_corpus` lists it; None to do that here.
+        published: folder where an earlier start of the run may have published the index.
+
+    Raises:
+        InputError: the corpus, or a file of it, cannot be used.
+    """
+    corpus = corpus or list_corpus(inputs)
+    shards = [shard for shard in corpus.shards if shard.n_rows]
+    files = [_told(shard, inputs) for shard in shards]
+    schema = pa.schema([corpus.schema.field(name) for name in inputs.text_columns])
+    if published and (url := published_index(published, files)):
+        return TextSource(inputs, url, schema)
+    name = xxhash.xxh3_128_hexdigest("\n".join(files).encode())
+    path = os.path.join(scratch, f"{name}.arrow")
+    if not os.path.exists(path):
+        write_index(files, path, _entries(shards, corpus.schema, inputs))
+    return TextSource(inputs, path, schema)
+
+
+def publish_texts(source: TextSource, folder: str) -> TextSource:
+    """Put the index into a folder where the workers of all machines find it."""
+    if source.index.startswith(folder):
+        return source
+    return replace(source, index=publish_index(source.index, folder))
+
+
+def fetch_texts(source: TextSource, ids: pa.Array) -> pa.Array:
+    """Read the texts of some ids; each row group once, and only those with a wanted row.
+
+    The number 1 and the string "1" are the same id: files of candidates have strings only. Of a
+    corpus without an id column the ids are those that `encode` gives, of shard and row number.
+
+    Args:
+        source: published.
+        ids: (N,) strings or integers, in any order, repeated or null.
+
+    Returns:
+        (N,) string; null where the id is null or unknown, or its text is null or unreadable.
+
+    Raises:
+        InputError: a shard changed since it was indexed, or cannot be read.
+    """
+    encoded = ids.dictionary_encode()
+    index = open_index(source.index)
+    files, rows = index.find(hash_ids(encoded.dictionary))
+    order = np.lexsort((rows, files))
+    order = order[files[order] >= 0]
+    groups = [group for group in np.split(order, np.flatnonzero(np.diff(files[order])) + 1)
+              if len(group)]  # fmt: skip
+
+    def read(group: np.ndarray) -> tuple[np.ndarray, pa.ChunkedArray]:
+        return _texts_of_rows(source, _shard(index.files[files[group[0]]]), rows[group])
+
+    # Row i of the result is text choice[i] of all that were read.
+    choice, n_read, texts = np.full(len(files), -1, np.int64), 0, []
+    with ThreadPoolExecutor(_READERS) as pool:
+        for group, (places, found) in zip(groups, pool.map(read, groups), strict=True):
+            choice[group] = np.where(places < 0, -1, n_read + places)
+            n_read += len(found)
+            texts += found.chunks
+    all_texts = pa.chunked_array(texts, pa.string()).combine_chunks()
+    distinct = all_texts.take(pa.array(choice, mask=choice < 0))
+    return distinct.take(encoded.indices)
+
+
+def known_ids(source: TextSource, ids: pa.Array) -> np.ndarray:
+    """(N,) bool, whether the corpus has a row with each id."""
+    encoded = ids.dictionary_encode()
+    files, _ = open_index(source.index).find(hash_ids(encoded.dictionary))
+    known = pc.fill_null(pa.array(files >= 0).take(encoded.indices), False)
+    result: np.ndarray = known.to_numpy(zero_copy_only=False)
+    return result
+
+
+def _texts_of_rows(
+    source: TextSource, shard: Shard, rows: np.ndarray
+) -> tuple[np.ndarray, pa.ChunkedArray]:
+    """Texts of a shard, and for each of (N,) ascending rows its place in them, -1 for none."""
+    inputs = source.inputs
+    found = read_some(shard, source.schema, rows, inputs.max_text_bytes)
+    if not len(found.table):
+        return np.full(len(rows), -1), pa.chunked_array([], pa.string())
+    places = np.minimum(np.searchsorted(found.row_numbers, rows), len(found.row_numbers) - 1)
+    hit = found.row_numbers[places] == rows
+    return np.where(hit, places, -1), texts_of(found.table, inputs).cast(pa.string())
+
+
+def _told(shard: Shard, inputs: Inputs) -> str:
+    """All of a shard that its readers need, and what decides which of its rows are indexed."""
+    values = asdict(replace(shard, schema=pa.schema([]), modified_s=None))
+    del values["schema"]
+    rows = inputs.model_dump(mode="json", include={"id_column", "filter", "max_text_bytes"})
+    return canonical_json({"shard": values, "rows": rows}).decode()
+
+
+@lru_cache(maxsize=1024)
+def _shard(told: str) -> Shard:
+    values = json.loads(told)["shard"]
+    marks = tuple(Mark(**mark) for mark in values.pop("marks"))
+    edges = tuple(values.pop("boundaries"))
+    return Shard(**values, boundaries=edges, schema=pa.schema([]), marks=marks)
+
+
+def _entries(shards: list[Shard], schema: pa.Schema, inputs: Inputs) -> Iterator[np.ndarray]:
+    """Entries of all ids, shard after shard."""
+    names = [inputs.id_column] if inputs.id_column else inputs.text_columns
+    columns = pa.schema([schema.field(name) for name in names])
+    units = [(number, unit) for number, shard in enumerate(shards) for unit in _pieces(shard)]
+
+    def read(item: tuple[int, Unit]) -> np.ndarray:
+        return _unit_entries(*item, columns, inputs)
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        # A group at a time: the pool's map reads on, however slowly its results are taken.
+        for start in range(0, len(units), _UNITS_AT_ONCE):
+            yield from pool.map(read, units[start : start + _UNITS_AT_ONCE])
+
+
+def _pieces(shard: Shard) -> list[Unit]:
+    if shard.n_rows > _MAX_SHARD_ROWS:
+        raise InputError(
+            f"{redact(shard.url)}: {shard.n_rows:,} rows, more than {_MAX_SHARD_ROWS:,} in one "
+            "file cannot be looked up; split it"
+        )
+    return plan_units([shard], _ID_ROWS.get(shard.format, _LINE_ROWS))
+
+
+def _unit_entries(number: int, unit: Unit, columns: pa.Schema, inputs: Inputs) -> np.ndarray:
+    rows = read_rows(unit, columns, filters(inputs), inputs.id_column, inputs.max_text_bytes)
+    ids = ids_of(unit, rows, inputs)
+    known = ids.is_valid().to_numpy(zero_copy_only=False) if len(ids) else np.zeros(0, bool)
+    return to_entries(hash_ids(ids.drop_null()), number, rows.row_numbers[known])

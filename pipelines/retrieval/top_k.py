@@ -1,0 +1,224 @@
+"""The actor of `retrieve`: a part of the corpus in memory, and the best of it for each query."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.encoding.stages import limit_threads
+from pipelines.retrieval.rankings import QUERY, hits_schema
+from pipelines.running import unit_table
+from stx_core import failpoints
+from stx_core.models.sparse_rows import SparseRows
+from stx_core.search.results import TopK
+from stx_core.store.data_file import read_columns
+from stx_core.store.parallel import parallel
+from stx_core.store.schema import dense_matrix, sparse_csr
+
+if TYPE_CHECKING:
+    from stx_core.search.approximate import RoughIndex
+
+Vectors = np.ndarray | SparseRows
+
+VECTOR = "_vector"
+POSITIVES = "_positives"
+HITS = "_hits"
+FOUND = "_found_positives"
+
+
+@dataclass(frozen=True)
+class Leg:
+    """One retriever, as an actor needs it.
+
+    Attributes:
+        similarity: "cosine", "dot", "euclidean" or "manhattan".
+        column: of the vectors in the corpus's files.
+        groups: files (URLs) of each part of the corpus.
+        first_pass: "exact", or see `RoughIndex`.
+        oversample: likewise.
+    """
+
+    similarity: str
+    column: str
+    groups: Sequence[Sequence[str]]
+    first_pass: str
+    oversample: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows of a part of the corpus, sorted by id: of equal scores the lower row is then first.
+
+    Attributes:
+        ids: (N,).
+        vectors: (N, D) or sparse rows.
+        same: (N,) columns that a query and its documents must agree in.
+        index: of the vectors, where the first pass is not exact.
+    """
+
+    ids: pa.Array
+    vectors: Any
+    same: pa.Table
+    index: "RoughIndex | None" = None
+
+
+class TopKStage:
+    """Adds the k best documents of one part of the corpus to each query of a unit.
+
+    Args:
+        legs: `Leg` values by retriever.
+        k: documents per query.
+        same: columns that must be equal.
+        exclude_same_id: leave out the document with the query's id.
+        threads: cores that this actor was given.
+    """
+
+    def __init__(
+        self,
+        legs: Mapping[str, Mapping[str, Any]],
+        k: int,
+        same: Sequence[str],
+        exclude_same_id: bool,
+        threads: int | None,
+    ) -> None:
+        from stx_core.models.device import default_device
+
+        if threads is not None:
+            limit_threads(threads)
+        self.device = default_device()
+        self.legs = {name: Leg(**values) for name, values in legs.items()}
+        self.k, self.same, self.exclude_same_id = k, list(same), exclude_same_id
+        # Units come part by part: the last one is nearly always the next one too.
+        self._group = lru_cache(maxsize=1)(self._load)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Replace the vectors by ``_hits`` and ``_found_positives``: lists of (doc_id, score)."""
+        notes = unit_table.notes(table)
+        leg = self.legs[notes["leg"]]
+        seconds = notes["seconds"]
+        with unit_table.timed(seconds, "load"):
+            group = self._group(notes["leg"], notes["group"])
+        queries = vectors_of(table[VECTOR])
+        failpoints.hit("search.mid")
+        with unit_table.timed(seconds, "search"):
+            best, recall = self._search(leg, table, queries, group)
+            found = _positives(leg, table, queries, group)
+        kept = table.drop_columns([VECTOR, POSITIVES, *self.same])
+        kept = kept.append_column(HITS, hits_of(best, group.ids)).append_column(FOUND, found)
+        return unit_table.with_notes(kept, seconds=seconds, recall=recall)
+
+    def _load(self, name: str, number: int) -> Group:
+        leg = self.legs[name]
+        columns = ["id", leg.column, *self.same]
+        parts = parallel(lambda url: read_columns(url, columns), leg.groups[number])
+        # One type per column: files of one output have one schema.
+        table = pa.concat_tables(parts).combine_chunks()
+        order = pc.sort_indices(table["id"])
+        in_order = pc.equal(order, pa.array(np.arange(len(order)), order.type))
+        if not pc.all(in_order).as_py():
+            table = table.take(order)
+        vectors = vectors_of(table[leg.column])
+        index = None
+        if leg.first_pass != "exact":
+            from stx_core.search.approximate import RoughIndex
+
+            how: Any = leg.first_pass
+            index = RoughIndex(np.asarray(vectors, np.float32), leg.similarity, how)
+        return Group(table["id"].combine_chunks(), vectors, table.select(self.same), index)
+
+    def _search(
+        self, leg: Leg, table: pa.Table, queries: Vectors, group: Group
+    ) -> tuple[TopK, float | None]:
+        """The best rows, and what share of the exact best they are, where that is a question."""
+        from stx_core.search.dense import dense_top_k
+        from stx_core.search.sparse import sparse_top_k
+
+        how: Any = leg.similarity
+        limits: dict[str, Any] = {}
+        if self.exclude_same_id:
+            own = pc.index_in(table["_id"].cast(group.ids.type), value_set=group.ids)
+            limits["excluded"] = pc.fill_null(own, -1).to_numpy().astype(np.int64)
+        if group.index is not None:
+            vectors = np.asarray(queries, np.float32)
+            best = group.index.top_k(vectors, self.k, oversample=leg.oversample, **limits)
+            recall = group.index.recall(vectors, self.k, oversample=leg.oversample, **limits)
+            return best, recall
+        if self.same:
+            limits["labels"] = labels(table.select(self.same), group.same)
+        if isinstance(queries, SparseRows):
+            return sparse_top_k(queries, group.vectors, self.k, similarity=how, **limits), None
+        found = dense_top_k(queries, group.vectors, self.k, how, device=self.device, **limits)
+        return found, None
+
+
+def vectors_of(column: pa.ChunkedArray) -> Vectors:
+    """A column of vectors as a matrix, or as sparse rows."""
+    if pa.types.is_struct(column.type):
+        return SparseRows(*sparse_csr(column))
+    return dense_matrix(column)
+
+
+def labels(queries: pa.Table, documents: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """One number for each distinct row of some columns, the same on both sides.
+
+    Returns:
+        (Q,) and (N,) int64; documents that agree with no query have -1.
+    """
+    left, right = np.zeros(len(queries), np.int64), np.zeros(len(documents), np.int64)
+    for name in queries.column_names:
+        # As text: a partition column may be a number on one side and a string on the other.
+        values = queries[name].cast(pa.string()).combine_chunks()
+        known = values.unique()
+        width = len(known) + 1
+        theirs = pc.index_in(documents[name].cast(pa.string()), value_set=known)
+        left = left * width + pc.index_in(values, value_set=known).to_numpy()
+        found = pc.fill_null(theirs, len(known)).to_numpy()
+        right = np.where((right < 0) | (found == len(known)), -1, right * width + found)
+    return left, right
+
+
+def hits_of(best: TopK, ids: pa.Array) -> pa.Array:
+    """(Q,) lists of (doc_id, score), best first."""
+    used = best.rows >= 0
+    return _lists(used.sum(axis=1), ids.take(pa.array(best.rows[used])), best.scores[used])
+
+
+def _positives(leg: Leg, table: pa.Table, queries: Vectors, group: Group) -> pa.Array:
+    """(Q,) lists of (doc_id, score) of the judged pairs whose document is in the group."""
+    from stx_core.search.exact import pair_scores
+    from stx_core.search.sparse import sparse_pair_scores
+
+    wanted = table[POSITIVES].combine_chunks()
+    at = pc.list_parent_indices(wanted).to_numpy()
+    rows = pc.index_in(pc.list_flatten(wanted), value_set=group.ids)
+    here = rows.is_valid().to_numpy(zero_copy_only=False)
+    at, rows = at[here], rows.drop_null().to_numpy().astype(np.int64)
+    if isinstance(queries, SparseRows):
+        scores = sparse_pair_scores(queries, at, group.vectors, rows, leg.similarity)
+    else:
+        scores = pair_scores(queries[at], group.vectors[rows], leg.similarity)
+    counts = np.bincount(at, minlength=len(table))
+    return _lists(counts, group.ids.take(pa.array(rows)), scores)
+
+
+def _lists(counts: np.ndarray, ids: pa.Array, scores: np.ndarray) -> pa.Array:
+    offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
+    pairs = pa.StructArray.from_arrays([ids, pa.array(scores, pa.float32())], ["doc_id", "score"])
+    return pa.ListArray.from_arrays(offsets, pairs)
+
+
+def to_hits(lists: pa.ChunkedArray, doc_type: pa.DataType) -> pa.Table:
+    """Lists of (doc_id, score), one of each query, as rows; see `hits_schema`."""
+    column = lists.combine_chunks()
+    pairs = pc.list_flatten(column)
+    values = {
+        QUERY: pc.list_parent_indices(column).cast(pa.int32()),
+        "doc_id": pairs.field("doc_id"),
+        "score": pairs.field("score"),
+    }
+    schema = hits_schema(doc_type)
+    return pa.table([values[field.name] for field in schema], schema=schema)

@@ -1,0 +1,163 @@
+"""The cluster: Ray is started or connected to, and what it holds is compared with what is asked."""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+from pipelines.running.stopping import kept_signal_handlers
+from stx_core.errors import SpecError
+
+# Tasks that feed and drain the actors. Below one CPU each, so that a reader and a writer fit
+# beside actors which were given every other core.
+IO_CPUS = 0.5
+
+# Ray starts tasks that it killed for their memory again, for ever (ray issue 32219).
+_MAX_OOM_RETRIES = 16
+
+logger = logging.getLogger(__name__)
+
+_BEFORE_BFLOAT16 = {"K80", "P100", "P4", "T4", "V100"}
+
+
+class ActorPool(Protocol):
+    """What is reserved: `actors` times `cpus` and `gpus`."""
+
+    @property
+    def stage(self) -> type:
+        """What the actors run."""
+
+    @property
+    def actors(self) -> int:
+        """How many there are."""
+
+    @property
+    def cpus(self) -> float:
+        """CPUs of one."""
+
+    @property
+    def gpus(self) -> float:
+        """GPUs of one."""
+
+    @property
+    def min_actors(self) -> int | None:
+        """The least number, of a pool that waits for nodes to join."""
+
+    @property
+    def custom(self) -> Mapping[str, float]:
+        """Other resources of one, by name."""
+
+
+def cluster_size(runner: str, cores: int) -> tuple[float, float]:
+    """CPUs and GPUs that actors can be given; Ray is started, or connected to, for the answer.
+
+    Args:
+        runner: "local" asks no cluster.
+        cores: of this machine.
+    """
+    if runner == "local":
+        return cores + 2 * IO_CPUS, 0
+    start_ray(cores)
+    size = _largest_size()
+    return size.get("CPU", 0.0), size.get("GPU", 0.0)
+
+
+def _largest_size() -> dict[str, float]:
+    """Resources of all nodes that have joined; or, where it is more, that may join.
+
+    Only clusters whose autoscaler reports its limits to Ray tell the latter: those that come with
+    Ray do not (seen in 2.60), nor is there a public call; Ray Data reads the same record.
+    """
+    import ray
+    import ray._private.state
+
+    joined = ray.cluster_resources()
+    limits = ray._private.state.state.get_max_resources_from_cluster_config() or {}
+    names = joined.keys() | limits.keys()
+    return {name: max(joined.get(name, 0.0), float(limits.get(name, 0))) for name in names}
+
+
+def gpus_have_bfloat16() -> bool:
+    """Whether every kind of GPU of the cluster has units for it, by the names that Ray knows."""
+    kinds = (name.partition(":") for name in _largest_size())
+    return not {kind for label, _, kind in kinds if label == "accelerator_type"} & _BEFORE_BFLOAT16
+
+
+def start_ray(cpus: int) -> None:
+    """Connect to the cluster named by RAY_ADDRESS, or start Ray on this machine.
+
+    Args:
+        cpus: cores of this machine to use, if Ray is started here. Ray is told of one more, the
+            share of readers and writers: actors that hold every logical CPU starve them, and the
+            run hangs (ray issue 44687).
+    """
+    import ray
+
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_task_oom_retries", str(_MAX_OOM_RETRIES))
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if os.environ.get("RAY_ADDRESS"):
+        with kept_signal_handlers():
+            ray.init(**quiet)
+    else:
+        with _silent_stderr(), kept_signal_handlers():
+            ray.init(address="local", num_cpus=cpus + 1, include_dashboard=False, **quiet)
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Keep what Ray's core prints at its start, past Python, off the terminal; errors raise."""
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def check_fits(stages: Sequence[ActorPool], cpus: float, gpus: float) -> None:
+    """Refuse pools that the cluster cannot hold, with the arithmetic: starved actors hang.
+
+    A pool with a least number of actors may wait for nodes to join; not on Ray of this machine
+    alone, where none will.
+
+    Raises:
+        SpecError: the reservations exceed the cluster.
+    """
+    try:
+        _check_fits(stages, cpus, gpus)
+    except SpecError as error:
+        if not os.environ.get("RAY_ADDRESS") or any(stage.min_actors is None for stage in stages):
+            raise
+        logger.info("waiting for nodes to join; now %s", error)
+
+
+def _check_fits(stages: Sequence[ActorPool], cpus: float, gpus: float) -> None:
+    counts = [stage.min_actors or stage.actors for stage in stages]
+    asked_cpus = sum(n * stage.cpus for n, stage in zip(counts, stages, strict=True))
+    asked_gpus = sum(n * stage.gpus for n, stage in zip(counts, stages, strict=True))
+    pools = ", ".join(
+        f"{s.stage.__name__} {n} actors x ({s.cpus:g} CPU, {s.gpus:g} GPU)"
+        for n, s in zip(counts, stages, strict=True)
+    )
+    if asked_cpus + 2 * IO_CPUS > cpus:
+        raise SpecError(
+            f"resources: {pools} take {asked_cpus:g} CPUs, readers and writers {2 * IO_CPUS:g}, "
+            f"but the cluster has {cpus:g}; lower resources.actors or resources.cpus_per_actor"
+        )
+    if asked_gpus > gpus:
+        raise SpecError(
+            f"resources: {pools} take {asked_gpus:g} GPUs, but the cluster has {gpus:g}; "
+            "lower resources.actors or resources.gpus_per_actor"
+        )
+    for n, stage in zip(counts, stages, strict=True):
+        for name, amount in stage.custom.items():
+            if n * amount > (held := _largest_size().get(name, 0.0)):
+                raise SpecError(
+                    f"resources: {stage.stage.__name__} {n} actors take {n * amount:g} {name}, but "
+                    f"the cluster has {held:g}; see resources.custom"
+                )

@@ -1,0 +1,43 @@
+"""Old versions go after a commit, where the spec says so: as `stx gc` does it."""
+
+from dataclasses import dataclass
+
+from pipelines.spec.parts import Output
+from stx_core.errors import StxError
+from stx_core.store.gc import Garbage, gc
+from stx_core.store.urls import one_line
+
+
+@dataclass(frozen=True)
+class Retention:
+    """What was given up, and what went wrong, in lines for the report."""
+
+    lines: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def give_up_old(output: Output) -> Retention:
+    """Delete versions beyond ``keep_snapshots`` that were last current before ``keep_for``.
+
+    The current version stays, and so do those that unfinished runs build on. The snapshot is
+    committed when this begins: what fails here is a warning.
+    """
+    if output.keep_snapshots is None and output.keep_for is None:
+        return Retention()
+    try:
+        # The current version is among the newest.
+        garbage = gc(output.path, keep=output.keep_snapshots or 1, keep_for_s=output.keep_for_s)
+    except (StxError, OSError) as error:
+        problem = one_line(str(error))
+        return Retention(warnings=(f"old versions were not removed: {problem}; run `stx gc`",))
+    return Retention(lines=tuple(_lines(garbage)))
+
+
+def _lines(garbage: Garbage) -> list[str]:
+    if not garbage.versions and not garbage.files:
+        return []
+    versions = ", ".join(map(str, garbage.versions)) or "none"
+    return [
+        f"  kept     versions given up: {versions}; {len(garbage.files):,} files deleted, "
+        f"{garbage.size / 1e6:,.1f} MB"
+    ]

@@ -1,0 +1,180 @@
+"""What every run does around its stream: claim the dataset, finish units, stop when asked to."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import pyarrow as pa
+from pydantic import BaseModel
+
+from pipelines.running import stream
+from pipelines.running.stopping import pausing
+from pipelines.spec.file import write_spec
+from pipelines.spec.parts import Resources, Store
+from pipelines.telemetry.lineage import told
+from pipelines.telemetry.metrics import metered
+from pipelines.telemetry.progress import Progress
+from pipelines.telemetry.report import Report
+from stx_core.errors import CommitConflict, Stopped
+from stx_core.store import ledger, log
+from stx_core.store.beat import Heartbeat
+from stx_core.store.retries import add_counts
+from stx_core.store.s3 import use_options
+from stx_core.store.urls import redact
+
+logger = logging.getLogger(__name__)
+
+# A dataset that other runs change all the time: at some point a person should look.
+_MAX_PLANS = 3
+
+
+class Amount(Protocol):
+    """How much a plan has to do, for those who watch."""
+
+    @property
+    def n_due(self) -> int:
+        """Units."""
+
+    @property
+    def n_due_rows(self) -> int:
+        """Their rows."""
+
+
+class View:
+    """Whoever watches a run. This one shows nothing."""
+
+    def plan(self, plan: Amount) -> None:
+        """Called once, before anything runs."""
+
+    def watch(self, results: Iterator[dict[str, Any]], plan: Amount) -> Iterator[dict[str, Any]]:
+        """Passes the finished units through."""
+        return results
+
+
+@dataclass(frozen=True)
+class Start:
+    """A start of a run that holds its dataset.
+
+    Attributes:
+        root: the dataset.
+        job: `encode`, `retrieve` …
+        claim: of the run.
+        beat: tells others that it is alive.
+        records: of earlier starts, see `ledger.RECORDS`.
+        began: `time.monotonic` when the command began.
+    """
+
+    root: str
+    job: str
+    claim: log.Claim
+    beat: Heartbeat
+    records: pa.Table
+    began: float
+
+
+@contextmanager
+def claimed(
+    root: str, spec: BaseModel, spec_hash: str, version: int, run: str, began: float
+) -> Iterator[Start]:
+    """Claim the dataset for a run, or go on with one; in the block it is held.
+
+    Args:
+        root: the dataset.
+        spec: kept beside the records.
+        spec_hash: two starts with the same one are the same run.
+        version: current snapshot when this start planned.
+        run: unfinished run of the spec that it found then; empty for none.
+        began: see `Start`.
+
+    Raises:
+        RunActive: another start of the same run is at work.
+        CommitConflict: another start changed the dataset since it was looked at.
+    """
+    job = type(spec).__name__.removesuffix("Spec").lower()
+    claim = log.claim(root, spec_hash)
+    with log.hold(root, claim) as beat, pausing(root, claim), told(root, job, claim, spec):
+        write_spec(root, claim.run, spec)
+        if (claim.base, claim.run if claim.resumed else "") != (version, run):
+            raise CommitConflict(
+                f"{redact(root)}: another start changed the dataset while this one planned"
+            )
+        records = ledger.load(root, claim.run) if claim.resumed else ledger.to_table([])
+        yield Start(root, job, claim, beat, records, began)
+
+
+def finish_units(
+    start: Start,
+    work: Sequence[stream.UnitDict],
+    read: stream.Read,
+    stages: Sequence[stream.StageSpec],
+    write: stream.Write,
+    limits: Resources,
+    watch: Callable[[Iterator[dict[str, Any]]], Iterator[dict[str, Any]]],
+) -> pa.Table:
+    """Send due units through the stages; their records, see `ledger.RECORDS`.
+
+    Args:
+        start: that they are done in.
+        work: descriptions with ``unit``; in this order.
+        read: see `stream.run`.
+        stages: likewise.
+        write: likewise; its results have ``records`` and ``retries``.
+        limits: of time and number.
+        watch: passes results through.
+
+    Raises:
+        Stopped: a limit was reached; what is finished is kept.
+    """
+    seconds = limits.deadline_s and limits.deadline_s - (time.monotonic() - start.began)
+    some = work[: limits.max_units]
+    results = stream.run(some, read, stages, write, limits.runner, seconds=seconds, name=unit_name)
+    progress = Progress(len(work), sum(_n_rows(each) for each in work))
+    results = metered(results, limits.runner, start.claim.run, start.job, start.root, progress)
+    folds = ledger.Folds(start.root, start.claim.run, start.claim.epoch)
+    n_finished = 0
+    for result in watch(results):
+        for item in result["records"]:
+            folds.add(ledger.Record(**item))
+        add_counts(result["retries"])
+        start.beat.check()
+        n_finished += 1
+    if n_finished < len(work):
+        raise Stopped(
+            f"stopped after {n_finished:,} of {len(work):,} units, as resources.max_units or "
+            "resources.deadline says; they are kept, run again to go on"
+        )
+    return folds.table()
+
+
+def _n_rows(description: Mapping[str, Any]) -> int:
+    return int(description["unit"]["stop"] - description["unit"]["start"])
+
+
+def unit_name(description: Mapping[str, Any]) -> str:
+    """What to call a unit in an error."""
+    unit = description["unit"]
+    return f"{redact(unit['url'])} rows {unit['start']}-{unit['stop']}"
+
+
+class _Spec(Protocol):
+    store: Store
+
+
+Job = TypeVar("Job", bound=_Spec)
+Attempt = Callable[..., Report]
+"""Plans and runs a job once: (spec, view, when it began, dry_run=…)."""
+
+
+def run_job(spec: Job, view: View | None, attempt: Attempt, *, dry_run: bool) -> Report:
+    """Plan and run a job; again, when another run commits meanwhile: finished units are kept."""
+    began = time.monotonic()
+    use_options(spec.store.options())
+    for _ in range(_MAX_PLANS - 1):
+        try:
+            return attempt(spec, view or View(), began, dry_run=dry_run)
+        except CommitConflict as conflict:
+            logger.info("planning again: %s", conflict)
+    return attempt(spec, view or View(), began, dry_run=dry_run)

@@ -1,0 +1,90 @@
+"""The child of `pipelines.running.supervise`: one stage, and tables to it until the parent is gone.
+
+``python -m pipelines.stage_process FD``: the file descriptor is its end of the connection.
+"""
+
+import contextlib
+import os
+import sys
+import threading
+import traceback
+from multiprocessing.connection import Connection
+from pathlib import Path
+from queue import SimpleQueue
+
+import pyarrow as pa
+
+from pipelines.running.unit_table import to_bytes
+from stx_core.errors import StxError
+
+_ERROR_CHARS = 200
+
+# Of the range -1000 to 1000: when memory runs out the kernel takes the process that holds the
+# model, and not its parent, nor Ray's services.
+_OOM_SCORE = "900"
+
+
+def main() -> None:
+    """Load, say so, and answer each table with the columns that the stage added."""
+    _die_first()
+    connection = Connection(int(sys.argv[1]))
+    stage_class, settings, memory_share = connection.recv()
+    requests: SimpleQueue[bytes] = SimpleQueue()
+    threading.Thread(target=_receive, args=(connection, requests), daemon=True).start()
+
+    def progress() -> None:
+        connection.send(("progress", None))
+
+    try:
+        stage = stage_class(**settings, progress=progress, memory_share=memory_share)
+        connection.send(("done", b""))
+        while True:
+            table = pa.ipc.open_stream(requests.get()).read_all()
+            try:
+                connection.send(("done", _added(stage(table), table)))
+            except StxError as error:
+                connection.send(("error", error))
+    except StxError as error:
+        connection.send(("error", error))
+    except ConnectionError:
+        return
+    except Exception as error:
+        # After a CUDA error the process is of no more use, and other errors cannot be told from
+        # it: the parent starts another one.
+        connection.send(("failed", _describe(error)))
+
+
+def _receive(connection: Connection, requests: "SimpleQueue[bytes]") -> None:
+    """Take requests off the connection; end this process, busy or not, when it is closed."""
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            requests.put(connection.recv_bytes())
+    os._exit(0)
+
+
+def _added(result: pa.Table, table: pa.Table) -> bytes:
+    if result.num_rows != table.num_rows:
+        raise AssertionError(f"took {table.num_rows} rows and returned {result.num_rows}")
+    new = [name for name in result.column_names if name not in table.column_names]
+    added: bytes = to_bytes(result.select(new)).to_pybytes()
+    return added
+
+
+def _describe(error: Exception) -> str:
+    """Type and place. Of the text only torch's, in one line: others may quote a document."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    said = f": {str(error).splitlines()[0][:_ERROR_CHARS]}" if _is_torch(error) else ""
+    return f"{type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}{said}"
+
+
+def _is_torch(error: Exception) -> bool:
+    return isinstance(error, RuntimeError) and bool(str(error))
+
+
+def _die_first() -> None:
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
+
+
+if __name__ == "__main__":
+    main()

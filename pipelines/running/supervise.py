@@ -1,0 +1,308 @@
+"""A stage in a child process: a row that kills or hangs it costs that row, and no other.
+
+The actor holds no model. It sends each unit's table to a child (`stage_process`) that does, and
+takes the added columns back. When the child dies, or finishes no batch for too long, a new one gets
+the first and the second half of the rows, and so on down to the row that did it.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import IO, Any
+
+import pyarrow as pa
+
+from pipelines.running import unit_table
+from stx_core.errors import InputError, ModelError, StxError
+
+logger = logging.getLogger(__name__)
+
+# Large models load from slow disks for minutes, and there is no sign of progress meanwhile.
+_LOAD_TIMEOUT_S = 1800.0
+_LOAD_ATTEMPTS = 3
+
+# More rows of one unit that do this are no bad rows but a broken model or machine.
+_MAX_GUILTY_ROWS = 8
+
+# Notes of a table that add up over its rows.
+_NUMBERS = ("seconds", "run")
+
+_STDERR_CHARS = 200
+_EXIT_WAIT_S = 5.0
+_BEAT_S = 10.0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How a child ended.
+
+    Attributes:
+        reason: ``crash`` or ``timeout``.
+        detail: exit code or signal, and the last line on stderr.
+        out_of_memory: it was killed the way the kernel, or an operator, kills.
+    """
+
+    reason: str
+    detail: str
+    out_of_memory: bool = False
+
+
+class Supervised:
+    """Runs a stage in a child process, and finds the rows that end it.
+
+    Args:
+        stage: importable class. Beside its settings it takes ``progress``, a function to call after
+            each batch, and ``memory_share``, the share of its usual batch size to use.
+        settings: see `StageSpec`.
+        stall_timeout_s: a child that finishes no batch for so long is killed.
+        beat: called every few seconds while a child is waited for, whatever it does: the sign that
+            somebody looks after it.
+    """
+
+    def __init__(
+        self,
+        stage: type,
+        settings: dict[str, Any],
+        stall_timeout_s: float,
+        beat: Callable[[], None] | None = None,
+    ) -> None:
+        self._stage, self._settings = stage, settings
+        self._beat = beat or (lambda: None)
+        self._stall_timeout_s = stall_timeout_s
+        self._memory_share = 1.0
+        # Loads while the first unit is read. What goes wrong is told to the first unit: an error
+        # in the constructor of an actor would not arrive as it was raised.
+        self._child: Child | None = self._start()
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """What the stage makes of the table; rows that end its process are rejected.
+
+        Raises:
+            StxError: raised by the stage.
+            ModelError: the process does not live long enough to load.
+            InputError: too many rows end the process.
+        """
+        result = self._attempt(table)
+        if isinstance(result, Failure) and (result.out_of_memory or table.num_rows == 1):
+            # Smaller batches may fit; and one death alone is no proof against a lone row.
+            if result.out_of_memory:
+                self._memory_share /= 2
+            result = self._attempt(table)
+        if isinstance(result, pa.Table):
+            return result
+        return _join(table, self._bisect(table, result, []))
+
+    def close(self) -> None:
+        """End the child."""
+        if self._child is not None:
+            self._child.end()
+            self._child = None
+
+    def _bisect(self, table: pa.Table, failure: Failure, guilty: list[Failure]) -> list[pa.Table]:
+        """Encode or reject the rows of a table that ended a child; they stay in order."""
+        if table.num_rows == 1:
+            return [self._reject(table, failure, guilty)]
+        half = table.num_rows // 2
+        parts: list[pa.Table] = []
+        for part in (table.slice(0, half), table.slice(half)):
+            result = self._attempt(part)
+            failed = isinstance(result, Failure)
+            parts += self._bisect(part, result, guilty) if failed else [result]
+        return parts
+
+    def _reject(self, row: pa.Table, failure: Failure, guilty: list[Failure]) -> pa.Table:
+        guilty.append(failure)
+        # Without its text a row is not encoded: this only adds the columns, all null.
+        result = self._attempt(unit_table.reject(row, failure.reason, "text", failure.detail))
+        if isinstance(result, Failure) or len(guilty) > _MAX_GUILTY_ROWS:
+            raise InputError(
+                f"{len(guilty)} rows of one unit end the process of {self._name()} "
+                f"({failure.reason}: {failure.detail}): see whether model and machine are sound; "
+                "if only these rows are at fault, filter them out or lower resources.rows_per_unit"
+            )
+        return result
+
+    def _attempt(self, table: pa.Table) -> pa.Table | Failure:
+        child = self._loaded_child()
+        answer = child.ask(table, self._stall_timeout_s)
+        if isinstance(answer, Failure):
+            logger.warning("%d rows ended %s: %s", table.num_rows, self._name(), answer.detail)
+            self.close()
+        return answer
+
+    def _loaded_child(self) -> "Child":
+        """A child that is ready; loading is tried three times, and no more."""
+        failure: Failure | None = None
+        for _ in range(_LOAD_ATTEMPTS):
+            self._child = self._child or self._start()
+            try:
+                failure = self._child.wait_until_loaded()
+            except StxError:
+                self.close()
+                raise
+            if failure is None:
+                return self._child
+            self.close()
+        assert failure is not None
+        raise ModelError(
+            f"{self._name()}: loading ended its process {_LOAD_ATTEMPTS} times "
+            f"({failure.reason}: {failure.detail}); check the model's files, and the device"
+        )
+
+    def _name(self) -> str:
+        groups = (self._settings.get(group, {}) for group in ("encoders", "rerankers"))
+        models = [str(one.get("model")) for group in groups for one in group.values()]
+        return ", ".join(models) or self._stage.__name__
+
+    def _start(self) -> "Child":
+        return Child(self._stage, self._settings, self._memory_share, self._beat)
+
+
+def _join(table: pa.Table, parts: Sequence[pa.Table]) -> pa.Table:
+    """The parts as one table; each has the notes of `table`, and its own numbers on top."""
+    before = unit_table.notes(table)
+    after = [unit_table.notes(part) for part in parts]
+    notes = {
+        name: _added(name, before, after) for name in _NUMBERS if any(name in n for n in after)
+    }
+    return unit_table.with_notes(pa.concat_tables(parts).combine_chunks(), **notes)
+
+
+def _added(note: str, before: dict[str, Any], after: Sequence[dict[str, Any]]) -> dict[str, float]:
+    old = before.get(note, {})
+    numbers = dict(old)
+    for notes in after:
+        for name, value in notes.get(note, {}).items():
+            numbers[name] = numbers.get(name, 0) + value - old.get(name, 0)
+    return numbers
+
+
+class Child:
+    """One process with the stage in it, and the connection to it.
+
+    It ends when the connection does, so also when this process is killed.
+    """
+
+    def __init__(
+        self,
+        stage: type,
+        settings: dict[str, Any],
+        memory_share: float,
+        beat: Callable[[], None],
+    ) -> None:
+        self._beat = beat
+        self._connection, theirs = Pipe()
+        self._process = _spawn(theirs)
+        theirs.close()
+        self._tail: deque[str] = deque(maxlen=1)
+        assert self._process.stderr is not None
+        self._reader = threading.Thread(
+            target=_copy_lines, args=(self._process.stderr, self._tail), daemon=True
+        )
+        self._reader.start()
+        self._ready = False
+        # If it is dead already, waiting for it says why.
+        with contextlib.suppress(OSError):
+            self._connection.send((stage, settings, memory_share))
+
+    def wait_until_loaded(self) -> Failure | None:
+        """None as soon as the stage is loaded, else how the process ended."""
+        if self._ready:
+            return None
+        answer = self._receive(_LOAD_TIMEOUT_S)
+        if isinstance(answer, Failure):
+            return answer
+        self._ready = True
+        return None
+
+    def ask(self, table: pa.Table, stall_timeout_s: float) -> pa.Table | Failure:
+        """Let the stage work on a table; the table with the columns that it added."""
+        try:
+            self._connection.send_bytes(unit_table.to_bytes(table))
+        except OSError:
+            return self._death()
+        answer = self._receive(stall_timeout_s)
+        if isinstance(answer, Failure):
+            return answer
+        added = pa.ipc.open_stream(answer).read_all()
+        for name in added.column_names:
+            table = table.append_column(name, added.column(name))
+        return table.replace_schema_metadata(added.schema.metadata)
+
+    def end(self) -> None:
+        """Kill the process, and wait until it is gone."""
+        self._connection.close()
+        self._process.kill()
+        self._process.wait()
+        self._reader.join(_EXIT_WAIT_S)
+
+    def _receive(self, timeout_s: float) -> bytes | Failure:
+        """The answer; any message before it is a sign of life that starts the clock again."""
+        try:
+            while self._wait(timeout_s):
+                kind, value = self._connection.recv()
+                if kind == "done":
+                    return bytes(value)
+                if kind == "error":
+                    raise value
+                if kind == "failed":
+                    return Failure("crash", value)
+        except (EOFError, ConnectionError):
+            return self._death()
+        return Failure("timeout", f"no batch was finished for {timeout_s:g} s")
+
+    def _wait(self, timeout_s: float) -> bool:
+        """Whether a message comes in time."""
+        end = time.monotonic() + timeout_s
+        while not self._connection.poll(min(_BEAT_S, max(0.0, end - time.monotonic()))):
+            self._beat()
+            if time.monotonic() >= end:
+                return False
+        return True
+
+    def _death(self) -> Failure:
+        """Why the process is gone; it has closed its end of the connection."""
+        try:
+            code = self._process.wait(_EXIT_WAIT_S)
+        except subprocess.TimeoutExpired:
+            return Failure("crash", "its process closed the connection")
+        self._reader.join(_EXIT_WAIT_S)
+        how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+        detail = "; ".join([how, *self._tail])
+        return Failure("crash", detail, out_of_memory=code == -signal.SIGKILL)
+
+
+def _spawn(theirs: Connection) -> "subprocess.Popen[str]":
+    # The same modules as here, wherever the stage's class is from.
+    path = os.pathsep.join(os.path.abspath(folder) for folder in sys.path)
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipelines.running.stage_process", str(theirs.fileno())],
+        env=os.environ | {"PYTHONPATH": path},
+        pass_fds=[theirs.fileno()],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        # Ctrl-C in a terminal is for the driver: it ends the children once it has stopped.
+        start_new_session=True,
+    )
+
+
+def _copy_lines(stderr: IO[str], tail: "deque[str]") -> None:
+    """Pass the child's stderr on, and keep its last line."""
+    with stderr:
+        for line in stderr:
+            sys.stderr.write(line)
+            if line.strip():
+                tail.append(line.strip()[:_STDERR_CHARS])

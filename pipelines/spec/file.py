@@ -1,0 +1,166 @@
+"""Spec files: YAML to validated values, and errors that say which key is wrong and why."""
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from pipelines.spec.encode import EncodeSpec
+from pipelines.spec.parts import WHERE_SECRETS_GO
+from stx_core.errors import SpecError
+from stx_core.store.filesystem import list_names, read_bytes, write_new
+from stx_core.store.urls import join, redact
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+Spec = TypeVar("Spec", bound=BaseModel)
+
+# Larger than any spec that a person writes; small enough that an alias bomb cannot grow in it.
+_MAX_SPEC_BYTES = 1_000_000
+
+_SPEC_FILE = "spec.yaml"
+
+SECRET_NAME = re.compile(r"key|secret|token|passw|credential|signature", re.IGNORECASE)
+
+
+def load_spec(
+    path: str,
+    overrides: Sequence[str] = (),
+    kind: type[Spec] = EncodeSpec,  # type: ignore[assignment]
+) -> Spec:
+    """Read a YAML file of one kind of job and apply ``a.b=value`` overrides.
+
+    Raises:
+        SpecError: unreadable file, invalid YAML, or invalid values: all of them, one line each.
+    """
+    return parse_spec(read_values(path), overrides, source=path, kind=kind)
+
+
+def read_values(path: str) -> dict[str, Any]:
+    """Read the plain values of a YAML file.
+
+    Raises:
+        SpecError: it cannot be read, or holds something else.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise SpecError(f"{path}: {error.strerror or error}; name an existing spec file") from None
+    if len(data) > _MAX_SPEC_BYTES:
+        raise SpecError(f"{path}: {len(data)} bytes; a spec has at most {_MAX_SPEC_BYTES}")
+    try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(data, yaml.SafeLoader)):
+            raise SpecError(f"{path}: YAML aliases (*name) are not allowed; write the value out")
+        values = yaml.safe_load(data)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: not valid YAML: {_yaml_problem(error)}") from None
+    if not isinstance(values, dict):
+        raise SpecError(f"{path}: expected a mapping, such as inputs, models and output at the top")
+    return values
+
+
+def write_spec(root: str, run: str, spec: BaseModel) -> None:
+    """Keep the spec of a run beside its records: it tells later how the texts were read."""
+    folder = join(root, "_stx", "runs", run)
+    if _SPEC_FILE not in list_names(folder):
+        text = yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        write_new(join(folder, _SPEC_FILE), text.encode())
+
+
+def read_spec(root: str, run: str) -> EncodeSpec:
+    """Read the spec of a run that encoded.
+
+    Raises:
+        FileNotFoundError: the run left none.
+        SpecError: it is not valid any more.
+    """
+    url = join(root, "_stx", "runs", run, _SPEC_FILE)
+    return parse_spec(yaml.safe_load(read_bytes(url)), source=redact(url), kind=EncodeSpec)
+
+
+def _yaml_problem(error: Exception) -> str:
+    """What and where; not the line itself, which the error would quote: it may hold secrets."""
+    mark = getattr(error, "problem_mark", None)
+    where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    return where + str(getattr(error, "problem", None) or type(error).__name__)
+
+
+def parse_spec(
+    values: dict[str, Any],
+    overrides: Sequence[str] = (),
+    source: str = "spec",
+    kind: type[Spec] = EncodeSpec,  # type: ignore[assignment]
+) -> Spec:
+    """Validate plain values; `source` names them in errors."""
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise SpecError("\n".join(_lines(error, source, kind))) from None
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise SpecError(f"--set {override}: write it as key.key=value")
+    *parents, last = key.split(".")
+    place: Any = values
+    for parent in parents:
+        place = (
+            _item(place, parent, key) if isinstance(place, list) else place.setdefault(parent, {})
+        )
+        if not isinstance(place, (dict, list)):
+            raise SpecError(f"--set {key}: {parent} holds a value, not keys")
+    if isinstance(place, list):
+        raise SpecError(f"--set {key}: {last} is a place in a list, name a key of it")
+    place[last] = yaml.safe_load(text) if text else None
+
+
+def _item(values: list[Any], place: str, key: str) -> Any:  # noqa: ANN401
+    if not place.isdecimal() or int(place) >= len(values):
+        raise SpecError(f"--set {key}: {place} is no place in a list of {len(values)}, from 0")
+    return values[int(place)]
+
+
+def _lines(error: ValidationError, source: str, kind: type[BaseModel]) -> list[str]:
+    lines = []
+    for item in error.errors(include_url=False, include_input=False):
+        where = ".".join(str(part) for part in item["loc"] if part != "[key]") or "top level"
+        lines.append(f"{source}: {where}: {_message(item, kind)}")
+    return lines
+
+
+def _message(item: "ErrorDetails", kind: type[BaseModel]) -> str:
+    location = item["loc"]
+    if item["type"] == "missing":
+        return "missing; every spec needs it"
+    if item["type"] != "extra_forbidden":
+        return item["msg"].removeprefix("Value error, ")
+    if location[0] == "store" and SECRET_NAME.search(str(location[-1])):
+        return f"no credentials here; {WHERE_SECRETS_GO}"
+    known = list(_part_at(kind, location[:-1]).model_fields)
+    close = difflib.get_close_matches(str(location[-1]), known, n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(known)}"
+    return f"unknown key; {hint}"
+
+
+def _part_at(kind: type[BaseModel], location: Sequence[int | str]) -> type[BaseModel]:
+    """The part of a spec at a location; names that a user chose, and positions, are no fields."""
+    for step in location:
+        if field := kind.model_fields.get(str(step)):
+            kind = next(_parts(field.annotation), kind)
+    return kind
+
+
+def _parts(annotation: Any) -> Iterator[type[BaseModel]]:  # noqa: ANN401
+    """Parts that an annotation like ``dict[str, Model] | None`` speaks of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _parts(inner)

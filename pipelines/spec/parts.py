@@ -1,0 +1,334 @@
+"""The parts of which specs are made: frozen, validated values; unknown keys are refused."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol, TypeVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
+
+from stx_core.store.create import CONDITIONAL
+from stx_core.store.s3 import S3Options
+from stx_core.store.urls import holds_secret, redact, scheme
+
+# Names that stx writes beside the pass-through columns.
+RESERVED_COLUMNS = ("id", "embedding", "sparse_embedding", "n_tokens", "truncated", "content_hash")
+
+_COMMIT = re.compile("[0-9a-f]{40}")
+WHERE_SECRETS_GO = (
+    "leave them out of specs and URLs: they are taken from the environment "
+    "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, a role of the machine)"
+)
+
+Operator = Literal["==", "!=", "<", "<=", ">", ">=", "in", "not in", "is null", "is not null"]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
+
+
+class Part(BaseModel):
+    """Base of all parts of a spec: nothing unknown, nothing that changes."""
+
+    # hide_input_in_errors: pydantic would print what the user typed, secrets too.
+    # use_attribute_docstrings: they are the descriptions of the JSON Schema.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True
+    )
+
+
+class Filter(Part):
+    """A condition on a column; several are joined by "and". Written as ``[column, op, value]``."""
+
+    column: str
+    op: Operator
+    value: Any = None
+
+
+def filters_from_lists(value: Any) -> Any:  # noqa: ANN401
+    """Conditions written as lists, as those that pydantic takes."""
+    if not isinstance(value, (list, tuple)):
+        return value
+    names = ("column", "op", "value")
+    return tuple(
+        dict(zip(names, item, strict=False)) if isinstance(item, (list, tuple)) else item
+        for item in value
+    )
+
+
+def without_secrets(url: str | None) -> str | None:
+    """The URL itself.
+
+    Raises:
+        ValueError: it holds credentials.
+    """
+    if url is not None and holds_secret(url):
+        raise ValueError(f"{redact(url)} holds credentials; {WHERE_SECRETS_GO}")
+    return url
+
+
+def committable(url: str) -> str:
+    """The URL itself.
+
+    Raises:
+        ValueError: it holds credentials, or its store cannot be committed to.
+    """
+    without_secrets(url)
+    if scheme(url) not in CONDITIONAL:
+        raise ValueError(
+            f"{scheme(url)}:// is for inputs only, it cannot create an object only if it is "
+            "absent; write to a local folder, s3://, gs:// or az://"
+        )
+    return url
+
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)")
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def duration_s(text: str) -> float:
+    """Seconds of ``90s``, ``55m``, ``2h``, ``1d`` or a plain number of seconds.
+
+    Raises:
+        ValueError: something else.
+    """
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        raise ValueError("not a duration; write it like 90s, 55m or 2h")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def as_duration(value: str | None) -> str | None:
+    """The text itself.
+
+    Raises:
+        ValueError: it is no duration.
+    """
+    if value is not None:
+        duration_s(value)
+    return value
+
+
+class Inputs(Part):
+    """The corpus: where its files are and which columns matter."""
+
+    path: str | tuple[str, ...]
+    """File, folder, glob or URL, or a list of them; ``hf-dataset://NAME[/CONFIG[/SPLIT]]``."""
+    format: Literal["parquet", "jsonl", "csv", "arrow"] | None = None
+    """Derived from the file names when not given."""
+    id_column: str | None = "id"
+    """None: ids are made of shard name and row number."""
+    text_column: str | tuple[str, ...] = "text"
+    """One column, or several that are joined (a title and a body)."""
+    text_separator: str = "\n"
+    columns: tuple[str, ...] = ()
+    """Columns that are copied beside the vectors."""
+    max_text_bytes: Annotated[int, Field(ge=1, le=1 << 30)] = 64 << 20
+    """Rows with a longer text or copied value, or a longer line, go to quarantine: `too_large`."""
+    filter: tuple[Filter, ...] = ()
+    """Rows to take; also on hive partition columns, whose files are then not opened at all."""
+
+    _filters = field_validator("filter", mode="before")(filters_from_lists)
+
+    @field_validator("path")
+    @classmethod
+    def _no_secrets(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        for url in (value,) if isinstance(value, str) else value:
+            without_secrets(url)
+        return value
+
+    @field_validator("columns")
+    @classmethod
+    def _not_reserved(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if taken := sorted(set(value) & set(RESERVED_COLUMNS)):
+            raise ValueError(f"{', '.join(taken)}: stx writes columns of this name; rename yours")
+        return value
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """`path` as a tuple."""
+        return (self.path,) if isinstance(self.path, str) else self.path
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """`text_column` as a tuple."""
+        return (self.text_column,) if isinstance(self.text_column, str) else self.text_column
+
+
+class _Trusted(Protocol):
+    """What `trusted_code_is_pinned` looks at."""
+
+    trust_remote_code: bool
+    model: str
+    revision: str | None
+
+
+Trusted = TypeVar("Trusted", bound=_Trusted)
+
+
+def trusted_code_is_pinned(model: Trusted) -> Trusted:
+    """The model itself.
+
+    Raises:
+        ValueError: code of the hub is to be run that may change.
+    """
+    if not model.trust_remote_code or Path(model.model).expanduser().is_dir():
+        return model
+    if not _COMMIT.fullmatch(model.revision or ""):
+        raise ValueError(
+            "trust_remote_code needs revision: the commit (40 hex digits) whose code you "
+            "have read; branches and tags can move"
+        )
+    return model
+
+
+class Model(Part):
+    """One encoder and how it is used; its results are the output of the same name."""
+
+    model: str
+    """Local folder or hub name."""
+    type: Literal["dense", "sparse"] = "dense"
+    revision: str | None = None
+    task: Literal["document", "query"] = "document"
+    """Which side of the model the corpus is: chooses the saved prompt and the route."""
+    prompt: str | None = None
+    """Text before every document, instead of the model's own prompt."""
+    max_seq_length: Annotated[int, Field(ge=2)] | None = None
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    """What the model computes in. `auto`: what the current snapshot was written in; for a first one
+    bfloat16 where the hardware has units for it, else float32."""
+    normalize: bool = False
+    truncate_dim: Annotated[int, Field(ge=1)] | None = None
+    store_as: Literal["float32", "float16"] = "float32"
+    """What dense vectors are stored as."""
+    max_active_dims: Annotated[int, Field(ge=1)] | None = None
+    trust_remote_code: bool = False
+    """Run model code that comes with the model: a local folder, or a hub name with its commit."""
+    allow_pickle: bool = False
+
+    _trusted_code_is_pinned = model_validator(mode="after")(trusted_code_is_pinned)
+
+
+class Output(Part):
+    """Where snapshots are written and what happens to rows that cannot be encoded."""
+
+    path: str
+    """Folder or URL of a store that can create an object only if it is absent."""
+    on_bad_rows: Literal["quarantine", "fail"] = "quarantine"
+    max_quarantined: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Share of rows; when more are quarantined the command ends with exit code 3."""
+    empty_text: Literal["quarantine", "encode"] = "quarantine"
+    dedupe: Literal["unit", "corpus"] = "unit"
+    """Where equal texts are encoded once: in each unit, or, by a pass over all hashes first, in all
+    units of a run."""
+    duplicate_ids: Literal["keep", "fail"] = "keep"
+    """Ids that occur twice are reported; "fail" refuses to commit them."""
+    keep_snapshots: Annotated[int, Field(ge=1)] | None = None
+    """After a commit, give up versions beyond so many of the newest; None: only `stx gc` does."""
+    keep_for: str | None = None
+    """Duration, like 30d: what was current within it stays, however many versions these are."""
+
+    _can_be_committed_to = field_validator("path")(committable)
+    _is_duration = field_validator("keep_for")(as_duration)
+
+    @property
+    def keep_for_s(self) -> float | None:
+        """`keep_for` in seconds."""
+        return None if self.keep_for is None else duration_s(self.keep_for)
+
+
+def number_or_range(value: Any) -> Any:  # noqa: ANN401
+    """The number of actors, or least and most.
+
+    Raises:
+        ValueError: something else.
+    """
+    bounds = value if isinstance(value, (list, tuple)) else (value, value)
+    if value is not None and (
+        len(bounds) != 2
+        or not all(isinstance(bound, int) for bound in bounds)
+        or not 1 <= bounds[0] <= bounds[1]
+    ):
+        raise ValueError("write a number from 1, or [least, most]")
+    return value
+
+
+class Resources(Part):
+    """Where and how large. What is not set is derived from the machine and printed in the plan."""
+
+    runner: Literal["auto", "ray", "local"] = "auto"
+    """`local` runs the same plan in this process, without Ray, and writes the same files. `auto`
+    does so without a cluster, where Ray would start for one unit, few rows, or a single actor."""
+    actors: Annotated[int | tuple[int, int] | None, BeforeValidator(number_or_range)] = None
+    """A number, or [least, most]: the pool grows and shrinks between them. A range also says that
+    nodes may join: the job waits for those of the least number, where a number is refused."""
+    cpus_per_actor: Annotated[int, Field(ge=1)] | None = None
+    gpus_per_actor: Annotated[float, Field(ge=0)] | None = None
+    """Where no GPU has joined yet, and the cluster does not tell what it can have, name it."""
+    custom: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Ray's custom resources of one actor, to choose its nodes: ``{"accelerator_type:L4": 0.001}``,
+    or what nodes were started with (``--resources``)."""
+    token_budget: Annotated[int, Field(ge=1)] | None = None
+    """Tokens of one batch, padding counted."""
+    tokenizers: Annotated[int, Field(ge=0)] | None = None
+    """Actors that tokenise, with as many cores as one that encodes; else as many as keep up with
+    the GPUs, and none without GPUs: there encoding uses the cores."""
+    reproducible: bool = False
+    """Fill every batch to the same size, so that a text's vector does not depend on the texts
+    beside it: equal to the bit on the same hardware, threads and token budget, where batches are
+    packed. Costs time for units of few texts."""
+    rows_per_unit: Annotated[int, Field(ge=1)] = 4096
+    """Rows of one unit: the atom of writing, retry and resume, and one output file."""
+    supervised: bool = True
+    """Run models in child processes, so that a text which kills or hangs one costs that text only;
+    false: in the actor, or this process, itself."""
+    max_units: Annotated[int, Field(ge=1)] | None = None
+    """Stop after so many units; the next start goes on."""
+    deadline: str | None = None
+    """Duration from the start, like 55m or 2h: stop when no further unit would finish before it."""
+    order: Literal["corpus", "newest", "oldest"] = "corpus"
+    """Which files to encode first, by their time of modification."""
+    stall_timeout_s: Annotated[float, Field(gt=0)] = 600
+    """A model that finishes no batch for so long is stopped, and the text at fault looked for."""
+    cost_per_hour: Annotated[float, Field(ge=0)] | None = None
+    """Of all that the run uses, in any currency: progress and report then say what it costs."""
+
+    _is_duration = field_validator("deadline")(as_duration)
+
+    @property
+    def deadline_s(self) -> float | None:
+        """`deadline` in seconds."""
+        return None if self.deadline is None else duration_s(self.deadline)
+
+
+class Store(Part):
+    """How ``s3://`` is reached where the environment does not say; never holds credentials."""
+
+    endpoint: str | None = None
+    """URL of a server that is not AWS; else AWS_ENDPOINT_URL."""
+    region: str | None = None
+    """Else AWS_REGION, AWS_DEFAULT_REGION, or what the profile says."""
+    profile: str | None = None
+    """Of the AWS configuration files; it wins over keys in the environment."""
+    anonymous: bool = False
+    """Sign nothing: for public buckets."""
+    checksums: Literal["when_required", "when_supported"] | None = None
+    """Else AWS_REQUEST_CHECKSUM_CALCULATION, else `when_required`, which every server takes."""
+    connect_timeout: Annotated[float, Field(gt=0)] = 5.0
+    """Seconds to open a connection."""
+    request_timeout: Annotated[float, Field(gt=0)] = 30.0
+    """Seconds without an answer."""
+
+    @field_validator("endpoint")
+    @classmethod
+    def _is_plain_url(cls, value: str | None) -> str | None:
+        if value is not None and scheme(value) not in ("http", "https"):
+            raise ValueError("write it as http://host:port or https://host")
+        return without_secrets(value)
+
+    def options(self) -> S3Options:
+        """As the store's clients take them."""
+        return S3Options(**self.model_dump())

@@ -1,0 +1,207 @@
+"""A job as Ray's job API takes it: its command, its files, its id.
+
+The id is made of the spec, so a cluster knows whether a spec is at work: who submits it again
+meanwhile gets the job that runs. Jobs that ended are counted, the next one has the next number.
+Ray itself refuses an id that it knows, so of two that submit in the same second one attaches.
+"""
+
+import hashlib
+import json
+import re
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from pipelines.spec.file import SECRET_NAME, load_spec, read_values
+from stx_core.errors import SpecError
+
+# The spec of each job, and the key that only it has.
+_KINDS = {
+    "run": ("pipelines.flow", "FlowSpec", "steps"),
+    "encode": ("pipelines.spec.encode", "EncodeSpec", "models"),
+    "rerank": ("pipelines.spec.retrieval", "RerankSpec", "rerankers"),
+    "retrieve": ("pipelines.spec.retrieval", "RetrieveSpec", "corpus"),
+    "mine": ("pipelines.spec.retrieval", "MineSpec", "candidates"),
+}
+
+# Ray's three seconds are too few for the log entry that says that the run rests.
+_ENVIRONMENT = {"RAY_JOB_STOP_WAIT_TIME_S": "30"}
+
+_NUMBER = re.compile(r"-(\d+)$")
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What is sent.
+
+    Attributes:
+        name: of job and spec; ids are this and a number.
+        command: on the cluster, in the folder.
+        folder: that is shipped, or a URL of one.
+        excludes: patterns of files in it that are not, as in a .gitignore.
+        metadata: kept by Ray beside the job, in plain text.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    folder: str
+    excludes: tuple[str, ...]
+    metadata: Mapping[str, str]
+
+    @property
+    def entrypoint(self) -> str:
+        """The command as one line for a shell."""
+        return shlex.join(self.command)
+
+    @property
+    def runtime_env(self) -> dict[str, Any]:
+        """What Ray prepares for the command, the folder apart."""
+        excludes = {"excludes": list(self.excludes)} if self.excludes else {}
+        return {"env_vars": _ENVIRONMENT, **excludes}
+
+    def numbered(self, ids: Sequence[str]) -> str:
+        """The id of the next job, given those that the cluster has."""
+        matches = [_NUMBER.search(id_) for id_ in ids if self.is_mine(id_)]
+        return f"{self.name}-{max((int(match[1]) for match in matches if match), default=0) + 1}"
+
+    def is_mine(self, id_: str | None) -> bool:
+        """Whether an id is one of this spec."""
+        return id_ is not None and _NUMBER.sub("", id_) == self.name
+
+    def ray_command(self, address: str, id_: str) -> str:
+        """The same as a line of Ray's own command."""
+        options = {
+            "--address": address,
+            "--submission-id": id_,
+            "--working-dir": self.folder,
+            "--runtime-env-json": json.dumps(self.runtime_env),
+            "--metadata-json": json.dumps(dict(self.metadata)),
+        }
+        words = [word for option in options.items() for word in option]
+        return shlex.join(["ray", "job", "submit", *words, "--", *self.command])
+
+
+def describe(
+    path: str,
+    job: str | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    folder: str | None = None,
+    user_metadata: Sequence[str] = (),
+    dry_run: bool = False,
+) -> Submission:
+    """Check a spec, and say what its job is sent as.
+
+    Args:
+        path: of the spec file.
+        job: its command; None: what the spec's keys say.
+        overrides: ``a.b=value`` over the spec.
+        folder: to ship, the spec in it. Files that its .gitignore and .rayignore name stay here.
+            None: the spec alone, for a flow with the specs that it names.
+        user_metadata: ``key=value`` to keep beside the job.
+        dry_run: print the plan on the cluster.
+
+    Raises:
+        SpecError: the spec is not valid, or not in the folder; metadata that look like a secret.
+    """
+    values = read_values(path)
+    job = job or _job_of(values, path)
+    module, name, _ = _KINDS.get(job) or _refuse(job)
+    spec = load_spec(path, overrides, getattr(import_module(module), name))
+    asked = [job, dry_run, *_all_values(spec, path)]
+    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
+    shipped, in_folder = _shipped(Path(path), folder)
+    options = [word for override in overrides for word in ("--set", override)]
+    command = ("python", "-m", f"jobs.{job}", in_folder, *options, *["--dry-run"] * dry_run)
+    excludes = () if folder else _all_but([in_folder, *_step_files(values)], Path(shipped))
+    facts = {"job": job, "spec": digest, "stx_version": metadata.version("stx")}
+    sha = {} if (found := _git_sha(shipped)) is None else {"git_sha": found}
+    facts |= sha | dict(map(_pair, user_metadata))
+    return Submission(f"stx-{job}-{digest}", command, shipped, excludes, facts)
+
+
+def _job_of(values: Mapping[str, Any], path: str) -> str:
+    for job, (_, _, key) in _KINDS.items():
+        if key in values:
+            return job
+    raise SpecError(f"{path}: no key says which job it is of; name it by --job")
+
+
+def _refuse(job: str) -> tuple[str, str, str]:
+    raise SpecError(f"--job {job}: name one of {', '.join(_KINDS)}")
+
+
+def _all_values(spec: BaseModel, path: str) -> list[dict[str, Any]]:
+    """The values of a spec, or of the steps of a flow, which are checked with it."""
+    from pipelines.flow import FlowSpec, read_steps
+
+    specs = [step.spec for step in read_steps(spec, path)] if isinstance(spec, FlowSpec) else [spec]
+    return [one.model_dump(mode="json") for one in specs]
+
+
+def _shipped(path: Path, folder: str | None) -> tuple[str, str]:
+    """The folder to ship, and the spec's path in it."""
+    if folder is None:
+        # A flow names its specs as seen from here.
+        here = Path.cwd()
+        place = here if path.resolve().is_relative_to(here) else path.resolve().parent
+        return str(place), str(path.resolve().relative_to(place))
+    if "://" in folder:
+        return folder, str(path)
+    place = Path(folder).resolve()
+    if not place.is_dir():
+        raise SpecError(f"--working-dir {folder}: not a folder")
+    if not path.resolve().is_relative_to(place):
+        raise SpecError(f"{path} is not in --working-dir {folder}, so the job would not find it")
+    return str(place), str(path.resolve().relative_to(place))
+
+
+def _step_files(values: Mapping[str, Any]) -> list[str]:
+    """Spec files that a flow names."""
+    steps = values.get("steps") or []
+    return [spec for step in steps for spec in step.values() if isinstance(spec, str)]
+
+
+def _all_but(files: Sequence[str], folder: Path) -> tuple[str, ...]:
+    """Patterns that leave these files of a folder, and the folders on the way to them."""
+    patterns = ["*", "!."]  # "*" is also the folder itself
+    for file in files:
+        if not (folder / file).is_file() or Path(file).is_absolute() or ".." in Path(file).parts:
+            raise SpecError(f"{file} is not below {folder}; ship a folder by --working-dir")
+        parts = Path(file).parts
+        patterns += [f"!/{'/'.join(parts[:n])}" for n in range(1, len(parts) + 1)]
+    return tuple(dict.fromkeys(patterns))
+
+
+def _git_sha(folder: str) -> str | None:
+    """The commit of a folder, marked where files of it differ; None outside of git."""
+    try:
+        asked = [
+            "git",
+            "-C",
+            folder,
+            "describe",
+            "--always",
+            "--abbrev=40",
+            "--dirty",
+            "--exclude=*",
+        ]
+        found = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise SpecError(f"--metadata {text}: write it as key=value")
+    if SECRET_NAME.search(key):
+        raise SpecError(f"--metadata {key}: Ray keeps metadata in plain text; no secrets there")
+    return key, value

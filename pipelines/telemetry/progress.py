@@ -1,0 +1,118 @@
+"""How far a start of a run is: counts of its finished units, as they come."""
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pipelines.telemetry import unit_counts
+
+
+def by_stage(seconds: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Seconds by stage, added up: those of ``encode.dense`` and ``encode.splade`` as ``encode``."""
+    total: dict[str, float] = {}
+    for each in seconds:
+        for name, value in each.items():
+            stage = name.partition(".")[0]
+            total[stage] = total.get(stage, 0.0) + value
+    return total
+
+
+class Progress:
+    """Counts of finished units, and what follows from them.
+
+    Args:
+        units_total: that are due.
+        rows_total: their rows.
+        cost_per_hour: of all that the run uses; None where nobody said.
+
+    Attributes:
+        run: its id; empty before the first unit.
+    """
+
+    def __init__(
+        self, units_total: int, rows_total: int, cost_per_hour: float | None = None
+    ) -> None:
+        self.units_total, self.rows_total = units_total, rows_total
+        self.cost_per_hour = cost_per_hour
+        self.run = ""
+        self.units = self.rows = self.tokens = self.quarantined = 0
+        self.stages: dict[str, float] = {}
+        self._run_tokens = self._run_places = 0
+        self._began = self._worked_since = time.monotonic()
+
+    def add(self, result: Mapping[str, Any]) -> None:
+        """Count what a stream's `write` returned for one unit."""
+        records = result["records"]
+        if not self.units:
+            self._worked_since = self._first_work(records)
+        self.run = next((each["run"] for each in records), self.run)
+        self.units += 1
+        self.rows += result["rows"]
+        self.tokens += result["tokens"]
+        self.quarantined += result["quarantined"]
+        self.stages = by_stage([self.stages, *(each["seconds"] for each in records)])
+        for each in records:
+            self._run_tokens += each["counts"].get(unit_counts.RUN_TOKENS, 0)
+            self._run_places += each["counts"].get(unit_counts.RUN_PLACES, 0)
+
+    def _first_work(self, records: Iterable[Mapping[str, Any]]) -> float:
+        """When the first unit was begun: speeds leave out what actors need to start."""
+        busy = sum(sum(each["seconds"].values()) for each in records)
+        return max(self._began, time.monotonic() - busy) if busy else self._began
+
+    @property
+    def seconds(self) -> float:
+        """Since the stream began."""
+        return time.monotonic() - self._began
+
+    @property
+    def worked_s(self) -> float:
+        """Since the first finished unit was begun."""
+        return max(time.monotonic() - self._worked_since, 1e-9)
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds that the remaining rows take at the speed so far; None before the first."""
+        if not self.rows:
+            return None if self.rows_total else 0.0
+        return max(0, self.rows_total - self.rows) * self.worked_s / self.rows
+
+    @property
+    def ratio(self) -> float:
+        """Share of the rows that is done."""
+        return min(1.0, self.rows / self.rows_total) if self.rows_total else 1.0
+
+    @property
+    def cost(self) -> float | None:
+        """So far."""
+        return None if self.cost_per_hour is None else self.cost_per_hour * self.seconds / 3600
+
+    @property
+    def padding(self) -> float | None:
+        """Share of the places of all batches that held no token; None where no encoder said."""
+        return 1 - self._run_tokens / self._run_places if self._run_places else None
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of the workers' time, by stage."""
+        total = sum(self.stages.values())
+        return {name: value / total for name, value in self.stages.items()} if total else {}
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as JSON values, always with the same keys; see docs/seeing.md."""
+        return {
+            "run": self.run,
+            "units": self.units,
+            "units_total": self.units_total,
+            "rows": self.rows,
+            "rows_total": self.rows_total,
+            "tokens": self.tokens,
+            "quarantined": self.quarantined,
+            "seconds": round(self.seconds, 1),
+            "rows_per_s": round(self.rows / self.worked_s, 1),
+            "tokens_per_s": round(self.tokens / self.worked_s),
+            "eta_s": None if self.eta_s is None else round(self.eta_s),
+            "cost": None if self.cost is None else round(self.cost, 4),
+            "padding": None if self.padding is None else round(self.padding, 4),
+            "stages": {name: round(value, 3) for name, value in self.shares.items()},
+        }
