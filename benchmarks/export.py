@@ -21,10 +21,10 @@ import pyarrow as pa
 
 from stx_core.store import log
 from stx_core.store.commit import commit_snapshot
-from stx_core.store.filesystem import write_new
+from stx_core.store.corpus.shards import Shard
+from stx_core.store.files.filesystem import write_new
 from stx_core.store.ledger import Record, to_table
 from stx_core.store.schema import dense_column, sparse_column, to_parquet
-from stx_core.store.shards import Shard
 from stx_core.store.units import id_hash, plan_units, unit_key
 
 DIM, WEIGHTS, VOCABULARY, ROWS_PER_FILE = 384, 120, 30_000, 4096

@@ -32,9 +32,9 @@ def publish(root: str, prefix: str, n_rows: int, seed: int) -> None:
     """Commit synthetic vectors as `stx encode` would."""
     from stx_core.store import ledger, log
     from stx_core.store.commit import commit_snapshot
-    from stx_core.store.filesystem import write_new
+    from stx_core.store.corpus.shards import Shard
+    from stx_core.store.files.filesystem import write_new
     from stx_core.store.schema import dense_column, dense_type, to_parquet
-    from stx_core.store.shards import Shard
     from stx_core.store.units import id_hash, plan_units, unit_key
 
     random = np.random.default_rng(seed)

@@ -32,7 +32,7 @@ from stx_core.errors import (
     Stopped,
     StxError,
 )
-from stx_core.store.urls import one_line
+from stx_core.store.files.urls import one_line
 
 app = typer.Typer(
     help="Turn data lakes of text into embeddings and sparse vectors.",

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 from stx_core.errors import SpecError
-from stx_core.store.urls import one_line
+from stx_core.store.files.urls import one_line
 
 if TYPE_CHECKING:
     from rich.console import Group

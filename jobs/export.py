@@ -41,7 +41,7 @@ def export(
 ) -> None:
     """Write an output in the form of another tool, or into it."""
     from pipelines.export import run_export
-    from stx_core.store.urls import redact
+    from stx_core.store.files.urls import redact
 
     chosen = None if columns is None else tuple(filter(None, columns.split(",")))
     n_rows = run_export(

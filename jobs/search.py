@@ -20,7 +20,7 @@ def search(
 ) -> None:
     """Show the rows nearest to each query."""
     from pipelines.search import search_snapshot
-    from stx_core.store.urls import one_line
+    from stx_core.store.files.urls import one_line
 
     found = search_snapshot(
         path, queries, output=output, top_k=top_k, model=model, trust_remote_code=trust

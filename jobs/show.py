@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from stx_core.store.urls import one_line
+from stx_core.store.files.urls import one_line
 
 # Characters of a cell that are shown.
 _CELL = 110
@@ -22,7 +22,7 @@ def show(
 ) -> None:
     """Show the current snapshot, or list its files for other engines."""
     from pipelines.telemetry.report import page_url
-    from stx_core.store.filesystem import list_names
+    from stx_core.store.files.filesystem import list_names
     from stx_core.store.snapshot import open_snapshot, snapshot_files, snapshot_info, versions
 
     if all_versions:

@@ -42,11 +42,12 @@ from pipelines.telemetry.run_report import EncodeRun, with_page
 from pipelines.telemetry.tracing import span
 from stx_core import failpoints
 from stx_core.errors import InputError, SpecError
-from stx_core.store import clock, create, ledger, log
+from stx_core.store import clock, ledger, log
 from stx_core.store.commit import commit_snapshot
-from stx_core.store.retries import add_counts, take_counts
-from stx_core.store.s3 import use_options
-from stx_core.store.shards import Mark
+from stx_core.store.corpus.shards import Mark
+from stx_core.store.files import create
+from stx_core.store.files.retries import add_counts, take_counts
+from stx_core.store.files.s3 import use_options
 from stx_core.store.snapshot import output_schema, snapshot_state
 from stx_core.store.units import Unit, plan_units
 

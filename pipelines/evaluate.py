@@ -14,9 +14,9 @@ from stx_core.evaluation.measures import DEFAULT_MEASURES, evaluate
 from stx_core.evaluation.qrels import read_qrels
 from stx_core.evaluation.rankings import is_dataset, read_rankings
 from stx_core.evaluation.report import comparison_to_markdown, to_json, to_markdown
-from stx_core.store.filesystem import write_over
-from stx_core.store.s3 import use_options
-from stx_core.store.urls import redact
+from stx_core.store.files.filesystem import write_over
+from stx_core.store.files.s3 import use_options
+from stx_core.store.files.urls import redact
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,12 @@ from stx_core.errors import InputError
 from stx_core.evaluation.files import list_parts
 from stx_core.evaluation.rankings import read_rankings
 from stx_core.evaluation.whole_queries import best_first, whole_queries, with_ranks
-from stx_core.store import create, ledger
+from stx_core.store import ledger
 from stx_core.store.commit import commit_snapshot
-from stx_core.store.filesystem import file_info
+from stx_core.store.files import create
+from stx_core.store.files.filesystem import file_info
+from stx_core.store.files.urls import redact
 from stx_core.store.units import Unit, unit_key
-from stx_core.store.urls import redact
 
 _FORMAT = 1
 

@@ -42,13 +42,13 @@ from pipelines.spec.parts import Inputs
 from pipelines.spec.retrieval import MineSpec
 from pipelines.telemetry.report import Report, simple_report
 from stx_core.errors import InputError
-from stx_core.store import create
 from stx_core.store.commit import commit_snapshot
 from stx_core.store.data_file import read_columns
-from stx_core.store.retries import take_counts
-from stx_core.store.s3 import use_options
+from stx_core.store.files import create
+from stx_core.store.files.retries import take_counts
+from stx_core.store.files.s3 import use_options
+from stx_core.store.files.urls import join, redact
 from stx_core.store.units import Unit, id_hash
-from stx_core.store.urls import join, redact
 
 # Of a unit's CPU time; reading, hashing ids and writing Parquet have the rest.
 _RULES_SHARE = 0.25

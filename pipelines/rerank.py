@@ -25,13 +25,13 @@ from pipelines.running.runs import Start, View, claimed, finish_units, run_job
 from pipelines.spec.retrieval import RerankSpec
 from pipelines.telemetry.report import Report, simple_report
 from stx_core.evaluation.qrels import read_qrels
-from stx_core.store import create
 from stx_core.store.commit import commit_snapshot
 from stx_core.store.data_file import read_columns
-from stx_core.store.retries import take_counts
-from stx_core.store.s3 import use_options
+from stx_core.store.files import create
+from stx_core.store.files.retries import take_counts
+from stx_core.store.files.s3 import use_options
+from stx_core.store.files.urls import join, redact
 from stx_core.store.units import Unit
-from stx_core.store.urls import join, redact
 
 
 def run_rerank(spec: RerankSpec, view: View | None = None, *, dry_run: bool = False) -> Report:

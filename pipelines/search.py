@@ -13,9 +13,9 @@ from pipelines.spec.parts import RESERVED_COLUMNS
 from stx_core.errors import ModelError
 from stx_core.models.sparse_rows import SparseRows, to_coo
 from stx_core.similarity import SimilarityFunction
+from stx_core.store.files.urls import redact
 from stx_core.store.schema import dense_matrix, sparse_csr
 from stx_core.store.snapshot import open_snapshot, snapshot_info
-from stx_core.store.urls import redact
 
 _ROWS_AT_ONCE = 65_536
 

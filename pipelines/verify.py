@@ -17,13 +17,13 @@ from pipelines.running import unit_table
 from pipelines.spec.file import read_spec
 from stx_core.errors import InputError, StoreError
 from stx_core.models.sparse_rows import SparseRows, to_coo
-from stx_core.store.arrow_dataset import is_dataset
-from stx_core.store.filesystem import open_file
-from stx_core.store.readers import format_of
+from stx_core.store.corpus.arrow_dataset import is_dataset
+from stx_core.store.corpus.readers import format_of
+from stx_core.store.files.filesystem import open_file
+from stx_core.store.files.urls import join, redact
 from stx_core.store.schema import dense_matrix, sparse_csr
 from stx_core.store.snapshot import read_manifest, snapshot_info
 from stx_core.store.units import Unit
-from stx_core.store.urls import join, redact
 
 # Machines, batch compositions and bfloat16 move vectors by less than this; other weights, another
 # prompt or mixed-up rows by far more.

@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 from pipelines.running import unit_table
 from stx_core.errors import StoreError
 from stx_core.store.data_file import read_columns
+from stx_core.store.files.urls import join, redact
 from stx_core.store.hash_index import open_index, to_hashes
 from stx_core.store.schema import dense_column, dense_matrix
-from stx_core.store.urls import join, redact
 
 PLACE = pa.struct([("file", pa.int32()), ("row", pa.int64())])
 

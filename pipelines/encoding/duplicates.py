@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import xxhash
 
 from pipelines.planning.plan import Held
-from stx_core.store.filesystem import open_file
-from stx_core.store.retries import retry
+from stx_core.store.files.filesystem import open_file
+from stx_core.store.files.retries import retry
+from stx_core.store.files.urls import join
 from stx_core.store.snapshot import read_manifest
-from stx_core.store.urls import join
 
 # 8 bytes an id: 32 MB at a time. More ids are looked at in several passes over the id columns.
 _IDS_AT_ONCE = 4_000_000

@@ -20,11 +20,11 @@ from pipelines.encoding import carry
 from pipelines.running import stream, unit_table
 from pipelines.running.runs import Start, finish_units, unit_name
 from pipelines.spec.parts import Resources
-from stx_core.store.filesystem import write_over
+from stx_core.store.files.filesystem import write_over
+from stx_core.store.files.urls import join
 from stx_core.store.hash_index import build_index, open_index, publish_index, to_hashes
 from stx_core.store.schema import to_parquet
 from stx_core.store.units import id_hash
-from stx_core.store.urls import join
 
 _HASHES = "hashes"
 

@@ -14,10 +14,10 @@ from pipelines.planning.plan import Held, Part, Plan
 from pipelines.running import unit_table
 from pipelines.spec.encode import EncodeSpec
 from stx_core.store import log
+from stx_core.store.files.urls import join
 from stx_core.store.hash_index import build_index, publish_index, published_index
 from stx_core.store.manifest import split_shards
 from stx_core.store.snapshot import read_manifest
-from stx_core.store.urls import join
 
 _SAMPLE_UNITS = 8
 

@@ -13,7 +13,7 @@ from pipelines.exports.payload import payload_json
 from pipelines.exports.tables import write_tables
 from pipelines.exports.vectors import Batch, Vectors, named, open_vectors, positive
 from stx_core.errors import SpecError
-from stx_core.store.urls import join
+from stx_core.store.files.urls import join
 
 _PINECONE_METRICS = {"cosine": "cosine", "dot": "dotproduct", "euclidean": "euclidean"}
 

@@ -22,7 +22,7 @@ from pipelines.exports.new_file import new_lines
 from pipelines.exports.options import ExportOptions
 from pipelines.exports.vectors import Vectors, named, open_vectors, sparse_names
 from stx_core.errors import InputError, SpecError
-from stx_core.store.urls import redact
+from stx_core.store.files.urls import redact
 
 # Bytes of a posting are laid out in memory for so many at a time.
 _POSTINGS_AT_ONCE = 1 << 20

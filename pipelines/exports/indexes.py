@@ -16,9 +16,9 @@ from pipelines.exports.parts import refuse_file
 from pipelines.exports.tables import write_tables
 from pipelines.exports.vectors import Batch, Vectors, open_vectors
 from stx_core.errors import SpecError
-from stx_core.store.filesystem import upload
+from stx_core.store.files.filesystem import upload
+from stx_core.store.files.urls import join
 from stx_core.store.schema import write_options
-from stx_core.store.urls import join
 
 ROWS_FILE = "rows.parquet"
 

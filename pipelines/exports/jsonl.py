@@ -7,7 +7,7 @@ from pipelines.exports.new_file import new_lines
 from pipelines.exports.options import ExportOptions
 from pipelines.exports.payload import to_json
 from stx_core.errors import InputError, SpecError
-from stx_core.store.urls import redact
+from stx_core.store.files.urls import redact
 
 _ROWS_AT_ONCE = 1024
 

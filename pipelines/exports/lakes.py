@@ -17,7 +17,7 @@ from pipelines.exports.options import ExportOptions
 from pipelines.exports.tables import table_of, table_schema
 from pipelines.exports.vectors import Vectors, open_vectors
 from stx_core.errors import SpecError
-from stx_core.store.urls import LOCAL, local_path, redact, scheme
+from stx_core.store.files.urls import LOCAL, local_path, redact, scheme
 
 # Some 350,000 rows at a width of 384. Each commit is a file more to read for those who open the
 # table; but the writers hold much of one in memory, Delta's two times as much.

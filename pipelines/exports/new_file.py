@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from stx_core.errors import SpecError
-from stx_core.store.filesystem import file_info, upload
-from stx_core.store.urls import redact
+from stx_core.store.files.filesystem import file_info, upload
+from stx_core.store.files.urls import redact
 
 
 def refuse_existing(url: str) -> None:

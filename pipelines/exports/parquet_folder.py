@@ -7,8 +7,8 @@ import pyarrow.dataset as ds
 
 from pipelines.exports.options import ExportOptions
 from stx_core.errors import SpecError
-from stx_core.store.filesystem import arrow_filesystem, download, list_objects, upload
-from stx_core.store.urls import join, redact
+from stx_core.store.files.filesystem import arrow_filesystem, download, list_objects, upload
+from stx_core.store.files.urls import join, redact
 
 
 def write_parquet(dataset: ds.FileSystemDataset, destination: str, options: ExportOptions) -> int:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 
 from pipelines.exports.vectors import Vectors
 from stx_core.errors import SpecError
-from stx_core.store.filesystem import file_info, list_sizes, upload, write_over
-from stx_core.store.urls import join, redact
+from stx_core.store.files.filesystem import file_info, list_sizes, upload, write_over
+from stx_core.store.files.urls import join, redact
 
 # Of some 300 MB as text, of 100 MB as Parquet, at a width of 384.
 ROWS_PER_PART = 65_536

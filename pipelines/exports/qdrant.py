@@ -12,7 +12,7 @@ from pipelines.exports.options import ExportOptions
 from pipelines.exports.payload import payload_rows
 from pipelines.exports.vectors import Batch, Part, Vectors, open_vectors, without_zeros
 from stx_core.errors import SpecError, StoreError
-from stx_core.store.urls import LOCAL, local_path, redact, scheme
+from stx_core.store.files.urls import LOCAL, local_path, redact, scheme
 
 # Payload key: which part of which export a point came with.
 PART_KEY = "stx_part"

@@ -11,8 +11,8 @@ from stx_core.errors import SpecError
 from stx_core.evaluation.rankings import dataset_tables
 from stx_core.evaluation.top_ranked import TOP_RANKED, top_ranked
 from stx_core.evaluation.whole_queries import whole_queries
+from stx_core.store.files.urls import redact
 from stx_core.store.schema import write_options
-from stx_core.store.urls import redact
 
 
 def write_top_ranked(dataset: ds.Dataset, destination: str, options: ExportOptions) -> int:

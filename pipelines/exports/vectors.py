@@ -16,8 +16,8 @@ import xxhash
 from pipelines.exports.options import ExportOptions
 from pipelines.spec.parts import RESERVED_COLUMNS
 from stx_core.errors import InputError, SpecError
+from stx_core.store.files.urls import redact
 from stx_core.store.schema import dense_matrix, sparse_csr
-from stx_core.store.urls import redact
 
 Kind = Literal["dense", "sparse"]
 COLUMN: dict[str, Kind] = {"embedding": "dense", "sparse_embedding": "sparse"}

@@ -13,8 +13,8 @@ from pipelines.telemetry.report import write_page
 from stx_core.mining.report import html_report, markdown_report
 from stx_core.mining.rules import MiningRules
 from stx_core.mining.statistics import MiningCounts, ScoreCounts
+from stx_core.store.files.urls import redact
 from stx_core.store.snapshot import open_snapshot, snapshot_info
-from stx_core.store.urls import redact
 
 _SHORT_QUERIES = 20
 _EXAMPLES = 5

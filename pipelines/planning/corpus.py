@@ -12,12 +12,12 @@ from pipelines.running import unit_table
 from pipelines.spec.encode import Backfill
 from pipelines.spec.parts import Inputs, Output
 from stx_core.errors import InputError
-from stx_core.store.columns import check_id, check_text, corpus_schema
-from stx_core.store.filters import Filter
-from stx_core.store.readers import list_shards, read_rows
-from stx_core.store.shards import BadRow, Rows, Shard
+from stx_core.store.corpus.columns import check_id, check_text, corpus_schema
+from stx_core.store.corpus.filters import Filter
+from stx_core.store.corpus.readers import list_shards, read_rows
+from stx_core.store.corpus.shards import BadRow, Rows, Shard
+from stx_core.store.files.urls import redact
 from stx_core.store.units import Unit, id_hash, plan_units
-from stx_core.store.urls import redact
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 from pipelines.spec.encode import Backfill
 from pipelines.spec.parts import Inputs
 from stx_core.errors import InputError, SpecError
-from stx_core.store.filters import Filter, keep_file
-from stx_core.store.readers import list_shards, read_rows
-from stx_core.store.shards import Shard, partitions
+from stx_core.store.corpus.filters import Filter, keep_file
+from stx_core.store.corpus.readers import list_shards, read_rows
+from stx_core.store.corpus.shards import Shard, partitions
 from stx_core.store.units import plan_units
 
 _THREADS = 8

@@ -19,7 +19,7 @@ from pipelines.quality.statistics import (
 from pipelines.spec.quality import LOW_IS_BAD, Quality
 from stx_core.errors import QualityRefused
 from stx_core.store.commit import Base
-from stx_core.store.urls import redact
+from stx_core.store.files.urls import redact
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ import xxhash
 from pipelines.encoding.results import VECTOR_COLUMN
 from pipelines.quality.statistics import overlap
 from stx_core.store.data_file import read_columns
+from stx_core.store.files.urls import join
 from stx_core.store.schema import dense_matrix, sparse_csr
-from stx_core.store.urls import join
 
 _K = 10
 # With fewer rows too many neighbours are shared by chance.

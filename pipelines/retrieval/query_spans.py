@@ -18,9 +18,9 @@ import xxhash
 from pipelines.planning.work import DataFile
 from stx_core.mining.coded import ranges
 from stx_core.store.data_file import read_columns
-from stx_core.store.filesystem import read_bytes, write_new
-from stx_core.store.parallel import parallel
-from stx_core.store.urls import LOCAL, local_path, scheme
+from stx_core.store.files.filesystem import read_bytes, write_new
+from stx_core.store.files.parallel import parallel
+from stx_core.store.files.urls import LOCAL, local_path, scheme
 
 _FILES = b"files"
 _SCHEMA = pa.schema(

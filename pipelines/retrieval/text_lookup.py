@@ -20,6 +20,9 @@ import xxhash
 from pipelines.planning.corpus import Corpus, filters, ids_of, list_corpus, texts_of
 from pipelines.spec.parts import Inputs
 from stx_core.errors import InputError
+from stx_core.store.corpus.readers import read_rows, read_some
+from stx_core.store.corpus.shards import Mark, Shard
+from stx_core.store.files.urls import redact
 from stx_core.store.hash_index import (
     hash_ids,
     open_index,
@@ -28,10 +31,7 @@ from stx_core.store.hash_index import (
     to_entries,
     write_index,
 )
-from stx_core.store.readers import read_rows, read_some
-from stx_core.store.shards import Mark, Shard
 from stx_core.store.units import Unit, canonical_json, plan_units
-from stx_core.store.urls import redact
 
 # Rows of which ids are read at once. Of Parquet the column of ids alone; of others whole lines.
 _ID_ROWS = {"parquet": 262_144}

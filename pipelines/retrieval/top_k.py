@@ -16,7 +16,7 @@ from stx_core import failpoints
 from stx_core.models.sparse_rows import SparseRows
 from stx_core.search.results import TopK
 from stx_core.store.data_file import read_columns
-from stx_core.store.parallel import parallel
+from stx_core.store.files.parallel import parallel
 from stx_core.store.schema import dense_matrix, sparse_csr
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from pipelines.spec.parts import Output
 from stx_core.errors import StxError
+from stx_core.store.files.urls import one_line
 from stx_core.store.gc import Garbage, gc
-from stx_core.store.urls import one_line
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from pipelines.telemetry.report import Report
 from stx_core.errors import CommitConflict, Stopped
 from stx_core.store import ledger, log
 from stx_core.store.beat import Heartbeat
-from stx_core.store.retries import add_counts
-from stx_core.store.s3 import use_options
-from stx_core.store.urls import redact
+from stx_core.store.files.retries import add_counts
+from stx_core.store.files.s3 import use_options
+from stx_core.store.files.urls import redact
 
 logger = logging.getLogger(__name__)
 

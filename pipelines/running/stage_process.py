@@ -1,6 +1,6 @@
 """The child of `pipelines.running.supervise`: one stage, and tables to it until the parent is gone.
 
-``python -m pipelines.stage_process FD``: the file descriptor is its end of the connection.
+``python -m pipelines.running.stage_process FD``: the file descriptor is its end of the connection.
 """
 
 import contextlib

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import field_validator
 
 from pipelines.spec.parts import Part, without_secrets
-from stx_core.store.urls import scheme
+from stx_core.store.files.urls import scheme
 
 _VARIABLE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
 

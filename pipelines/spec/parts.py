@@ -13,9 +13,9 @@ from pydantic import (
     model_validator,
 )
 
-from stx_core.store.create import CONDITIONAL
-from stx_core.store.s3 import S3Options
-from stx_core.store.urls import holds_secret, redact, scheme
+from stx_core.store.files.create import CONDITIONAL
+from stx_core.store.files.s3 import S3Options
+from stx_core.store.files.urls import holds_secret, redact, scheme
 
 # Names that stx writes beside the pass-through columns.
 RESERVED_COLUMNS = ("id", "embedding", "sparse_embedding", "n_tokens", "truncated", "content_hash")

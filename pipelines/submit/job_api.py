@@ -12,7 +12,7 @@ from typing import Any
 from pipelines.running.stopping import STOPPED_EXIT_CODE
 from pipelines.submit.submission import Submission
 from stx_core.errors import StxError
-from stx_core.store.urls import redact
+from stx_core.store.files.urls import redact
 
 # Ray's variables for the address; it lets them win over what it is told.
 _ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from pipelines.spec.alerts import Alerts
 from pipelines.telemetry.report import Report
 from stx_core.errors import QualityRefused
-from stx_core.store.urls import redact, scheme
+from stx_core.store.files.urls import redact, scheme
 
 logger = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ from pydantic import BaseModel
 
 from pipelines.running.stopping import at_stop
 from stx_core.errors import CommitConflict, Stopped
+from stx_core.store.files.urls import LOCAL, local_path, redact, scheme
 from stx_core.store.log import Claim
 from stx_core.store.snapshot import snapshot_info
-from stx_core.store.urls import LOCAL, local_path, redact, scheme
 
 logger = logging.getLogger(__name__)
 

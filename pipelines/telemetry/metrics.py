@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from pipelines.telemetry.progress import Progress, by_stage
 from stx_core.errors import SpecError
-from stx_core.store.urls import redact
+from stx_core.store.files.urls import redact
 
 PORT = "STX_METRICS_PORT"
 

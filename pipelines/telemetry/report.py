@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stx_core.store.filesystem import write_over
-from stx_core.store.retries import take_counts
+from stx_core.store.files.filesystem import write_over
+from stx_core.store.files.retries import take_counts
+from stx_core.store.files.urls import join
 from stx_core.store.snapshot import SnapshotInfo
-from stx_core.store.urls import join
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ from stx_core.errors import StoreError
 from stx_core.histogram import Histogram, Lengths
 from stx_core.page import Section, bar_chart, html_page, markdown_page, share
 from stx_core.store.data_file import read_columns
+from stx_core.store.files.urls import join, redact
 from stx_core.store.snapshot import SnapshotInfo
-from stx_core.store.urls import join, redact
 
 PACKAGES = ("stx", "torch", "transformers", "tokenizers", "pyarrow", "numpy", "ray")
 

@@ -16,9 +16,9 @@ from stx_core.errors import InputError
 from stx_core.evaluation.delimited import Layout
 from stx_core.evaluation.files import list_parts, read_tables, require
 from stx_core.evaluation.records import Convert, ids, numbers
-from stx_core.store.filesystem import MAGIC
+from stx_core.store.files.filesystem import MAGIC
+from stx_core.store.files.urls import redact
 from stx_core.store.schema import QRELS
-from stx_core.store.urls import redact
 
 # Read as decimal numbers, because some tools write 1.0 for 1; only whole ones are taken.
 _TREC = Layout(

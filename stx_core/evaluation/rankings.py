@@ -27,10 +27,10 @@ from stx_core.evaluation.delimited import Layout
 from stx_core.evaluation.files import list_parts, read_tables, require
 from stx_core.evaluation.records import Convert, ids, numbers
 from stx_core.evaluation.whole_queries import best_first, whole_queries, with_ranks
-from stx_core.store.filesystem import list_names
+from stx_core.store.files.filesystem import list_names
+from stx_core.store.files.urls import LOCAL, join, local_path, redact, scheme
 from stx_core.store.schema import RANKING
 from stx_core.store.snapshot import open_snapshot
-from stx_core.store.urls import LOCAL, join, local_path, redact, scheme
 
 _ID, _RANK, _SCORE = pa.string(), pa.int32(), pa.float32()
 _TREC = (

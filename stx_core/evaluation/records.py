@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 
 from stx_core.errors import InputError
 from stx_core.evaluation.text_blocks import first_line, parse_blocks
-from stx_core.store.filesystem import open_file
-from stx_core.store.urls import redact
+from stx_core.store.files.filesystem import open_file
+from stx_core.store.files.urls import redact
 
 # Ours first, then those of BEIR, MTEB and the Hugging Face hub, then of TREC and MS MARCO tools.
 NAMES: dict[str, tuple[str, ...]] = {

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from stx_core.errors import InputError
-from stx_core.store.jsonl import open_lines
-from stx_core.store.urls import redact
+from stx_core.store.corpus.jsonl import open_lines
+from stx_core.store.files.urls import redact
 
 BLOCK_BYTES = 8 << 20
 # Longer than a line of a thousand ids; a file without line ends is no file of lines.

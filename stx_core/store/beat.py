@@ -16,9 +16,9 @@ from typing import Any
 
 from stx_core.errors import Fenced, RunActive, StoreError
 from stx_core.store import clock
-from stx_core.store.filesystem import read_bytes, write_over
+from stx_core.store.files.filesystem import read_bytes, write_over
+from stx_core.store.files.urls import join, redact
 from stx_core.store.sealed import decode
-from stx_core.store.urls import join, redact
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from stx_core.errors import CommitConflict, StoreError
 from stx_core.store import log
-from stx_core.store.filesystem import list_sizes
+from stx_core.store.files.filesystem import list_sizes
+from stx_core.store.files.urls import join, redact
 from stx_core.store.ledger import find_problem, to_records
 from stx_core.store.log import Claim
 from stx_core.store.manifest import (
@@ -22,7 +23,6 @@ from stx_core.store.manifest import (
     write_segments,
 )
 from stx_core.store.snapshot import SnapshotInfo, check_kept, snapshot_state, to_info
-from stx_core.store.urls import join, redact
 
 Keeps = Callable[[str], bool]
 """Says of a shard, by its URL, that a run does not speak about it: its rows stay as they are."""

@@ -10,10 +10,10 @@ import xxhash
 
 from stx_core import failpoints
 from stx_core.errors import StoreError
-from stx_core.store.filesystem import open_file, write_new
-from stx_core.store.retries import retry
+from stx_core.store.files.filesystem import open_file, write_new
+from stx_core.store.files.retries import retry
+from stx_core.store.files.urls import join, redact
 from stx_core.store.schema import to_parquet
-from stx_core.store.urls import join, redact
 
 
 class Written(NamedTuple):

@@ -15,10 +15,10 @@ from stx_core import failpoints
 from stx_core.errors import RunActive, StoreError
 from stx_core.store import clock, log
 from stx_core.store.beat import beat_url, wait_until_silent
-from stx_core.store.filesystem import Listed, list_objects, modified_s, remove
+from stx_core.store.files.filesystem import Listed, list_objects, modified_s, remove
+from stx_core.store.files.parallel import parallel
+from stx_core.store.files.urls import join, redact
 from stx_core.store.manifest import read_segments
-from stx_core.store.parallel import parallel
-from stx_core.store.urls import join, redact
 
 KEEP = 10
 # Clocks of a store's machines differ, readers hold a snapshot open for a while.

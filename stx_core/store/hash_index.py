@@ -21,8 +21,8 @@ import xxhash
 
 from stx_core.errors import StoreError
 from stx_core.store.data_file import read_columns
-from stx_core.store.filesystem import download, list_names, upload
-from stx_core.store.urls import LOCAL, join, local_path, redact, scheme
+from stx_core.store.files.filesystem import download, list_names, upload
+from stx_core.store.files.urls import LOCAL, join, local_path, redact, scheme
 
 # numpy compares the 16 bytes of S16 like memcmp does.
 HASH = np.dtype("S16")

@@ -20,13 +20,13 @@ import xxhash
 
 from stx_core import failpoints
 from stx_core.store import clock
-from stx_core.store.create import create
-from stx_core.store.filesystem import list_folders, list_names, read_bytes, write_new
-from stx_core.store.parallel import parallel
+from stx_core.store.files.create import create
+from stx_core.store.files.filesystem import list_folders, list_names, read_bytes, write_new
+from stx_core.store.files.parallel import parallel
+from stx_core.store.files.urls import join, redact
 from stx_core.store.schema import to_parquet
 from stx_core.store.sealed import decode, is_whole, seal
 from stx_core.store.units import HASH_MODULUS
-from stx_core.store.urls import join, redact
 
 logger = logging.getLogger(__name__)
 

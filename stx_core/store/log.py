@@ -23,10 +23,10 @@ from stx_core import failpoints
 from stx_core.errors import CommitConflict, Fenced, StoreError
 from stx_core.store import clock
 from stx_core.store.beat import Heartbeat, this_process, wait_until_silent
-from stx_core.store.create import create
-from stx_core.store.filesystem import list_names, read_bytes
+from stx_core.store.files.create import create
+from stx_core.store.files.filesystem import list_names, read_bytes
+from stx_core.store.files.urls import join, redact
 from stx_core.store.sealed import decode, is_whole, seal
-from stx_core.store.urls import join, redact
 
 FORMAT = 1
 

@@ -11,11 +11,11 @@ import pyarrow.dataset as ds
 
 from stx_core.errors import SnapshotExpired, StoreError
 from stx_core.store import log
-from stx_core.store.filesystem import arrow_filesystem
+from stx_core.store.files.filesystem import arrow_filesystem
+from stx_core.store.files.urls import join, redact
 from stx_core.store.manifest import (
     read_segments,
 )
-from stx_core.store.urls import join, redact
 
 Result = TypeVar("Result")
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from stx_core.store.shards import Format, Mark, Shard
+from stx_core.store.corpus.shards import Format, Mark, Shard
 
 # Part of every key: raise it when files of the same unit would be written differently.
 FORMAT_VERSION = 1

@@ -12,13 +12,13 @@ import xxhash
 
 from stx_core.errors import StoreError
 from stx_core.store import log
-from stx_core.store.filesystem import open_file, open_stream
+from stx_core.store.files.filesystem import open_file, open_stream
+from stx_core.store.files.parallel import parallel
+from stx_core.store.files.retries import retry
+from stx_core.store.files.urls import join, redact
 from stx_core.store.manifest import bucket, read_segments
-from stx_core.store.parallel import parallel
-from stx_core.store.retries import retry
 from stx_core.store.snapshot import output_schema, snapshot_state
 from stx_core.store.units import HASH_MODULUS, id_hash
-from stx_core.store.urls import join, redact
 
 # Each thread holds one piece of one file: memory stays small, however large the files are.
 _PIECE_BYTES = 4 * 2**20

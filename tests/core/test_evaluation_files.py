@@ -15,9 +15,9 @@ from stx_core.evaluation.rankings import dataset_tables, read_rankings
 from stx_core.evaluation.top_ranked import top_ranked
 from stx_core.evaluation.trec import trec_lines
 from stx_core.evaluation.whole_queries import whole_queries
-from stx_core.store.filesystem import write_new
+from stx_core.store.files.filesystem import write_new
+from stx_core.store.files.urls import join
 from stx_core.store.schema import QRELS, RANKING
-from stx_core.store.urls import join
 
 JUDGED = [("q1", "d1", 2), ("q1", "d2", 0), ("q2", "d1", 1)]
 RANKED = [("q1", "d1", 1, 0.5), ("q1", "d2", 2, 0.25), ("q2", "dü", 1, -1.0)]

@@ -3,11 +3,11 @@
 import pytest
 
 from stx_core.errors import StxError
-from stx_core.store.create import create
-from stx_core.store.filesystem import list_files, read_bytes, write_new
-from stx_core.store.readers import list_shards
+from stx_core.store.corpus.readers import list_shards
+from stx_core.store.files.create import create
+from stx_core.store.files.filesystem import list_files, read_bytes, write_new
+from stx_core.store.files.urls import holds_secret, redact
 from stx_core.store.snapshot import open_snapshot
-from stx_core.store.urls import holds_secret, redact
 
 PLANTED = "pl4nted-s3cret"
 

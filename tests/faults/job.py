@@ -16,8 +16,8 @@ import psutil
 
 from pipelines.encode import run_encode
 from pipelines.spec.file import parse_spec
-from stx_core.store.filesystem import list_sizes
-from stx_core.store.urls import LOCAL, join, scheme
+from stx_core.store.files.filesystem import list_sizes
+from stx_core.store.files.urls import LOCAL, join, scheme
 from tests.faults import check
 
 PATIENCE_S = 240

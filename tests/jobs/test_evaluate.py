@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stx_core.store.filesystem import read_bytes, write_new
+from stx_core.store.files.filesystem import read_bytes, write_new
+from stx_core.store.files.urls import join
 from stx_core.store.schema import RANKING
-from stx_core.store.urls import join
 
 RANKED = [
     ("q1", "d1", 1, 0.9), ("q1", "d2", 2, 0.8), ("q1", "d3", 3, 0.1),

@@ -7,10 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stx_core.store.filesystem import list_names
+from stx_core.store.files.filesystem import list_names
+from stx_core.store.files.urls import join
 from stx_core.store.schema import RANKING
 from stx_core.store.snapshot import open_snapshot
-from stx_core.store.urls import join
 
 RANKED = [(f"q{q}", f"d{(q + d) % 9}", d + 1, 0.9 - 0.1 * d) for q in range(4) for d in range(6)]
 TEXTS = {"id": [f"d{i}" for i in range(9)], "text": [f'say "{i}" \u2028 ü' for i in range(9)]}

@@ -998,8 +998,8 @@ def test_what_engines_will_read_ranks_as_exact_search_does(root, exported, form,
 
 
 def test_folders_may_be_on_s3_and_go_on_there(root, s3_root, monkeypatch):
-    from stx_core.store.filesystem import list_sizes, remove
-    from stx_core.store.urls import join
+    from stx_core.store.files.filesystem import list_sizes, remove
+    from stx_core.store.files.urls import join
 
     destination = join(s3_root, "feed")
     run_export(root, destination, "elasticsearch", output="splade")

@@ -131,8 +131,8 @@ def test_each_start_is_a_run_of_its_own(corpus, spec_of, lineage_server):
 SIGNAL = """
 import os, signal, sys, time
 from pipelines.encode import run_encode
-from pipelines.spec_file import load_spec
-from pipelines.stopping import exit_on_signals
+from pipelines.spec.file import load_spec
+from pipelines.running.stopping import exit_on_signals
 
 class View:
     def plan(self, plan): pass

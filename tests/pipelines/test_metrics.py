@@ -122,7 +122,7 @@ RAY = """
 import sys, time, urllib.request
 import ray
 from pipelines.encode import run_encode
-from pipelines.spec_file import parse_spec
+from pipelines.spec.file import parse_spec
 corpus, out, model, port = sys.argv[1:]
 ray.init(num_cpus=2, include_dashboard=False, _metrics_export_port=int(port),
          _system_config={"metrics_report_interval_ms": 500})

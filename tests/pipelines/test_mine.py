@@ -17,7 +17,7 @@ from stx_core.mining.judge import judge
 from stx_core.mining.negatives import hard_negatives
 from stx_core.mining.rules import MiningRules
 from stx_core.mining.statistics import MiningCounts
-from stx_core.store.filesystem import read_bytes
+from stx_core.store.files.filesystem import read_bytes
 from stx_core.store.gc import gc
 from stx_core.store.snapshot import open_snapshot, snapshot_info
 from stx_core.store.verify import find_problems

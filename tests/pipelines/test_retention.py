@@ -9,7 +9,7 @@ import pytest
 from pipelines.encode import run_encode
 from stx_core.errors import SnapshotExpired, SpecError, Stopped
 from stx_core.store import log
-from stx_core.store.filesystem import list_objects
+from stx_core.store.files.filesystem import list_objects
 from stx_core.store.snapshot import open_snapshot, read_manifest, snapshot_info
 
 DAY_S = 24 * 3600

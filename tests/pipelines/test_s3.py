@@ -11,11 +11,11 @@ import pytest
 
 from pipelines.encode import run_encode
 from stx_core.errors import StoreError
-from stx_core.store import retries
-from stx_core.store.filesystem import connect, list_names, list_sizes, write_new
-from stx_core.store.s3 import S3Options, use_options
+from stx_core.store.files import retries
+from stx_core.store.files.filesystem import connect, list_names, list_sizes, write_new
+from stx_core.store.files.s3 import S3Options, use_options
+from stx_core.store.files.urls import join
 from stx_core.store.snapshot import open_snapshot, snapshot_info
-from stx_core.store.urls import join
 
 N_ROWS = 250
 

@@ -12,9 +12,9 @@ import pytest
 
 from pipelines.spec.file import load_spec, parse_spec
 from stx_core.errors import SpecError
-from stx_core.store.filesystem import list_sizes, read_bytes, write_new
+from stx_core.store.files.filesystem import list_sizes, read_bytes, write_new
+from stx_core.store.files.urls import join
 from stx_core.store.schema import to_parquet
-from stx_core.store.urls import join
 
 PLANTED = "pl4nted-s3cret-value"
 CANARY = "canary-text-of-a-document"

@@ -176,7 +176,7 @@ def test_an_error_of_ours_arrives_as_it_was_raised(supervised, tmp_path):
 
 PARENT = """
 import sys
-from pipelines.supervise import Supervised
+from pipelines.running.supervise import Supervised
 from tests.pipelines.fragile import Fragile
 from tests.pipelines.test_supervise import unit
 

@@ -12,7 +12,7 @@ from pipelines.retrieval import text_lookup
 from pipelines.retrieval.text_lookup import fetch_texts, index_texts, known_ids, publish_texts
 from pipelines.spec.parts import Inputs
 from stx_core.errors import InputError
-from stx_core.store import parquet
+from stx_core.store.corpus import parquet
 
 N_ROWS = 500
 
@@ -53,7 +53,7 @@ def test_every_id_finds_its_text_in_every_format(tmp_path, monkeypatch, kind, in
     if kind == "arrow":
         pytest.importorskip("datasets")
     monkeypatch.setattr(text_lookup, "_LINE_ROWS", 64)
-    monkeypatch.setattr("stx_core.store.readers._ROWS_AT_ONCE", 64)
+    monkeypatch.setattr("stx_core.store.corpus.readers._ROWS_AT_ONCE", 64)
     numbers = np.random.default_rng(0).permutation(N_ROWS).tolist()
     ids = numbers if integers else [f"d{number}" for number in numbers]
     source = source_of(tmp_path, write(tmp_path / "corpus", kind, table_of(ids)))

@@ -18,7 +18,8 @@ import pytest
 import tenacity
 from fsspec.spec import AbstractFileSystem
 
-from stx_core.store import clock, create, filesystem, parallel
+from stx_core.store import clock
+from stx_core.store.files import create, filesystem, parallel
 
 
 class Crashed(BaseException):

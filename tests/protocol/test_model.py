@@ -22,12 +22,13 @@ from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
 
 from stx_core.errors import CommitConflict, StoreError
-from stx_core.store import beat, clock, filesystem, gc, ledger, log
+from stx_core.store import beat, clock, gc, ledger, log
 from stx_core.store.commit import commit_snapshot, rollback
-from stx_core.store.filesystem import read_bytes, remove, write_new
+from stx_core.store.corpus.shards import Shard
+from stx_core.store.files import filesystem
+from stx_core.store.files.filesystem import read_bytes, remove, write_new
 from stx_core.store.schema import QUARANTINE, dense_column, to_parquet
 from stx_core.store.sealed import decode
-from stx_core.store.shards import Shard
 from stx_core.store.snapshot import (
     read_manifest,
     snapshot_files,

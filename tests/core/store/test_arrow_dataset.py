@@ -3,9 +3,9 @@ import pyarrow as pa
 import pytest
 
 from stx_core.errors import InputError, SpecError
-from stx_core.store import arrow_dataset
-from stx_core.store.columns import corpus_schema
-from stx_core.store.readers import list_shards, read_rows
+from stx_core.store.corpus import arrow_dataset
+from stx_core.store.corpus.columns import corpus_schema
+from stx_core.store.corpus.readers import list_shards, read_rows
 from stx_core.store.units import plan_units
 
 SCHEMA = pa.schema([("id", pa.int64()), ("text", pa.string())])

@@ -9,7 +9,7 @@ import pytest
 from stx_core.errors import Fenced, RunActive, StoreError
 from stx_core.store import beat, log
 from stx_core.store.beat import is_gone, read_beat, this_process, wait_until_silent
-from stx_core.store.filesystem import read_bytes, write_over
+from stx_core.store.files.filesystem import read_bytes, write_over
 
 RUN = "run-1"
 

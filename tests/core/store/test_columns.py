@@ -2,8 +2,8 @@ import pyarrow as pa
 import pytest
 
 from stx_core.errors import InputError
-from stx_core.store.columns import check_id, check_text, corpus_schema
-from stx_core.store.shards import Shard
+from stx_core.store.corpus.columns import check_id, check_text, corpus_schema
+from stx_core.store.corpus.shards import Shard
 
 
 def shard(name, format="parquet", **columns):

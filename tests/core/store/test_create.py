@@ -7,10 +7,10 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from stx_core.errors import StoreError
-from stx_core.store import create as module
-from stx_core.store.create import create, outcome_of, probe
-from stx_core.store.filesystem import list_names, read_bytes
-from stx_core.store.urls import join
+from stx_core.store.files import create as module
+from stx_core.store.files.create import create, outcome_of, probe
+from stx_core.store.files.filesystem import list_names, read_bytes
+from stx_core.store.files.urls import join
 
 WRITERS = 12
 
@@ -117,7 +117,10 @@ def s3(monkeypatch):
     def use(*answers):
         FakeS3.store.clear()
         fake = FakeS3(answers)
-        for name in ("stx_core.store.create.connect", "stx_core.store.filesystem.connect"):
+        for name in (
+            "stx_core.store.files.create.connect",
+            "stx_core.store.files.filesystem.connect",
+        ):
             monkeypatch.setattr(name, lambda url: (fake, "/" + url.split("://")[1]))
         return fake
 

@@ -4,9 +4,9 @@ import fsspec
 import pytest
 
 from stx_core.errors import SpecError, StoreError
-from stx_core.store import filesystem, retries
-from stx_core.store.create import probe
-from stx_core.store.filesystem import (
+from stx_core.store.files import filesystem, retries
+from stx_core.store.files.create import probe
+from stx_core.store.files.filesystem import (
     connect,
     file_info,
     list_files,
@@ -17,7 +17,7 @@ from stx_core.store.filesystem import (
     retry,
     write_new,
 )
-from stx_core.store.urls import join, redact
+from stx_core.store.files.urls import join, redact
 
 
 def put(root, *names):

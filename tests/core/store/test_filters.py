@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stx_core.errors import InputError, SpecError
-from stx_core.store.filters import check_filters, filter_mask, keep_file, may_match
+from stx_core.store.corpus.filters import check_filters, filter_mask, keep_file, may_match
 
 TABLE = pa.table({"n": [1, 2, None, 4], "s": ["a", "b", None, "d"]})
 

@@ -6,7 +6,8 @@ from stx_core.errors import CommitConflict, Fenced, SnapshotExpired, StoreError
 from stx_core.store import gc as module
 from stx_core.store import ledger, log, snapshot
 from stx_core.store.commit import rollback
-from stx_core.store.filesystem import list_objects, write_new, write_over
+from stx_core.store.files.filesystem import list_objects, write_new, write_over
+from stx_core.store.files.urls import join
 from stx_core.store.gc import gc
 from stx_core.store.snapshot import (
     open_snapshot,
@@ -15,7 +16,6 @@ from stx_core.store.snapshot import (
     snapshot_info,
     versions,
 )
-from stx_core.store.urls import join
 
 # Some stores give whole seconds: as if a minute had passed since the last write.
 NOW = {"margin_s": -60}

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from stx_core.errors import StoreError
 from stx_core.store import hash_index
-from stx_core.store.filesystem import write_new
+from stx_core.store.files.filesystem import write_new
+from stx_core.store.files.urls import join
 from stx_core.store.hash_index import (
     HASH,
     HashIndex,
@@ -23,7 +24,6 @@ from stx_core.store.hash_index import (
     to_hashes,
 )  # fmt: skip
 from stx_core.store.schema import to_parquet
-from stx_core.store.urls import join
 
 
 def write_files(root, files):

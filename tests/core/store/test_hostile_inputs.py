@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stx_core.store import jsonl
-from stx_core.store.readers import list_shards, read_rows
+from stx_core.store.corpus import jsonl
+from stx_core.store.corpus.readers import list_shards, read_rows
 from stx_core.store.units import plan_units
 
 MIB = 1 << 20
@@ -20,7 +20,7 @@ READ = """
 import json, re, sys
 import pyarrow as pa
 from stx_core.errors import InputError
-from stx_core.store.readers import list_shards, read_rows
+from stx_core.store.corpus.readers import list_shards, read_rows
 from stx_core.store.units import plan_units
 
 def peak():

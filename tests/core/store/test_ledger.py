@@ -7,10 +7,10 @@ import pytest
 import xxhash
 
 from stx_core.store import ledger
-from stx_core.store.filesystem import list_names, write_new
+from stx_core.store.files.filesystem import list_names, write_new
+from stx_core.store.files.urls import join
 from stx_core.store.schema import to_parquet
 from stx_core.store.sealed import seal
-from stx_core.store.urls import join
 
 RUN = "run-1"
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stx_core.errors import InputError
-from stx_core.store import csv_rows, jsonl
-from stx_core.store.columns import corpus_schema
-from stx_core.store.readers import list_shards, read_rows
+from stx_core.store.corpus import csv_rows, jsonl
+from stx_core.store.corpus.columns import corpus_schema
+from stx_core.store.corpus.readers import list_shards, read_rows
 from stx_core.store.units import plan_units
 
 SCHEMA = pa.schema([("id", pa.string()), ("text", pa.string())])

@@ -8,7 +8,7 @@ import pytest
 
 from stx_core.errors import CommitConflict, Fenced, RunActive, StoreError
 from stx_core.store import beat, log
-from stx_core.store.filesystem import read_bytes, write_new
+from stx_core.store.files.filesystem import read_bytes, write_new
 
 EMPTY = {"outputs": {}, "segments": [], "rows": 0, "id_hash": f"{0:032x}"}
 

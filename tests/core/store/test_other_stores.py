@@ -14,10 +14,10 @@ from urllib.parse import unquote
 import pytest
 
 from stx_core.errors import StoreError
-from stx_core.store import create as create_module
-from stx_core.store import filesystem
-from stx_core.store.create import create, probe
-from stx_core.store.filesystem import read_bytes
+from stx_core.store.files import create as create_module
+from stx_core.store.files import filesystem
+from stx_core.store.files.create import create, probe
+from stx_core.store.files.filesystem import read_bytes
 from tests.servers.canned import Answer
 
 HTTP_DATE = "Sat, 21 Nov 2026 09:00:00 GMT"

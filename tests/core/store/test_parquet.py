@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stx_core.errors import InputError, SpecError
-from stx_core.store.columns import corpus_schema
-from stx_core.store.readers import list_shards, read_rows
+from stx_core.store.corpus.columns import corpus_schema
+from stx_core.store.corpus.readers import list_shards, read_rows
 from stx_core.store.units import plan_units
 
 SCHEMA = pa.schema([("id", pa.string()), ("text", pa.string())])
@@ -55,7 +55,7 @@ def test_units_read_all_rows_once_in_order(tmp_path, rows_per_unit):
 
 
 def test_row_groups_larger_than_a_batch_are_read_in_part(tmp_path, monkeypatch):
-    monkeypatch.setattr("stx_core.store.parquet._BATCH_ROWS", 4)
+    monkeypatch.setattr("stx_core.store.corpus.parquet._BATCH_ROWS", 4)
 
     parts = read_all(corpus(tmp_path, row_group_size=30), 9)
 
@@ -82,7 +82,7 @@ def test_filters_give_the_same_rows_whatever_the_row_groups(tmp_path_factory, op
 
 
 def test_row_groups_that_cannot_match_are_not_decoded(tmp_path, monkeypatch):
-    from stx_core.store import parquet
+    from stx_core.store.corpus import parquet
 
     seen = []
     decode = parquet._tables
@@ -216,7 +216,7 @@ def test_a_shard_that_changed_since_the_plan_is_refused(tmp_path):
 
 
 def test_a_shard_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):
-    from stx_core.store import readers
+    from stx_core.store.corpus import readers
 
     url = corpus(tmp_path)
     unit = plan_units(list_shards([url]), 100)[0]
@@ -257,7 +257,7 @@ def test_a_file_that_two_patterns_name_is_listed_once(tmp_path):
 def test_parquet_is_read_from_other_stores(tmp_path):
     import uuid
 
-    from stx_core.store.filesystem import write_new
+    from stx_core.store.files.filesystem import write_new
 
     url = f"memory://{uuid.uuid4().hex}/lang=en/a.parquet"
     with open(corpus(tmp_path), "rb") as file:

@@ -9,9 +9,9 @@ from botocore.exceptions import ClientError, ConnectTimeoutError, NoCredentialsE
 from s3fs.errors import translate_boto_error
 
 from stx_core.errors import InputError, StoreError
-from stx_core.store import retries
-from stx_core.store.create import outcome_of
-from stx_core.store.retries import explain, is_transient, kind_of, retry, take_counts
+from stx_core.store.files import retries
+from stx_core.store.files.create import outcome_of
+from stx_core.store.files.retries import explain, is_transient, kind_of, retry, take_counts
 
 
 @pytest.fixture(autouse=True)

@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from stx_core.errors import InputError, SpecError, StoreError
-from stx_core.store import retries, s3
-from stx_core.store.create import create, probe
-from stx_core.store.filesystem import (
+from stx_core.store.corpus.readers import list_shards
+from stx_core.store.files import retries, s3
+from stx_core.store.files.create import create, probe
+from stx_core.store.files.filesystem import (
     arrow_filesystem,
     file_info,
     list_files,
@@ -24,10 +25,9 @@ from stx_core.store.filesystem import (
     read_bytes,
     write_new,
 )
-from stx_core.store.readers import list_shards
-from stx_core.store.s3 import S3Options, use_options
+from stx_core.store.files.s3 import S3Options, use_options
+from stx_core.store.files.urls import join
 from stx_core.store.schema import to_parquet
-from stx_core.store.urls import join
 from tests.servers.canned import Answer
 
 WRITERS, ROUNDS = 12, 20

@@ -11,7 +11,8 @@ import pytest
 from stx_core.errors import CommitConflict, Fenced, StoreError
 from stx_core.store import commit, ledger, log, manifest
 from stx_core.store.commit import commit_snapshot, rollback
-from stx_core.store.filesystem import connect, list_sizes, write_new
+from stx_core.store.files.filesystem import connect, list_sizes, write_new
+from stx_core.store.files.urls import join
 from stx_core.store.schema import dense_matrix, to_parquet
 from stx_core.store.snapshot import (
     open_snapshot,
@@ -20,7 +21,6 @@ from stx_core.store.snapshot import (
     snapshot_info,
     versions,
 )
-from stx_core.store.urls import join
 
 VECTORS = pa.schema(
     [("id", pa.string()), ("embedding", pa.list_(pa.field("element", pa.float32()), 2))]

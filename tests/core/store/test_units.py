@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stx_core.store.shards import Mark, Shard
+from stx_core.store.corpus.shards import Mark, Shard
 from stx_core.store.units import HASH_MODULUS, id_hash, plan_units, unit_key
 
 

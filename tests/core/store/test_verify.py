@@ -6,12 +6,12 @@ import xxhash
 
 from stx_core.store import ledger, log
 from stx_core.store.commit import commit_snapshot
-from stx_core.store.filesystem import read_bytes, remove, write_over
+from stx_core.store.files.filesystem import read_bytes, remove, write_over
+from stx_core.store.files.urls import join
 from stx_core.store.schema import QUARANTINE, to_parquet
 from stx_core.store.sealed import decode, seal
 from stx_core.store.snapshot import read_manifest
 from stx_core.store.units import canonical_json, id_hash
-from stx_core.store.urls import join
 from stx_core.store.verify import find_problems
 
 SCHEMA = pa.schema(

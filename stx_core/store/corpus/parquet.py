@@ -17,19 +17,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stx_core.errors import InputError
-from stx_core.store.filesystem import FileInfo, open_file
-from stx_core.store.filters import Filter, comparison_type, may_match, typed_value
-from stx_core.store.retries import answer
-from stx_core.store.select_rows import concat, reject_large, select_rows
-from stx_core.store.shards import (
-    MAX_UNIT_BYTES,
-    Rows,
-    Shard,
-    partitions,
-    with_partitions,
-)
+from stx_core.store.corpus.filters import Filter, comparison_type, may_match, typed_value
+from stx_core.store.corpus.select_rows import concat, reject_large, select_rows
+from stx_core.store.corpus.shards import MAX_UNIT_BYTES, Rows, Shard, partitions, with_partitions
+from stx_core.store.files.filesystem import FileInfo, open_file
+from stx_core.store.files.retries import answer
+from stx_core.store.files.urls import redact
 from stx_core.store.units import Unit
-from stx_core.store.urls import redact
 
 # Rows and bytes decoded at once where a unit takes part of a row group, or the group is large.
 _BATCH_ROWS = 8192

@@ -13,10 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from stx_core.errors import InputError
-from stx_core.store.filesystem import FileInfo, open_stream
-from stx_core.store.filters import Filter
-from stx_core.store.select_rows import concat, select_rows
-from stx_core.store.shards import (
+from stx_core.store.corpus.filters import Filter
+from stx_core.store.corpus.select_rows import concat, select_rows
+from stx_core.store.corpus.shards import (
     MAX_UNIT_BYTES,
     BadRow,
     Mark,
@@ -25,8 +24,9 @@ from stx_core.store.shards import (
     partitions,
     with_partitions,
 )
+from stx_core.store.files.filesystem import FileInfo, open_stream
+from stx_core.store.files.urls import redact
 from stx_core.store.units import Unit
-from stx_core.store.urls import redact
 
 # A unit starts reading at most this many rows early; a billion rows have 250,000 marks.
 MARK_ROWS = 4096

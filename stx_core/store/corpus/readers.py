@@ -10,14 +10,14 @@ import pyarrow as pa
 
 from stx_core import failpoints
 from stx_core.errors import InputError, SpecError
-from stx_core.store import arrow_dataset, csv_rows, jsonl, parquet
-from stx_core.store.filesystem import FileInfo, file_info, list_files
-from stx_core.store.filters import Filter, check_filters, keep_file
-from stx_core.store.retries import retry
-from stx_core.store.select_rows import concat
-from stx_core.store.shards import Format, Rows, Shard
+from stx_core.store.corpus import arrow_dataset, csv_rows, jsonl, parquet
+from stx_core.store.corpus.filters import Filter, check_filters, keep_file
+from stx_core.store.corpus.select_rows import concat
+from stx_core.store.corpus.shards import Format, Rows, Shard
+from stx_core.store.files.filesystem import FileInfo, file_info, list_files
+from stx_core.store.files.retries import retry
+from stx_core.store.files.urls import redact
 from stx_core.store.units import Unit, plan_units
-from stx_core.store.urls import redact
 
 # Footers are small and far away: read many at once.
 _THREADS = 16

@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 
 from stx_core.errors import InputError, SpecError
-from stx_core.store.filesystem import FileInfo
-from stx_core.store.filters import Filter
-from stx_core.store.select_rows import concat, reject_large, select_rows
-from stx_core.store.shards import Rows, Shard, partitions, with_partitions
+from stx_core.store.corpus.filters import Filter
+from stx_core.store.corpus.select_rows import concat, reject_large, select_rows
+from stx_core.store.corpus.shards import Rows, Shard, partitions, with_partitions
+from stx_core.store.files.filesystem import FileInfo
+from stx_core.store.files.urls import LOCAL, local_path, normal, redact, scheme
 from stx_core.store.units import Unit
-from stx_core.store.urls import LOCAL, local_path, normal, redact, scheme
 
 HUB = "hf-dataset"
 _HUB_WORD = re.compile(r"(?!\.)[^/\\:\s]+")

@@ -10,11 +10,11 @@ from typing import Any, Literal
 import tenacity
 
 from stx_core.errors import StoreError
-from stx_core.store.filesystem import connect, read_bytes, refuse_links
-from stx_core.store.local_disk import link_new
-from stx_core.store.retries import DEADLINE_S, answer, count, explain, is_final, kind_of
+from stx_core.store.files.filesystem import connect, read_bytes, refuse_links
+from stx_core.store.files.local_disk import link_new
+from stx_core.store.files.retries import DEADLINE_S, answer, count, explain, is_final, kind_of
+from stx_core.store.files.urls import LOCAL, join, local_path, redact, scheme
 from stx_core.store.sealed import decode
-from stx_core.store.urls import LOCAL, join, local_path, redact, scheme
 
 # Stores whose clients pass the condition on to the server (or, for memory, are guarded here).
 # The default of fsspec is "look, then write": two writers can both win.

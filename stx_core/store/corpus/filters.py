@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stx_core.errors import InputError, SpecError
-from stx_core.store.shards import partitions
-from stx_core.store.urls import redact
+from stx_core.store.corpus.shards import partitions
+from stx_core.store.files.urls import redact
 
 Filter = tuple[str, str, Any]
 """``("lang", "in", ["en", "de"])``; the value of ``is null`` and ``is not null`` is ignored."""

@@ -8,13 +8,13 @@ import numpy as np
 import pyarrow as pa
 
 from stx_core.errors import InputError
-from stx_core.store.filesystem import FileInfo
-from stx_core.store.filters import Filter
-from stx_core.store.jsonl import MARK_ROWS, in_batches, open_lines, read_line
-from stx_core.store.select_rows import concat, select_rows
-from stx_core.store.shards import BadRow, Mark, Rows, Shard, partitions, with_partitions
+from stx_core.store.corpus.filters import Filter
+from stx_core.store.corpus.jsonl import MARK_ROWS, in_batches, open_lines, read_line
+from stx_core.store.corpus.select_rows import concat, select_rows
+from stx_core.store.corpus.shards import BadRow, Mark, Rows, Shard, partitions, with_partitions
+from stx_core.store.files.filesystem import FileInfo
+from stx_core.store.files.urls import redact
 from stx_core.store.units import Unit
-from stx_core.store.urls import redact
 
 # The csv module's own limit, 128 KiB, is for the whole process and shorter than long documents.
 _FIELD_LIMIT = 2**31 - 1

@@ -6,8 +6,8 @@ from typing import Any
 import pyarrow as pa
 
 from stx_core.errors import InputError
-from stx_core.store.shards import Shard
-from stx_core.store.urls import redact
+from stx_core.store.corpus.shards import Shard
+from stx_core.store.files.urls import redact
 
 # In files of lines a column may be absent from the rows that planning looks at.
 _OPEN_FORMATS = ("jsonl",)

@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.fs
 
 from stx_core.errors import SpecError, StoreError
-from stx_core.store import s3
-from stx_core.store.local_disk import copy, link_new, replace
-from stx_core.store.retries import retry
-from stx_core.store.urls import LOCAL, S3, join, local_path, normal, redact, scheme
+from stx_core.store.files import s3
+from stx_core.store.files.local_disk import copy, link_new, replace
+from stx_core.store.files.retries import retry
+from stx_core.store.files.urls import LOCAL, S3, join, local_path, normal, redact, scheme
 
 # A closed list: fsspec would also fetch http:// or github:// and unpack zip:// on a spec's word.
 SCHEMES = (LOCAL, "memory", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf")

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pyarrow.fs
 
 from stx_core.errors import SpecError, StoreError
-from stx_core.store import retries
+from stx_core.store.files import retries
 
 Checksums = Literal["when_required", "when_supported"]
 

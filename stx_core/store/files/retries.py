@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import tenacity
 
 from stx_core.errors import StoreError, StxError
-from stx_core.store.urls import LOCAL, redact, scheme
+from stx_core.store.files.urls import LOCAL, redact, scheme
 
 logger = logging.getLogger(__name__)
 

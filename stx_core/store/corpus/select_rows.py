@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stx_core.errors import InputError
-from stx_core.store.filters import Filter, filter_mask, partition_type
-from stx_core.store.shards import BadRow, Rows, partition_column, partitions
-from stx_core.store.urls import redact
+from stx_core.store.corpus.filters import Filter, filter_mask, partition_type
+from stx_core.store.corpus.shards import BadRow, Rows, partition_column, partitions
+from stx_core.store.files.urls import redact
 
 
 def select_rows(
