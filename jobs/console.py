@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
+from pipelines.telemetry.words import counted
 from stx_core.errors import SpecError
 from stx_core.store.files.urls import one_line
 
@@ -65,6 +66,8 @@ class Console:
 
     def __init__(self, cost_per_hour: float | None = None) -> None:
         self._cost_per_hour = cost_per_hour
+        self._plan: Amount | None = None
+        self._progress: Progress | None = None
 
     def plan(self, plan: "Plan | Work") -> None:
         """Print what would be done, before anything runs."""
@@ -74,13 +77,16 @@ class Console:
         print("\n".join(map(one_line, lines)), flush=True)
 
     def watch(self, results: Iterator[dict[str, Any]], plan: "Amount") -> Iterator[dict[str, Any]]:
-        """Pass results through and show how far the run is."""
+        """Pass results through and show how far the run is; a plan may have several streams."""
         from pipelines.telemetry.progress import Progress
 
         if not plan.n_due:
             yield from results
             return
-        progress = Progress(plan.n_due, plan.n_due_rows, self._cost_per_hour)
+        if self._progress is None or self._plan is not plan:
+            self._plan = plan
+            self._progress = Progress(plan.n_due, plan.n_due_rows, self._cost_per_hour)
+        progress = self._progress
         with _live_view(progress) if _is_live() else _log_lines(progress):
             for result in results:
                 progress.add(result)
@@ -94,12 +100,14 @@ class Console:
 def _plan_lines(plan: "Plan") -> Iterator[str]:
     files = len({unit.url for unit in plan.units})
     yield f"plan for {plan.output}"
-    yield f"  input    {', '.join(plan.inputs)}: {files:,} files, {plan.n_rows:,} rows"
+    amount = f"{counted(files, 'file')}, {counted(plan.n_rows, 'row')}"
+    yield f"  input    {', '.join(plan.inputs)}: {amount}"
     for name, part in plan.parts.items():
         yield f"  {name:<8} {part.settings.model} ({part.settings.type}), {part.fingerprint[:12]}"
         yield (
-            f"           to do {len(part.due):,} units, {part.rows_due:,} rows"
-            f" · carried over {part.n_carried:,} units · finished earlier {part.n_done:,} units"
+            f"           to do {counted(len(part.due), 'unit')}, {counted(part.rows_due, 'row')}"
+            f" · carried over {counted(part.n_carried, 'unit')}"
+            f" · finished earlier {counted(part.n_done, 'unit')}"
         )
         if part.source is not None or part.rows_superseded:
             yield (
@@ -158,11 +166,11 @@ def _report_lines(report: "Report") -> Iterator[str]:
 
 
 def _part_line(part: "OutputReport") -> str:
-    where = f"{part.files:,} files, {part.size / 1e6:,.1f} MB"
+    where = f"{counted(part.files, 'file')}, {part.size / 1e6:,.1f} MB"
     if not part.of_texts:
-        return f"{part.file_rows:,} rows in {where}"
+        return f"{counted(part.file_rows, 'row')} in {where}"
     return (
-        f"{part.rows:,} rows in {where}; {part.quarantined:,} quarantined; "
+        f"{counted(part.rows, 'row')} in {where}; {part.quarantined:,} quarantined; "
         f"{part.encoded_rows:,} encoded now, {part.carried_rows:,} carried over by text, "
         f"{part.truncated:,} cut"
     )

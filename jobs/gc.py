@@ -19,6 +19,7 @@ def gc(
 ) -> None:
     """Delete what neither the newest versions nor runs that may go on need."""
     from jobs.console import configure_logging
+    from pipelines.telemetry.words import counted
     from stx_core.store.gc import gc as collect
 
     configure_logging()
@@ -30,7 +31,7 @@ def gc(
         dry_run=dry_run,
     )
     verb = "would delete" if dry_run else "deleted"
-    print(f"{path}: {verb} {len(garbage.files):,} files, {garbage.size / 1e6:,.1f} MB")
+    print(f"{path}: {verb} {counted(len(garbage.files), 'file')}, {garbage.size / 1e6:,.1f} MB")
     if garbage.versions:
         print(f"  versions   {', '.join(map(str, garbage.versions))}")
     for run in garbage.runs:

@@ -23,11 +23,17 @@ def search(
     from stx_core.store.files.urls import one_line
 
     found = search_snapshot(
-        path, queries, output=output, top_k=top_k, model=model, trust_remote_code=trust
+        path,
+        queries,
+        output=output,
+        top_k=top_k,
+        show=show or (),
+        model=model,
+        trust_remote_code=trust,
     )
     for query, rows in zip(queries, found, strict=True):
         print(f'\n"{query}"')
         for rank, row in enumerate(rows, start=1):
-            names = show or [name for name in row if name not in ("id", "score")]
-            told = " · ".join(" ".join(str(row.get(name, "")).split())[:100] for name in names)
-            print(one_line(f"  {rank}. {row['score']:.4f}  {row['id']}  {told}"))
+            names = [name for name in row if name not in ("id", "score")]
+            told = " · ".join(" ".join(str(row[name]).split())[:100] for name in names)
+            print(one_line(f"  {rank}. {row['score']:.4f}  {row['id']}  {told}").rstrip())

@@ -15,6 +15,7 @@ def verify(
     output: Annotated[str | None, typer.Option(help="Encode only this output again.")] = None,
 ) -> None:
     """Read everything and count again; one line per problem, exit code 1 if there is any."""
+    from pipelines.telemetry.words import counted
     from stx_core.store.snapshot import snapshot_info
     from stx_core.store.verify import find_problems
 
@@ -23,11 +24,12 @@ def verify(
         n_problems += 1
         print(problem)
     if n_problems:
-        print(f"{path}: {n_problems} problems")
+        print(f"{path}: {counted(n_problems, 'problem')}")
         raise typer.Exit(1)
     info = snapshot_info(path, version)
     files = sum(part["files"] for part in info.outputs.values())
-    print(f"{path}: version {info.version}, {info.rows:,} rows, {files:,} files: all as written")
+    amount = f"{counted(info.rows, 'row')}, {counted(files, 'file')}"
+    print(f"{path}: version {info.version}, {amount}: all as written")
     if reencode and not _encode_again(path, reencode, output, version, model):
         raise typer.Exit(1)
 

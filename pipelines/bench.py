@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import get_args
 
+from huggingface_hub.utils.tqdm import disable_progress_bars
+
 from pipelines.encoding.stages import limit_threads
 from pipelines.planning.corpus import list_corpus, sample_texts
 from pipelines.planning.pool import available_cores
@@ -34,6 +36,7 @@ def run_bench(
     """
     if kind not in get_args(Kind):
         raise SpecError(f"--type {kind}: must be one of {', '.join(get_args(Kind))}")
+    disable_progress_bars()
     texts = made_up_texts(n_texts) if corpus is None else _sample(corpus, text_column, n_texts)
     limit_threads(threads or available_cores())
     return bench(

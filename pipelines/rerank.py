@@ -24,6 +24,7 @@ from pipelines.running import cluster, stream, unit_table
 from pipelines.running.runs import Start, View, claimed, finish_units, run_job
 from pipelines.spec.retrieval import RerankSpec
 from pipelines.telemetry.report import Report, simple_report
+from pipelines.telemetry.words import counted
 from stx_core.evaluation.qrels import read_qrels
 from stx_core.store.commit import commit_snapshot
 from stx_core.store.data_file import read_columns
@@ -80,13 +81,14 @@ def _lines(spec: RerankSpec, task: RerankTask, work: Work, pool: Pool) -> Iterat
     yield f"  pairs    {source['path']}{version}"
     n_rows = sum(unit.n_rows for unit in work.units)
     depth = f"the first {spec.candidates.depth} per query of " if spec.candidates.depth else ""
-    yield f"           {depth}{n_rows:,} candidates in {len(work.units):,} units of whole queries"
+    units = counted(len(work.units), "unit")
+    yield f"           {depth}{n_rows:,} candidates in {units} of whole queries"
     for side, (_, corpus) in task.corpora.items():
         rows = sum(shard.n_rows for shard in corpus.shards)
-        yield f"  {side:<9} {rows:,} rows in {len(corpus.shards):,} files"
+        yield f"  {side:<9} {counted(rows, 'row')} in {counted(len(corpus.shards), 'file')}"
     for name, settings in task.rerankers.items():
         yield f"  {name:<8} {redact(settings.model)}, {task.fingerprint(name)[:12]}"
-    yield f"  to do    {work.n_due:,} units, {work.n_due_rows:,} candidates"
+    yield f"  to do    {counted(work.n_due, 'unit')}, {counted(work.n_due_rows, 'candidate')}"
     yield f"  run on   {pool}"
 
 

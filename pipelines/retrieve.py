@@ -25,6 +25,7 @@ from pipelines.running import cluster, stream, unit_table
 from pipelines.running.runs import Amount, Start, View, claimed, finish_units, run_job
 from pipelines.spec.retrieval import Fusion, RetrieveSpec
 from pipelines.telemetry.report import Report, simple_report
+from pipelines.telemetry.words import counted
 from stx_core.evaluation.qrels import read_qrels
 from stx_core.fusion import reciprocal_rank_fusion, weighted_fusion
 from stx_core.store.commit import commit_snapshot
@@ -118,8 +119,8 @@ def _lines(
             f"for {n_queries:,} queries"
         )
     yield (
-        f"  to do    {len(cells):,} cells ({len(work.due):,} blocks of queries x parts of the "
-        f"corpus), then {len(work.due):,} blocks to merge"
+        f"  to do    {counted(len(cells), 'cell')} ({counted(len(work.due), 'block')} of queries x "
+        f"parts of the corpus), then {counted(len(work.due), 'block')} to merge"
     )
     yield f"  run on   {pool}"
 

@@ -10,7 +10,7 @@ import torch
 
 from pipelines.encoding.stages import Encoder, EncoderSettings
 from pipelines.spec.parts import RESERVED_COLUMNS
-from stx_core.errors import ModelError
+from stx_core.errors import ModelError, SpecError
 from stx_core.models.sparse_rows import SparseRows, to_coo
 from stx_core.similarity import SimilarityFunction
 from stx_core.store.files.urls import redact
@@ -28,6 +28,7 @@ def search_snapshot(
     *,
     output: str | None = None,
     top_k: int = 5,
+    show: Sequence[str] = (),
     model: str | None = None,
     trust_remote_code: bool = False,
 ) -> list[list[dict[str, Any]]]:
@@ -41,15 +42,17 @@ def search_snapshot(
         queries: Q texts.
         output: which output; needed when there are several.
         top_k: rows wanted per query.
+        show: copied columns to return; all of them if none is named.
         model: folder of the model, if it is not where the snapshot says.
         trust_remote_code: run code of the model's folder, if the output was written that way.
 
     Returns:
-        Q lists of up to `top_k` rows, best first: ``id``, ``score`` and the copied columns.
+        Q lists of up to `top_k` rows, best first: ``id``, ``score`` and those columns.
 
     Raises:
         ModelError: the model's files are not those that wrote the snapshot, or bring code.
-        StoreError: no snapshot, or no such output.
+        SpecError: no such output or column.
+        StoreError: no snapshot.
     """
     dataset = open_snapshot(path, output=output)
     outputs = snapshot_info(path).outputs
@@ -64,7 +67,7 @@ def search_snapshot(
             "pass --trust-remote-code"
         )
     wanted = Encoder(EncoderSettings(**settings)).embed(list(queries), task="query").values
-    columns = ["id", *(name for name in dataset.schema.names if name not in RESERVED_COLUMNS)]
+    columns = ["id", *_chosen(path, dataset.schema.names, show)]
     vector = "embedding" if isinstance(wanted, np.ndarray) else "sparse_embedding"
     best: list[list[_Hit]] = [[] for _ in queries]
     for batch in dataset.to_batches(columns=[*columns, vector], batch_size=_ROWS_AT_ONCE):
@@ -73,6 +76,18 @@ def search_snapshot(
         for query, scores in enumerate(scores_QN):
             best[query] = _merge(best[query], table, scores, top_k)
     return [[row for _, _, row in hits] for hits in best]
+
+
+def _chosen(path: str, names: Sequence[str], show: Sequence[str]) -> Sequence[str]:
+    """The copied columns that are wanted."""
+    copied = [name for name in names if name not in RESERVED_COLUMNS]
+    for name in show:
+        if name not in copied:
+            raise SpecError(
+                f"{redact(path)}: no column {name!r} was copied (inputs.columns of stx encode); "
+                f"there is {', '.join(copied) or 'none'}"
+            )
+    return show or copied
 
 
 def _merge(best: list[_Hit], table: pa.Table, scores: np.ndarray, top_k: int) -> list[_Hit]:

@@ -177,12 +177,12 @@ def planned_folder(settings: PlannedModel, organisation: str) -> Path:
 
 def _load(settings: EncoderSettings) -> "SentenceTransformer | SparseEncoder":
     folder = planned_folder(settings, HUB_ORGANISATION[settings.type])
-    from transformers.utils.logging import disable_progress_bar
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     from stx_core.models.sentence_transformer import SentenceTransformer
     from stx_core.models.sparse_encoder import SparseEncoder
 
-    disable_progress_bar()
+    disable_progress_bars()  # transformers asks it, too, when it is imported
     model_class = SparseEncoder if settings.type == "sparse" else SentenceTransformer
     model = model_class(
         str(folder),

@@ -36,7 +36,7 @@ class EncoderProbe:
         truncated_share: share of the sample that was cut.
         tokens_per_second: measured where it ran, on an actor's cores; None without a sample.
         tokenised_per_second: tokens that these cores make of texts; None without a sample.
-        why_padded: None where batches are packed.
+        why_padded: None where batches are packed, or no module pads them.
     """
 
     dim: int | None
@@ -137,5 +137,5 @@ def _probe(settings: Mapping[str, Any], texts: list[str]) -> EncoderProbe:
         truncated_share=float(tokens.truncated.mean()) if texts else 0.0,
         tokens_per_second=float(n_tokens / seconds) if timed else None,
         tokenised_per_second=float(tokens.lengths.sum() / tokenising) if timed else None,
-        why_padded=model.why_padded(encoder.settings.task),
+        why_padded=model.why_padded(encoder.settings.task) if model.places_run else None,
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipelines.spec.parts import Resources
+from pipelines.telemetry.words import counted
 
 # Cores of one CPU actor: matrix work of small encoders stops scaling beyond, and several actors
 # tokenise and copy side by side.
@@ -35,13 +36,13 @@ class Pool:
     def __str__(self) -> str:
         budget = "" if self.token_budget is None else f", {self.token_budget:,} tokens per batch"
         if self.runner == "local":
-            return f"this process: {self.cpus} cores{budget}"
+            return f"this process: {counted(self.cpus, 'core')}{budget}"
         gpus = f" + {self.gpus:g} GPU" if self.gpus else ""
         custom = "".join(f" + {amount:g} {name}" for name, amount in self.custom.items())
-        actors = "1 actor" if self.actors == 1 else f"{self.actors} actors"
         more = f"; {self.tokenizers} x {self.cpus} cores tokenise" if self.tokenizers else ""
         least = "" if self.min_actors is None else f"{self.min_actors} to "
-        return f"ray: {least}{actors} x {self.cpus} cores{gpus}{custom}{budget}{more}"
+        each = f"{counted(self.cpus, 'core')}{gpus}{custom}"
+        return f"ray: {least}{counted(self.actors, 'actor')} x {each}{budget}{more}"
 
 
 def make_pool(resources: Resources, cpus: float, gpus: float) -> Pool:

@@ -86,11 +86,11 @@ class Scorer:
 
 def _load(settings: RerankerSettings) -> "CrossEncoder":
     folder = planned_folder(settings, ORGANISATION)
-    from transformers.utils.logging import disable_progress_bar
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     from stx_core.models.cross_encoder import CrossEncoder
 
-    disable_progress_bar()
+    disable_progress_bars()  # transformers asks it, too, when it is imported
     model = CrossEncoder(
         str(folder),
         max_length=settings.max_seq_length,

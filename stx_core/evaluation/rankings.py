@@ -67,7 +67,8 @@ def read_rankings(
 
     Raises:
         InputError: nothing is there, it is no ranking, or a line or row is bad; names it.
-        StoreError: the dataset has no snapshot, or no such output.
+        StoreError: the dataset has no snapshot.
+        SpecError: no such output.
     """
     if is_dataset(path):
         yield from dataset_tables(open_snapshot(path, output=output), path)

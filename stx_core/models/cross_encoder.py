@@ -16,8 +16,7 @@ from stx_core.models.loading import CONFIG
 from stx_core.models.messages import tokenize_as_messages
 from stx_core.models.modules.dense import ACTIVATIONS, Dense, load_activation
 from stx_core.models.modules.logit_score import LogitScore
-from stx_core.models.modules.module import Features, LoadOptions
-from stx_core.models.modules.transformer import Transformer
+from stx_core.models.modules.module import Features, LoadOptions, is_transformer
 from stx_core.models.pairs import as_pairs, is_one_pair
 from stx_core.models.plain_scorer import content_format, load_plain_scorer
 from stx_core.models.text_model import ModelOptions, RunOptions, TextModel
@@ -121,7 +120,7 @@ class CrossEncoder(TextModel):
                 return 1
             if isinstance(module, Dense) and module.module_output_name == "scores":
                 return module.out_features
-            if isinstance(module, Transformer) and module.module_output_name == "scores":
+            if is_transformer(module) and module.module_output_name == "scores":
                 return int(module.model.config.num_labels)
         names = [type(module).__name__ for module in self]
         raise ModelError(f"none of the modules {names} gives scores; a CrossEncoder needs a head")
@@ -163,7 +162,7 @@ class CrossEncoder(TextModel):
     ) -> Tokens:
         """Tokenise N pairs; as chat messages where the model was trained on those."""
         first = self[0]
-        if not (isinstance(first, Transformer) and "message" in first.modality_config):
+        if not (is_transformer(first) and "message" in first.modality_config):
             return super().to_tokens(inputs, prompt=prompt, task=task)
         content = first.modality_config["message"].get("format", "auto")
         return tokenize_as_messages(

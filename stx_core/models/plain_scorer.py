@@ -1,14 +1,16 @@
 """The modules of a plain transformers checkpoint that scores pairs of texts."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stx_core.errors import ModelError
 from stx_core.models.folder import read_json
 from stx_core.models.messages import MessageFormat, message_format
 from stx_core.models.modules.logit_score import LogitScore
 from stx_core.models.modules.module import LoadOptions, Module
-from stx_core.models.modules.transformer import Transformer
+
+if TYPE_CHECKING:
+    from stx_core.models.modules.transformer import Transformer
 
 
 def load_plain_scorer(folder: Path, options: LoadOptions) -> list[Module]:
@@ -31,8 +33,10 @@ def load_plain_scorer(folder: Path, options: LoadOptions) -> list[Module]:
     )
 
 
-def _load_backbone(folder: Path, options: LoadOptions, task: str) -> Transformer:
+def _load_backbone(folder: Path, options: LoadOptions, task: str) -> "Transformer":
     """The backbone; a tokenizer with a chat template means that it reads messages (trap 10)."""
+    from stx_core.models.modules.transformer import Transformer
+
     transformer = Transformer.load(folder, options, {"transformer_task": task})
     if transformer.tokenizer.chat_template is not None:
         transformer.modality_config["message"] = {
@@ -43,7 +47,7 @@ def _load_backbone(folder: Path, options: LoadOptions, task: str) -> Transformer
     return transformer
 
 
-def content_format(transformer: Transformer) -> MessageFormat:
+def content_format(transformer: "Transformer") -> MessageFormat:
     """How the messages of a backbone's chat template carry their text."""
     return message_format(transformer.tokenizer.chat_template, transformer.model.config.model_type)
 

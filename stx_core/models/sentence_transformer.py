@@ -18,7 +18,6 @@ from stx_core.models.containers import Precision, all_features, in_container, to
 from stx_core.models.inputs import read_texts
 from stx_core.models.modules.module import Features, LoadOptions
 from stx_core.models.modules.pooling import Pooling
-from stx_core.models.modules.transformer import Transformer
 from stx_core.models.text_encoder import Embedded, TextEncoder, Texts
 from stx_core.models.text_model import ModelOptions, RunOptions
 from stx_core.similarity import SimilarityFunction
@@ -96,6 +95,8 @@ class SentenceTransformer(TextEncoder):
         Raises:
             ModelError: the checkpoint lacks weights that the backbone needs.
         """
+        from stx_core.models.modules.transformer import Transformer
+
         transformer = Transformer.load(folder, options)
         config = transformer.model.config
         architecture = (getattr(config, "architectures", None) or [""])[0]

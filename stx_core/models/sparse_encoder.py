@@ -15,7 +15,6 @@ from stx_core.models.inputs import read_texts
 from stx_core.models.modules.module import Features, LoadOptions
 from stx_core.models.modules.sparse_auto_encoder import SparseAutoEncoder
 from stx_core.models.modules.splade_pooling import SpladePooling
-from stx_core.models.modules.transformer import Transformer
 from stx_core.models.sparse_rows import SparseRows, compress, in_order, keep_top, to_coo
 from stx_core.models.sparse_tensors import decode, intersection, sparsity
 from stx_core.models.text_encoder import Embedded, TextEncoder, Texts
@@ -88,6 +87,8 @@ class SparseEncoder(TextEncoder):
                 f"SparseEncoder needs a *ForMaskedLM one, any other would get an untrained head; "
                 f"give a trained sparse encoder, or open it with SentenceTransformer"
             )
+        from stx_core.models.modules.transformer import Transformer
+
         transformer = Transformer.load(folder, options, {"transformer_task": "fill-mask"})
         return [transformer, SpladePooling("max", "relu")]
 

@@ -21,8 +21,7 @@ from stx_core.inference.trial import trial_tokens, why_not_packed
 from stx_core.models.device import default_device, progress_bar, to_device
 from stx_core.models.folder import resolve_folder
 from stx_core.models.loading import MODULES, load_modules, read_model_config, save_model
-from stx_core.models.modules.module import Features, InputModule, LoadOptions
-from stx_core.models.modules.transformer import Transformer
+from stx_core.models.modules.module import Features, InputModule, LoadOptions, is_transformer
 from stx_core.models.prompts import choose_prompts, task_prompt_name
 
 logger = logging.getLogger(__name__)
@@ -373,7 +372,7 @@ class TextModel(nn.Sequential):
         )
 
     def _count(self, lengths: np.ndarray, size: int | None) -> None:
-        if isinstance(self.input_module, Transformer):
+        if is_transformer(self.input_module):
             self.tokens_run += int(lengths.sum())
             self.places_run += len(lengths) * int(lengths.max()) if size is None else size
 
@@ -387,7 +386,7 @@ class TextModel(nn.Sequential):
     ) -> Features:
         """The last module's features of a batch: packed into `size` tokens, or padded for None."""
         first = self.input_module
-        if size is not None and isinstance(first, Transformer):
+        if size is not None and is_transformer(first):
             features = self._with_side(first.pack(tokens, rows, size, self.device), tokens)
         else:
             features = self.collate(tokens, rows)
@@ -411,7 +410,7 @@ class TextModel(nn.Sequential):
 
     def _try_packed(self, task: str | None) -> str | None:
         first = self[0]
-        if not isinstance(first, Transformer):
+        if not is_transformer(first):
             return f"{type(first).__name__} has no attention"
         vocabulary = first.model.config.get_text_config().vocab_size
         special = first.tokenizer.all_special_ids

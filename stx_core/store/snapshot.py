@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from stx_core.errors import SnapshotExpired, StoreError
+from stx_core.errors import SnapshotExpired, SpecError, StoreError
 from stx_core.store import log
 from stx_core.store.files.filesystem import arrow_filesystem
 from stx_core.store.files.urls import join, redact
@@ -157,7 +157,8 @@ def open_snapshot(
         version: None for the current one.
 
     Raises:
-        StoreError: there is no such snapshot or output.
+        SpecError: there is no such output.
+        StoreError: there is no such snapshot.
     """
     return _read(root, version, lambda snapshot: _open(root, snapshot, output))
 
@@ -189,7 +190,8 @@ def snapshot_files(
         version: None for the current one.
 
     Raises:
-        StoreError: there is no such snapshot or output.
+        SpecError: there is no such output.
+        StoreError: there is no such snapshot.
     """
     files = _read(root, version, lambda snapshot: _files(root, snapshot, output))
     return [join(root, file) for file in dict.fromkeys(files)]
@@ -208,10 +210,14 @@ def _files(root: str, snapshot: Mapping[str, Any], output: str | None) -> list[s
 
 
 def _choose_output(root: str, snapshot: Mapping[str, Any], output: str | None) -> str:
-    names = list(snapshot["outputs"])
-    if output is None and len(names) == 1:
-        return str(names[0])
+    names = [str(name) for name in snapshot["outputs"]]
+    # Scores of judged pairs stand beside the ranking that they are scores of.
+    main = [name for name in names if name.removesuffix("-positives") not in {*names} - {name}]
+    if output is None and len(main) == 1:
+        return main[0]
     if output is None or output not in names:
         problem = "has several outputs" if output is None else f"has no output {output!r}"
-        raise StoreError(f"{redact(root)}: the snapshot {problem}; name one of {', '.join(names)}")
+        raise SpecError(
+            f"{redact(root)}: the snapshot {problem}; name one (--output): {', '.join(names)}"
+        )
     return output

@@ -38,7 +38,7 @@ def test_encode_says_what_it_did(dataset):
     out, printed = dataset
 
     assert f"committed version 1 of {out}" in printed
-    assert "3 rows in 1 files" in printed
+    assert "3 rows in 1 file," in printed
     assert "1 x null_text" in printed
 
 

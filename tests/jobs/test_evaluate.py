@@ -158,7 +158,7 @@ def test_an_export_overwrites_nothing_and_leaves_nothing_half_written(
             2,
             "measure 'nDGC@5' is not",
         ),
-        (["evaluate", "ranking", "qrels.tsv", "--output", "dense"], 1, "has no output 'dense'"),
+        (["evaluate", "ranking", "qrels.tsv", "--output", "dense"], 2, "has no output 'dense'"),
         (["evaluate", "qrels.tsv", "qrels.tsv"], 2, "qrels.tsv line 1: "),
         (
             ["export", "ranking", "a.run", "--format", "word"],

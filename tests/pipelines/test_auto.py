@@ -82,7 +82,7 @@ def dtype_of(root):
 )
 def test_auto_is_what_the_cpu_is_fast_at(kind, dtype, machine, corpus, spec_of, tmp_path):
     machine(kind=kind)
-    run_encode(spec_of(corpus, resources={"runner": "auto"}))
+    run_encode(spec_of(corpus))
 
     assert dtype_of(tmp_path / "out") == dtype
 

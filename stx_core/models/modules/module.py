@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeGuard, runtime_checkable
 
 import numpy as np
 from torch import Tensor, nn
@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from stx_core.errors import ModelError
 from stx_core.inference.tokens import Pair, Tokens
 from stx_core.models.folder import load_weights, read_json, save_weights, write_json
+
+if TYPE_CHECKING:
+    from stx_core.models.modules.transformer import Transformer
 
 Features = dict[str, Any]
 """What flows from module to module. Keys, named as in Sentence Transformers (B inputs, L tokens of
@@ -59,6 +62,7 @@ class Module(nn.Module):
     config_file: ClassVar[str] = "config.json"
     config_keys: ClassVar[tuple[str, ...]] = ()
     config_renames: ClassVar[dict[str, str]] = {}
+    is_transformer: ClassVar[bool] = False
 
     @classmethod
     def from_folder(cls, folder: Path, options: LoadOptions) -> Self:
@@ -110,6 +114,11 @@ class Module(nn.Module):
     def forward(self, features: Features) -> Features:
         """Read and add features. The keys are listed at `Features`."""
         raise TypeError(f"{type(self).__name__} does not define forward")
+
+
+def is_transformer(module: object) -> "TypeGuard[Transformer]":
+    """Whether a module is a `Transformer`; models without one need not load transformers for it."""
+    return isinstance(module, Module) and module.is_transformer
 
 
 @runtime_checkable

@@ -7,7 +7,6 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 from torch import nn
-from transformers import AutoTokenizer
 
 from stx_core.errors import ModelError
 from stx_core.inference.tokens import UNLIMITED, Pair, Tokens, from_lists
@@ -44,6 +43,8 @@ class SparseStaticEmbedding(Module):
     @classmethod
     def from_folder(cls, folder: Path, options: LoadOptions) -> Self:
         """Build from settings, tokenizer and weights (or the JSON table that ``path`` names)."""
+        from transformers import AutoTokenizer
+
         config = read_json(folder / cls.config_file)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         table = config.pop("path", None)

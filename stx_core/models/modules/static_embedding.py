@@ -2,19 +2,21 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self, cast
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import nn
-from transformers import PreTrainedTokenizerFast
 
 from stx_core.errors import ModelError
 from stx_core.inference.tokens import Pair, Tokens, from_lists
 from stx_core.models.folder import load_weights, save_weights
 from stx_core.models.modules.bags import collate_bags, with_prompt
 from stx_core.models.modules.module import Features, LoadOptions, Module
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 # Encodings are Python objects of some kilobytes; this many at a time bounds their memory.
 _TEXTS_AT_ONCE = 4096
@@ -34,7 +36,7 @@ class StaticEmbedding(Module):
 
     def __init__(
         self,
-        tokenizer: Tokenizer | PreTrainedTokenizerFast,
+        tokenizer: "Tokenizer | PreTrainedTokenizerFast",
         embedding_weights: np.ndarray | torch.Tensor | None = None,
         embedding_dim: int | None = None,
     ) -> None:
@@ -118,11 +120,10 @@ class StaticEmbedding(Module):
         return features
 
 
-def _rust_tokenizer(tokenizer: Tokenizer | PreTrainedTokenizerFast) -> Tokenizer:
-    if isinstance(tokenizer, PreTrainedTokenizerFast):
-        return cast(Tokenizer, tokenizer.backend_tokenizer)
-    if isinstance(tokenizer, Tokenizer):
-        return tokenizer
+def _rust_tokenizer(tokenizer: "Tokenizer | PreTrainedTokenizerFast") -> Tokenizer:
+    rust = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    if isinstance(rust, Tokenizer):
+        return rust
     raise TypeError(
         f"StaticEmbedding needs a fast tokenizer (tokenizers.Tokenizer or PreTrainedTokenizerFast),"
         f" got {type(tokenizer).__name__}"

@@ -69,6 +69,7 @@ class Transformer(Module):
 
     default_task: ClassVar[str] = "feature-extraction"
     saved_as: ClassVar[str] = "Transformer"
+    is_transformer: ClassVar[bool] = True
 
     def __init__(
         self,

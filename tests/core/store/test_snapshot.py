@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stx_core.errors import CommitConflict, Fenced, StoreError
+from stx_core.errors import CommitConflict, Fenced, SpecError, StoreError
 from stx_core.store import commit, ledger, log, manifest
 from stx_core.store.commit import commit_snapshot, rollback
 from stx_core.store.files.filesystem import connect, list_sizes, write_new
@@ -86,7 +86,7 @@ def test_one_of_several_outputs_must_be_named(job):
     both = ("dense", "second")
     job.publish(claim, job.finish_all(claim.run, both), both)
 
-    with pytest.raises(StoreError, match="several outputs; name one of dense, second"):
+    with pytest.raises(SpecError, match=r"several outputs; name one \(--output\): dense, second"):
         open_snapshot(job.root)
     with pytest.raises(StoreError, match="no output 'third'"):
         open_snapshot(job.root, output="third")
