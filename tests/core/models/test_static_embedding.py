@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -159,3 +161,19 @@ def test_a_real_int8_model2vec_folder_loads_as_float_means(shared_data):
     assert json.loads((folder / "config.json").read_text())["hidden_dim"] == embedding.shape[1]
     assert integers.dtype == torch.int8
     torch.testing.assert_close(embedding[0], integers[tokens.ids].float().mean(0))
+
+
+def test_a_model_without_transformers_does_not_load_them(save_static_model, tmp_path):
+    # They take three times as long to import as torch.
+    folder = save_static_model(tmp_path, ["sand"], np.eye(2, dtype=np.float32))
+    script = (
+        "import sys; from stx_core import SentenceTransformer; "
+        f"print(SentenceTransformer({str(folder)!r}).encode('sand').tolist(), "
+        "'transformers' in sys.modules)"
+    )
+
+    printed = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout
+
+    assert printed.split("\n")[0] == "[0.0, 1.0] False"
