@@ -38,7 +38,7 @@ from pipelines.running.retention import give_up_old
 from pipelines.running.runs import Start, View, claimed, finish_units, run_job
 from pipelines.spec.encode import EncodeSpec
 from pipelines.telemetry.report import Report, output_report
-from pipelines.telemetry.run_report import EncodeRun, with_page
+from pipelines.telemetry.run_report import EncodeRun, with_encode_page
 from pipelines.telemetry.tracing import span
 from stx_core import failpoints
 from stx_core.errors import InputError, SpecError
@@ -249,7 +249,9 @@ def _run(
         warnings=[*warnings, *gate.warnings, *retention.warnings],
         lines=retention.lines,
     )
-    return with_page(EncodeRun(spec, plan, report, info, held.outputs, records, fresh, began))
+    return with_encode_page(
+        EncodeRun(spec, plan, report, info, held.outputs, records, fresh, began)
+    )
 
 
 def _check_schemas(root: str, held: Held, schemas: Mapping[str, pa.Schema]) -> None:

@@ -23,9 +23,12 @@ from pipelines.retrieval.text_lookup import TextSource, index_texts, publish_tex
 from pipelines.running import cluster, stream, unit_table
 from pipelines.running.runs import Start, View, claimed, finish_units, run_job
 from pipelines.spec.retrieval import RerankSpec
+from pipelines.telemetry.ranking_report import RankingRun, with_ranking_page
 from pipelines.telemetry.report import Report, simple_report
+from pipelines.telemetry.unit_counts import count_scores
 from pipelines.telemetry.words import counted
 from stx_core.evaluation.qrels import read_qrels
+from stx_core.store import clock
 from stx_core.store.commit import commit_snapshot
 from stx_core.store.data_file import read_columns
 from stx_core.store.files import create
@@ -65,13 +68,16 @@ def _plan_and_run(spec: RerankSpec, view: View, began: float, *, dry_run: bool) 
         return Report(root, None, committed=False)
     create.probe(root)
     with claimed(root, spec, spec_hash, held.version, held.run, began) as start:
-        streamed = time.monotonic()
+        streamed, worked = time.monotonic(), clock.now()
         fresh = _stream(spec, task, work, pool, start, view)
         seconds = time.monotonic() - streamed
         records = pa.concat_tables([start.records, fresh])
         info = commit_snapshot(root, start.claim, work.planned, records, work.facts, work.schemas)
     warnings = [*_quarantined(root, records, info.outputs), *_unscored(spec, info.outputs)]
-    return replace(simple_report(info, root, began, fresh, warnings), stream_seconds=seconds)
+    report = replace(simple_report(info, root, began, fresh, warnings), stream_seconds=seconds)
+    timed = fresh.filter(pc.equal(fresh["output"], next(iter(task.rerankers))))
+    told = spec, spec.resources, pool, report, info, records, fresh, timed, worked
+    return with_ranking_page(RankingRun("Reranked", "candidates", *told))
 
 
 def _lines(spec: RerankSpec, task: RerankTask, work: Work, pool: Pool) -> Iterator[str]:
@@ -186,7 +192,7 @@ def _write(description: Mapping[str, Any], table: pa.Table, setting: _Setting) -
         )
         record = finish(
             setting.target, unit, output, key, found.rows, ids,
-            lost=found.lost, seconds=seconds, **found.counts,
+            lost=found.lost, seconds=seconds, counts=count_scores(found.rows), **found.counts,
         )  # fmt: skip
         records.append(asdict(record))
     retries = take_counts()

@@ -24,10 +24,13 @@ from pipelines.retrieval.top_k import FOUND, HITS, POSITIVES, VECTOR, TopKStage,
 from pipelines.running import cluster, stream, unit_table
 from pipelines.running.runs import Amount, Start, View, claimed, finish_units, run_job
 from pipelines.spec.retrieval import Fusion, RetrieveSpec
+from pipelines.telemetry.ranking_report import RankingRun, with_ranking_page
 from pipelines.telemetry.report import Report, simple_report
+from pipelines.telemetry.unit_counts import FINISHED, count_scores
 from pipelines.telemetry.words import counted
 from stx_core.evaluation.qrels import read_qrels
 from stx_core.fusion import reciprocal_rank_fusion, weighted_fusion
+from stx_core.store import clock
 from stx_core.store.commit import commit_snapshot
 from stx_core.store.data_file import read_columns
 from stx_core.store.files import create
@@ -72,11 +75,16 @@ def _plan_and_run(spec: RetrieveSpec, view: View, began: float, *, dry_run: bool
     create.probe(root)
     watched = _Recalls(view)
     with claimed(root, spec, spec_hash, held.version, held.run, began) as start:
+        streamed, worked = time.monotonic(), clock.now()
         fresh = _stream(spec, grid, work, cells, pool, start, watched)
+        seconds = time.monotonic() - streamed
         records = pa.concat_tables([start.records, fresh])
         info = commit_snapshot(root, start.claim, work.planned, records, work.facts, work.schemas)
     report = simple_report(info, root, began, fresh, _warnings(spec, grid, info.outputs))
-    return replace(report, lines=tuple(watched.lines(spec.k)))
+    report = replace(report, stream_seconds=seconds, lines=tuple(watched.lines(spec.k)))
+    timed = fresh.filter(pc.equal(fresh["output"], CELLS))
+    told = spec, spec.resources, pool, report, info, records, fresh, timed, worked
+    return with_ranking_page(RankingRun("Retrieved", "queries", *told))
 
 
 class _Recalls(View):
@@ -246,8 +254,9 @@ def _write_cell(
     ids = table[unit_table.ID]
     unit = Unit(**description["unit"])
     record = finish(
-        setting.target, unit, CELLS, description["key"], both, ids, seconds=notes["seconds"]
-    )
+        setting.target, unit, CELLS, description["key"], both, ids,
+        seconds=notes["seconds"], counts={FINISHED: clock.now()},
+    )  # fmt: skip
     told = {"leg": description["leg"], "recall": notes["recall"]}
     return _result(unit, [asdict(record)], notes["retries"]) | told
 
@@ -279,7 +288,17 @@ def _write_block(
     ids = take_unit(unit, ["id"])["id"].combine_chunks()
     rows = _merged(description["cells"], ids, setting)
     records = [
-        asdict(finish(setting.target, unit, output, key, rows[output], ids))
+        asdict(
+            finish(
+                setting.target,
+                unit,
+                output,
+                key,
+                rows[output],
+                ids,
+                counts=count_scores(rows[output]),
+            )  # fmt: skip
+        )
         for output, key in description["keys"].items()
     ]
     return _result(unit, records, {})

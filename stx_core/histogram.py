@@ -142,3 +142,26 @@ class Norms(Histogram):
     def edge(place: int) -> float:
         """The lowest number of a bin."""
         return max(0.0, float(2 ** ((place - 0.5) / _BINS_PER_OCTAVE) - 1))
+
+
+_SCORE_BINS_PER_OCTAVE = 32
+
+
+class Scores(Histogram):
+    """Counts of finite numbers of both signs: bin i is around sign(i) (2^(|i| / 32) - 1).
+
+    Cosines lie in bins of 2 to 4 hundredths, and logits of any size in a few hundred bins.
+    """
+
+    @staticmethod
+    def places(values: np.ndarray) -> np.ndarray:
+        """The bins of (N,) numbers."""
+        sizes = np.rint(_SCORE_BINS_PER_OCTAVE * np.log2(1 + np.abs(values)))
+        places: np.ndarray = np.copysign(sizes, values)
+        return places
+
+    @staticmethod
+    def edge(place: int) -> float:
+        """The lowest number of a bin."""
+        size = 2 ** (abs(place - 0.5) / _SCORE_BINS_PER_OCTAVE) - 1
+        return float(math.copysign(size, place - 0.5))

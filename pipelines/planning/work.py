@@ -161,6 +161,7 @@ def finish(
     lost: Lost | None = None,
     n_tokens: int = 0,
     n_truncated: int = 0,
+    counts: Mapping[str, Any] = {},  # noqa: B006  (never changed)
 ) -> ledger.Record:
     """Write the file of a unit whose rows may give several rows each, and make the unit done.
 
@@ -176,6 +177,7 @@ def finish(
         lost: rows that were filtered out or are bad; None for none.
         n_tokens: that a model read.
         n_truncated: texts that were longer than it reads.
+        counts: numbers that add up over units, see `pipelines.telemetry.unit_counts`.
 
     Returns:
         The record; that of another attempt where one was first.
@@ -218,5 +220,6 @@ def finish(
         seconds=dict(seconds) | {"write": time.perf_counter() - began},
         run=target.run,
         epoch=target.epoch,
+        counts=dict(counts),
     )
     return ledger.record(target.root, target.run, record)

@@ -3,44 +3,22 @@
 All of it comes from the run's records, whose counts add up, and from the log; no data file is read.
 """
 
-import json
-import math
-import platform
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib.metadata import version as installed
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.planning.plan import Plan
-from pipelines.planning.pool import available_cores
 from pipelines.spec.encode import EncodeSpec
-from pipelines.telemetry.progress import by_stage
-from pipelines.telemetry.report import Report, write_page
-from pipelines.telemetry.unit_counts import FINISHED, Totals, add_up, read_json
-from stx_core.errors import StoreError
-from stx_core.histogram import Histogram, Lengths
-from stx_core.page import Section, bar_chart, html_page, markdown_page, share
-from stx_core.store.data_file import read_columns
-from stx_core.store.files.urls import join, redact
+from pipelines.telemetry import sections
+from pipelines.telemetry.report import Report
+from pipelines.telemetry.unit_counts import Totals, add_up
+from stx_core.page import Section, share
+from stx_core.store.files.urls import redact
 from stx_core.store.snapshot import SnapshotInfo
-
-PACKAGES = ("stx", "torch", "transformers", "tokenizers", "pyarrow", "numpy", "ray")
-
-# Of the throughput: fewer where a run has few units, whose results come all at once.
-_INTERVALS, _UNITS_PER_INTERVAL = 20, 3
-_QUANTILES = (0.25, 0.5, 0.75, 0.95)
-_SLOWEST = 10
-_SAMPLES = 3
-_SAMPLED_FILES = 20
-_SAMPLED_ROWS = 1000
-# Not `detail`, which may quote the row.
-_SAMPLE_COLUMNS = ("reason", "file", "row", "id", "column")
 
 
 @dataclass(frozen=True)
@@ -86,25 +64,12 @@ class EncodeRun:
         return None if price is None else price * self.report.seconds / 3600
 
 
-def with_page(run: EncodeRun) -> Report:
-    """Write the page; the report with a line that says where.
-
-    The snapshot is there already: a page that cannot be written is a warning.
-    """
-    report, root = run.report, run.report.output
-    title = f"Encoded: {redact(root)}, version {run.info.version}"
-    try:
-        sections = list(_sections(run))
-        pages = {
-            ending: make(title, list(_notes(run)), sections)
-            for ending, make in (("md", markdown_page), ("html", html_page))
-        }
-        url = write_page(root, run.info.version, pages)
-    except (StoreError, OSError) as error:
-        return replace(report, warnings=[*report.warnings, f"no report written: {error}"])
-    lines = [] if run.cost is None else [f"  cost     {run.cost:,.4g}"]
-    lines.append(f"  report   {redact(url)}")
-    return replace(report, lines=[*report.lines, *lines])
+def with_encode_page(run: EncodeRun) -> Report:
+    """Write the page; the report with its cost, and a line that says where the page is."""
+    cost = [] if run.cost is None else [f"  cost     {run.cost:,.4g}"]
+    report = replace(run.report, lines=[*run.report.lines, *cost])
+    title = f"Encoded: {redact(report.output)}, version {run.info.version}"
+    return sections.with_page(report, run.info.version, title, list(_notes(run)), _sections(run))
 
 
 def _notes(run: EncodeRun) -> Iterator[str]:
@@ -121,14 +86,16 @@ def _sections(run: EncodeRun) -> Iterator[Section]:
     yield Section("Summary", ("what", "number"), list(_summary(run)))
     yield Section("Outputs", ("what", *run.report.parts), _outputs(run))
     yield Section("Changes", ("rows", *run.report.parts), _changes(run))
-    yield from _throughput(run)
+    yield from sections.throughput(run.fresh, run.began)
     for name, facts in run.info.outputs.items():
         yield from _histograms(run, name, facts["type"])
-    yield from _quarantine(run)
-    yield Section("Time by stage", ("stage", "seconds", "share"), _stages(run.fresh))
-    yield from _slowest(run.fresh)
-    yield Section("Settings", ("key", "value"), list(_settings(run.spec)))
-    yield Section("Environment", ("what", "value"), list(_environment(run.plan)))
+    units = {name: run.units(name) for name in run.info.outputs}
+    yield from sections.quarantine(run.report.output, units)
+    yield sections.stages(run.fresh)
+    yield from sections.slowest(run.fresh)
+    yield sections.settings(run.spec)
+    probes = (part.probe for part in run.plan.parts.values())
+    yield sections.environment(run.plan.pool, (probe.device for probe in probes if probe))
 
 
 def _summary(run: EncodeRun) -> Iterator[tuple[str, object]]:
@@ -187,152 +154,19 @@ def _total(records: pa.Table, name: str) -> int:
     return pc.sum(records[name]).as_py() or 0
 
 
-def _throughput(run: EncodeRun) -> Iterator[Section]:
-    """Tokens over time; of models without tokens, rows."""
-    told = (each.get(FINISHED, math.nan) for each in read_json(run.fresh, "counts"))
-    finished = np.fromiter(told, np.float64, len(run.fresh))
-    known = np.isfinite(finished)
-    if not known.any():
-        return
-    # Clocks of machines differ a little: nothing is finished before the run began.
-    seconds = np.maximum(finished[known], run.began) - run.began
-    n_intervals = min(_INTERVALS, -(-len(seconds) // _UNITS_PER_INTERVAL))
-    step = max(float(seconds.max()) / n_intervals, 1e-3)
-    at = np.minimum(seconds // step, n_intervals - 1).astype(int)
-    rows, tokens = (
-        np.bincount(at, run.fresh[name].to_numpy()[known], n_intervals)
-        for name in ("rows_out", "n_tokens")
-    )
-    name, numbers = ("tokens", tokens) if tokens.any() else ("rows", rows)
-    chart = f"<p>Height: {name} per second, of units that were finished then.</p>\n" + bar_chart(
-        "Throughput over time",
-        {name: dict(enumerate(numbers.tolist()))},
-        lambda place: place * step,
-        lambda edge: f"{edge:,.1f} s",
-    )
-    lines = [
-        (f"{place * step:,.1f}", f"{rows[place] / step:,.0f}", f"{tokens[place] / step:,.0f}")
-        for place in range(n_intervals)
-    ]
-    yield Section("Throughput", ("from second", "rows/s", "tokens/s"), lines, chart)
-
-
 def _histograms(run: EncodeRun, name: str, kind: str) -> Iterator[Section]:
     """How long the texts are, and the vectors."""
     totals = run.totals[name]
     tokens = totals.tokens
     cut = _total(run.units(name), "n_truncated")
     extra = [("texts cut", cut), ("share cut", share(cut, tokens.n))]
-    yield from _histogram(f"Tokens per text: {name}", "texts", tokens, extra)
+    yield from sections.histogram(f"Tokens per text: {name}", "texts", tokens, extra)
     if kind == "sparse":
-        yield from _histogram(f"Non-zero numbers per vector: {name}", "vectors", totals.entries)
-    else:
-        yield from _histogram(f"Norms: {name}", "vectors", totals.norms)
-
-
-def _histogram(
-    heading: str, what: str, counts: Histogram, extra: Sequence[tuple[str, object]] = ()
-) -> Iterator[Section]:
-    if not counts.n:
-        return
-    whole = isinstance(counts, Lengths)
-
-    def said(edge: float) -> str:
-        return f"{math.ceil(edge):,}" if whole else f"{edge:.3g}"
-
-    def number(value: float) -> str:
-        return f"{value:,.0f}" if whole else f"{value:,.4f}"
-
-    def about(value: float) -> str:
-        # Bins are a tenth of their numbers wide.
-        return f"{value:,.0f}" if whole else f"{value:,.2g}"
-
-    rows = [
-        (what, counts.n),
-        ("mean", f"{counts.mean:,.2f}" if whole else number(counts.mean)),
-        ("lowest", number(counts.low)),
-        *((f"{part:.0%}, about", about(counts.quantile(part))) for part in _QUANTILES),
-        ("highest", number(counts.high)),
-        *extra,
-    ]
-    chart = bar_chart(heading, {what: counts.bins}, counts.edge, said)
-    yield Section(heading, ("what", "number"), rows, chart)
-
-
-def _quarantine(run: EncodeRun) -> Iterator[Section]:
-    """How many rows were quarantined and why; some of them by id, none with its text."""
-    rows = []
-    for name in run.info.outputs:
-        reasons: Counter[str] = Counter()
-        for counts in read_json(run.units(name), "reasons"):
-            reasons.update(counts)
-        rows += [(name, reason, count) for reason, count in reasons.most_common()]
-    if rows:
-        yield Section("Quarantined rows", ("output", "reason", "rows"), rows)
-        yield Section("Some of them", _SAMPLE_COLUMNS, list(_samples(run)))
-
-
-def _samples(run: EncodeRun) -> Iterator[Sequence[object]]:
-    """The first rows of each reason, of the first files."""
-    bad = run.records.filter(pc.greater(run.records["rows_quarantined"], 0))
-    seen: Counter[str] = Counter()
-    for record in bad.slice(0, _SAMPLED_FILES).to_pylist():
-        head = np.arange(min(record["rows_quarantined"], _SAMPLED_ROWS))
-        url = join(run.report.output, record["quarantine_file"])
-        for row in read_columns(url, _SAMPLE_COLUMNS, head).to_pylist():
-            seen[row["reason"]] += 1
-            if seen[row["reason"]] <= _SAMPLES:
-                yield [redact(str(row[name])) for name in _SAMPLE_COLUMNS]
-
-
-def _stages(fresh: pa.Table) -> list[Sequence[object]]:
-    seconds = by_stage(read_json(fresh, "seconds"))
-    total = sum(seconds.values())
-    return [(stage, f"{each:,.1f}", share(each, total)) for stage, each in seconds.items()]
-
-
-def _slowest(fresh: pa.Table) -> Iterator[Section]:
-    if not len(fresh):
-        return
-    totals = np.fromiter((sum(each.values()) for each in read_json(fresh, "seconds")), np.float64)
-    chosen = np.argsort(-totals, kind="stable")[:_SLOWEST]
-    slowest = fresh.take(pa.array(chosen))
-    rows = [
-        (
-            f"{redact(row['url'])} rows {row['start']}-{row['stop']}",
-            row["output"],
-            f"{totals[place]:,.2f}",
-            row["n_tokens"],
-            ", ".join(f"{stage} {each:.2f}" for stage, each in by_stage([seconds]).items()),
+        yield from sections.histogram(
+            f"Non-zero numbers per vector: {name}", "vectors", totals.entries
         )
-        for place, row, seconds in zip(
-            chosen, slowest.to_pylist(), read_json(slowest, "seconds"), strict=True
-        )
-    ]
-    yield Section("Slowest units", ("unit", "output", "seconds", "tokens", "of these"), rows)
-
-
-def _settings(spec: EncodeSpec) -> Iterator[tuple[str, str]]:
-    yield from _flat("", spec.model_dump(mode="json", exclude_none=True))
-
-
-def _flat(prefix: str, value: object) -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict) and value:
-        for name, inner in value.items():
-            yield from _flat(f"{prefix}.{name}" if prefix else name, inner)
     else:
-        yield prefix, redact(value if isinstance(value, str) else json.dumps(value))
-
-
-def _environment(plan: Plan) -> Iterator[tuple[str, str]]:
-    yield "python", platform.python_version()
-    for package in PACKAGES:
-        yield package, installed(package)
-    yield "system", platform.platform()
-    yield "cores of the driver", str(available_cores())
-    yield "run on", str(plan.pool)
-    devices = {part.probe.device for part in plan.parts.values() if part.probe is not None}
-    yield "device of the sample", ", ".join(sorted(devices))
+        yield from sections.histogram(f"Norms: {name}", "vectors", totals.norms)
 
 
 def _of(records: pa.Table, output: str) -> pa.Table:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.running import unit_table
-from stx_core.histogram import Lengths, Norms
+from stx_core.histogram import Lengths, Norms, Scores
 from stx_core.store import clock
 from stx_core.store.schema import dense_matrix
 
@@ -19,6 +19,7 @@ TOKENS = "tokens"
 NORMS = "norms"
 ENTRIES = "entries"
 FINISHED = "finished"
+SCORES = "scores"
 RUN_TOKENS = "run_tokens"
 RUN_PLACES = "run_places"
 
@@ -52,6 +53,16 @@ def count_rows(good: pa.Table, output: str) -> dict[str, Any]:
     }
 
 
+def count_scores(ranking: pa.Table) -> dict[str, Any]:
+    """Count what a unit gives of a ranking: ``scores`` (`Scores`), and ``finished``, as above.
+
+    Args:
+        ranking: rows with ``score``, a number or null.
+    """
+    scores = ranking["score"].drop_null().to_numpy()
+    return {SCORES: Scores.of(scores[np.isfinite(scores)]).to_json(), FINISHED: clock.now()}
+
+
 def _of_vectors(vectors: pa.ChunkedArray) -> dict[str, Any]:
     if pa.types.is_struct(vectors.type):
         entries = pc.list_value_length(pc.struct_field(vectors, "indices"))
@@ -68,6 +79,7 @@ class Totals:
         tokens: of the texts.
         norms: of dense vectors.
         entries: non-zero numbers of sparse vectors.
+        scores: of rankings.
         run_tokens: that encoders were given.
         run_places: of their batches, padding counted.
     """
@@ -75,6 +87,7 @@ class Totals:
     tokens: Lengths = Lengths()
     norms: Norms = Norms()
     entries: Lengths = Lengths()
+    scores: Scores = Scores()
     run_tokens: int = 0
     run_places: int = 0
 
@@ -89,6 +102,7 @@ class Totals:
             self.tokens + Lengths.from_json(counts.get(TOKENS, _NONE)),
             self.norms + Norms.from_json(counts.get(NORMS, _NONE)),
             self.entries + Lengths.from_json(counts.get(ENTRIES, _NONE)),
+            self.scores + Scores.from_json(counts.get(SCORES, _NONE)),
             self.run_tokens + counts.get(RUN_TOKENS, 0),
             self.run_places + counts.get(RUN_PLACES, 0),
         )

@@ -43,7 +43,7 @@ def test_a_range_starts_from_zero_grows_and_leaves_no_node_behind(cluster, spec_
     done = finish(process)
 
     assert done.returncode == 0, done.stderr
-    assert "run on   ray: 1 to 3 actors x 1 cores" in done.stdout
+    assert "run on   ray: 1 to 3 actors x 1 core" in done.stdout
     assert "waiting for nodes to join" in done.stderr
     assert most == 3, "the pool did not grow beyond the first node"
     root = values["output"]["path"]

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stx_core.histogram import Lengths, Norms
+from stx_core.histogram import Lengths, Norms, Scores
 
 lengths = st.lists(st.integers(0, 100_000), min_size=1, max_size=50)
+scores = st.lists(st.floats(-1e6, 1e6, allow_subnormal=False), min_size=1, max_size=50)
 norms = st.lists(st.floats(0, 1e6, allow_subnormal=False), min_size=1, max_size=50)
 
 
@@ -37,6 +38,18 @@ def test_lengths_are_exact_when_short_and_to_a_tenth_when_long(one, other, share
 @given(norms, norms, st.floats(0, 1))
 def test_norms_are_known_to_a_tenth(one, other, share):
     check(Norms, one, other, share, lambda exact: 0.1 * (1 + exact))
+
+
+@given(scores, scores, st.floats(0, 1))
+def test_scores_of_both_signs_are_known_to_three_hundredths(one, other, share):
+    check(Scores, one, other, share, lambda exact: 0.03 * (1 + abs(exact)))
+
+
+@given(st.floats(-100, 100))
+def test_a_score_lies_between_the_edges_of_its_bin(value):
+    (place,) = Scores.of(np.array([value])).bins
+
+    assert Scores.edge(place) <= value <= Scores.edge(place + 1)
 
 
 @pytest.mark.parametrize(("kind", "top"), [(Lengths, 5000), (Norms, 200)])

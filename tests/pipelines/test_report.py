@@ -15,7 +15,7 @@ import pytest
 
 from pipelines.encode import run_encode
 from pipelines.telemetry import report as report_module
-from pipelines.telemetry.run_report import _SAMPLES
+from pipelines.telemetry.sections import _SAMPLES
 from stx_core.errors import StoreError
 from stx_core.histogram import Lengths, Norms
 from stx_core.store import ledger

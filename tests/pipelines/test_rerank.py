@@ -25,6 +25,7 @@ from stx_core.store.snapshot import open_snapshot, snapshot_info
 from stx_core.store.verify import find_problems
 from tests.pipelines.conftest import texts
 from tests.pipelines.retrieval import read_ranking
+from tests.pipelines.test_report import numbers, page, tables
 
 N_QUERIES, N_DOCUMENTS, N_CANDIDATES = 12, 60, 9
 LOCAL = {"runner": "local", "rows_per_unit": 30, "cpus_per_actor": 1, "supervised": False}
@@ -181,6 +182,18 @@ def test_a_ranking_is_that_of_the_model_by_hand(lake, judges):
         hit[0] for hit in ranking(spec.output.path)[query]
     ]
     assert list(find_problems(spec.output.path)) == []
+
+
+def test_the_page_tells_of_scores_tokens_and_what_was_quarantined(lake, judges):
+    spec = lake.spec(judges)
+    report = run_rerank(spec)
+
+    found = tables(page(lake.folder / "out"))
+    scores = open_snapshot(spec.output.path, output="small").to_table()["score"].to_numpy()
+    told = numbers(found["Scores: small"])
+    assert (told["pairs"], told["mean"]) == (str(len(scores)), f"{scores.mean():.4f}")
+    assert numbers(found["Summary"])["tokens read"] == str(report.parts["small"].encoded_tokens)
+    assert found["Throughput"][0] == ["from second", "candidates/s", "tokens/s"]
 
 
 def test_ties_are_decided_by_the_id(lake, judges):

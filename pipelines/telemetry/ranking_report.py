@@ -1,0 +1,103 @@
+"""The page of a retrieve or rerank run: how fast it was, how scores lie, what has none."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BaseModel
+
+from pipelines.planning.pool import Pool
+from pipelines.spec.parts import Resources
+from pipelines.telemetry import sections
+from pipelines.telemetry.report import Report
+from pipelines.telemetry.unit_counts import add_up
+from stx_core.page import Section
+from stx_core.store.files.urls import redact
+from stx_core.store.snapshot import SnapshotInfo
+
+
+@dataclass(frozen=True)
+class RankingRun:
+    """What a report tells of.
+
+    Attributes:
+        title: what was done, in a word.
+        rows_are: what the rows of its units are: queries, candidates.
+        spec: what was asked for.
+        resources: of the spec.
+        pool: where the stages ran.
+        report: numbers of this start.
+        info: the snapshot that it committed.
+        records: of all starts of the run, see `ledger.RECORDS`.
+        fresh: of this start.
+        timed: those of them that the speed is of, one for each row of a unit.
+        began: when its first unit did, in seconds since 1970.
+    """
+
+    title: str
+    rows_are: str
+    spec: BaseModel
+    resources: Resources
+    pool: Pool
+    report: Report
+    info: SnapshotInfo
+    records: pa.Table
+    fresh: pa.Table
+    timed: pa.Table
+    began: float
+
+    def units(self, output: str) -> pa.Table:
+        """Records of an output."""
+        return self.records.filter(pc.equal(self.records["output"], output))
+
+
+def with_ranking_page(run: RankingRun) -> Report:
+    """Write the page; the report with its cost, and a line that says where the page is."""
+    cost = [] if (price := _cost(run)) is None else [f"  cost     {price:,.4g}"]
+    report = replace(run.report, lines=[*run.report.lines, *cost])
+    title = f"{run.title}: {redact(report.output)}, version {run.info.version}"
+    notes = [f"Run {run.info.run}, committed {run.info.created}."]
+    return sections.with_page(report, run.info.version, title, notes, _sections(run))
+
+
+def _sections(run: RankingRun) -> Iterator[Section]:
+    yield Section("Summary", ("what", "number"), list(_summary(run)))
+    yield Section("Outputs", ("what", *run.report.parts), _outputs(run))
+    yield from sections.throughput(run.timed, run.began, run.rows_are)
+    for name in run.info.outputs:
+        scores = add_up(run.units(name)).scores
+        yield from sections.histogram(f"Scores: {name}", "pairs", scores)
+    yield from sections.quarantine(
+        run.report.output, {name: run.units(name) for name in run.info.outputs}
+    )
+    yield sections.stages(run.fresh)
+    yield from sections.slowest(run.fresh)
+    yield sections.settings(run.spec)
+    yield sections.environment(run.pool)
+
+
+def _cost(run: RankingRun) -> float | None:
+    price = run.resources.cost_per_hour
+    return None if price is None else price * run.report.seconds / 3600
+
+
+def _summary(run: RankingRun) -> Iterator[tuple[str, object]]:
+    yield run.rows_are, run.info.rows
+    yield "seconds, from plan to commit", f"{run.report.seconds:,.1f}"
+    yield "of these streaming, start of the actors counted", f"{run.report.stream_seconds:,.1f}"
+    if tokens := pc.sum(run.fresh["n_tokens"]).as_py():
+        yield "tokens read", tokens
+        yield "tokens per second", f"{tokens / run.report.stream_seconds:,.0f}"
+    if (cost := _cost(run)) is not None:
+        yield f"cost, at {run.resources.cost_per_hour:g} per hour", f"{cost:,.4g}"
+
+
+def _outputs(run: RankingRun) -> list[Sequence[object]]:
+    parts = run.report.parts.values()
+    return [
+        ("rows", *(part.file_rows for part in parts)),
+        ("files", *(part.files for part in parts)),
+        ("size, MB", *(f"{part.size / 1e6:,.1f}" for part in parts)),
+        ("quarantined", *(part.quarantined for part in parts)),
+    ]

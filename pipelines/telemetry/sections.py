@@ -1,0 +1,232 @@
+"""Parts of the pages that tell of a run, from its records: no data file is read for them."""
+
+import json
+import math
+import platform
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import version as installed
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BaseModel
+
+from pipelines.planning.pool import Pool, available_cores
+from pipelines.telemetry.progress import by_stage
+from pipelines.telemetry.report import Report, write_page
+from pipelines.telemetry.unit_counts import FINISHED, read_json
+from stx_core.errors import StoreError
+from stx_core.histogram import Histogram, Lengths
+from stx_core.page import Section, bar_chart, html_page, markdown_page, share
+from stx_core.store.data_file import read_columns
+from stx_core.store.files.urls import join, redact
+
+PACKAGES = ("stx", "torch", "transformers", "tokenizers", "pyarrow", "numpy", "ray")
+
+# Of the throughput: fewer where a run has few units, whose results come all at once.
+_INTERVALS, _UNITS_PER_INTERVAL = 20, 3
+_QUANTILES = (0.25, 0.5, 0.75, 0.95)
+_SLOWEST = 10
+_SAMPLES = 3
+_SAMPLED_FILES = 20
+_SAMPLED_ROWS = 1000
+# Not `detail`, which may quote the row.
+_SAMPLE_COLUMNS = ("reason", "file", "row", "id", "column")
+
+
+def with_page(
+    report: Report, version: int, title: str, notes: Sequence[str], sections: Iterable[Section]
+) -> Report:
+    """Write the page of a version; the report with a line that says where.
+
+    The snapshot is there already: a page that cannot be written is a warning.
+
+    Args:
+        report: of the start that committed the version.
+        version: it.
+        title: of the page.
+        notes: lines below it.
+        sections: may read from the store.
+    """
+    try:
+        parts = list(sections)
+        pages = {
+            ending: make(title, notes, parts)
+            for ending, make in (("md", markdown_page), ("html", html_page))
+        }
+        url = write_page(report.output, version, pages)
+    except (StoreError, OSError) as error:
+        return replace(report, warnings=[*report.warnings, f"no report written: {error}"])
+    return replace(report, lines=[*report.lines, f"  report   {redact(url)}"])
+
+
+def throughput(records: pa.Table, began: float, rows_are: str = "rows") -> Iterator[Section]:
+    """Tokens over time; where nothing read tokens, rows.
+
+    Args:
+        records: of units that this start finished.
+        began: when the first one did, in seconds since 1970.
+        rows_are: what their rows are called.
+    """
+    told = (each.get(FINISHED, math.nan) for each in read_json(records, "counts"))
+    finished = np.fromiter(told, np.float64, len(records))
+    known = np.isfinite(finished)
+    if not known.any():
+        return
+    # Clocks of machines differ a little: nothing is finished before the run began.
+    seconds = np.maximum(finished[known], began) - began
+    n_intervals = min(_INTERVALS, -(-len(seconds) // _UNITS_PER_INTERVAL))
+    step = max(float(seconds.max()) / n_intervals, 1e-3)
+    at = np.minimum(seconds // step, n_intervals - 1).astype(int)
+    rows, tokens = (
+        np.bincount(at, records[name].to_numpy()[known], n_intervals)
+        for name in ("rows_out", "n_tokens")
+    )
+    name, numbers = ("tokens", tokens) if tokens.any() else (rows_are, rows)
+    chart = f"<p>Height: {name} per second, of units that were finished then.</p>\n" + bar_chart(
+        "Throughput over time",
+        {name: dict(enumerate(numbers.tolist()))},
+        lambda place: place * step,
+        lambda edge: f"{edge:,.1f} s",
+    )
+    told = {f"{rows_are}/s": rows, "tokens/s": tokens}
+    columns = {name: each for name, each in told.items() if each.any()}
+    lines = [
+        (f"{place * step:,.1f}", *(f"{each[place] / step:,.0f}" for each in columns.values()))
+        for place in range(n_intervals)
+    ]
+    yield Section("Throughput", ("from second", *columns), lines, chart)
+
+
+def histogram(
+    heading: str, what: str, counts: Histogram, extra: Sequence[tuple[str, object]] = ()
+) -> Iterator[Section]:
+    """How numbers lie: a chart and a table; nothing of no numbers.
+
+    Args:
+        heading: of the section.
+        what: is counted.
+        counts: of it.
+        extra: more rows of the table.
+    """
+    if not counts.n:
+        return
+    whole = isinstance(counts, Lengths)
+
+    def said(edge: float) -> str:
+        return f"{math.ceil(edge):,}" if whole else f"{edge:.3g}"
+
+    def number(value: float) -> str:
+        return f"{value:,.0f}" if whole else f"{value:,.4f}"
+
+    def about(value: float) -> str:
+        # Bins are a tenth of their numbers wide.
+        return f"{value:,.0f}" if whole else f"{value:,.2g}"
+
+    rows = [
+        (what, counts.n),
+        ("mean", f"{counts.mean:,.2f}" if whole else number(counts.mean)),
+        ("lowest", number(counts.low)),
+        *((f"{part:.0%}, about", about(counts.quantile(part))) for part in _QUANTILES),
+        ("highest", number(counts.high)),
+        *extra,
+    ]
+    chart = bar_chart(heading, {what: counts.bins}, counts.edge, said)
+    yield Section(heading, ("what", "number"), rows, chart)
+
+
+def quarantine(root: str, records: Mapping[str, pa.Table]) -> Iterator[Section]:
+    """How many rows were quarantined and why; some of them by id, none with its text.
+
+    Args:
+        root: the dataset.
+        records: of the snapshot's units, by output.
+    """
+    rows = []
+    for output, mine in records.items():
+        reasons: Counter[str] = Counter()
+        for counts in read_json(mine, "reasons"):
+            reasons.update(counts)
+        rows += [(output, reason, count) for reason, count in reasons.most_common()]
+    if rows:
+        yield Section("Quarantined rows", ("output", "reason", "rows"), rows)
+        yield Section("Some of them", _SAMPLE_COLUMNS, list(_samples(root, records)))
+
+
+def _samples(root: str, records: Mapping[str, pa.Table]) -> Iterator[Sequence[object]]:
+    """The first rows of each reason, of the first files."""
+    found = pa.concat_tables(records.values())
+    bad = found.filter(pc.greater(found["rows_quarantined"], 0))
+    seen: Counter[str] = Counter()
+    for record in bad.slice(0, _SAMPLED_FILES).to_pylist():
+        head = np.arange(min(record["rows_quarantined"], _SAMPLED_ROWS))
+        url = join(root, record["quarantine_file"])
+        for row in read_columns(url, _SAMPLE_COLUMNS, head).to_pylist():
+            seen[row["reason"]] += 1
+            if seen[row["reason"]] <= _SAMPLES:
+                yield [redact(str(row[name])) for name in _SAMPLE_COLUMNS]
+
+
+def stages(fresh: pa.Table) -> Section:
+    """What the workers did all the time; of the records of this start."""
+    seconds = by_stage(read_json(fresh, "seconds"))
+    total = sum(seconds.values())
+    rows = [(stage, f"{each:,.1f}", share(each, total)) for stage, each in seconds.items()]
+    return Section("Time by stage", ("stage", "seconds", "share"), rows)
+
+
+def slowest(fresh: pa.Table) -> Iterator[Section]:
+    """Units that took longest, of the records of this start."""
+    if not len(fresh):
+        return
+    totals = np.fromiter((sum(each.values()) for each in read_json(fresh, "seconds")), np.float64)
+    chosen = np.argsort(-totals, kind="stable")[:_SLOWEST]
+    slowest = fresh.take(pa.array(chosen))
+    rows = [
+        (
+            f"{redact(row['url'])} rows {row['start']}-{row['stop']}",
+            row["output"],
+            f"{totals[place]:,.2f}",
+            row["n_tokens"],
+            ", ".join(f"{stage} {each:.2f}" for stage, each in by_stage([seconds]).items()),
+        )
+        for place, row, seconds in zip(
+            chosen, slowest.to_pylist(), read_json(slowest, "seconds"), strict=True
+        )
+    ]
+    yield Section("Slowest units", ("unit", "output", "seconds", "tokens", "of these"), rows)
+
+
+def settings(spec: BaseModel) -> Section:
+    """The spec, key by key."""
+    rows = list(_flat("", spec.model_dump(mode="json", exclude_none=True)))
+    return Section("Settings", ("key", "value"), rows)
+
+
+def _flat(prefix: str, value: object) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict) and value:
+        for name, inner in value.items():
+            yield from _flat(f"{prefix}.{name}" if prefix else name, inner)
+    else:
+        yield prefix, redact(value if isinstance(value, str) else json.dumps(value))
+
+
+def environment(pool: Pool | None, devices: Iterable[str] = ()) -> Section:
+    """Versions and machine.
+
+    Args:
+        pool: where the stages ran.
+        devices: of the models.
+    """
+    rows = [
+        ("python", platform.python_version()),
+        *((package, installed(package)) for package in PACKAGES),
+        ("system", platform.platform()),
+        ("cores of the driver", str(available_cores())),
+        ("run on", str(pool)),
+    ]
+    if told := ", ".join(sorted(set(devices))):
+        rows.append(("device of the sample", told))
+    return Section("Environment", ("what", "value"), rows)
