@@ -86,6 +86,17 @@ def test_a_run_that_fails_gets_its_last_line_too(capsys):
     assert threading.active_count() == n_threads
 
 
+def test_two_streams_of_one_plan_are_counted_together(capsys):
+    console, plan = Console(), Amount()
+
+    for _ in range(2):
+        list(console.watch(iter([unit(), unit()]), plan))
+
+    first, second = lines(capsys)
+    assert (first["units"], second["units"], second["rows"]) == (2, 4, 40)
+    assert second["seconds"] >= first["seconds"]
+
+
 def test_a_run_with_nothing_due_says_nothing(capsys):
     assert list(Console().watch(iter(()), Amount(0, 0))) == []
 

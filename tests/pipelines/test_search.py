@@ -6,7 +6,7 @@ import pytest
 from pipelines import search
 from pipelines.encode import run_encode
 from stx_core import SentenceTransformer, SparseEncoder
-from stx_core.errors import ModelError, StoreError
+from stx_core.errors import ModelError, SpecError
 from stx_core.store.snapshot import open_snapshot
 
 QUERIES = ["plants eat light", "glass is made of sand", "stars"]
@@ -78,5 +78,14 @@ def test_search_needs_the_name_of_one_of_several_outputs(
     models = {"splade": {"model": str(splade_model), "type": "sparse"}}
     run_encode(spec_of(corpus, models=models))
 
-    with pytest.raises(StoreError, match="dense, splade"):
+    with pytest.raises(SpecError, match="dense, splade"):
         search.search_snapshot(str(tmp_path / "out"), QUERIES)
+
+
+def test_a_column_that_was_not_copied_cannot_be_shown(corpus, spec_of, tmp_path):
+    run_encode(spec_of(corpus, inputs={"columns": ["lang"]}))
+
+    with pytest.raises(SpecError, match=r"no column 'url' was copied .*; there is lang"):
+        search.search_snapshot(str(tmp_path / "out"), QUERIES, show=["url"])
+    (found, *_) = search.search_snapshot(str(tmp_path / "out"), QUERIES, show=["lang"])
+    assert found[0].keys() == {"id", "score", "lang"}

@@ -88,9 +88,17 @@ def test_one_of_several_outputs_must_be_named(job):
 
     with pytest.raises(SpecError, match=r"several outputs; name one \(--output\): dense, second"):
         open_snapshot(job.root)
-    with pytest.raises(StoreError, match="no output 'third'"):
+    with pytest.raises(SpecError, match="no output 'third'"):
         open_snapshot(job.root, output="third")
     assert open_snapshot(job.root, output="second").count_rows() == 20
+
+
+def test_a_ranking_need_not_be_named_beside_the_scores_of_its_positives(job):
+    claim = log.claim(job.root, "spec")
+    both = ("dense", "dense-positives")
+    job.publish(claim, job.finish_all(claim.run, both), both)
+
+    assert open_snapshot(job.root).files == open_snapshot(job.root, output="dense").files
 
 
 def test_older_versions_stay_readable(committed):
@@ -356,7 +364,7 @@ def test_the_files_of_a_snapshot_are_listed_as_urls(job):
 
     assert snapshot_files(job.root) == urls
     assert snapshot_files(job.root, output="second") == urls[4:]
-    with pytest.raises(StoreError, match="no output 'third'"):
+    with pytest.raises(SpecError, match="no output 'third'"):
         snapshot_files(job.root, output="third")
 
 
