@@ -91,8 +91,8 @@ def throughput(records: pa.Table, began: float, rows_are: str = "rows") -> Itera
         lambda place: place * step,
         lambda edge: f"{edge:,.1f} s",
     )
-    told = {f"{rows_are}/s": rows, "tokens/s": tokens}
-    columns = {name: each for name, each in told.items() if each.any()}
+    speeds = {f"{rows_are}/s": rows, "tokens/s": tokens}
+    columns = {name: each for name, each in speeds.items() if each.any()}
     lines = [
         (f"{place * step:,.1f}", *(f"{each[place] / step:,.0f}" for each in columns.values()))
         for place in range(n_intervals)
