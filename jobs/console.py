@@ -210,6 +210,8 @@ def _facts_line(now: "Progress") -> str:
     facts = [
         f"{speed['tokens_per_s']:,} tokens/s" if now.tokens else f"{speed['rows_per_s']:,} rows/s"
     ]
+    if not now.units:
+        facts = [f"at work on the first units for {_duration(now.seconds)}"]
     if now.eta_s is not None:
         facts.append(f"{_duration(now.eta_s)} left")
     if now.cost is not None:

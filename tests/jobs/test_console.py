@@ -139,6 +139,7 @@ from jobs.console import Console, configure_logging
 from tests.jobs.test_console import Amount, unit
 configure_logging()
 def results():
+    time.sleep(0.6)
     for _ in range(2):
         yield unit()
         logging.getLogger("pipelines").info("a line from a stage")
@@ -175,11 +176,12 @@ def written():
 
 
 def test_a_terminal_gets_a_view_that_is_redrawn_a_few_times_a_second(written):
+    assert "at work on the first units for" in written
     assert "10 / 40 rows · 1 / 4 units" in written
     assert "left" in written
     assert "1 quarantined · read 10% · encode 80% · write 10%" in written
-    # 1.2 seconds at 4 a second, one for each end, and one more after each log line.
-    assert 3 <= written.count("/ 40 rows") <= 12
+    # 1.8 seconds at 4 a second, one for each end, and one more after each log line.
+    assert 3 <= written.count("/ 40 rows") <= 15
     assert "{" not in written
     # A log line stands alone: what was drawn before it is gone, and it comes once for each unit.
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written)
