@@ -42,7 +42,7 @@ class Fragile(BertModel):
             os.kill(os.getpid(), signal.SIGKILL)
         while holds("{HANG}"):
             time.sleep(1)
-        if holds("{LARGE}") and input_ids.numel() > 40:
+        if holds("{LARGE}") and input_ids.numel() > 20:
             raise torch.OutOfMemoryError("injected: CUDA out of memory")
         result = super().forward(input_ids=input_ids, attention_mask=attention_mask, **others)
         bad = (input_ids == WORDS["{NAN}"]).any(dim=1)
@@ -70,7 +70,7 @@ def fragile_model(tmp_path_factory, tiny_bert):
     return folder
 
 
-N_ROWS, ROWS_PER_UNIT = 48, 8
+N_ROWS, ROWS_PER_UNIT = 48, 4
 
 
 def write_corpus(folder, special):
@@ -97,7 +97,7 @@ def fragile_job(make_job, fragile_model, tiny_bert, tmp_path):
                                  "dtype": dtype}},
             "output": {"path": str(tmp_path / "out")},
             "resources": {"runner": "local", "rows_per_unit": ROWS_PER_UNIT, "cpus_per_actor": 2,
-                          "stall_timeout_s": 15},
+                          "stall_timeout_s": 8},
         }  # fmt: skip
         sound = spec | {
             "models": {"dense": {"model": str(tiny_bert)}},
@@ -118,10 +118,10 @@ def n_loads(model):
     return len(loads(model).read_text().split())
 
 
-# Of a unit of 8 rows, each death halves what is left. Planning loads the model too, and, as its
+# Of a unit of 4 rows, each death halves what is left. Planning loads the model too, and, as its
 # sample holds all texts of so small a corpus, once more without texts.
 LOADS_OF_PLANNING = 2
-LOADS_OF_A_BISECTION = 3 + 2
+LOADS_OF_A_BISECTION = 2 + 2
 
 
 @pytest.mark.row(25)
