@@ -206,28 +206,3 @@ def test_a_store_that_ignores_the_condition_is_refused(s3_job, proxy):
     proxy.rules.clear()
     assert s3_job.run().returncode == 0
     s3_job.end_check()
-
-
-@pytest.mark.row(30)
-def test_more_keys_than_a_page_of_a_listing_are_all_found(
-    make_job, values, corpus, s3_root, s3_server, tmp_path
-):
-    for path in corpus.iterdir():
-        path.unlink()
-    n_rows = 1100
-    pq.write_table(shard(0, n_rows), corpus / "part-0.parquet", row_group_size=n_rows)
-    spec = values | {"output": {"path": f"{s3_root}/out"}}
-    spec["resources"] = values["resources"] | {"rows_per_unit": 1}
-    expected = check.clean_run(spec, tmp_path / "clean")
-    job = make_job(spec, expected, **s3_server.environment)
-    # It would read a thousand small files again and again; once at the end is enough here.
-    job.reader.end()
-    job.arm("ledger.after", "SIGKILL", at=n_rows - 20)
-
-    job.run()
-    again = job.run()
-
-    assert again.returncode == 0, again.stderr
-    assert f"finished earlier {n_rows - 20:,} units" in again.stdout
-    assert len(job.records()) == n_rows
-    job.end_check()

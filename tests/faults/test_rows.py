@@ -34,7 +34,7 @@ ROWS = {
     27: "clocks skewed",
     28: "gc races a run, an adopter, a reader; gc killed",
     29: "rollback while a run is in flight",
-    30: "ids that occur twice; more than 1,000 keys",
+    30: "ids that occur twice; more than 1,000 keys (that: tests/core/store/test_s3.py)",
 }
 
 
