@@ -1,10 +1,9 @@
 """Between stx and a real S3 server is a network that loses, cuts, delays and refuses."""
 
-import pyarrow.parquet as pq
 import pytest
 
 from tests.faults import check
-from tests.faults.corpus import N_UNITS, shard
+from tests.faults.corpus import N_UNITS
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
 
