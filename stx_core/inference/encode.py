@@ -15,9 +15,9 @@ logger = logging.getLogger(__name__)
 
 Output = TypeVar("Output")
 
-# Tokens of one batch. CPU: larger batches leave the cache; between 2,048 and 4,096 the measured
-# optimum is flat. GPU: enough to fill it.
-TOKEN_BUDGET = {"cpu": 4096, "cuda": 65536}
+# Tokens of one batch. CPU: of 2,048 to 16,384 the measured optimum, 4 % above 4,096 for a width of
+# 384 and 1 % for 768; float32 loses beyond. GPU: enough to fill it.
+TOKEN_BUDGET = {"cpu": 8192, "cuda": 65536}
 
 # torch has no class of its own for the CPU's allocator, nor for the workspace of cuBLAS.
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
