@@ -270,7 +270,7 @@ def test_a_rough_first_pass_tells_its_recall(tmp_path, datasets, first_pass):
 
     report = run_retrieve(spec)
 
-    (line,) = report.lines
+    line, _page = report.lines
     assert line.startswith("  dense    recall of the exact best 7 of each part of the corpus: ")
     exact = slow_ranking(*datasets, "dense", "cosine", 7, exclude=True)
     found = read_ranking(spec.output.path, "dense")
