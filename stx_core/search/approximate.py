@@ -13,7 +13,7 @@ import torch
 
 from stx_core.errors import SpecError
 from stx_core.search.dense import dense_top_k
-from stx_core.search.exact import scores_of_rows
+from stx_core.search.exact import scores_of_rows, viewed
 from stx_core.search.results import NO_ROW, TopK, best_of
 
 FirstPass = Literal["int8", "binary", "ivf", "hnsw"]
@@ -82,7 +82,7 @@ class RoughIndex:
         query_rows = np.repeat(np.arange(len(queries)), used.sum(axis=1))
         scores = np.full(rows.shape, -np.inf, np.float32)
         scores[used] = scores_of_rows(
-            torch.from_numpy(queries), torch.from_numpy(self.corpus),
+            viewed(queries, "queries"), viewed(self.corpus, "corpus"),
             torch.from_numpy(query_rows), torch.from_numpy(rows[used]), self.similarity,
         ).numpy()  # fmt: skip
         return best_of(rows, scores, k)
