@@ -303,6 +303,10 @@ class Resources(Part):
         """`deadline` in seconds."""
         return None if self.deadline is None else duration_s(self.deadline)
 
+    def cost(self, seconds: float) -> float | None:
+        """What some seconds cost; None where nobody said what an hour does."""
+        return None if self.cost_per_hour is None else self.cost_per_hour * seconds / 3600
+
 
 class Store(Part):
     """How ``s3://`` is reached where the environment does not say; never holds credentials."""

@@ -1,7 +1,7 @@
 """The page of a retrieve or rerank run: how fast it was, how scores lie, what has none."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -47,6 +47,11 @@ class RankingRun:
     timed: pa.Table
     began: float
 
+    @property
+    def cost(self) -> float | None:
+        """Of this start, at `resources.cost_per_hour`."""
+        return self.resources.cost(self.report.seconds)
+
     def units(self, output: str) -> pa.Table:
         """Records of an output."""
         return self.records.filter(pc.equal(self.records["output"], output))
@@ -54,11 +59,9 @@ class RankingRun:
 
 def with_ranking_page(run: RankingRun) -> Report:
     """Write the page; the report with its cost, and a line that says where the page is."""
-    cost = [] if (price := _cost(run)) is None else [f"  cost     {price:,.4g}"]
-    report = replace(run.report, lines=[*run.report.lines, *cost])
-    title = f"{run.title}: {redact(report.output)}, version {run.info.version}"
+    title = f"{run.title}: {redact(run.report.output)}, version {run.info.version}"
     notes = [f"Run {run.info.run}, committed {run.info.created}."]
-    return sections.with_page(report, run.info.version, title, notes, _sections(run))
+    return sections.with_page(run.report, run.info.version, title, notes, _sections(run), run.cost)
 
 
 def _sections(run: RankingRun) -> Iterator[Section]:
@@ -77,11 +80,6 @@ def _sections(run: RankingRun) -> Iterator[Section]:
     yield sections.environment(run.pool)
 
 
-def _cost(run: RankingRun) -> float | None:
-    price = run.resources.cost_per_hour
-    return None if price is None else price * run.report.seconds / 3600
-
-
 def _summary(run: RankingRun) -> Iterator[tuple[str, object]]:
     yield run.rows_are, run.info.rows
     yield "seconds, from plan to commit", f"{run.report.seconds:,.1f}"
@@ -89,8 +87,8 @@ def _summary(run: RankingRun) -> Iterator[tuple[str, object]]:
     if tokens := pc.sum(run.fresh["n_tokens"]).as_py():
         yield "tokens read", tokens
         yield "tokens per second", f"{tokens / run.report.stream_seconds:,.0f}"
-    if (cost := _cost(run)) is not None:
-        yield f"cost, at {run.resources.cost_per_hour:g} per hour", f"{cost:,.4g}"
+    if run.cost is not None:
+        yield f"cost, at {run.resources.cost_per_hour:g} per hour", f"{run.cost:,.4g}"
 
 
 def _outputs(run: RankingRun) -> list[Sequence[object]]:

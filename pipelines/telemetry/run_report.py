@@ -4,7 +4,7 @@ All of it comes from the run's records, whose counts add up, and from the log; n
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -60,16 +60,14 @@ class EncodeRun:
     @property
     def cost(self) -> float | None:
         """Of this start, at `resources.cost_per_hour`."""
-        price = self.spec.resources.cost_per_hour
-        return None if price is None else price * self.report.seconds / 3600
+        return self.spec.resources.cost(self.report.seconds)
 
 
 def with_encode_page(run: EncodeRun) -> Report:
     """Write the page; the report with its cost, and a line that says where the page is."""
-    cost = [] if run.cost is None else [f"  cost     {run.cost:,.4g}"]
-    report = replace(run.report, lines=[*run.report.lines, *cost])
-    title = f"Encoded: {redact(report.output)}, version {run.info.version}"
-    return sections.with_page(report, run.info.version, title, list(_notes(run)), _sections(run))
+    title = f"Encoded: {redact(run.report.output)}, version {run.info.version}"
+    notes, parts = list(_notes(run)), _sections(run)
+    return sections.with_page(run.report, run.info.version, title, notes, parts, run.cost)
 
 
 def _notes(run: EncodeRun) -> Iterator[str]:

@@ -37,9 +37,14 @@ _SAMPLE_COLUMNS = ("reason", "file", "row", "id", "column")
 
 
 def with_page(
-    report: Report, version: int, title: str, notes: Sequence[str], sections: Iterable[Section]
+    report: Report,
+    version: int,
+    title: str,
+    notes: Sequence[str],
+    sections: Iterable[Section],
+    cost: float | None = None,
 ) -> Report:
-    """Write the page of a version; the report with a line that says where.
+    """Write the page of a version; the report with its cost, and a line that says where.
 
     The snapshot is there already: a page that cannot be written is a warning.
 
@@ -49,7 +54,10 @@ def with_page(
         title: of the page.
         notes: lines below it.
         sections: may read from the store.
+        cost: of the start; None where nobody said.
     """
+    if cost is not None:
+        report = replace(report, lines=[*report.lines, f"  cost     {cost:,.4g}"])
     try:
         parts = list(sections)
         pages = {

@@ -210,11 +210,11 @@ def _files(root: str, snapshot: Mapping[str, Any], output: str | None) -> list[s
 
 
 def _choose_output(root: str, snapshot: Mapping[str, Any], output: str | None) -> str:
-    names = [str(name) for name in snapshot["outputs"]]
+    names = list(snapshot["outputs"])
     # Scores of judged pairs stand beside the ranking that they are scores of.
-    main = [name for name in names if name.removesuffix("-positives") not in {*names} - {name}]
+    main = [name for name in names if snapshot["outputs"][name].get("type") != "positives"]
     if output is None and len(main) == 1:
-        return main[0]
+        return str(main[0])
     if output is None or output not in names:
         problem = "has several outputs" if output is None else f"has no output {output!r}"
         raise SpecError(

@@ -91,7 +91,7 @@ class Job:
     def finish_all(self, run, outputs=("dense",)):
         return [self.finish(unit, run, output=name) for name in outputs for unit in self.units]
 
-    def publish(self, claim, records, outputs=("dense",), units=None, keeps=None):
+    def publish(self, claim, records, outputs=("dense",), units=None, keeps=None, **types):
         planned = {name: self.planned(name)[name] for name in outputs}
         if units is not None:
             planned = {
@@ -103,7 +103,10 @@ class Job:
             claim,
             planned,
             to_table(records),
-            dict.fromkeys(outputs, self.about),
+            {
+                name: self.about | ({"type": types[name]} if name in types else {})
+                for name in outputs
+            },
             dict.fromkeys(outputs, VECTORS),
             keeps,
         )

@@ -95,8 +95,8 @@ def test_one_of_several_outputs_must_be_named(job):
 
 def test_a_ranking_need_not_be_named_beside_the_scores_of_its_positives(job):
     claim = log.claim(job.root, "spec")
-    both = ("dense", "dense-positives")
-    job.publish(claim, job.finish_all(claim.run, both), both)
+    both = ("dense", "judged")
+    job.publish(claim, job.finish_all(claim.run, both), both, judged="positives")
 
     assert open_snapshot(job.root).files == open_snapshot(job.root, output="dense").files
 
