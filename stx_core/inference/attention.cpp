@@ -1,10 +1,10 @@
 // Attention over packed sequences of different lengths, for CPUs with AVX-512 BF16.
 //
 // Queries, keys and values are bfloat16, sums are float32. Each sequence attends to itself only, so
-// no token is padding. A task is one sequence and one key head: its keys and values are brought
-// into the order that VDPBF16PS multiplies (pairs of bfloat16, summed in float32), then six
-// queries at a time are multiplied with all their keys, run through softmax, and multiplied with
-// all their values.
+// no token is padding. A task is one sequence and one key head. 16 queries are the lanes of a
+// register, and one or two registers of them meet a few keys at a time, of which VDPBF16PS takes
+// two numbers to all lanes. So each lane has the softmax of its own query, nothing is summed across
+// lanes, and weights come out in the order in which they meet the values.
 //
 // Built by stx_core/inference/native.py, which also names the arguments.
 
@@ -13,13 +13,13 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
-#include <limits>
 
 namespace {
 
-constexpr int LANES = 16;  // float32 of one register
-constexpr int ROWS = 6;    // queries at a time: with 4 registers of keys they fill the register file
+constexpr int LANES = 16;  // float32 of one register, queries of one block
+constexpr int ROWS = 8;    // keys, or dimensions of values, that meet one or two blocks at a time
 constexpr float LOG2_E = 1.44269504f;
+constexpr float HIDDEN = -1e30f;  // score of a key that a query does not see
 
 struct Strided {
   const uint16_t* data;
@@ -35,28 +35,40 @@ struct Problem {
   int32_t n_sequences, heads, key_heads;
   float scale;
   int32_t left, right;  // keys seen before and after a query; negative: all
-  const float* bias;    // (heads, n, n) added to scaled scores, or null
-  int64_t bias_head, bias_row;
+  const float* bias;    // (heads, keys, queries) added to scaled scores, or null
+  int64_t bias_head, bias_key;
 };
 
-inline int rounded_up(int n, int step) { return (n + step - 1) / step * step; }
-
-// 2^x by a Taylor polynomial around the nearest integer; relative error 2e-6.
+// 2^x for x <= 0: the fraction's power by a polynomial, relative error 7.5e-5, a thirtieth of what
+// bfloat16 keeps.
 inline __m512 exp2_16(__m512 x) {
-  x = _mm512_max_ps(x, _mm512_set1_ps(-126.f));
-  const __m512 whole = _mm512_roundscale_ps(x, 0);
-  const __m512 part = _mm512_sub_ps(x, whole);
-  __m512 sum = _mm512_set1_ps(1.3333558e-3f);
-  sum = _mm512_fmadd_ps(sum, part, _mm512_set1_ps(9.6181291e-3f));
-  sum = _mm512_fmadd_ps(sum, part, _mm512_set1_ps(5.5504109e-2f));
-  sum = _mm512_fmadd_ps(sum, part, _mm512_set1_ps(2.4022651e-1f));
-  sum = _mm512_fmadd_ps(sum, part, _mm512_set1_ps(6.9314718e-1f));
-  sum = _mm512_fmadd_ps(sum, part, _mm512_set1_ps(1.f));
-  return _mm512_scalef_ps(sum, whole);
+  const __m512 fraction = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF);
+  __m512 sum = _mm512_set1_ps(7.8024552e-2f);
+  sum = _mm512_fmadd_ps(sum, fraction, _mm512_set1_ps(2.2606718e-1f));
+  sum = _mm512_fmadd_ps(sum, fraction, _mm512_set1_ps(6.9583349e-1f));
+  sum = _mm512_fmadd_ps(sum, fraction, _mm512_set1_ps(9.9992523e-1f));
+  return _mm512_scalef_ps(sum, x);
 }
 
 inline __m512 multiply_pairs(__m512 sum, __m512i a, __m512i b) {
   return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
+}
+
+// Number i of each register next to number i of the other; in two registers, low half and high.
+inline __m512i interleaved(__m512i a, __m512i b, int half) {
+  alignas(64) static constexpr uint16_t order[2][32] = {
+      {0, 32, 1, 33, 2, 34, 3, 35, 4, 36, 5, 37, 6, 38, 7, 39,
+       8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47},
+      {16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53, 22, 54, 23, 55,
+       24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63}};
+  return _mm512_permutex2var_epi16(a, _mm512_load_si512(order[half]), b);
+}
+
+// Both rounded to bfloat16: a pair per lane.
+inline __m512i to_pairs(__m512 a, __m512 b) {
+  const __m512i first = _mm512_castsi256_si512((__m256i)_mm512_cvtneps_pbh(a));
+  const __m512i second = _mm512_castsi256_si512((__m256i)_mm512_cvtneps_pbh(b));
+  return interleaved(first, second, 0);
 }
 
 // A 16 x 16 matrix of 32-bit numbers, one row per register, to its transpose.
@@ -110,15 +122,18 @@ class Attention {
       : p_(problem),
         start_(problem.offsets[sequence]),
         length_(problem.offsets[sequence + 1] - problem.offsets[sequence]),
-        padded_(rounded_up(length_, 2 * LANES)),
-        key_head_(key_head) {
-    const size_t ordered = size_t(padded_) * D * sizeof(uint16_t);
-    const size_t scores = size_t(ROWS) * padded_ * sizeof(float);
-    scratch.reserve(2 * ordered + scores + scores / 2);
-    keys_ = reinterpret_cast<uint32_t*>(scratch.data());
-    values_ = reinterpret_cast<uint32_t*>(scratch.data() + ordered);
-    scores_ = reinterpret_cast<float*>(scratch.data() + 2 * ordered);
-    weights_ = reinterpret_cast<uint16_t*>(scratch.data() + 2 * ordered + scores);
+        key_head_(key_head),
+        adjusted_(problem.bias || problem.left >= 0 || problem.right >= 0) {
+    const size_t tokens = size_t(length_ + 1) / 2 * 2;
+    const size_t vectors = tokens * PAIRS * sizeof(uint32_t);
+    const size_t blocks = 2 * PAIRS * LANES * sizeof(uint32_t);
+    scratch.reserve(2 * vectors + 2 * blocks + 2 * LANES * tokens * sizeof(float));
+    char* at = scratch.data();
+    keys_ = reinterpret_cast<uint32_t*>(at);
+    values_ = reinterpret_cast<uint32_t*>(at += vectors);
+    queries_ = reinterpret_cast<uint32_t*>(at += vectors);
+    mixed_ = reinterpret_cast<uint32_t*>(at += blocks);
+    scores_ = reinterpret_cast<float*>(at += blocks);
   }
 
   void run() {
@@ -126,16 +141,9 @@ class Attention {
     order_values();
     const int group = p_.heads / p_.key_heads;
     for (int head = key_head_ * group; head < (key_head_ + 1) * group; head++) {
-      for (int row = 0; row < length_; row += ROWS) {
-        switch (std::min(ROWS, length_ - row)) {
-          case 6: rows<6>(head, row); break;
-          case 5: rows<5>(head, row); break;
-          case 4: rows<4>(head, row); break;
-          case 3: rows<3>(head, row); break;
-          case 2: rows<2>(head, row); break;
-          default: rows<1>(head, row);
-        }
-      }
+      int row = 0;
+      for (; row + LANES < length_; row += 2 * LANES) attend<2>(head, row);
+      if (row < length_) attend<1>(head, row);
     }
   }
 
@@ -143,180 +151,192 @@ class Attention {
   static constexpr int PAIRS = D / 2;
   static constexpr int PARTS = D / 32;  // registers of 32 bfloat16 that hold one vector
 
-  // To [16 keys][pair of dimensions][key]: one load is the same pair of 16 keys.
+  // 32 numbers of a vector; those of the next head, which lie behind them, are wanted soon.
+  static __m512i load(const Strided& vectors, int64_t token, int head, int part) {
+    const uint16_t* from = vectors.at(token, head) + part * 32;
+    _mm_prefetch(from + D, _MM_HINT_T0);
+    return _mm512_loadu_si512(from);
+  }
+
+  // To [key][pair of dimensions]: next to each other.
   void order_keys() {
-    for (int first = 0; first < padded_; first += LANES) {
+    for (int token = 0; token < length_; token++) {
       for (int part = 0; part < PARTS; part++) {
-        __m512i block[16];
-        for (int i = 0; i < 16; i++) {
-          const bool real = first + i < length_;
-          block[i] = real ? _mm512_loadu_si512(p_.key.at(start_ + first + i, key_head_) + part * 32)
-                          : _mm512_setzero_si512();
+        const __m512i key = load(p_.key, start_ + token, key_head_, part);
+        _mm512_store_si512(keys_ + size_t(token) * PAIRS + part * LANES, key);
+      }
+    }
+  }
+
+  // To [pair of tokens][dimension].
+  void order_values() {
+    for (int token = 0; token < length_; token += 2) {
+      for (int part = 0; part < PARTS; part++) {
+        const __m512i a = load(p_.value, start_ + token, key_head_, part);
+        const __m512i b = token + 1 < length_
+                              ? load(p_.value, start_ + token + 1, key_head_, part)
+                              : _mm512_setzero_si512();
+        uint32_t* to = values_ + size_t(token) * PAIRS + part * 32;
+        _mm512_store_si512(to, interleaved(a, b, 0));
+        _mm512_store_si512(to + LANES, interleaved(a, b, 1));
+      }
+    }
+  }
+
+  // To [block][pair of dimensions][query], for C blocks of queries.
+  template <int C>
+  void order_queries(int head, int row) {
+    for (int c = 0; c < C; c++) {
+      for (int part = 0; part < PARTS; part++) {
+        __m512i block[LANES];
+        for (int i = 0; i < LANES; i++) {
+          const int at = row + c * LANES + i;
+          block[i] = at < length_ ? load(p_.query, start_ + at, head, part)
+                                  : _mm512_setzero_si512();
         }
         transpose(block);
-        uint32_t* to = keys_ + size_t(first) * PAIRS + part * 16 * LANES;
-        for (int i = 0; i < 16; i++) _mm512_store_si512(to + i * LANES, block[i]);
+        uint32_t* to = queries_ + (c * PAIRS + part * LANES) * LANES;
+        for (int i = 0; i < LANES; i++) _mm512_store_si512(to + i * LANES, block[i]);
       }
     }
   }
 
-  // To [pair of tokens][dimension]: one load is the same pair of tokens for 16 dimensions.
-  void order_values() {
-    const __m512i low = interleaving(0), high = interleaving(16);
-    for (int token = 0; token < padded_; token += 2) {
-      for (int part = 0; part < PARTS; part++) {
-        const __m512i a = value(token, part), b = value(token + 1, part);
-        uint32_t* to = values_ + size_t(token) / 2 * D + part * 32;
-        _mm512_store_si512(to, _mm512_permutex2var_epi16(a, low, b));
-        _mm512_store_si512(to + 16, _mm512_permutex2var_epi16(a, high, b));
-      }
-    }
+  // C blocks of queries, of which the first begins at a row.
+  template <int C>
+  void attend(int head, int row) {
+    // Even, as pairs of values begin there.
+    const int first = p_.left < 0 ? 0 : std::max(0, row - p_.left) / 2 * 2;
+    const int64_t seen = int64_t(row) + C * LANES + p_.right;
+    const int last = p_.right < 0 ? length_ : int(std::min<int64_t>(length_, seen));
+    order_queries<C>(head, row);
+    __m512 highest[C], inverse[C];
+    for (auto& one : highest) one = _mm512_set1_ps(HIDDEN);
+    int key = first;
+    for (; key + ROWS <= last; key += ROWS) score<ROWS, C>(head, row, first, key, highest);
+    for (; key < last; key++) score<1, C>(head, row, first, key, highest);
+    softmax<C>(last - first, highest, inverse);
+    for (int d = 0; d < D; d += ROWS) mix<C>(first, last, d, inverse);
+    write<C>(head, row);
   }
 
-  __m512i value(int token, int part) const {
-    return token < length_ ? _mm512_loadu_si512(p_.value.at(start_ + token, key_head_) + part * 32)
-                           : _mm512_setzero_si512();
-  }
-
-  static __m512i interleaving(int first) {
-    alignas(64) uint16_t index[32];
-    for (int i = 0; i < 16; i++) {
-      index[2 * i] = first + i;
-      index[2 * i + 1] = 32 + first + i;
-    }
-    return _mm512_load_si512(index);
-  }
-
-  int first_key(int row) const { return p_.left < 0 ? 0 : std::max(0, row - p_.left); }
-  int last_key(int row) const {
-    return p_.right < 0 ? length_ : int(std::min<int64_t>(length_, int64_t(row) + p_.right + 1));
-  }
-
-  template <int R>
-  void rows(int head, int row) {
-    // Multiples of 32, so that the weights of each pair of tokens are written.
-    const int from = first_key(row) / 32 * 32;
-    const int to = rounded_up(last_key(row + R - 1), 32);
-    int key = from;
-    for (; key + 4 * LANES <= to; key += 4 * LANES) score<R, 4>(head, row, key);
-    for (; key < to; key += 2 * LANES) score<R, 2>(head, row, key);
-    float inverse[R];
-    for (int r = 0; r < R; r++) {
-      if (p_.bias) add_bias(head, row, r);
-      inverse[r] = softmax(row, r, from, to);
-    }
-    constexpr int AT_ONCE = D / LANES < 4 ? D / LANES : 4;
-    for (int part = 0; part < D / LANES; part += AT_ONCE) {
-      mix<R, AT_ONCE>(head, row, from, to, part, inverse);
-    }
-  }
-
-  // Scores of R queries with C x 16 keys.
+  // Scores of R keys, to [key][query], and the highest of each query.
   template <int R, int C>
-  void score(int head, int row, int key) {
+  void score(int head, int row, int first, int key, __m512 (&highest)[C]) {
     __m512 sum[R][C];
     for (auto& line : sum)
       for (auto& one : line) one = _mm512_setzero_ps();
-    const uint16_t* query[R];
-    for (int r = 0; r < R; r++) query[r] = p_.query.at(start_ + row + r, head);
     const uint32_t* keys = keys_ + size_t(key) * PAIRS;
     for (int pair = 0; pair < PAIRS; pair++) {
-      __m512i column[C];
+      __m512i query[C];
       for (int c = 0; c < C; c++)
-        column[c] = _mm512_load_si512(keys + (size_t(c) * PAIRS + pair) * LANES);
+        query[c] = _mm512_load_si512(queries_ + (c * PAIRS + pair) * LANES);
       for (int r = 0; r < R; r++) {
-        const __m512i both = _mm512_set1_epi32(two(query[r] + 2 * pair));
-        for (int c = 0; c < C; c++) sum[r][c] = multiply_pairs(sum[r][c], both, column[c]);
-      }
-    }
-    for (int r = 0; r < R; r++)
-      for (int c = 0; c < C; c++) _mm512_store_ps(line(r) + key + c * LANES, sum[r][c]);
-  }
-
-  static int32_t two(const uint16_t* pair) {
-    int32_t both;
-    __builtin_memcpy(&both, pair, sizeof both);
-    return both;
-  }
-
-  float* line(int r) const { return scores_ + size_t(r) * padded_; }
-  uint16_t* weights(int r) const { return weights_ + size_t(r) * padded_; }
-
-  // Scores become scaled scores plus bias, divided by the scale that softmax multiplies with.
-  void add_bias(int head, int row, int r) {
-    const float* bias = p_.bias + head * p_.bias_head + (row + r) * p_.bias_row;
-    const __m512 unscale = _mm512_set1_ps(1.f / p_.scale);
-    for (int key = 0; key < length_; key += LANES) {
-      const __mmask16 real = __mmask16((1u << std::min(LANES, length_ - key)) - 1);
-      const __m512 more = _mm512_maskz_loadu_ps(real, bias + key);
-      const __m512 sum = _mm512_fmadd_ps(more, unscale, _mm512_load_ps(line(r) + key));
-      _mm512_store_ps(line(r) + key, sum);
-    }
-  }
-
-  static __mmask16 seen(int key, int first, int last) {
-    uint32_t mask = 0xffff;
-    if (key < first) mask &= first - key >= LANES ? 0u : 0xffffu << (first - key);
-    if (key + LANES > last) mask &= last <= key ? 0u : 0xffffu >> (key + LANES - last);
-    return __mmask16(mask);
-  }
-
-  // Weights, not yet divided by their sum; the sum's inverse.
-  float softmax(int row, int r, int from, int to) {
-    const int first = first_key(row + r), last = last_key(row + r);
-    const float* scores = line(r);
-    __m512 highest = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
-    for (int key = from; key < to; key += LANES) {
-      const __mmask16 mask = seen(key, first, last);
-      highest = _mm512_mask_max_ps(highest, mask, highest, _mm512_load_ps(scores + key));
-    }
-    const __m512 scale = _mm512_set1_ps(p_.scale * LOG2_E);
-    const __m512 shift = _mm512_mul_ps(_mm512_set1_ps(_mm512_reduce_max_ps(highest)), scale);
-    __m512 sum[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
-    for (int key = from; key < to; key += 2 * LANES) {
-      __m512 power[2];
-      for (int i = 0; i < 2; i++) {
-        const int at = key + i * LANES;
-        const __m512 x = _mm512_fmsub_ps(_mm512_load_ps(scores + at), scale, shift);
-        power[i] = _mm512_maskz_mov_ps(seen(at, first, last), exp2_16(x));
-        sum[i] = _mm512_add_ps(sum[i], power[i]);
-      }
-      _mm512_storeu_si512(weights(r) + key, (__m512i)_mm512_cvtne2ps_pbh(power[1], power[0]));
-    }
-    return 1.f / _mm512_reduce_add_ps(_mm512_add_ps(sum[0], sum[1]));
-  }
-
-  // Weighted sums of values for R queries and C x 16 dimensions.
-  template <int R, int C>
-  void mix(int head, int row, int from, int to, int part, const float (&inverse)[R]) {
-    __m512 sum[R][C];
-    for (auto& line : sum)
-      for (auto& one : line) one = _mm512_setzero_ps();
-    for (int token = from; token < to; token += 2) {
-      const uint32_t* values = values_ + size_t(token) / 2 * D + part * LANES;
-      __m512i column[C];
-      for (int c = 0; c < C; c++) column[c] = _mm512_load_si512(values + c * LANES);
-      for (int r = 0; r < R; r++) {
-        const __m512i both = _mm512_set1_epi32(two(weights(r) + token));
-        for (int c = 0; c < C; c++) sum[r][c] = multiply_pairs(sum[r][c], both, column[c]);
+        const __m512i both = _mm512_set1_epi32(keys[r * PAIRS + pair]);
+        for (int c = 0; c < C; c++) sum[r][c] = multiply_pairs(sum[r][c], query[c], both);
       }
     }
     for (int r = 0; r < R; r++) {
-      uint16_t* out = p_.out + (int64_t(start_ + row + r) * p_.heads + head) * D + part * LANES;
-      const __m512 factor = _mm512_set1_ps(inverse[r]);
       for (int c = 0; c < C; c++) {
-        const __m256bh rounded = _mm512_cvtneps_pbh(_mm512_mul_ps(sum[r][c], factor));
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + c * LANES), (__m256i)rounded);
+        if (adjusted_) sum[r][c] = adjusted(sum[r][c], head, row + c * LANES, key + r);
+        highest[c] = _mm512_max_ps(highest[c], sum[r][c]);
+        _mm512_store_ps(scores_ + (size_t(key + r - first) * C + c) * LANES, sum[r][c]);
+      }
+    }
+  }
+
+  // With the bias, divided by the scale that softmax multiplies with; hidden outside the window.
+  __m512 adjusted(__m512 score, int head, int row, int key) const {
+    if (p_.bias) {
+      const float* bias = p_.bias + head * p_.bias_head + key * p_.bias_key + row;
+      const __m512 more = _mm512_maskz_loadu_ps(lanes(0, length_ - row), bias);
+      score = _mm512_fmadd_ps(more, _mm512_set1_ps(1.f / p_.scale), score);
+    }
+    const int from = p_.right < 0 ? 0 : key - p_.right - row;
+    const int to = p_.left < 0 ? LANES : key + p_.left + 1 - row;
+    return _mm512_mask_mov_ps(_mm512_set1_ps(HIDDEN), lanes(from, to), score);
+  }
+
+  static __mmask16 lanes(int from, int to) {
+    from = std::clamp(from, 0, LANES);
+    to = std::clamp(to, from, LANES);
+    return __mmask16((1u << to) - (1u << from));
+  }
+
+  // Scores of n keys become weights, not yet divided by their sum, [pair of keys][query].
+  template <int C>
+  void softmax(int n, const __m512 (&highest)[C], __m512 (&inverse)[C]) {
+    const __m512 scale = _mm512_set1_ps(p_.scale * LOG2_E);
+    for (int c = 0; c < C; c++) {
+      const __m512 shift = _mm512_mul_ps(highest[c], scale);
+      const auto power = [&](int key) {
+        const __m512 score = _mm512_load_ps(scores_ + (size_t(key) * C + c) * LANES);
+        return exp2_16(_mm512_fmsub_ps(score, scale, shift));
+      };
+      __m512 sum = _mm512_setzero_ps();
+      for (int key = 0; key < n; key += 2) {
+        const __m512 a = power(key), b = key + 1 < n ? power(key + 1) : _mm512_setzero_ps();
+        sum = _mm512_add_ps(sum, _mm512_add_ps(a, b));
+        _mm512_store_si512(weights(key, c, C), to_pairs(a, b));
+      }
+      inverse[c] = _mm512_div_ps(_mm512_set1_ps(1.f), sum);
+    }
+  }
+
+  // Where the scores of an earlier key were.
+  uint32_t* weights(int key, int c, int blocks) const {
+    return reinterpret_cast<uint32_t*>(scores_) + (size_t(key) / 2 * blocks + c) * LANES;
+  }
+
+  // Weighted sums of a few dimensions from d on, to [block][pair of dimensions][query].
+  template <int C>
+  void mix(int first, int last, int d, const __m512 (&inverse)[C]) {
+    __m512 sum[ROWS][C];
+    for (auto& line : sum)
+      for (auto& one : line) one = _mm512_setzero_ps();
+    for (int key = first; key < last; key += 2) {
+      const uint32_t* values = values_ + size_t(key) * PAIRS + d;
+      __m512i weight[C];
+      for (int c = 0; c < C; c++) weight[c] = _mm512_load_si512(weights(key - first, c, C));
+      for (int r = 0; r < ROWS; r++) {
+        const __m512i both = _mm512_set1_epi32(values[r]);
+        for (int c = 0; c < C; c++) sum[r][c] = multiply_pairs(sum[r][c], weight[c], both);
+      }
+    }
+    for (int c = 0; c < C; c++) {
+      for (int r = 0; r < ROWS; r += 2) {
+        const __m512 a = _mm512_mul_ps(sum[r][c], inverse[c]);
+        const __m512 b = _mm512_mul_ps(sum[r + 1][c], inverse[c]);
+        _mm512_store_si512(mixed_ + (c * PAIRS + (d + r) / 2) * LANES, to_pairs(a, b));
+      }
+    }
+  }
+
+  template <int C>
+  void write(int head, int row) const {
+    for (int c = 0; c < C; c++) {
+      const int64_t token = start_ + row + c * LANES;
+      const int n = std::min(LANES, length_ - row - c * LANES);
+      for (int part = 0; part < PARTS; part++) {
+        const uint32_t* from = mixed_ + (c * PAIRS + part * LANES) * LANES;
+        __m512i block[LANES];
+        for (int i = 0; i < LANES; i++) block[i] = _mm512_load_si512(from + i * LANES);
+        transpose(block);
+        for (int i = 0; i < n; i++) {
+          uint16_t* to = p_.out + ((token + i) * p_.heads + head) * D + part * 32;
+          _mm512_storeu_si512(to, block[i]);
+        }
       }
     }
   }
 
   const Problem& p_;
-  const int start_, length_, padded_, key_head_;
+  const int start_, length_, key_head_;
+  const bool adjusted_;
   uint32_t* keys_;
   uint32_t* values_;
+  uint32_t* queries_;
+  uint32_t* mixed_;
   float* scores_;
-  uint16_t* weights_;
 };
 
 template <int D>
@@ -351,7 +371,7 @@ int stx_attention(const uint16_t* query, int64_t query_token, int64_t query_head
                   int64_t value_token, int64_t value_head, uint16_t* out, const int32_t* offsets,
                   int32_t n_sequences, int32_t heads, int32_t key_heads, int32_t head_size,
                   float scale, int32_t left, int32_t right, const float* bias, int64_t bias_head,
-                  int64_t bias_row) {
+                  int64_t bias_key) {
   const Problem problem{{query, query_token, query_head},
                         {key, key_token, key_head},
                         {value, value_token, value_head},
@@ -365,7 +385,7 @@ int stx_attention(const uint16_t* query, int64_t query_token, int64_t query_head
                         right,
                         bias,
                         bias_head,
-                        bias_row};
+                        bias_key};
   switch (head_size) {
     case 32: attend<32>(problem); return 0;
     case 64: attend<64>(problem); return 0;

@@ -93,7 +93,6 @@ def attend(
     layout = _layout.get()
     used = int(layout.starts[-1])
     if native.has_kernel(query, value):
-        bias = None if bias is None else bias.float()
         out = native.attend(query, key, value, layout.offsets, scale, window, bias)
     elif query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and bias is None:
         out = _on_cuda(query, key, value, layout, scale, window)

@@ -120,6 +120,7 @@ def _pack_mpnet(encoder: Any, layout: Layout, stack: ExitStack) -> None:  # noqa
     """MPNet does not ask the attention interface: its attention adds a bias by distance."""
     like = encoder.relative_attention_bias.weight.new_zeros((1, layout.longest, 1))
     bias = type(encoder).compute_position_bias(encoder, like)[0]
+    bias = bias.float().mT.contiguous().mT  # as the native kernel reads it, once for all layers
     encoder.compute_position_bias = lambda _: bias
     stack.callback(delattr, encoder, "compute_position_bias")
     for layer in encoder.layer:

@@ -61,7 +61,8 @@ def attend(
         offsets: (B + 1,) int32; sequence i has tokens ``offsets[i]:offsets[i + 1]``.
         scale: of the scores.
         window: tokens that are seen before and after the own one; -1 for all.
-        bias: (H, L, L) float32, added to the scaled scores of sequences of at most L tokens.
+        bias: (H, L, L), added to the scaled scores of sequences of at most L tokens; not copied
+            where it is float32 and ``bias.mT`` is contiguous.
 
     Returns:
         (T, H, D); tokens behind the last sequence are not set.
@@ -71,7 +72,8 @@ def attend(
     out = torch.empty(query.shape, dtype=query.dtype)
     inputs = [t if t.stride(-1) == 1 else t.contiguous() for t in (query, key, value)]
     places = [part for t in inputs for part in (t.data_ptr(), t.stride(0), t.stride(1))]
-    steps = (None, 0, 0) if bias is None else (bias.data_ptr(), bias.stride(0), bias.stride(1))
+    by_key = None if bias is None else bias.mT.float().contiguous()
+    steps = (None, 0, 0) if by_key is None else (by_key.data_ptr(), *by_key.stride()[:2])
     sizes = (len(offsets) - 1, query.shape[1], key.shape[1], query.shape[2])
     failed = library.stx_attention(
         *places, out.data_ptr(), offsets.data_ptr(), *sizes, scale, *window, *steps
