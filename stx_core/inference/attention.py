@@ -92,7 +92,7 @@ def attend(
     """
     layout = _layout.get()
     used = int(layout.starts[-1])
-    if native.has_kernel(query, value):
+    if native.has_attention(query, value):
         out = native.attend(query, key, value, layout.offsets, scale, window, bias)
     elif query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and bias is None:
         out = _on_cuda(query, key, value, layout, scale, window)

@@ -1,4 +1,4 @@
-"""Linear layers on the CPU: weights in the order of oneDNN's kernels, GELU in the same pass."""
+"""Linear layers on the CPU: weights in the order of the kernels, GELU in the same pass."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -10,6 +10,7 @@ from torch.nn.functional import gelu, linear
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from stx_core.inference import native
 from stx_core.inference.machine import cpu_class
 
 # Rows of the input that the order of a weight is made for; others run with it too.
@@ -50,7 +51,7 @@ def project(
     bias = None if bias is None else bias[first:end]
     if not has_fast_linear(x.dtype, x.device) or weight.dtype != x.dtype:
         return linear(x, weight[first:end], bias)
-    return _pointwise(x, _part(weight, first, end), bias, fused=False)
+    return _ordered_linear(x, weight, (first, end), bias, fused=False)
 
 
 @contextmanager
@@ -92,7 +93,7 @@ class _FastLinear(TorchFunctionMode):
         if not fits or not has_fast_linear(weight.dtype, weight.device):
             return linear(input, weight, bias)
         fused = _entry(weight).feeds_gelu
-        output = _pointwise(input, _part(weight, 0, len(weight)), bias, fused)
+        output = _ordered_linear(input, weight, (0, len(weight)), bias, fused)
         self._output, self._weight = (None, None) if fused else (output, weight)
         self._activated = output if fused else None
         return output
@@ -114,17 +115,24 @@ def _entry(weight: torch.Tensor) -> _Ordered:
     return entry
 
 
-def _part(weight: torch.Tensor, first: int, end: int) -> torch.Tensor:
-    parts = _entry(weight).parts
-    if (first, end) not in parts:
-        chosen = weight.detach()[first:end].contiguous()
-        parts[first, end] = torch.ops.mkldnn._reorder_linear_weight(chosen, _TYPICAL_ROWS)
-    return parts[first, end]
-
-
-def _pointwise(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, fused: bool
+def _ordered_linear(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    part: tuple[int, int],
+    bias: torch.Tensor | None,
+    fused: bool,
 ) -> torch.Tensor:
+    """Some outputs of a linear layer, with GELU when it is fused."""
+    parts = _entry(weight).parts
+    ours = native.has_linear(weight)
+    if part not in parts:
+        chosen = weight.detach()[slice(*part)].contiguous()
+        reorder = torch.ops.mkldnn._reorder_linear_weight
+        parts[part] = native.order_weight(chosen) if ours else reorder(chosen, _TYPICAL_ROWS)
+    if ours:
+        return native.linear(x, parts[part], part[1] - part[0], bias, gelu=fused)
     name, algorithm = ("gelu", "none") if fused else ("none", "")
-    output: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], algorithm)
+    output: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
+        x, parts[part], bias, name, [], algorithm
+    )
     return output

@@ -1,4 +1,7 @@
-"""The compiled attention kernel: built once with the machine's own compiler, never required."""
+"""Kernels for CPUs with AVX-512 BF16: built once with the machine's compiler, never required.
+
+Where they are missing, torch's are used. All take bfloat16 and sum in float32.
+"""
 
 import ctypes
 import hashlib
@@ -7,6 +10,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -18,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 HEAD_SIZES = (32, 64, 128)
 
-_SOURCE = Path(__file__).with_name("attention.cpp")
+_SOURCES = Path(__file__).with_name("kernels")
 _COMPILE = (
     "-std=c++17", "-O3", "-fPIC", "-fopenmp", "-mavx512f", "-mavx512bw", "-mavx512vl",
     "-mavx512dq", "-mavx512bf16", "-mfma",
@@ -26,13 +30,55 @@ _COMPILE = (
 _BUILD_TIMEOUT_S = 120
 
 _POINTER, _INT64, _INT32 = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
-_ARGUMENTS = (
-    *(_POINTER, _INT64, _INT64) * 3, _POINTER, _POINTER, _INT32, _INT32, _INT32, _INT32,
-    ctypes.c_float, _INT32, _INT32, _POINTER, _INT64, _INT64,
-)  # fmt: skip
+_ARGUMENTS = {
+    "stx_attention": (
+        *(_POINTER, _INT64, _INT64) * 3, _POINTER, _POINTER, _INT32, _INT32, _INT32, _INT32,
+        ctypes.c_float, _INT32, _INT32, _POINTER, _INT64, _INT64,
+    ),
+    "stx_linear": (*(_POINTER,) * 4, _INT64, _INT64, _INT64, _INT32),
+}  # fmt: skip
+
+_PANEL = 64  # outputs that kernels/linear.cpp takes together
 
 
-def has_kernel(query: torch.Tensor, value: torch.Tensor) -> bool:
+def has_linear(weight: torch.Tensor) -> bool:
+    """Whether `linear` is there, and the fastest, for a weight (N, K) on this machine.
+
+    With AMX oneDNN's is, and for fewer outputs than fill a part of a panel.
+    """
+    outputs, inputs = weight.shape
+    fits = weight.dtype == torch.bfloat16 and inputs % 2 == 0 and outputs >= _PANEL // 2
+    return fits and cpu_class() == "avx512-bf16" and _library() is not None
+
+
+def order_weight(weight: torch.Tensor) -> torch.Tensor:
+    """A weight (N, K), as `linear` takes it: (panels, K / 2, 64, 2), filled up with zeros."""
+    outputs, inputs = weight.shape
+    panels = -(-outputs // _PANEL)
+    padded = weight.new_zeros((panels * _PANEL, inputs))
+    padded[:outputs] = weight
+    return padded.view(panels, _PANEL, inputs // 2, 2).transpose(1, 2).contiguous()
+
+
+def linear(
+    x: torch.Tensor, ordered: torch.Tensor, outputs: int, bias: torch.Tensor | None, *, gelu: bool
+) -> torch.Tensor:
+    """Linear layer: x (..., K), a weight from `order_weight`, bias (N,) to (..., N).
+
+    Each output is the same whatever rows are beside it. `gelu`: of what comes out.
+    """
+    library = _library()
+    assert library is not None
+    inputs = x.shape[-1]
+    rows = x.reshape(-1, inputs).contiguous()
+    out = x.new_empty((len(rows), outputs))
+    more = None if bias is None else bias.to(x.dtype).contiguous()
+    places = (rows.data_ptr(), ordered.data_ptr(), None if more is None else more.data_ptr())
+    library.stx_linear(*places, out.data_ptr(), len(rows), inputs, outputs, gelu)
+    return out.view(*x.shape[:-1], outputs)
+
+
+def has_attention(query: torch.Tensor, value: torch.Tensor) -> bool:
     """Whether `attend` can be called with such tensors on this machine."""
     fits = (
         query.device.type == "cpu"
@@ -85,31 +131,31 @@ def attend(
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    """The kernel, or None where the CPU or the compiler for it is missing."""
+    """The kernels, or None where the CPU or the compiler for them is missing."""
     if cpu_class() == "other":
         return None
     try:
         library = ctypes.CDLL(str(_built()))
     except (OSError, subprocess.SubprocessError) as error:
-        logger.info("attention runs on torch's kernels, ours cannot be built: %s", error)
+        logger.info("torch's kernels are used, ours cannot be built: %s", error)
         return None
-    if not library.stx_attention_supported():
-        return None
-    library.stx_attention.argtypes = _ARGUMENTS
+    for name, arguments in _ARGUMENTS.items():
+        getattr(library, name).argtypes = arguments
     return library
 
 
 def _built() -> Path:
-    """The shared library of exactly this source, built when it is not in the cache.
+    """The shared library of exactly these sources, built when it is not in the cache.
 
     Raises:
         OSError: there is no compiler, or no folder to write to.
         SubprocessError: it fails.
     """
-    source = _SOURCE.read_bytes()
-    name = hashlib.sha256(source + " ".join(_COMPILE).encode()).hexdigest()[:16]
+    sources = sorted(_SOURCES.glob("*.cpp"))
+    texts = [path.read_bytes() for path in (*sources, _SOURCES / "lanes.h")]
+    name = hashlib.sha256(b"".join(texts) + " ".join(_COMPILE).encode()).hexdigest()[:16]
     folder = _cache_folder()
-    path = folder / f"attention-{name}.so"
+    path = folder / f"kernels-{name}.so"
     if path.exists():
         return path
     compiler = shutil.which(os.environ.get("CXX", "c++"))
@@ -117,11 +163,18 @@ def _built() -> Path:
         raise FileNotFoundError("no C++ compiler (c++, or the one that CXX names)")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        object_file, library = Path(scratch, "attention.o"), Path(scratch, "attention.so")
-        _compile(compiler, *_COMPILE, "-c", str(_SOURCE), "-o", str(object_file))
+        objects = [f"{scratch}/{source.stem}.o" for source in sources]
+        library = Path(scratch, "kernels.so")
+        with ThreadPoolExecutor() as pool:
+            steps = [
+                pool.submit(_compile, compiler, *_COMPILE, "-c", str(source), "-o", target)
+                for source, target in zip(sources, objects, strict=True)
+            ]
+        for step in steps:
+            step.result()
         # Not linked with OpenMP: it finds the one that torch has loaded. A second one would bring
         # threads of its own, which wait busily while torch's compute.
-        _compile(compiler, "-shared", str(object_file), "-o", str(library))
+        _compile(compiler, "-shared", *objects, "-o", str(library))
         library.rename(path)
     return path
 

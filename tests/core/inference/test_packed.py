@@ -1,6 +1,5 @@
 """Packed batches give what padded ones give: backbones, poolings, prompts, paddings, lengths."""
 
-import shutil
 from functools import cache
 
 import numpy as np
@@ -10,8 +9,6 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stx_core.inference import native
-from stx_core.inference.machine import cpu_class
 from stx_core.inference.packing import filled
 from stx_core.inference.tokens import from_lists
 from stx_core.models.cross_encoder import CrossEncoder
@@ -288,81 +285,6 @@ def test_reproducible_numbers_do_not_depend_on_the_texts_beside(name, dtype, tok
         )
 
         assert torch.equal(alone[0], whole[row])
-
-
-# --- The compiled kernel -------------------------------------------------------------------------
-
-
-needs_kernel = pytest.mark.skipif(
-    cpu_class() == "other" or shutil.which("c++") is None,
-    reason="needs AVX-512 BF16 and a compiler",
-)
-
-
-@needs_kernel
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("window", [(-1, -1), (-1, 0), (5, 0), (4, 4), (40, 40)])
-@pytest.mark.parametrize(("heads", "key_heads"), [(4, 4), (4, 2), (3, 1)])
-@pytest.mark.parametrize("width", native.HEAD_SIZES)
-def test_the_kernel_is_attention(width, heads, key_heads, window, bias):
-    lengths = [1, 2, 5, 6, 7, 0, 15, 16, 17, 31, 32, 33, 64, 65, 130]
-    torch.manual_seed(width)
-    total = sum(lengths)
-    query = torch.randn(total, heads, width).bfloat16()
-    # Views into a larger tensor, as fused projections give them.
-    key, value = torch.randn(total, 2, key_heads, width).bfloat16().unbind(1)
-    more = torch.randn(heads, 130, 130) if bias else None
-    offsets = torch.tensor([0, *lengths]).cumsum(0).int()
-    assert native.has_kernel(query, value)
-
-    found = native.attend(query, key, value, offsets, 0.2, window, more)
-
-    for start, length in zip(offsets[:-1].tolist(), lengths, strict=True):
-        part = slice(start, start + length)
-        expected = _attention(query[part], key[part], value[part], 0.2, window, more)
-        torch.testing.assert_close(found[part].float(), expected, atol=0.03, rtol=0.02)
-
-
-def _attention(query, key, value, scale, window, bias):
-    """From the definition, in float64."""
-    length, heads, _ = query.shape
-    q, k, v = (tensor.double().transpose(0, 1) for tensor in (query, key, value))
-    k, v = (tensor.repeat_interleave(heads // key.shape[1], 0) for tensor in (k, v))
-    scores = scale * q @ k.transpose(1, 2)
-    if bias is not None:
-        scores = scores + bias[:, :length, :length]
-    ahead = torch.arange(length) - torch.arange(length)[:, None]
-    before, after = (length if side < 0 else side for side in window)
-    scores = scores.masked_fill((ahead > after) | (ahead < -before), float("-inf"))
-    return (scores.softmax(-1) @ v).transpose(0, 1).float()
-
-
-@needs_kernel
-def test_without_a_compiler_torch_s_attention_is_used(monkeypatch, tmp_path, tokenizer):
-    native._library.cache_clear()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    try:
-        assert native._library() is None
-        model = model_of("bert", tokenizer, dtype=torch.bfloat16)
-        found = results(model, tokens_of(MIXED), "sentence_embedding", packed=True)
-    finally:
-        native._library.cache_clear()
-    monkeypatch.undo()
-
-    with_kernel = results(model, tokens_of(MIXED), "sentence_embedding", packed=True)
-    torch.testing.assert_close(found, with_kernel, atol=0.1, rtol=0.1)
-
-
-@needs_kernel
-def test_a_cache_that_others_can_write_to_is_not_used(monkeypatch, tmp_path):
-    folder = tmp_path / "stx" / "native"
-    folder.mkdir(parents=True)
-    folder.chmod(0o777)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-
-    with pytest.raises(PermissionError, match="others could write"):
-        native._built()
 
 
 @given(st.integers(1, 10_000), st.integers(1, 70_000))

@@ -8,16 +8,15 @@
 //
 // Built by stx_core/inference/native.py, which also names the arguments.
 
-#include <immintrin.h>
-
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 
+#include "lanes.h"
+
 namespace {
 
-constexpr int LANES = 16;  // float32 of one register, queries of one block
-constexpr int ROWS = 8;    // keys, or dimensions of values, that meet one or two blocks at a time
+constexpr int ROWS = 8;    // keys, or dimensions of values, that meet one or two registers of queries
 constexpr float LOG2_E = 1.44269504f;
 constexpr float HIDDEN = -1e30f;  // score of a key that a query does not see
 
@@ -39,21 +38,6 @@ struct Problem {
   int64_t bias_head, bias_key;
 };
 
-// 2^x for x <= 0: the fraction's power by a polynomial, relative error 7.5e-5, a thirtieth of what
-// bfloat16 keeps.
-inline __m512 exp2_16(__m512 x) {
-  const __m512 fraction = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF);
-  __m512 sum = _mm512_set1_ps(7.8024552e-2f);
-  sum = _mm512_fmadd_ps(sum, fraction, _mm512_set1_ps(2.2606718e-1f));
-  sum = _mm512_fmadd_ps(sum, fraction, _mm512_set1_ps(6.9583349e-1f));
-  sum = _mm512_fmadd_ps(sum, fraction, _mm512_set1_ps(9.9992523e-1f));
-  return _mm512_scalef_ps(sum, x);
-}
-
-inline __m512 multiply_pairs(__m512 sum, __m512i a, __m512i b) {
-  return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
-}
-
 // Number i of each register next to number i of the other; in two registers, low half and high.
 inline __m512i interleaved(__m512i a, __m512i b, int half) {
   alignas(64) static constexpr uint16_t order[2][32] = {
@@ -66,8 +50,8 @@ inline __m512i interleaved(__m512i a, __m512i b, int half) {
 
 // Both rounded to bfloat16: a pair per lane.
 inline __m512i to_pairs(__m512 a, __m512 b) {
-  const __m512i first = _mm512_castsi256_si512((__m256i)_mm512_cvtneps_pbh(a));
-  const __m512i second = _mm512_castsi256_si512((__m256i)_mm512_cvtneps_pbh(b));
+  const __m512i first = _mm512_castsi256_si512(to_bfloat16(a));
+  const __m512i second = _mm512_castsi256_si512(to_bfloat16(b));
   return interleaved(first, second, 0);
 }
 
@@ -358,12 +342,6 @@ void attend(const Problem& problem) {
 }  // namespace
 
 extern "C" {
-
-int stx_attention_supported() {
-  __builtin_cpu_init();
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512bf16");
-}
 
 // 0, or 1 for a head size that there is no kernel for.
 int stx_attention(const uint16_t* query, int64_t query_token, int64_t query_head,

@@ -1,0 +1,133 @@
+"""The compiled kernels, against the definitions in float64."""
+
+import shutil
+
+import pytest
+import torch
+
+from stx_core import SentenceTransformer
+from stx_core.inference import native
+from stx_core.inference.linear import fast_linear
+from stx_core.inference.machine import cpu_class
+
+needs_kernels = pytest.mark.skipif(
+    cpu_class() == "other" or shutil.which("c++") is None,
+    reason="needs AVX-512 BF16 and a compiler",
+)
+
+
+@needs_kernels
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("window", [(-1, -1), (-1, 0), (5, 0), (4, 4), (40, 40)])
+@pytest.mark.parametrize(("heads", "key_heads"), [(4, 4), (4, 2), (3, 1)])
+@pytest.mark.parametrize("width", native.HEAD_SIZES)
+def test_the_kernel_is_attention(width, heads, key_heads, window, bias):
+    lengths = [1, 2, 5, 6, 7, 0, 15, 16, 17, 31, 32, 33, 64, 65, 130]
+    torch.manual_seed(width)
+    total = sum(lengths)
+    query = torch.randn(total, heads, width).bfloat16()
+    # Views into a larger tensor, as fused projections give them.
+    key, value = torch.randn(total, 2, key_heads, width).bfloat16().unbind(1)
+    more = torch.randn(heads, 130, 130) if bias else None
+    offsets = torch.tensor([0, *lengths]).cumsum(0).int()
+    assert native.has_attention(query, value)
+
+    found = native.attend(query, key, value, offsets, 0.2, window, more)
+
+    for start, length in zip(offsets[:-1].tolist(), lengths, strict=True):
+        part = slice(start, start + length)
+        expected = _attention(query[part], key[part], value[part], 0.2, window, more)
+        torch.testing.assert_close(found[part].float(), expected, atol=0.03, rtol=0.02)
+
+
+def _attention(query, key, value, scale, window, bias):
+    """From the definition, in float64."""
+    length, heads, _ = query.shape
+    q, k, v = (tensor.double().transpose(0, 1) for tensor in (query, key, value))
+    k, v = (tensor.repeat_interleave(heads // key.shape[1], 0) for tensor in (k, v))
+    scores = scale * q @ k.transpose(1, 2)
+    if bias is not None:
+        scores = scores + bias[:, :length, :length]
+    ahead = torch.arange(length) - torch.arange(length)[:, None]
+    before, after = (length if side < 0 else side for side in window)
+    scores = scores.masked_fill((ahead > after) | (ahead < -before), float("-inf"))
+    return (scores.softmax(-1) @ v).transpose(0, 1).float()
+
+
+@needs_kernels
+@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize("rows", [0, 1, 5, 6, 193, 4000])
+@pytest.mark.parametrize(("inputs", "outputs"), [(32, 32), (64, 100), (96, 384), (2048, 70)])
+def test_the_kernel_is_a_linear_layer(inputs, outputs, rows, gelu):
+    torch.manual_seed(rows)
+    x = torch.randn(rows, inputs).bfloat16()
+    weight = torch.randn(outputs, inputs).bfloat16() * (2 * inputs**-0.5)
+    bias = torch.randn(outputs).bfloat16()
+    ordered = native.order_weight(weight)
+
+    found = native.linear(x, ordered, outputs, bias, gelu=gelu)
+    without = native.linear(x, ordered, outputs, None, gelu=gelu)
+
+    activation = torch.nn.functional.gelu if gelu else torch.nn.Identity()
+    product = x.double() @ weight.double().T
+    # What bfloat16 rounds away, and GELU's own 1.5e-3, or 3e-6 far below zero.
+    close = {"rtol": 2**-8 + (1.5e-3 if gelu else 0), "atol": 4e-6}
+    torch.testing.assert_close(found.double(), activation(product + bias.double()), **close)
+    torch.testing.assert_close(without.double(), activation(product), **close)
+    for row in range(0, rows, 97):  # the same bits, whatever is beside it
+        alone = native.linear(x[row : row + 1], ordered, outputs, bias, gelu=gelu)
+        assert torch.equal(alone[0], found[row])
+
+
+@needs_kernels
+def test_gelu_far_from_zero_is_zero_or_the_number():
+    x = torch.tensor([[-1e4, 0], [-20, 0], [-6, 0], [6, 0], [20, 0], [1e4, 0]]).bfloat16()
+    weight = torch.zeros(32, 2).bfloat16()
+    weight[:, 0] = 1
+
+    found = native.linear(x, native.order_weight(weight), 32, None, gelu=True)[:, 0]
+
+    assert torch.equal(found[3:], x[3:, 0])
+    assert found[:3].abs().max() < 1e-7
+
+
+@needs_kernels
+def test_layers_that_the_kernel_does_not_fit_are_computed_all_the_same():
+    torch.manual_seed(0)
+    layers = [torch.nn.Linear(*shape).bfloat16() for shape in [(33, 64), (64, 1), (64, 64)]]
+    inputs = [torch.randn(2, 7, layer.in_features).bfloat16() for layer in layers]
+    expected = [layer(x).float() for layer, x in zip(layers, inputs, strict=True)]
+
+    with torch.inference_mode(), fast_linear(torch.bfloat16, torch.device("cpu")):
+        found = [layer(x).float() for layer, x in zip(layers, inputs, strict=True)]
+
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=0.01, rtol=0.01)
+
+
+@needs_kernels
+def test_without_a_compiler_torch_s_kernels_are_used(monkeypatch, tmp_path, tiny_bert):
+    options = {"device": "cpu", "model_kwargs": {"dtype": torch.bfloat16}}
+    texts = ["a b c", "d", "e f a b c d e f a"]
+    expected = SentenceTransformer(tiny_bert, **options).encode(texts)
+    native._library.cache_clear()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    try:
+        found = SentenceTransformer(tiny_bert, **options).encode(texts)
+        assert native._library() is None
+    finally:
+        native._library.cache_clear()
+
+    torch.testing.assert_close(found, expected, atol=0.1, rtol=0.1)
+
+
+@needs_kernels
+def test_a_cache_that_others_can_write_to_is_not_used(monkeypatch, tmp_path):
+    folder = tmp_path / "stx" / "native"
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    with pytest.raises(PermissionError, match="others could write"):
+        native._built()
