@@ -1,12 +1,15 @@
-"""Linear layers on the CPU: weights in the order of the kernels, GELU in the same pass."""
+"""Linear layers on the CPU: weights in the order of the kernels, and what follows in fewer passes.
+
+GELU is computed where a linear layer writes, and LayerNorm where its output is added to another.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch.nn.functional import gelu, linear
+from torch.nn.functional import gelu, layer_norm, linear
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -27,12 +30,37 @@ class _Ordered:
         source: address and version of the memory that it was made of.
         parts: (first row, end) to the part in order.
         feeds_gelu: its output goes into GELU and nowhere else.
+        norm: what LayerNorm was called with for a sum with its output.
     """
 
     source: tuple[int, int]
     parts: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)
     feeds_gelu: bool = False
+    norm: "_Norm | None" = None
 
+
+class _Norm(NamedTuple):
+    """Arguments of LayerNorm over the last dimension."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    epsilon: float
+
+    def same_as(self, other: "_Norm | None") -> bool:
+        if other is None or self.epsilon != other.epsilon:
+            return False
+        return self.weight is other.weight and self.bias is other.bias
+
+
+class _Sum(NamedTuple):
+    """A sum with the output of a linear layer, and its LayerNorm when that is known to follow."""
+
+    tensor: torch.Tensor
+    normalised: torch.Tensor | None
+    layer: _Ordered
+
+
+_ADD = (torch.Tensor.add, torch.Tensor.__add__, torch.add)
 
 _ordered = WeakTensorKeyDictionary()
 
@@ -59,7 +87,8 @@ def fast_linear(dtype: torch.dtype | None, device: torch.device) -> Iterator[Non
     """Within this context, linear layers of a model with such weights run on ordered copies.
 
     The model is not changed. A copy is made at the first use, and again when the weight's memory
-    is another. GELU is fused into a layer that was seen to feed it.
+    is another. GELU is fused into a layer that was seen to feed it, LayerNorm into a sum with the
+    output of a layer that was seen to go there.
     """
     with _FastLinear() if has_fast_linear(dtype, device) else nullcontext():
         yield
@@ -71,6 +100,7 @@ class _FastLinear(TorchFunctionMode):
         self._output: torch.Tensor | None = None
         self._weight: torch.Tensor | None = None
         self._activated: torch.Tensor | None = None
+        self._sum: _Sum | None = None  # nothing was done since
 
     def __torch_function__(
         self,
@@ -84,6 +114,11 @@ class _FastLinear(TorchFunctionMode):
             return self._linear(*args, **more)
         if func is gelu and more.get("approximate", "none") == "none" and len(args) == 1:
             return self._gelu(*args)
+        last, self._sum = self._sum, None
+        if func is layer_norm and last is not None:
+            return self._layer_norm(last, *args, **more)
+        if func in _ADD and len(args) == 2 and not more:
+            return self._add(*args)
         return func(*args, **more)
 
     def _linear(
@@ -104,6 +139,32 @@ class _FastLinear(TorchFunctionMode):
         if input is self._output and self._weight is not None:
             _entry(self._weight).feeds_gelu = True
         return gelu(input)
+
+    def _add(self, one: Any, other: Any) -> Any:  # noqa: ANN401  (numbers, too)
+        if self._weight is None or not (one is self._output or other is self._output):
+            return torch.add(one, other)
+        layer = _entry(self._weight)
+        if layer.norm and native.has_add_norm(one, other, layer.norm.weight, layer.norm.bias):
+            self._sum = _Sum(*native.add_norm(one, other, *layer.norm), layer)
+        else:
+            self._sum = _Sum(torch.add(one, other), None, layer)
+        return self._sum.tensor
+
+    def _layer_norm(
+        self,
+        last: _Sum,
+        input: torch.Tensor,
+        normalized_shape: Sequence[int],
+        weight: torch.Tensor | None = None,
+        bias: torch.Tensor | None = None,
+        eps: float = 1e-5,
+    ) -> torch.Tensor:
+        if input is last.tensor and weight is not None and bias is not None:
+            norm = _Norm(weight, bias, eps)
+            if last.normalised is not None and norm.same_as(last.layer.norm):
+                return last.normalised
+            last.layer.norm = norm
+        return layer_norm(input, normalized_shape, weight, bias, eps)
 
 
 def _entry(weight: torch.Tensor) -> _Ordered:

@@ -36,6 +36,7 @@ _ARGUMENTS = {
         ctypes.c_float, _INT32, _INT32, _POINTER, _INT64, _INT64,
     ),
     "stx_linear": (*(_POINTER,) * 4, _INT64, _INT64, _INT64, _INT32),
+    "stx_add_norm": (*(_POINTER,) * 6, _INT64, _INT64, ctypes.c_float),
 }  # fmt: skip
 
 _PANEL = 64  # outputs that kernels/linear.cpp takes together
@@ -76,6 +77,34 @@ def linear(
     places = (rows.data_ptr(), ordered.data_ptr(), None if more is None else more.data_ptr())
     library.stx_linear(*places, out.data_ptr(), len(rows), inputs, outputs, gelu)
     return out.view(*x.shape[:-1], outputs)
+
+
+def has_add_norm(one: object, other: object, weight: torch.Tensor, bias: torch.Tensor) -> bool:
+    """Whether `add_norm` can be called with these on this machine."""
+    if not (isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor)):
+        return False
+    fits = one.shape == other.shape and one.shape[-1:] == weight.shape and len(weight) % 16 == 0
+    usable = all(
+        tensor.dtype == torch.bfloat16 and tensor.device.type == "cpu" and tensor.is_contiguous()
+        for tensor in (one, other, weight, bias)
+    )
+    return fits and usable and _library() is not None
+
+
+def add_norm(
+    one: torch.Tensor,
+    other: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    epsilon: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The sum of two tensors (..., N), and its LayerNorm with weight and bias (N,)."""
+    library = _library()
+    assert library is not None
+    outputs = torch.empty_like(one), torch.empty_like(one)
+    places = [tensor.data_ptr() for tensor in (one, other, weight, bias, *outputs)]
+    library.stx_add_norm(*places, one.numel() // len(weight), len(weight), epsilon)
+    return outputs
 
 
 def has_attention(query: torch.Tensor, value: torch.Tensor) -> bool:

@@ -106,6 +106,54 @@ def test_layers_that_the_kernel_does_not_fit_are_computed_all_the_same():
 
 
 @needs_kernels
+@pytest.mark.parametrize("width", [16, 384, 768])
+def test_the_kernel_is_a_sum_and_its_layer_norm(width):
+    torch.manual_seed(width)
+    one, other = torch.randn(2, 1, 50, width).mul(3).bfloat16()
+    weight, bias = torch.randn(2, width).bfloat16()
+    assert native.has_add_norm(one, other, weight, bias)
+
+    total, norm = native.add_norm(one, other, weight, bias, 1e-3)
+
+    assert torch.equal(total, one + other)
+    expected = _layer_norm(total.double(), weight.double(), bias.double(), 1e-3)
+    torch.testing.assert_close(norm.double(), expected, atol=1e-5, rtol=2**-8)
+
+
+def _layer_norm(x, weight, bias, epsilon):
+    return torch.nn.functional.layer_norm(x, weight.shape, weight, bias, epsilon)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("change", ["nothing", "in place", "other norm", "a number", "a row"])
+def test_a_sum_is_what_it_was_whatever_is_done_with_it(change, dtype):
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(64, 64).to(dtype)
+    norm, second = (torch.nn.LayerNorm(64).to(dtype) for _ in range(2))
+    torch.nn.init.normal_(second.weight)
+    x = torch.randn(1, 9, 64).to(dtype)
+
+    def block(changed):
+        other = {"a number": 2.0, "a row": x[0, 0]}.get(changed, x)
+        total = layer(x) + other
+        if changed == "in place":
+            total *= x
+        normalised = (second if changed == "other norm" else norm)(total)
+        return normalised, total + normalised
+
+    with torch.inference_mode():
+        expected = block(change)
+        with fast_linear(dtype, torch.device("cpu")):
+            for seen in ("nothing", "nothing", change, change):
+                found = block(seen)
+
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(
+            one, other, atol=0.04 if dtype == torch.bfloat16 else 1e-5, rtol=0.01
+        )
+
+
+@needs_kernels
 def test_without_a_compiler_torch_s_kernels_are_used(monkeypatch, tmp_path, tiny_bert):
     options = {"device": "cpu", "model_kwargs": {"dtype": torch.bfloat16}}
     texts = ["a b c", "d", "e f a b c d e f a"]
