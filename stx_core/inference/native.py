@@ -1,6 +1,10 @@
 """Kernels for CPUs with AVX-512 BF16: built once with the machine's compiler, never required.
 
 Where they are missing, torch's are used. All take bfloat16 and sum in float32.
+
+    python -m stx_core.inference.native
+
+builds them beside their sources, for images that are to run without a compiler.
 """
 
 import ctypes
@@ -166,7 +170,12 @@ def _library() -> ctypes.CDLL | None:
     try:
         library = ctypes.CDLL(str(_built()))
     except (OSError, subprocess.SubprocessError) as error:
-        logger.info("torch's kernels are used, ours cannot be built: %s", error)
+        logger.warning(
+            "bfloat16 runs at half of its speed, on torch's kernels: ours cannot be built (%s); "
+            "install a C++ compiler, or build them for the image: python -m %s",
+            _reason(error),
+            __name__,
+        )
         return None
     for name, arguments in _ARGUMENTS.items():
         getattr(library, name).argtypes = arguments
@@ -174,42 +183,53 @@ def _library() -> ctypes.CDLL | None:
 
 
 def _built() -> Path:
-    """The shared library of exactly these sources, built when it is not in the cache.
+    """The shared library of exactly these sources, built when there is none.
 
     Raises:
         OSError: there is no compiler, or no folder to write to.
         SubprocessError: it fails.
     """
-    sources = sorted(_SOURCES.glob("*.cpp"))
-    texts = [path.read_bytes() for path in (*sources, _SOURCES / "lanes.h")]
-    name = hashlib.sha256(b"".join(texts) + " ".join(_COMPILE).encode()).hexdigest()[:16]
-    folder = _cache_folder()
-    path = folder / f"kernels-{name}.so"
+    shipped = _SOURCES / _file_name()
+    return shipped if shipped.exists() else build(_cache_folder())
+
+
+def _file_name() -> str:
+    texts = [path.read_bytes() for path in sorted(_SOURCES.glob("*.[ch]*"))]
+    return f"{hashlib.sha256(b''.join(texts) + ' '.join(_COMPILE).encode()).hexdigest()[:16]}.so"
+
+
+def build(folder: Path) -> Path:
+    """The shared library in a folder, built when it is not there; raises as `_built`."""
+    path = folder / _file_name()
     if path.exists():
         return path
     compiler = shutil.which(os.environ.get("CXX", "c++"))
     if compiler is None:
         raise FileNotFoundError("no C++ compiler (c++, or the one that CXX names)")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        objects = [f"{scratch}/{source.stem}.o" for source in sources]
-        library = Path(scratch, "kernels.so")
-        with ThreadPoolExecutor() as pool:
-            steps = [
-                pool.submit(_compile, compiler, *_COMPILE, "-c", str(source), "-o", target)
-                for source, target in zip(sources, objects, strict=True)
-            ]
-        for step in steps:
+    with tempfile.TemporaryDirectory(dir=folder) as scratch, ThreadPoolExecutor() as pool:
+        steps = []
+        for source in _SOURCES.glob("*.cpp"):
+            target = f"{scratch}/{source.stem}.o"
+            command = (compiler, *_COMPILE, "-c", str(source), "-o", target)
+            steps.append((target, pool.submit(_compile, *command)))
+        for _, step in steps:
             step.result()
         # Not linked with OpenMP: it finds the one that torch has loaded. A second one would bring
         # threads of its own, which wait busily while torch's compute.
-        _compile(compiler, "-shared", *objects, "-o", str(library))
+        library = Path(scratch, "kernels.so")
+        _compile(compiler, "-shared", *(target for target, _ in steps), "-o", str(library))
         library.rename(path)
     return path
 
 
 def _compile(*command: str) -> None:
     subprocess.run(command, check=True, capture_output=True, text=True, timeout=_BUILD_TIMEOUT_S)
+
+
+def _reason(error: Exception) -> str:
+    said = str(getattr(error, "stderr", None) or error).strip()
+    return next((line for line in said.splitlines() if "error" in line), said)
 
 
 def _cache_folder() -> Path:
@@ -225,3 +245,7 @@ def _cache_folder() -> Path:
         if status.st_uid != os.getuid() or status.st_mode & 0o022:
             raise PermissionError(f"{folder}: others could write to it")
     return folder
+
+
+if __name__ == "__main__":
+    build(_SOURCES)

@@ -154,7 +154,7 @@ def test_a_sum_is_what_it_was_whatever_is_done_with_it(change, dtype):
 
 
 @needs_kernels
-def test_without_a_compiler_torch_s_kernels_are_used(monkeypatch, tmp_path, tiny_bert):
+def test_without_a_compiler_torch_s_kernels_are_used(monkeypatch, tmp_path, tiny_bert, caplog):
     options = {"device": "cpu", "model_kwargs": {"dtype": torch.bfloat16}}
     texts = ["a b c", "d", "e f a b c d e f a"]
     expected = SentenceTransformer(tiny_bert, **options).encode(texts)
@@ -167,6 +167,7 @@ def test_without_a_compiler_torch_s_kernels_are_used(monkeypatch, tmp_path, tiny
     finally:
         native._library.cache_clear()
 
+    assert "cannot be built (no C++ compiler" in caplog.text
     torch.testing.assert_close(found, expected, atol=0.1, rtol=0.1)
 
 
@@ -179,3 +180,32 @@ def test_a_cache_that_others_can_write_to_is_not_used(monkeypatch, tmp_path):
 
     with pytest.raises(PermissionError, match="others could write"):
         native._built()
+
+
+@needs_kernels
+def test_kernels_that_were_built_beside_their_sources_need_no_compiler(monkeypatch, tmp_path):
+    sources = shutil.copytree(native._SOURCES, tmp_path / "kernels")
+    monkeypatch.setattr(native, "_SOURCES", sources)
+    built = native.build(sources)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "none"))
+
+    assert native._built() == built
+    (sources / "lanes.h").write_text("// changed")
+    with pytest.raises(FileNotFoundError, match="compiler"):
+        native._built()
+
+
+@needs_kernels
+def test_what_the_compiler_says_is_told(monkeypatch, tmp_path, caplog):
+    sources = shutil.copytree(native._SOURCES, tmp_path / "kernels")
+    (sources / "lanes.h").write_text("#error no such thing")
+    monkeypatch.setattr(native, "_SOURCES", sources)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    native._library.cache_clear()
+    try:
+        assert native._library() is None
+    finally:
+        native._library.cache_clear()
+
+    assert "#error no such thing" in caplog.text
