@@ -1,12 +1,10 @@
 """The actors: classes that load a model once and add its results to the table of a unit."""
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,15 +12,11 @@ import pyarrow as pa
 from pipelines.encoding.carry import texts_to_encode
 from pipelines.encoding.token_column import tokens_of
 from pipelines.running import unit_table
+from pipelines.running.models import in_float32, limit_threads, load_planned
 from stx_core import failpoints
-from stx_core.errors import ModelError
-from stx_core.models.folder import fingerprint_files, refuse_foreign_code, resolve_folder
 from stx_core.store.schema import dense_column, sparse_column
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
     from stx_core.inference.tokens import Tokens
     from stx_core.models.sentence_transformer import SentenceTransformer
     from stx_core.models.sparse_encoder import SparseEncoder
@@ -111,85 +105,10 @@ class Encoder:
         return self.model.corpus_tokens(texts, prompt=settings.prompt, task=settings.task)
 
 
-@contextmanager
-def in_float32(model: "nn.Module") -> Iterator[None]:
-    """Let a model compute in float32 for a while; its weights come back exactly as they were."""
-    dtypes = [tensor.dtype for tensor in _tensors(model)]
-    try:
-        model.float()
-        yield
-    finally:
-        # Each in its own: a model may keep some tensors in float32 all the time. Lossless, as
-        # float32 holds every number of the half formats.
-        for tensor, dtype in zip(_tensors(model), dtypes, strict=True):
-            tensor.data = tensor.data.to(dtype)
-
-
-def _tensors(model: "nn.Module") -> "list[torch.Tensor]":
-    return [*model.parameters(), *model.buffers()]
-
-
-class PlannedModel(Protocol):
-    """Settings that say which files of a model a run was planned with."""
-
-    @property
-    def model(self) -> str:
-        """Local folder or hub name."""
-
-    @property
-    def revision(self) -> str | None:
-        """Commit of a hub name."""
-
-    @property
-    def files(self) -> str:
-        """Hash over the model's files."""
-
-    @property
-    def trust_remote_code(self) -> bool:
-        """Run code of the folder."""
-
-    @property
-    def allow_pickle(self) -> bool:
-        """Load pickled weights."""
-
-
-def planned_folder(settings: PlannedModel, organisation: str) -> Path:
-    """The folder of a model, with the files that the run was planned with.
-
-    Raises:
-        ModelError: it is not there, or other files are.
-    """
-    folder = resolve_folder(
-        settings.model,
-        default_org=organisation,
-        revision=settings.revision,
-        allow_pickle=settings.allow_pickle,
-    )
-    if (found := fingerprint_files(folder)) != settings.files:
-        raise ModelError(
-            f"{settings.model}: these are not the files that the run was planned, or the snapshot "
-            f"written, with (hash {settings.files[:12]} then, {found[:12]} now); restore them"
-        )
-    if settings.trust_remote_code:
-        refuse_foreign_code(folder)
-    return folder
-
-
 def _load(settings: EncoderSettings) -> "SentenceTransformer | SparseEncoder":
-    folder = planned_folder(settings, HUB_ORGANISATION[settings.type])
-    from huggingface_hub.utils.tqdm import disable_progress_bars
-
-    from stx_core.models.sentence_transformer import SentenceTransformer
-    from stx_core.models.sparse_encoder import SparseEncoder
-
-    disable_progress_bars()  # transformers asks it, too, when it is imported
-    model_class = SparseEncoder if settings.type == "sparse" else SentenceTransformer
-    model = model_class(
-        str(folder),
-        model_kwargs={"dtype": settings.dtype},
-        trust_remote_code=settings.trust_remote_code,
-        allow_pickle=settings.allow_pickle,
-    )
+    name = "SparseEncoder" if settings.type == "sparse" else "SentenceTransformer"
+    model: SentenceTransformer | SparseEncoder
+    model = load_planned(name, settings, HUB_ORGANISATION[settings.type])
     if settings.max_seq_length is not None:
         model.max_seq_length = settings.max_seq_length
     return model
@@ -247,19 +166,6 @@ class Encode:
             for name, column in columns.items():
                 table = table.append_column(f"{output}.{name}", column)
         return unit_table.with_notes(table, seconds=seconds, run=run)
-
-
-def limit_threads(threads: int) -> None:
-    """Use `threads` cores for matrix work and for tokenising.
-
-    Ray gives workers OMP_NUM_THREADS=1 unless told otherwise, which is five times slower than
-    plain Python on this kind of work; and the tokenizers would take every core of the machine.
-    """
-    os.environ["RAYON_NUM_THREADS"] = str(threads)
-    os.environ["TOKENIZERS_PARALLELISM"] = "true"
-    import torch
-
-    torch.set_num_threads(threads)
 
 
 def encode_texts(

@@ -8,8 +8,9 @@ import pyarrow as pa
 
 from pipelines.encoding import token_column
 from pipelines.encoding.carry import texts_to_encode
-from pipelines.encoding.stages import Encoder, EncoderSettings, limit_threads
+from pipelines.encoding.stages import Encoder, EncoderSettings
 from pipelines.running import unit_table
+from pipelines.running.models import limit_threads
 
 if TYPE_CHECKING:
     from pipelines.planning.estimate import EncoderProbe

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.encoding.stages import in_float32, limit_threads, planned_folder
 from pipelines.running import unit_table
+from pipelines.running.models import in_float32, limit_threads, load_planned
 from stx_core.errors import ModelError
 
 if TYPE_CHECKING:
@@ -85,19 +85,8 @@ class Scorer:
 
 
 def _load(settings: RerankerSettings) -> "CrossEncoder":
-    folder = planned_folder(settings, ORGANISATION)
-    from huggingface_hub.utils.tqdm import disable_progress_bars
-
-    from stx_core.models.cross_encoder import CrossEncoder
-
-    disable_progress_bars()  # transformers asks it, too, when it is imported
-    model = CrossEncoder(
-        str(folder),
-        max_length=settings.max_seq_length,
-        model_kwargs={"dtype": settings.dtype},
-        trust_remote_code=settings.trust_remote_code,
-        allow_pickle=settings.allow_pickle,
-    )
+    model: CrossEncoder
+    model = load_planned("CrossEncoder", settings, ORGANISATION, max_length=settings.max_seq_length)
     if model.num_labels != 1:
         raise ModelError(
             f"{settings.model}: scores {model.num_labels} labels per pair, and a ranking needs "

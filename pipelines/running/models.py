@@ -1,0 +1,116 @@
+"""Models in stages: the files that a run was planned with, threads, float32 for a while."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import stx_core
+from stx_core.errors import ModelError
+from stx_core.models.folder import fingerprint_files, refuse_foreign_code, resolve_folder
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+class PlannedModel(Protocol):
+    """Settings that say which files of a model a run was planned with."""
+
+    @property
+    def model(self) -> str:
+        """Local folder or hub name."""
+
+    @property
+    def revision(self) -> str | None:
+        """Commit of a hub name."""
+
+    @property
+    def files(self) -> str:
+        """Hash over the model's files."""
+
+    @property
+    def dtype(self) -> str:
+        """Number format to load it in."""
+
+    @property
+    def trust_remote_code(self) -> bool:
+        """Run code of the folder."""
+
+    @property
+    def allow_pickle(self) -> bool:
+        """Load pickled weights."""
+
+
+def load_planned(name: str, settings: PlannedModel, organisation: str, **more: Any) -> Any:  # noqa: ANN401
+    """A model with the files that the run was planned with.
+
+    Args:
+        name: class of `stx_core`.
+        settings: see `PlannedModel`.
+        organisation: of a hub name that has none.
+        more: arguments of the class.
+
+    Raises:
+        ModelError: it cannot be loaded, or other files are there.
+    """
+    folder = _planned_folder(settings, organisation)
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    disable_progress_bars()  # transformers asks it, too, when it is imported
+    return getattr(stx_core, name)(
+        str(folder),
+        model_kwargs={"dtype": settings.dtype},
+        trust_remote_code=settings.trust_remote_code,
+        allow_pickle=settings.allow_pickle,
+        **more,
+    )
+
+
+def _planned_folder(settings: PlannedModel, organisation: str) -> Path:
+    folder = resolve_folder(
+        settings.model,
+        default_org=organisation,
+        revision=settings.revision,
+        allow_pickle=settings.allow_pickle,
+    )
+    if (found := fingerprint_files(folder)) != settings.files:
+        raise ModelError(
+            f"{settings.model}: these are not the files that the run was planned, or the snapshot "
+            f"written, with (hash {settings.files[:12]} then, {found[:12]} now); restore them"
+        )
+    if settings.trust_remote_code:
+        refuse_foreign_code(folder)
+    return folder
+
+
+def limit_threads(threads: int) -> None:
+    """Use `threads` cores for matrix work and for tokenising.
+
+    Ray gives workers OMP_NUM_THREADS=1 unless told otherwise, which is five times slower than
+    plain Python on this kind of work; and the tokenizers would take every core of the machine.
+    """
+    os.environ["RAYON_NUM_THREADS"] = str(threads)
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+@contextmanager
+def in_float32(model: "nn.Module") -> Iterator[None]:
+    """Let a model compute in float32 for a while; its weights come back exactly as they were."""
+    dtypes = [tensor.dtype for tensor in _tensors(model)]
+    try:
+        model.float()
+        yield
+    finally:
+        # Each in its own: a model may keep some tensors in float32 all the time. Lossless, as
+        # float32 holds every number of the half formats.
+        for tensor, dtype in zip(_tensors(model), dtypes, strict=True):
+            tensor.data = tensor.data.to(dtype)
+
+
+def _tensors(model: "nn.Module") -> "list[torch.Tensor]":
+    return [*model.parameters(), *model.buffers()]
