@@ -16,7 +16,7 @@
 
 namespace {
 
-constexpr int ROWS = 8;    // keys, or dimensions of values, that meet one or two registers of queries
+constexpr int ROWS = 8;  // keys, or dimensions of values, that meet one or two registers of queries
 constexpr float LOG2_E = 1.44269504f;
 constexpr float HIDDEN = -1e30f;  // score of a key that a query does not see
 

@@ -9,6 +9,8 @@
 //
 // Built by stx_core/inference/native.py, which also names the arguments.
 
+#include <omp.h>
+
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -22,7 +24,7 @@ constexpr int WIDTH = 4;  // registers of a panel
 constexpr int PANEL = WIDTH * LANES;
 constexpr int64_t CACHED = 1 << 18;  // numbers of the input that stay in the cache
 constexpr int64_t MOST_ROWS = 192;
-constexpr int64_t FEW_BLOCKS = 16;
+constexpr int64_t TASKS = 16;  // of a thread at least, so that none waits long for another
 
 struct Problem {
   const uint16_t* input;   // (rows, inputs)
@@ -101,8 +103,9 @@ void multiply_all(const Problem& p) {
   const int64_t block = std::clamp<int64_t>(CACHED / p.inputs / ROWS, 1, MOST_ROWS / ROWS) * ROWS;
   const int64_t blocks = (p.rows + block - 1) / block;
   const int64_t panels = (p.outputs + PANEL - 1) / PANEL;
-  // Of few rows each panel is a task of its own.
-  const int64_t together = blocks < FEW_BLOCKS ? 1 : panels;
+  // Few blocks of rows are cut by panels.
+  const int64_t together = std::clamp<int64_t>(
+      panels * blocks / (TASKS * omp_get_max_threads()), 1, std::max<int64_t>(1, panels));
   const int64_t parts = (panels + together - 1) / together;
 #pragma omp parallel for schedule(dynamic)
   for (int64_t task = 0; task < blocks * parts; task++) {
