@@ -82,6 +82,27 @@ def project(
     return _ordered_linear(x, weight, (first, end), bias, fused=False)
 
 
+def highest_outputs(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, offsets: torch.Tensor
+) -> torch.Tensor | None:
+    """The highest of each output of a linear layer over rows, without making the outputs.
+
+    Args:
+        x: (T, K).
+        weight: (N, K).
+        bias: (N,).
+        offsets: (B + 1,) int64; segment i has the rows ``offsets[i]:offsets[i + 1]``.
+
+    Returns:
+        (B, N), -inf for a segment without rows; None where there is no kernel for it.
+    """
+    usable = x.device.type == "cpu" and x.dtype == weight.dtype and weight.device == x.device
+    if not usable or not native.has_linear(weight):
+        return None
+    ordered = _part(weight, 0, len(weight))
+    return native.linear_highest(x, ordered, len(weight), bias, offsets)
+
+
 @contextmanager
 def fast_linear(dtype: torch.dtype | None, device: torch.device) -> Iterator[None]:
     """Within this context, linear layers of a model with such weights run on ordered copies.
@@ -176,6 +197,17 @@ def _entry(weight: torch.Tensor) -> _Ordered:
     return entry
 
 
+def _part(weight: torch.Tensor, first: int, end: int) -> torch.Tensor:
+    """Some rows of a weight, as `native.linear` takes them, or oneDNN's layers."""
+    parts = _entry(weight).parts
+    if (first, end) not in parts:
+        chosen = weight.detach()[first:end].contiguous()
+        reorder = torch.ops.mkldnn._reorder_linear_weight
+        ours = native.has_linear(weight)
+        parts[first, end] = native.order_weight(chosen) if ours else reorder(chosen, _TYPICAL_ROWS)
+    return parts[first, end]
+
+
 def _ordered_linear(
     x: torch.Tensor,
     weight: torch.Tensor,
@@ -184,16 +216,9 @@ def _ordered_linear(
     fused: bool,
 ) -> torch.Tensor:
     """Some outputs of a linear layer, with GELU when it is fused."""
-    parts = _entry(weight).parts
-    ours = native.has_linear(weight)
-    if part not in parts:
-        chosen = weight.detach()[slice(*part)].contiguous()
-        reorder = torch.ops.mkldnn._reorder_linear_weight
-        parts[part] = native.order_weight(chosen) if ours else reorder(chosen, _TYPICAL_ROWS)
-    if ours:
-        return native.linear(x, parts[part], part[1] - part[0], bias, gelu=fused)
+    ordered = _part(weight, *part)
+    if native.has_linear(weight):
+        return native.linear(x, ordered, part[1] - part[0], bias, gelu=fused)
     name, algorithm = ("gelu", "none") if fused else ("none", "")
-    output: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
-        x, parts[part], bias, name, [], algorithm
-    )
+    output: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, ordered, bias, name, [], algorithm)
     return output

@@ -40,6 +40,7 @@ _ARGUMENTS = {
         ctypes.c_float, _INT32, _INT32, _POINTER, _INT64, _INT64,
     ),
     "stx_linear": (*(_POINTER,) * 4, _INT64, _INT64, _INT64, _INT32),
+    "stx_linear_highest": (*(_POINTER,) * 5, _INT64, _INT64, _INT64),
     "stx_add_norm": (*(_POINTER,) * 6, _INT64, _INT64, ctypes.c_float),
 }  # fmt: skip
 
@@ -81,6 +82,37 @@ def linear(
     places = (rows.data_ptr(), ordered.data_ptr(), None if more is None else more.data_ptr())
     library.stx_linear(*places, out.data_ptr(), len(rows), inputs, outputs, gelu)
     return out.view(*x.shape[:-1], outputs)
+
+
+def linear_highest(
+    x: torch.Tensor,
+    ordered: torch.Tensor,
+    outputs: int,
+    bias: torch.Tensor | None,
+    offsets: torch.Tensor,
+) -> torch.Tensor:
+    """The highest of each output of a linear layer over the rows of a segment.
+
+    Args:
+        x: (T, K).
+        ordered: from `order_weight`.
+        outputs: N.
+        bias: (N,).
+        offsets: (B + 1,) int64; segment i has the rows ``offsets[i]:offsets[i + 1]``.
+
+    Returns:
+        (B, N); -inf for a segment without rows.
+    """
+    library = _library()
+    assert library is not None
+    x, offsets = x.contiguous(), offsets.contiguous()
+    out = x.new_empty((len(offsets) - 1, outputs))
+    more = None if bias is None else bias.to(x.dtype).contiguous()
+    places = (x.data_ptr(), ordered.data_ptr(), None if more is None else more.data_ptr())
+    library.stx_linear_highest(
+        *places, out.data_ptr(), offsets.data_ptr(), len(out), x.shape[1], outputs
+    )
+    return out
 
 
 def has_add_norm(one: object, other: object, weight: torch.Tensor, bias: torch.Tensor) -> bool:

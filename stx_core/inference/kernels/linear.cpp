@@ -1,4 +1,4 @@
-// Linear layers for CPUs with AVX-512 BF16: x W' + b, with or without GELU.
+// Linear layers for CPUs with AVX-512 BF16: x W' + b, with or without GELU, or the highest of rows.
 //
 // Inputs, weights and outputs are bfloat16, sums are float32. The weights of 64 outputs are a
 // panel, in which the pairs of numbers that VDPBF16PS multiplies lie next to each other. Six rows
@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 
 #include "lanes.h"
 
@@ -31,7 +32,7 @@ struct Problem {
   const uint32_t* weight;  // (panels, inputs / 2, PANEL)
   const uint16_t* bias;    // (outputs,) or null
   uint16_t* out;           // (rows, outputs)
-  int64_t rows, inputs, outputs;
+  int64_t inputs, outputs;
 };
 
 // x * (normal distribution function of x) = x / (1 + 2^-g(x)). g is odd; x * (three terms in x^2)
@@ -46,18 +47,16 @@ inline __m512 gelu(__m512 x) {
   return _mm512_mul_ps(x, _mm512_rcp14_ps(_mm512_add_ps(power, _mm512_set1_ps(1.f))));
 }
 
-// R rows from one on, times one panel.
-template <int R, bool GELU>
-void multiply(const Problem& p, int64_t row, int64_t panel) {
-  const int64_t first = panel * PANEL;
+// Sums of R rows from one on with one panel.
+template <int R>
+[[gnu::always_inline]] inline void multiply(const Problem& p, int64_t row, int64_t panel,
+                                            __m512 (&sum)[R][WIDTH]) {
   const uint16_t* input = p.input + row * p.inputs;
-  const uint32_t* weight = p.weight + first * (p.inputs / 2);
-  __mmask16 real[WIDTH];
-  __m512 sum[R][WIDTH];
+  const uint32_t* weight = p.weight + panel * PANEL * (p.inputs / 2);
   for (int w = 0; w < WIDTH; w++) {
-    const int64_t at = first + w * LANES;
-    real[w] = first_lanes(p.outputs - at);
-    const __m512 bias = p.bias ? to_float32(_mm256_maskz_loadu_epi16(real[w], p.bias + at))
+    const int64_t at = panel * PANEL + w * LANES;
+    const __mmask16 real = first_lanes(p.outputs - at);
+    const __m512 bias = p.bias ? to_float32(_mm256_maskz_loadu_epi16(real, p.bias + at))
                                : _mm512_setzero_ps();
     for (int r = 0; r < R; r++) sum[r][w] = bias;
   }
@@ -73,58 +72,113 @@ void multiply(const Problem& p, int64_t row, int64_t panel) {
       for (int w = 0; w < WIDTH; w++) sum[r][w] = multiply_pairs(sum[r][w], column[w], both);
     }
   }
-  // Unrolled, or sums would go to memory first.
-#pragma GCC unroll 16
-  for (int r = 0; r < R; r++) {
-#pragma GCC unroll 16
-    for (int w = 0; w < WIDTH; w++) {
-      const __m512 y = GELU ? gelu(sum[r][w]) : sum[r][w];
-      uint16_t* to = p.out + (row + r) * p.outputs + first + w * LANES;
-      _mm256_mask_storeu_epi16(to, real[w], to_bfloat16(y));
-    }
-  }
 }
 
+// 16 numbers of a row of the output; there is less of the last panel.
+inline void store(const Problem& p, int64_t row, int64_t panel, int w, __m512 y) {
+  const int64_t at = panel * PANEL + w * LANES;
+  const __mmask16 real = first_lanes(p.outputs - at);
+  _mm256_mask_storeu_epi16(p.out + row * p.outputs + at, real, to_bfloat16(y));
+}
+
+// What becomes of R rows of sums. Loops are unrolled, or sums would go to memory first.
 template <bool GELU>
-void multiply_rows(const Problem& p, int64_t row, int64_t end, int64_t panel) {
-  for (; row + ROWS <= end; row += ROWS) multiply<ROWS, GELU>(p, row, panel);
+struct Write {
+  template <int R>
+  void operator()(const Problem& p, int64_t row, int64_t panel) const {
+    __m512 sum[R][WIDTH];
+    multiply<R>(p, row, panel, sum);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++) {
+#pragma GCC unroll 16
+      for (int w = 0; w < WIDTH; w++)
+        store(p, row + r, panel, w, GELU ? gelu(sum[r][w]) : sum[r][w]);
+    }
+  }
+};
+
+struct Highest {
+  __m512 (&highest)[WIDTH];
+  __mmask16 (&nan)[WIDTH];  // the maximum of NaN and a number is a number
+  template <int R>
+  void operator()(const Problem& p, int64_t row, int64_t panel) const {
+    __m512 sum[R][WIDTH];
+    multiply<R>(p, row, panel, sum);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++) {
+#pragma GCC unroll 16
+      for (int w = 0; w < WIDTH; w++) {
+        highest[w] = _mm512_max_ps(highest[w], sum[r][w]);
+        nan[w] |= _mm512_cmp_ps_mask(sum[r][w], sum[r][w], _CMP_UNORD_Q);
+      }
+    }
+  }
+};
+
+template <class Use>
+void for_rows(const Problem& p, int64_t row, int64_t end, int64_t panel, const Use& use) {
+  for (; row + ROWS <= end; row += ROWS) use.template operator()<ROWS>(p, row, panel);
   switch (end - row) {
-    case 5: multiply<5, GELU>(p, row, panel); break;
-    case 4: multiply<4, GELU>(p, row, panel); break;
-    case 3: multiply<3, GELU>(p, row, panel); break;
-    case 2: multiply<2, GELU>(p, row, panel); break;
-    case 1: multiply<1, GELU>(p, row, panel); break;
+    case 5: use.template operator()<5>(p, row, panel); break;
+    case 4: use.template operator()<4>(p, row, panel); break;
+    case 3: use.template operator()<3>(p, row, panel); break;
+    case 2: use.template operator()<2>(p, row, panel); break;
+    case 1: use.template operator()<1>(p, row, panel); break;
     default: break;
   }
 }
 
-template <bool GELU>
-void multiply_all(const Problem& p) {
-  const int64_t block = std::clamp<int64_t>(CACHED / p.inputs / ROWS, 1, MOST_ROWS / ROWS) * ROWS;
-  const int64_t blocks = (p.rows + block - 1) / block;
+// Calls use(block, panel) for all of them; the larger of input and weights comes to the cache once.
+template <class Use>
+void for_blocks(const Problem& p, int64_t rows, int64_t blocks, const Use& use) {
   const int64_t panels = (p.outputs + PANEL - 1) / PANEL;
-  // Few blocks of rows are cut by panels.
-  const int64_t together = std::clamp<int64_t>(
-      panels * blocks / (TASKS * omp_get_max_threads()), 1, std::max<int64_t>(1, panels));
+  const bool rows_first = rows >= p.outputs;
+  // Few blocks are cut by panels.
+  const int64_t wanted = rows_first ? panels * blocks / (TASKS * omp_get_max_threads())
+                                    : CACHED / 2 / (PANEL * p.inputs);
+  const int64_t together = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, panels));
   const int64_t parts = (panels + together - 1) / together;
 #pragma omp parallel for schedule(dynamic)
   for (int64_t task = 0; task < blocks * parts; task++) {
-    const int64_t row = task / parts * block;
-    const int64_t first = task % parts * together;
+    const int64_t block = rows_first ? task / parts : task % blocks;
+    const int64_t first = (rows_first ? task % parts : task / blocks) * together;
     for (int64_t panel = first; panel < std::min(panels, first + together); panel++)
-      multiply_rows<GELU>(p, row, std::min(p.rows, row + block), panel);
+      use(block, panel);
   }
 }
 
 }  // namespace
 
-extern "C" void stx_linear(const uint16_t* input, const uint32_t* weight, const uint16_t* bias,
-                           uint16_t* out, int64_t rows, int64_t inputs, int64_t outputs,
-                           int32_t gelu) {
-  const Problem problem{input, weight, bias, out, rows, inputs, outputs};
-  if (gelu) {
-    multiply_all<true>(problem);
-  } else {
-    multiply_all<false>(problem);
-  }
+extern "C" {
+
+void stx_linear(const uint16_t* input, const uint32_t* weight, const uint16_t* bias, uint16_t* out,
+                int64_t rows, int64_t inputs, int64_t outputs, int32_t gelu) {
+  const Problem p{input, weight, bias, out, inputs, outputs};
+  const int64_t height = std::clamp<int64_t>(CACHED / inputs / ROWS, 1, MOST_ROWS / ROWS) * ROWS;
+  const int64_t blocks = (rows + height - 1) / height;
+  for_blocks(p, rows, blocks, [&](int64_t block, int64_t panel) {
+    const int64_t row = block * height, end = std::min(rows, row + height);
+    if (gelu) {
+      for_rows(p, row, end, panel, Write<true>{});
+    } else {
+      for_rows(p, row, end, panel, Write<false>{});
+    }
+  });
+}
+
+// The highest of each output over the rows of a segment, (segments, outputs); -inf of none.
+void stx_linear_highest(const uint16_t* input, const uint32_t* weight, const uint16_t* bias,
+                        uint16_t* out, const int64_t* offsets, int64_t segments, int64_t inputs,
+                        int64_t outputs) {
+  const Problem p{input, weight, bias, out, inputs, outputs};
+  for_blocks(p, offsets[segments], segments, [&](int64_t segment, int64_t panel) {
+    __m512 highest[WIDTH];
+    __mmask16 nan[WIDTH] = {};
+    for (auto& one : highest) one = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
+    for_rows(p, offsets[segment], offsets[segment + 1], panel, Highest{highest, nan});
+    const __m512 none = _mm512_set1_ps(std::numeric_limits<float>::quiet_NaN());
+    for (int w = 0; w < WIDTH; w++)
+      store(p, segment, panel, w, _mm512_mask_mov_ps(highest[w], nan[w], none));
+  });
+}
 }

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, get_args
 import torch
 
 from stx_core.errors import ModelError
-from stx_core.inference.linear import project
+from stx_core.inference.linear import highest_outputs, project
 from stx_core.models.modules.module import Features, Module
 from stx_core.models.modules.segments import Segments, flat, highest, segments
 
@@ -71,6 +71,13 @@ class SpladePooling(Module):
         vocabulary are made.
         """
         where = segments(features)
+        if (
+            self.pooling_strategy == "max"
+            and (found := _highest_logits(features, where)) is not None
+        ):
+            self.embedding_dimension = found.shape[1]
+            features["sentence_embedding"] = self._activate(found)
+            return features
         logits, width = _logits(features, where)
         pool = self._max if self.pooling_strategy == "max" else self._sum
         chunk = _VOCABULARY_CHUNK.get(where.index.device.type, _VOCABULARY_CHUNK["cpu"])
@@ -102,9 +109,23 @@ def _logits(features: Features, where: Segments) -> tuple[Callable[[int, int], t
     if head is None:
         tokens = flat(features["token_embeddings"])
         return lambda first, end: tokens[where.index, first:end], tokens.shape[1]
-    states = flat(features["head_inputs"])
-    states = states if len(states) == len(where.index) else states[where.index]
+    states = _counted_states(features, where)
     return partial(project, states, head.weight, head.bias), head.out_features
+
+
+def _highest_logits(features: Features, where: Segments) -> torch.Tensor | None:
+    """(B, V), by a kernel that makes no logits; None without a head, or such a kernel."""
+    head = features.get("head")
+    if head is None:
+        return None
+    offsets = torch.nn.functional.pad(where.counts.cumsum(0), (1, 0))
+    return highest_outputs(_counted_states(features, where), head.weight, head.bias, offsets)
+
+
+def _counted_states(features: Features, where: Segments) -> torch.Tensor:
+    """(K, H), what goes into the head of the tokens that count."""
+    states = flat(features["head_inputs"])
+    return states if len(states) == len(where.index) else states[where.index]
 
 
 def _check(name: str, value: str, known: tuple[str, ...]) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from stx_core import SentenceTransformer
 from stx_core.inference import native
-from stx_core.inference.linear import fast_linear
+from stx_core.inference.linear import fast_linear, highest_outputs
 from stx_core.inference.machine import cpu_class
 
 needs_kernels = pytest.mark.skipif(
@@ -77,6 +77,36 @@ def test_the_kernel_is_a_linear_layer(inputs, outputs, rows, gelu):
     for row in range(0, rows, 97):  # the same bits, whatever is beside it
         alone = native.linear(x[row : row + 1], ordered, outputs, bias, gelu=gelu)
         assert torch.equal(alone[0], found[row])
+
+
+@needs_kernels
+@pytest.mark.parametrize(("inputs", "outputs"), [(32, 70), (768, 3000)])
+def test_the_kernel_is_the_highest_output_of_rows(inputs, outputs):
+    torch.manual_seed(inputs)
+    lengths = [1, 0, 5, 6, 7, 13, 200, 2]
+    offsets = torch.tensor([0, *lengths]).cumsum(0)
+    x = torch.randn(sum(lengths), inputs).bfloat16()
+    weight = torch.randn(outputs, inputs).bfloat16() * inputs**-0.5
+    bias = torch.randn(outputs).bfloat16()
+
+    found = highest_outputs(x, weight, bias, offsets)
+
+    product = x.double() @ weight.double().T + bias.double()
+    for row, (start, end) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
+        expected = product[start:end].amax(0) if end > start else torch.tensor(float("-inf"))
+        expected = expected.double().expand(outputs)
+        torch.testing.assert_close(found[row].double(), expected, atol=4e-6, rtol=2**-8)
+
+
+@needs_kernels
+def test_the_highest_of_what_is_not_a_number_is_not_a_number():
+    x = torch.ones(9, 32).bfloat16()
+    x[3, 0] = float("nan")
+
+    found = highest_outputs(x, torch.ones(64, 32).bfloat16(), None, torch.tensor([0, 7, 9]))
+
+    assert found[0].isnan().all()
+    assert torch.equal(found[1], torch.full((64,), 32.0).bfloat16())
 
 
 @needs_kernels
