@@ -37,6 +37,8 @@ class Embed:
 
 source, target, model = sys.argv[1:]
 ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+# Without it, Ray gives up on 20,000 texts in float32: half an hour without a block.
+ray.data.DataContext.get_current().execution_no_progress_timeout_s = -1
 rows = ray.data.read_parquet(source)
 rows = rows.map_batches(
     Embed, fn_constructor_args=[model], concurrency=2, num_cpus=1, batch_size=64
