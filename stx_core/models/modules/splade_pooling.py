@@ -70,14 +70,16 @@ class SpladePooling(Module):
         (T, H), and ``head``, the linear layer to the vocabulary: then no logits of the whole
         vocabulary are made.
         """
-        where = segments(features)
-        if (
-            self.pooling_strategy == "max"
-            and (found := _highest_logits(features, where)) is not None
-        ):
-            self.embedding_dimension = found.shape[1]
-            features["sentence_embedding"] = self._activate(found)
-            return features
+        weights = self._pool(features, segments(features))
+        self.embedding_dimension = weights.shape[1]
+        features["sentence_embedding"] = weights
+        return features
+
+    def _pool(self, features: Features, where: Segments) -> torch.Tensor:
+        if self.pooling_strategy == "max":
+            found = _highest_logits(features, where)
+            if found is not None:
+                return self._activate(found)
         logits, width = _logits(features, where)
         pool = self._max if self.pooling_strategy == "max" else self._sum
         chunk = _VOCABULARY_CHUNK.get(where.index.device.type, _VOCABULARY_CHUNK["cpu"])
@@ -85,9 +87,7 @@ class SpladePooling(Module):
             pool(logits(first, min(first + chunk, width)), where)
             for first in range(0, width, chunk)
         ]
-        self.embedding_dimension = width
-        features["sentence_embedding"] = torch.cat(parts, dim=1)
-        return features
+        return torch.cat(parts, dim=1)
 
     def _max(self, logits_KV: torch.Tensor, where: Segments) -> torch.Tensor:
         """The activation never falls, so it may follow the maximum: on (B, V), not (K, V)."""
