@@ -83,7 +83,7 @@ def project(
 
 
 def highest_outputs(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, offsets: torch.Tensor
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, counts: torch.Tensor
 ) -> torch.Tensor | None:
     """The highest of each output of a linear layer over rows, without making the outputs.
 
@@ -91,15 +91,16 @@ def highest_outputs(
         x: (T, K).
         weight: (N, K).
         bias: (N,).
-        offsets: (B + 1,) int64; segment i has the rows ``offsets[i]:offsets[i + 1]``.
+        counts: (B,) int64, rows of each segment, which follow each other.
 
     Returns:
         (B, N), -inf for a segment without rows; None where there is no kernel for it.
     """
-    usable = x.device.type == "cpu" and x.dtype == weight.dtype and weight.device == x.device
+    usable = has_fast_linear(x.dtype, x.device) and weight.dtype == x.dtype
     if not usable or not native.has_linear(weight):
         return None
     ordered = _part(weight, 0, len(weight))
+    offsets = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
     return native.linear_highest(x, ordered, len(weight), bias, offsets)
 
 

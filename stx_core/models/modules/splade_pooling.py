@@ -76,11 +76,24 @@ class SpladePooling(Module):
         return features
 
     def _pool(self, features: Features, where: Segments) -> torch.Tensor:
+        head = features.get("head")
+        if head is None:
+            tokens = flat(features["token_embeddings"])
+            width = tokens.shape[1]
+            return self._in_parts(lambda a, b: tokens[where.index, a:b], width, where)
+        states = flat(features["head_inputs"])
+        states = states if len(states) == len(where.index) else states[where.index]
         if self.pooling_strategy == "max":
-            found = _highest_logits(features, where)
+            found = highest_outputs(states, head.weight, head.bias, where.counts)
             if found is not None:
                 return self._activate(found)
-        logits, width = _logits(features, where)
+        logits = partial(project, states, head.weight, head.bias)
+        return self._in_parts(logits, head.out_features, where)
+
+    def _in_parts(
+        self, logits: Callable[[int, int], torch.Tensor], width: int, where: Segments
+    ) -> torch.Tensor:
+        """(B, V), from a function of first and end vocabulary entry to their logits, (K, V)."""
         pool = self._max if self.pooling_strategy == "max" else self._sum
         chunk = _VOCABULARY_CHUNK.get(where.index.device.type, _VOCABULARY_CHUNK["cpu"])
         parts = [
@@ -101,31 +114,6 @@ class SpladePooling(Module):
     def _activate(self, logits: torch.Tensor) -> torch.Tensor:
         weights = logits.relu().log1p()
         return weights.log1p() if self.activation_function == "log1p_relu" else weights
-
-
-def _logits(features: Features, where: Segments) -> tuple[Callable[[int, int], torch.Tensor], int]:
-    """Function from first and end vocabulary entry to their logits, (K, V); number of entries."""
-    head = features.get("head")
-    if head is None:
-        tokens = flat(features["token_embeddings"])
-        return lambda first, end: tokens[where.index, first:end], tokens.shape[1]
-    states = _counted_states(features, where)
-    return partial(project, states, head.weight, head.bias), head.out_features
-
-
-def _highest_logits(features: Features, where: Segments) -> torch.Tensor | None:
-    """(B, V), by a kernel that makes no logits; None without a head, or such a kernel."""
-    head = features.get("head")
-    if head is None:
-        return None
-    offsets = torch.nn.functional.pad(where.counts.cumsum(0), (1, 0))
-    return highest_outputs(_counted_states(features, where), head.weight, head.bias, offsets)
-
-
-def _counted_states(features: Features, where: Segments) -> torch.Tensor:
-    """(K, H), what goes into the head of the tokens that count."""
-    states = flat(features["head_inputs"])
-    return states if len(states) == len(where.index) else states[where.index]
 
 
 def _check(name: str, value: str, known: tuple[str, ...]) -> None:
