@@ -240,12 +240,6 @@ class Attention {
     return _mm512_mask_mov_ps(_mm512_set1_ps(HIDDEN), lanes(from, to), score);
   }
 
-  static __mmask16 lanes(int from, int to) {
-    from = std::clamp(from, 0, LANES);
-    to = std::clamp(to, from, LANES);
-    return __mmask16((1u << to) - (1u << from));
-  }
-
   // Scores of n keys become weights, not yet divided by their sum, [pair of keys][query].
   template <int C>
   void softmax(int n, const __m512 (&highest)[C], __m512 (&inverse)[C]) {

@@ -4,6 +4,7 @@
 
 #include <immintrin.h>
 
+#include <algorithm>
 #include <cstdint>
 
 constexpr int LANES = 16;
@@ -18,9 +19,11 @@ inline __m512 to_float32(__m256i x) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
 }
 
-// The lanes of a register that hold one of n numbers.
-inline __mmask16 first_lanes(int64_t n) {
-  return n >= LANES ? __mmask16(-1) : n <= 0 ? __mmask16(0) : __mmask16((1u << n) - 1);
+// The lanes from one number to another, which may lie outside of a register.
+inline __mmask16 lanes(int64_t from, int64_t to) {
+  from = std::clamp<int64_t>(from, 0, LANES);
+  to = std::clamp<int64_t>(to, from, LANES);
+  return __mmask16((1u << to) - (1u << from));
 }
 
 // 2^x: the power of the fraction by a polynomial, relative error 7.5e-5, a thirtieth of what

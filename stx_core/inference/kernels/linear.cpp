@@ -55,7 +55,7 @@ template <int R>
   const uint32_t* weight = p.weight + panel * PANEL * (p.inputs / 2);
   for (int w = 0; w < WIDTH; w++) {
     const int64_t at = panel * PANEL + w * LANES;
-    const __mmask16 real = first_lanes(p.outputs - at);
+    const __mmask16 real = lanes(0, p.outputs - at);
     const __m512 bias = p.bias ? to_float32(_mm256_maskz_loadu_epi16(real, p.bias + at))
                                : _mm512_setzero_ps();
     for (int r = 0; r < R; r++) sum[r][w] = bias;
@@ -77,53 +77,32 @@ template <int R>
 // 16 numbers of a row of the output; there is less of the last panel.
 inline void store(const Problem& p, int64_t row, int64_t panel, int w, __m512 y) {
   const int64_t at = panel * PANEL + w * LANES;
-  const __mmask16 real = first_lanes(p.outputs - at);
+  const __mmask16 real = lanes(0, p.outputs - at);
   _mm256_mask_storeu_epi16(p.out + row * p.outputs + at, real, to_bfloat16(y));
 }
 
-// What becomes of R rows of sums. Loops are unrolled, or sums would go to memory first.
-template <bool GELU>
-struct Write {
-  template <int R>
-  void operator()(const Problem& p, int64_t row, int64_t panel) const {
-    __m512 sum[R][WIDTH];
-    multiply<R>(p, row, panel, sum);
+// Calls use(row, register, sums) for R rows. Loops are unrolled, or sums would go to memory first.
+template <int R, class Use>
+[[gnu::always_inline]] inline void use_rows(const Problem& p, int64_t row, int64_t panel,
+                                            const Use& use) {
+  __m512 sum[R][WIDTH];
+  multiply<R>(p, row, panel, sum);
 #pragma GCC unroll 16
-    for (int r = 0; r < R; r++) {
+  for (int r = 0; r < R; r++) {
 #pragma GCC unroll 16
-      for (int w = 0; w < WIDTH; w++)
-        store(p, row + r, panel, w, GELU ? gelu(sum[r][w]) : sum[r][w]);
-    }
+    for (int w = 0; w < WIDTH; w++) use(row + r, w, sum[r][w]);
   }
-};
-
-struct Highest {
-  __m512 (&highest)[WIDTH];
-  __mmask16 (&nan)[WIDTH];  // the maximum of NaN and a number is a number
-  template <int R>
-  void operator()(const Problem& p, int64_t row, int64_t panel) const {
-    __m512 sum[R][WIDTH];
-    multiply<R>(p, row, panel, sum);
-#pragma GCC unroll 16
-    for (int r = 0; r < R; r++) {
-#pragma GCC unroll 16
-      for (int w = 0; w < WIDTH; w++) {
-        highest[w] = _mm512_max_ps(highest[w], sum[r][w]);
-        nan[w] |= _mm512_cmp_ps_mask(sum[r][w], sum[r][w], _CMP_UNORD_Q);
-      }
-    }
-  }
-};
+}
 
 template <class Use>
 void for_rows(const Problem& p, int64_t row, int64_t end, int64_t panel, const Use& use) {
-  for (; row + ROWS <= end; row += ROWS) use.template operator()<ROWS>(p, row, panel);
+  for (; row + ROWS <= end; row += ROWS) use_rows<ROWS>(p, row, panel, use);
   switch (end - row) {
-    case 5: use.template operator()<5>(p, row, panel); break;
-    case 4: use.template operator()<4>(p, row, panel); break;
-    case 3: use.template operator()<3>(p, row, panel); break;
-    case 2: use.template operator()<2>(p, row, panel); break;
-    case 1: use.template operator()<1>(p, row, panel); break;
+    case 5: use_rows<5>(p, row, panel, use); break;
+    case 4: use_rows<4>(p, row, panel, use); break;
+    case 3: use_rows<3>(p, row, panel, use); break;
+    case 2: use_rows<2>(p, row, panel, use); break;
+    case 1: use_rows<1>(p, row, panel, use); break;
     default: break;
   }
 }
@@ -157,11 +136,13 @@ void stx_linear(const uint16_t* input, const uint32_t* weight, const uint16_t* b
   const int64_t height = std::clamp<int64_t>(CACHED / inputs / ROWS, 1, MOST_ROWS / ROWS) * ROWS;
   const int64_t blocks = (rows + height - 1) / height;
   for_blocks(p, rows, blocks, [&](int64_t block, int64_t panel) {
-    const int64_t row = block * height, end = std::min(rows, row + height);
+    const int64_t first = block * height, end = std::min(rows, first + height);
+    const auto as_is = [&](int64_t row, int w, __m512 y) { store(p, row, panel, w, y); };
+    const auto by_gelu = [&](int64_t row, int w, __m512 y) { store(p, row, panel, w, ::gelu(y)); };
     if (gelu) {
-      for_rows(p, row, end, panel, Write<true>{});
+      for_rows(p, first, end, panel, by_gelu);
     } else {
-      for_rows(p, row, end, panel, Write<false>{});
+      for_rows(p, first, end, panel, as_is);
     }
   });
 }
@@ -173,9 +154,13 @@ void stx_linear_highest(const uint16_t* input, const uint32_t* weight, const uin
   const Problem p{input, weight, bias, out, inputs, outputs};
   for_blocks(p, offsets[segments], segments, [&](int64_t segment, int64_t panel) {
     __m512 highest[WIDTH];
-    __mmask16 nan[WIDTH] = {};
+    __mmask16 nan[WIDTH] = {};  // the maximum of NaN and a number is a number
     for (auto& one : highest) one = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
-    for_rows(p, offsets[segment], offsets[segment + 1], panel, Highest{highest, nan});
+    const auto take = [&](int64_t, int w, __m512 y) {
+      highest[w] = _mm512_max_ps(highest[w], y);
+      nan[w] |= _mm512_cmp_ps_mask(y, y, _CMP_UNORD_Q);
+    };
+    for_rows(p, offsets[segment], offsets[segment + 1], panel, take);
     const __m512 none = _mm512_set1_ps(std::numeric_limits<float>::quiet_NaN());
     for (int w = 0; w < WIDTH; w++)
       store(p, segment, panel, w, _mm512_mask_mov_ps(highest[w], nan[w], none));
