@@ -37,7 +37,7 @@ def _load_backbone(folder: Path, options: LoadOptions, task: str) -> "Transforme
     """The backbone; a tokenizer with a chat template means that it reads messages (trap 10)."""
     from stx_core.models.modules.transformer import Transformer
 
-    transformer = Transformer.load(folder, options, {"transformer_task": task})
+    transformer = Transformer.from_checkpoint(folder, options, {"transformer_task": task})
     if transformer.tokenizer.chat_template is not None:
         transformer.modality_config["message"] = {
             "method": "forward",

@@ -97,7 +97,7 @@ class SentenceTransformer(TextEncoder):
         """
         from stx_core.models.modules.transformer import Transformer
 
-        transformer = Transformer.load(folder, options)
+        transformer = Transformer.from_checkpoint(folder, options)
         config = transformer.model.config
         architecture = (getattr(config, "architectures", None) or [""])[0]
         causal = architecture.endswith("ForCausalLM") and getattr(config, "is_causal", True)

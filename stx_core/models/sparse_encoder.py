@@ -89,7 +89,9 @@ class SparseEncoder(TextEncoder):
             )
         from stx_core.models.modules.transformer import Transformer
 
-        transformer = Transformer.load(folder, options, {"transformer_task": "fill-mask"})
+        transformer = Transformer.from_checkpoint(
+            folder, options, {"transformer_task": "fill-mask"}
+        )
         return [transformer, SpladePooling("max", "relu")]
 
     # --- Encoding --------------------------------------------------------------------------------

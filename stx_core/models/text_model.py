@@ -223,7 +223,7 @@ class TextModel(nn.Sequential):
 
     @tokenizer.setter
     def tokenizer(self, value: Any) -> None:  # noqa: ANN401
-        self.input_module.tokenizer = value  # type: ignore[attr-defined]
+        self.input_module.tokenizer = value
 
     @property
     def transformers_model(self) -> Any:  # noqa: ANN401  (transformers is untyped)
@@ -282,7 +282,7 @@ class TextModel(nn.Sequential):
         self, inputs: Sequence[str] | Sequence[Pair], *, prompt: str = "", task: str | None = None
     ) -> Tokens:
         """Tokenise N texts, or pairs of texts, without padding."""
-        tokens = self.input_module.tokenize(inputs, prompt=prompt, task=task)
+        tokens = self.input_module.to_tokens(inputs, prompt=prompt, task=task)
         return replace(tokens, task=task)
 
     def collate(self, tokens: Tokens, rows: np.ndarray) -> Features:

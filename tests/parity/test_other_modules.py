@@ -130,7 +130,7 @@ def test_a_module_saved_by_the_reference_gives_the_same_features(tmp_path, name,
     theirs = make() if name == "word_weights" else randomised(make())
     theirs.save(str(tmp_path))
     if generation == "old":
-        path = tmp_path / ours.config_file
+        path = tmp_path / ours.config_file_name
         config = json.loads(path.read_text())
         for old, new in old_keys.items():
             config[old] = config.pop(new)
@@ -157,7 +157,7 @@ def test_the_reference_reads_what_we_save(tmp_path, name):
 
 
 def sentence_embeddings(module: Module, texts: list[str], prompt: str = "") -> np.ndarray:
-    tokens = module.tokenize(texts, prompt=prompt)
+    tokens = module.to_tokens(texts, prompt=prompt)
     with torch.inference_mode():
         together = module(module.collate(tokens, np.arange(len(texts))))["sentence_embedding"]
     return together.to_dense().numpy()
@@ -257,7 +257,7 @@ def test_word_embeddings_saved_by_the_reference(tmp_path, make, generation):
     ours = WordEmbeddings.from_folder(tmp_path, LoadOptions())
 
     expected = theirs(theirs.preprocess(TEXTS))
-    tokens = ours.tokenize(TEXTS)
+    tokens = ours.to_tokens(TEXTS)
     features = ours(ours.collate(tokens, np.arange(len(TEXTS))))
     assert torch.equal(features["input_ids"], expected["input_ids"])
     assert torch.equal(features["attention_mask"], expected["attention_mask"])

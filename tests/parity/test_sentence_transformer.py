@@ -241,7 +241,9 @@ def test_dense_of_the_old_generation_with_pickled_weights(tiny_bert, tmp_path):
 def test_what_we_save_the_reference_loads(tiny_bert, tmp_path):
     torch.manual_seed(2)
     modules = [
-        Transformer.load(tiny_bert, LoadOptions(), {"max_seq_length": 17, "do_lower_case": True}),
+        Transformer.from_checkpoint(
+            tiny_bert, LoadOptions(), {"max_seq_length": 17, "do_lower_case": True}
+        ),
         Pooling(32, ["mean", "max"]),
         Dense(64, 12, use_residual=True),
         Normalize(),

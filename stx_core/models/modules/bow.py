@@ -8,12 +8,12 @@ import torch
 
 from stx_core.inference.tokens import Pair, Tokens, from_lists
 from stx_core.models.modules.bags import bag_rows, collate_bags, with_prompt
-from stx_core.models.modules.module import Features, Module
+from stx_core.models.modules.module import Features, InputModule
 from stx_core.models.modules.word_tokenizers import WordTokenizer
 from stx_core.models.modules.word_weights import weights_of
 
 
-class BoW(Module):
+class BoW(InputModule):
     """Sums (or sets) the weight of each word of a text.
 
     Args:
@@ -53,7 +53,7 @@ class BoW(Module):
         """Width of the sentence embedding: the size of the vocabulary."""
         return len(self.vocab)
 
-    def tokenize(
+    def to_tokens(
         self, inputs: Sequence[str] | Sequence[Pair], *, prompt: str = "", task: str | None = None
     ) -> Tokens:
         """Ragged word ids of N texts; unknown words are gone."""

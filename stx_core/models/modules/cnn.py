@@ -18,7 +18,7 @@ class CNN(Module):
         stride_sizes: stride of each convolution, 1 by default.
     """
 
-    config_file: ClassVar[str] = "cnn_config.json"
+    config_file_name: ClassVar[str] = "cnn_config.json"
     config_keys: ClassVar[tuple[str, ...]] = (
         "in_embedding_dimension",
         "out_channels",
@@ -26,7 +26,7 @@ class CNN(Module):
         "stride_sizes",
     )
     # The name before 5.4.
-    config_renames: ClassVar[dict[str, str]] = {
+    config_key_renames: ClassVar[dict[str, str]] = {
         "in_word_embedding_dimension": "in_embedding_dimension"
     }
 

@@ -102,7 +102,7 @@ class Dense(Module):
     @classmethod
     def read_config(cls, folder: Path) -> dict[str, Any]:
         """Settings, the activation built from its name."""
-        path = folder / cls.config_file
+        path = folder / cls.config_file_name
         config = read_json(path)
         if "activation_function" in config:
             config["activation_function"] = load_activation(
@@ -110,10 +110,10 @@ class Dense(Module):
             )
         return config
 
-    def config(self) -> dict[str, Any]:
+    def get_config_dict(self) -> dict[str, Any]:
         """Settings as they are saved; `use_residual` where it is on: it is unknown before 5.7."""
         name = type(self.activation_function)
-        config = super().config() | {
+        config = super().get_config_dict() | {
             "activation_function": f"{name.__module__}.{name.__qualname__}"
         }
         return config | ({"use_residual": True} if self.use_residual else {})

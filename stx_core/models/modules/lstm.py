@@ -19,7 +19,7 @@ class LSTM(Module):
         bidirectional: also read backwards.
     """
 
-    config_file: ClassVar[str] = "lstm_config.json"
+    config_file_name: ClassVar[str] = "lstm_config.json"
     config_keys: ClassVar[tuple[str, ...]] = (
         "embedding_dimension",
         "hidden_dim",
@@ -28,7 +28,9 @@ class LSTM(Module):
         "bidirectional",
     )
     # The name before 5.4.
-    config_renames: ClassVar[dict[str, str]] = {"word_embedding_dimension": "embedding_dimension"}
+    config_key_renames: ClassVar[dict[str, str]] = {
+        "word_embedding_dimension": "embedding_dimension"
+    }
 
     def __init__(
         self,

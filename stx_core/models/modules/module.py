@@ -3,14 +3,21 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeGuard, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeGuard
 
 import numpy as np
 from torch import Tensor, nn
 
 from stx_core.errors import ModelError
 from stx_core.inference.tokens import Pair, Tokens
-from stx_core.models.folder import load_weights, read_json, save_weights, write_json
+from stx_core.models.folder import (
+    inside,
+    load_weights,
+    read_json,
+    resolve_folder,
+    save_weights,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from stx_core.models.modules.transformer import Transformer
@@ -51,17 +58,23 @@ class LoadOptions:
     token: str | bool | None = None
 
 
+_OLDER_NAMES = {
+    "get_sentence_embedding_dimension": "get_embedding_dimension",
+    "get_word_embedding_dimension": "get_embedding_dimension",
+}
+
+
 class Module(nn.Module):
     """A step of a model: features in, features out, loaded from and saved to one folder.
 
     A subclass with plain settings and weights only names its `config_keys`; the constructor takes
-    them as arguments and keeps each as an attribute of the same name. `config_renames` maps key
+    them as arguments and keeps each as an attribute of the same name. `config_key_renames` maps key
     names of older folders to them.
     """
 
-    config_file: ClassVar[str] = "config.json"
+    config_file_name: ClassVar[str] = "config.json"
     config_keys: ClassVar[tuple[str, ...]] = ()
-    config_renames: ClassVar[dict[str, str]] = {}
+    config_key_renames: ClassVar[dict[str, str]] = {}
     is_transformer: ClassVar[bool] = False
 
     @classmethod
@@ -77,17 +90,75 @@ class Module(nn.Module):
         except (TypeError, ValueError) as error:
             if isinstance(error, ModelError):
                 raise
-            where = folder / cls.config_file
+            where = folder / cls.config_file_name
             raise ModelError(f"{where}: settings do not fit {cls.__name__}: {error}") from error
         if module.state_dict():
             module.fill(load_weights(folder, allow_pickle=options.allow_pickle), folder)
         return module
 
     @classmethod
+    def load(
+        cls,
+        model_name_or_path: str | Path,
+        subfolder: str = "",
+        token: str | bool | None = None,
+        cache_folder: str | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        trust_remote_code: bool = False,
+        allow_pickle: bool = False,
+        **options: Any,  # noqa: ANN401  (of `LoadOptions`, for backbones)
+    ) -> Self:
+        """Load the module alone, as `save` wrote it.
+
+        Args:
+            model_name_or_path: a local folder, or a name on the hub.
+            subfolder: folder of the module in there, such as ``1_Pooling``.
+            token: access token of the hub.
+            cache_folder: where downloads are kept.
+            revision: branch, tag or commit on the hub.
+            local_files_only: never use the network.
+            trust_remote_code: let transformers run code of the folder for a backbone.
+            allow_pickle: load ``.bin`` weights.
+            **options: ``model_kwargs``, ``processor_kwargs`` and ``config_kwargs`` of a backbone.
+
+        Raises:
+            ModelError: the folder is missing, or does not hold this module.
+        """
+        folder = resolve_folder(
+            model_name_or_path,
+            default_org=None,
+            revision=revision,
+            token=token,
+            cache_folder=cache_folder,
+            local_files_only=local_files_only,
+            allow_pickle=allow_pickle,
+        )
+        given = {key: dict(value or {}) for key, value in options.items()}
+        return cls.from_folder(
+            inside(folder, subfolder) if subfolder else folder,
+            LoadOptions(
+                trust_remote_code=trust_remote_code,
+                allow_pickle=allow_pickle,
+                cache_folder=cache_folder,
+                local_files_only=local_files_only,
+                token=token,
+                **given,
+            ),
+        )
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        """Older names of methods, as long as the module has the newer one."""
+        newer = _OLDER_NAMES.get(name)
+        if newer is not None and hasattr(type(self), newer):
+            return getattr(self, newer)
+        return super().__getattr__(name)
+
+    @classmethod
     def read_config(cls, folder: Path) -> dict[str, Any]:
         """Constructor arguments from the folder's config file, older key names mapped to ours."""
-        config = read_json(folder / cls.config_file)
-        return {cls.config_renames.get(key, key): value for key, value in config.items()}
+        config = read_json(folder / cls.config_file_name)
+        return {cls.config_key_renames.get(key, key): value for key, value in config.items()}
 
     def fill(self, weights: Mapping[str, Tensor], folder: Path) -> None:
         """Load weights, each key of which must match.
@@ -101,13 +172,32 @@ class Module(nn.Module):
             name = type(self).__name__
             raise ModelError(f"{folder}: weights do not fit {name}: {error}") from error
 
-    def config(self) -> dict[str, Any]:
+    def get_config_dict(self) -> dict[str, Any]:
         """Settings as they are saved."""
         return {key: getattr(self, key) for key in self.config_keys}
 
-    def save(self, folder: Path) -> None:
-        """Write settings and weights (safetensors) into an existing folder."""
-        write_json(folder / self.config_file, self.config())
+    def save(
+        self,
+        output_path: str | Path,
+        *args: Any,  # noqa: ANN401
+        safe_serialization: bool = True,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        """Write settings and weights (safetensors) into a folder, made where it is missing.
+
+        Further arguments are those that modules of Sentence Transformers pass on; they do nothing.
+
+        Raises:
+            ValueError: `safe_serialization` is False; pickled weights are never written.
+        """
+        folder = Path(output_path)
+        refuse_to_pickle(safe_serialization)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.write_files(folder)
+
+    def write_files(self, folder: Path) -> None:
+        """Write settings and weights into an existing folder: what `save` does in the end."""
+        write_json(folder / self.config_file_name, self.get_config_dict())
         if weights := self.state_dict():
             save_weights(folder, weights)
 
@@ -116,21 +206,67 @@ class Module(nn.Module):
         raise TypeError(f"{type(self).__name__} does not define forward")
 
 
+def refuse_to_pickle(safe_serialization: bool) -> None:
+    """Check that weights are to be saved as safetensors.
+
+    Raises:
+        ValueError: they are not; pickled weights are never written.
+    """
+    if not safe_serialization:
+        raise ValueError("safe_serialization=False would write pickles; only safetensors are")
+
+
 def is_transformer(module: object) -> "TypeGuard[Transformer]":
     """Whether a module is a `Transformer`; models without one need not load transformers for it."""
     return isinstance(module, Module) and module.is_transformer
 
 
-@runtime_checkable
-class InputModule(Protocol):
-    """The first module of a model: it also turns texts into tokens, and tokens into features."""
+class InputModule(Module):
+    """The first module of a model: it also turns texts into tokens, and tokens into features.
+
+    Attributes:
+        max_seq_length: tokens that the model reads of an input; None for no limit.
+        modalities: kinds of input that it reads.
+    """
 
     max_seq_length: int | None
 
-    def tokenize(
+    @property
+    def modalities(self) -> list[str]:
+        """Kinds of input that the module reads."""
+        return ["text"]
+
+    def to_tokens(
         self, inputs: Sequence[str] | Sequence[Pair], *, prompt: str = "", task: str | None = None
     ) -> Tokens:
         """Ragged tokens of N inputs, prompt included, truncated to `max_seq_length`."""
+        raise TypeError(f"{type(self).__name__} does not define to_tokens")
 
     def collate(self, tokens: Tokens, rows: np.ndarray) -> Features:
         """Features of one batch, torch tensors on the CPU."""
+        raise TypeError(f"{type(self).__name__} does not define collate")
+
+    def preprocess(
+        self,
+        inputs: Sequence[str] | Sequence[Pair],
+        prompt: str | None = None,
+        task: str | None = None,
+        **options: Any,  # noqa: ANN401
+    ) -> Features:
+        """Tokenise N inputs into the features of one padded batch, on the CPU.
+
+        Options that other kinds of input modules know do nothing.
+        """
+        tokens = self.to_tokens(inputs, prompt=prompt or "", task=task)
+        features = self.collate(tokens, np.arange(len(tokens)))
+        if tokens.prompt_length:
+            features["prompt_length"] = tokens.prompt_length
+        return features
+
+    def tokenize(
+        self,
+        texts: Sequence[str] | Sequence[Pair],
+        **options: Any,  # noqa: ANN401
+    ) -> Features:
+        """Older name of `preprocess`."""
+        return self.preprocess(texts, **options)

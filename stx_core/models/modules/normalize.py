@@ -29,7 +29,7 @@ class Normalize(Module):
     @classmethod
     def read_config(cls, folder: Path) -> dict[str, Any]:
         """Settings; before 6.0 there were none, and git does not keep an empty folder."""
-        path = folder / cls.config_file
+        path = folder / cls.config_file_name
         config = read_json(path) if path.is_file() else {}
         return {key: value for key, value in config.items() if key in cls.config_keys}
 

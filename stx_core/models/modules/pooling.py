@@ -39,7 +39,9 @@ class Pooling(Module):
         "pooling_mode",
         "include_prompt",
     )
-    config_renames: ClassVar[dict[str, str]] = {"word_embedding_dimension": "embedding_dimension"}
+    config_key_renames: ClassVar[dict[str, str]] = {
+        "word_embedding_dimension": "embedding_dimension"
+    }
 
     def __init__(
         self,

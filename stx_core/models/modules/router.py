@@ -21,7 +21,7 @@ Route = tuple[str | None, str | tuple[str, ...] | None]
 _MODALITY = "text"
 
 
-class Router(Module):
+class Router(InputModule):
     """Sends inputs through the modules of one route, chosen by task.
 
     As the first module of a model it also reads texts, with the first module of the route.
@@ -36,7 +36,7 @@ class Router(Module):
         ValueError: there is no route, or a default or mapping names one that does not exist.
     """
 
-    config_file: ClassVar[str] = "router_config.json"
+    config_file_name: ClassVar[str] = "router_config.json"
     forward_kwargs: ClassVar[frozenset[str]] = frozenset({"task"})
 
     def __init__(
@@ -80,7 +80,7 @@ class Router(Module):
     @classmethod
     def from_folder(cls, folder: Path, options: LoadOptions) -> Self:
         """Load ``router_config.json`` (of an Asym: ``config.json``) and the modules it lists."""
-        path = folder / cls.config_file
+        path = folder / cls.config_file_name
         path = path if path.is_file() else folder / "config.json"
         config = read_json(path)
         try:
@@ -102,7 +102,7 @@ class Router(Module):
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"{path}: the routes do not fit together: {error}") from error
 
-    def config(self) -> dict[str, Any]:
+    def get_config_dict(self) -> dict[str, Any]:
         """Settings as they are saved, under ``parameters``."""
         return {
             "default_route": self.default_route,
@@ -110,7 +110,7 @@ class Router(Module):
             "route_mappings": {str(key): route for key, route in self.route_mappings.items()},
         }
 
-    def save(self, folder: Path) -> None:
+    def write_files(self, folder: Path) -> None:
         """Write each module once, into ``<route>_<position>_<class>``, and the routes."""
         names: dict[int, str] = {}
         types: dict[str, str] = {}
@@ -125,8 +125,8 @@ class Router(Module):
                     (folder / name).mkdir(exist_ok=True)
                     module.save(folder / name)
                 structure[route].append(names[id(module)])
-        config = {"types": types, "structure": structure, "parameters": self.config()}
-        write_json(folder / self.config_file, config)
+        config = {"types": types, "structure": structure, "parameters": self.get_config_dict()}
+        write_json(folder / self.config_file_name, config)
 
     def _routes(self) -> list[tuple[str, list[Module]]]:
         return [
@@ -186,11 +186,11 @@ class Router(Module):
         for reader in self._readers():
             reader.max_seq_length = value
 
-    def tokenize(
+    def to_tokens(
         self, inputs: Sequence[str] | Sequence[Pair], *, prompt: str = "", task: str | None = None
     ) -> Tokens:
         """Ragged tokens of N texts, made by the route of the task."""
-        return replace(self._reader(task).tokenize(inputs, prompt=prompt, task=task), task=task)
+        return replace(self._reader(task).to_tokens(inputs, prompt=prompt, task=task), task=task)
 
     def collate(self, tokens: Tokens, rows: np.ndarray) -> Features:
         """Features of one batch, as the route of the tokens' task wants them."""

@@ -68,11 +68,11 @@ class SparseAutoEncoder(Module):
         module.fill(_untie(weights, folder), folder)
         return module
 
-    def save(self, folder: Path) -> None:
+    def write_files(self, folder: Path) -> None:
         """Write settings and weights; the matrix once, under the name that the reference writes."""
         weights = self.state_dict()
         weights[_TIED] = weights.pop(_ENCODER)
-        write_json(folder / self.config_file, self.config())
+        write_json(folder / self.config_file_name, self.get_config_dict())
         save_weights(folder, weights)
 
     def get_embedding_dimension(self) -> int:

@@ -12,10 +12,10 @@ from stx_core.errors import ModelError
 from stx_core.inference.tokens import UNLIMITED, Pair, Tokens, from_lists
 from stx_core.models.folder import inside, load_weights, read_json
 from stx_core.models.modules.bags import bag_rows, collate_bags, with_prompt
-from stx_core.models.modules.module import Features, LoadOptions, Module
+from stx_core.models.modules.module import Features, InputModule, LoadOptions
 
 
-class SparseStaticEmbedding(Module):
+class SparseStaticEmbedding(InputModule):
     """One weight per vocabulary entry, idf for example; how often a token occurs is ignored.
 
     Args:
@@ -45,7 +45,7 @@ class SparseStaticEmbedding(Module):
         """Build from settings, tokenizer and weights (or the JSON table that ``path`` names)."""
         from transformers import AutoTokenizer
 
-        config = read_json(folder / cls.config_file)
+        config = read_json(folder / cls.config_file_name)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         table = config.pop("path", None)
         if table is not None:
@@ -78,16 +78,16 @@ class SparseStaticEmbedding(Module):
         weight[[vocab[token] for token in table]] = torch.tensor(list(table.values())).float()
         return cls(tokenizer, weight, frozen)
 
-    def save(self, folder: Path) -> None:
+    def write_files(self, folder: Path) -> None:
         """Write settings, weights and tokenizer."""
-        super().save(folder)
+        super().write_files(folder)
         self.tokenizer.save_pretrained(folder)
 
     def get_embedding_dimension(self) -> int:
         """Size of the vocabulary."""
         return len(self.weight)
 
-    def tokenize(
+    def to_tokens(
         self, inputs: Sequence[str] | Sequence[Pair], *, prompt: str = "", task: str | None = None
     ) -> Tokens:
         """Ragged tokens of N texts, without special tokens."""

@@ -42,7 +42,9 @@ class SpladePooling(Module):
         "embedding_dimension",
     )
     # The name before 5.4.
-    config_renames: ClassVar[dict[str, str]] = {"word_embedding_dimension": "embedding_dimension"}
+    config_key_renames: ClassVar[dict[str, str]] = {
+        "word_embedding_dimension": "embedding_dimension"
+    }
 
     def __init__(
         self,

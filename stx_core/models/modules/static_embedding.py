@@ -13,7 +13,7 @@ from stx_core.errors import ModelError
 from stx_core.inference.tokens import Pair, Tokens, from_lists
 from stx_core.models.folder import load_weights, save_weights
 from stx_core.models.modules.bags import collate_bags, with_prompt
-from stx_core.models.modules.module import Features, LoadOptions, Module
+from stx_core.models.modules.module import Features, InputModule, LoadOptions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _TEXTS_AT_ONCE = 4096
 
 
-class StaticEmbedding(Module):
+class StaticEmbedding(InputModule):
     """Mean of token rows. No special tokens, no padding; an empty text is the zero vector.
 
     A truncation that is baked into the folder's ``tokenizer.json`` stays in force, because the
@@ -72,7 +72,7 @@ class StaticEmbedding(Module):
         """Load a local model2vec folder. Its own normalisation is a module of its own here."""
         return cls.from_folder(Path(folder), LoadOptions())
 
-    def save(self, folder: Path) -> None:
+    def write_files(self, folder: Path) -> None:
         """Write the table and ``tokenizer.json``; there are no settings."""
         save_weights(folder, self.state_dict())
         self.tokenizer.save(str(folder / "tokenizer.json"))
@@ -95,7 +95,7 @@ class StaticEmbedding(Module):
         """Width of the sentence embedding."""
         return self.embedding.embedding_dim
 
-    def tokenize(
+    def to_tokens(
         self, inputs: Sequence[str] | Sequence[Pair], *, prompt: str = "", task: str | None = None
     ) -> Tokens:
         """Ragged tokens of N texts, without special tokens."""

@@ -25,7 +25,7 @@ from stx_core.models.backbone import (
     load_tokenizer,
 )
 from stx_core.models.folder import read_json, write_json
-from stx_core.models.modules.module import Features, LoadOptions, Module
+from stx_core.models.modules.module import Features, InputModule, LoadOptions
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ _OUTPUTS = {
 _METHODS = re.compile(r"forward|get_\w+_features")
 
 
-class Transformer(Module):
+class Transformer(InputModule):
     """A transformers model with its tokenizer.
 
     Args:
@@ -113,10 +113,12 @@ class Transformer(Module):
     @classmethod
     def from_folder(cls, folder: Path, options: LoadOptions) -> Self:
         """Load backbone, tokenizer and settings of any generation."""
-        return cls.load(folder, options, cls.read_config(folder))
+        return cls.from_checkpoint(folder, options, cls.read_config(folder))
 
     @classmethod
-    def load(cls, folder: Path, options: LoadOptions, config: dict[str, Any] | None = None) -> Self:
+    def from_checkpoint(
+        cls, folder: Path, options: LoadOptions, config: dict[str, Any] | None = None
+    ) -> Self:
         """Load a checkpoint with given settings instead of those of its folder.
 
         Args:
@@ -164,7 +166,7 @@ class Transformer(Module):
         paths = (folder / name for name in _CONFIG_FILES)
         return next((config for p in paths if p.is_file() and (config := read_json(p))), {})
 
-    def config(self) -> dict[str, Any]:
+    def get_config_dict(self) -> dict[str, Any]:
         """Settings as they are saved. The length is in the tokenizer's own, as since 6.0.
 
         Lower-casing is there too, but some tokenizers build their normaliser anew when loaded.
@@ -181,7 +183,7 @@ class Transformer(Module):
             "module_output_name": self.module_output_name,
         } | {key: value for key, value in optional.items() if value}
 
-    def save(self, folder: Path) -> None:
+    def write_files(self, folder: Path) -> None:
         """Write backbone (safetensors), tokenizer and settings."""
         self.model.save_pretrained(folder)
         if getattr(self.tokenizer, "is_fast", False):
@@ -189,7 +191,7 @@ class Transformer(Module):
             self.tokenizer.backend_tokenizer.no_truncation()
             self.tokenizer.backend_tokenizer.no_padding()
         self.tokenizer.save_pretrained(folder)
-        write_json(folder / _CONFIG_FILES[0], self.config())
+        write_json(folder / _CONFIG_FILES[0], self.get_config_dict())
 
     # --- Texts to features -----------------------------------------------------------------------
 
@@ -243,7 +245,7 @@ class Transformer(Module):
             limits.append(positions)
         self.tokenizer.model_max_length = min(limits)
 
-    def tokenize(
+    def to_tokens(
         self, inputs: Sequence[str] | Sequence[Pair], *, prompt: str = "", task: str | None = None
     ) -> Tokens:
         """Ragged tokens of N texts or pairs. A prompt goes before a text, or a pair's first text.

@@ -24,7 +24,9 @@ class WeightedLayerPooling(Module):
         "num_hidden_layers",
     )
     # The name before 5.4.
-    config_renames: ClassVar[dict[str, str]] = {"word_embedding_dimension": "embedding_dimension"}
+    config_key_renames: ClassVar[dict[str, str]] = {
+        "word_embedding_dimension": "embedding_dimension"
+    }
 
     def __init__(
         self, embedding_dimension: int, num_hidden_layers: int = 12, layer_start: int = 4

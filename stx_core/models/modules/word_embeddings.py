@@ -12,14 +12,14 @@ from stx_core.errors import ModelError
 from stx_core.inference.tokens import Pair, Tokens, from_lists, pad
 from stx_core.models.folder import load_weights, read_json
 from stx_core.models.modules.bags import with_prompt
-from stx_core.models.modules.module import Features, LoadOptions, Module
+from stx_core.models.modules.module import Features, InputModule, LoadOptions
 from stx_core.models.modules.word_tokenizers import WordTokenizer, load_word_tokenizer
 
 # Row 0 is the padding row: tables read from text files start with it.
 _PAD_ID = 0
 
 
-class WordEmbeddings(Module):
+class WordEmbeddings(InputModule):
     """Looks words up in a table.
 
     Args:
@@ -29,7 +29,7 @@ class WordEmbeddings(Module):
         max_seq_length: words per text at most.
     """
 
-    config_file: ClassVar[str] = "wordembedding_config.json"
+    config_file_name: ClassVar[str] = "wordembedding_config.json"
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class WordEmbeddings(Module):
     @classmethod
     def from_folder(cls, folder: Path, options: LoadOptions) -> Self:
         """Build from ``wordembedding_config.json``, the tokenizer's own config and the table."""
-        config = read_json(folder / cls.config_file)
+        config = read_json(folder / cls.config_file_name)
         tokenizer = load_word_tokenizer(config.pop("tokenizer_class"), folder)
         weights = load_weights(folder, allow_pickle=options.allow_pickle)
         if "emb_layer.weight" not in weights:
@@ -59,7 +59,7 @@ class WordEmbeddings(Module):
             )
         return cls(tokenizer, weights["emb_layer.weight"], **config)
 
-    def config(self) -> dict[str, Any]:
+    def get_config_dict(self) -> dict[str, Any]:
         """Settings as they are saved."""
         return {
             "tokenizer_class": self.tokenizer.saved_as,
@@ -67,16 +67,16 @@ class WordEmbeddings(Module):
             "max_seq_length": self.max_seq_length,
         }
 
-    def save(self, folder: Path) -> None:
+    def write_files(self, folder: Path) -> None:
         """Write settings, table and tokenizer."""
-        super().save(folder)
+        super().write_files(folder)
         self.tokenizer.save(folder)
 
     def get_embedding_dimension(self) -> int:
         """Width of the token embeddings."""
         return self.emb_layer.embedding_dim
 
-    def tokenize(
+    def to_tokens(
         self, inputs: Sequence[str] | Sequence[Pair], *, prompt: str = "", task: str | None = None
     ) -> Tokens:
         """Ragged word ids of N texts; unknown words and stop words are gone."""

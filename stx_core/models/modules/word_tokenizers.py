@@ -19,7 +19,7 @@ class WordTokenizer:
         do_lower_case: lower-case the text first.
     """
 
-    config_file: ClassVar[str] = "whitespacetokenizer_config.json"
+    config_file_name: ClassVar[str] = "whitespacetokenizer_config.json"
     saved_as: ClassVar[str] = (
         "sentence_transformers.sentence_transformer.modules.tokenizer.whitespace.WhitespaceTokenizer"
     )
@@ -39,7 +39,7 @@ class WordTokenizer:
         Raises:
             ModelError: a setting is missing or unknown. The stop words are never guessed.
         """
-        path = folder / cls.config_file
+        path = folder / cls.config_file_name
         try:
             return cls(**read_json(path))
         except TypeError as error:
@@ -47,9 +47,9 @@ class WordTokenizer:
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer's config file."""
-        write_json(folder / self.config_file, self.config())
+        write_json(folder / self.config_file_name, self.get_config_dict())
 
-    def config(self) -> dict[str, Any]:
+    def get_config_dict(self) -> dict[str, Any]:
         """Settings as they are saved."""
         return {
             "vocab": self.vocab,
@@ -90,7 +90,7 @@ class PhraseTokenizer(WordTokenizer):
         max_ngram_length: words of a phrase at most.
     """
 
-    config_file: ClassVar[str] = "phrasetokenizer_config.json"
+    config_file_name: ClassVar[str] = "phrasetokenizer_config.json"
     saved_as: ClassVar[str] = (
         "sentence_transformers.sentence_transformer.modules.tokenizer.phrase.PhraseTokenizer"
     )
@@ -111,13 +111,13 @@ class PhraseTokenizer(WordTokenizer):
         # Longest first: New_York_City before New_York.
         self._phrase_lengths = sorted(set(self._phrases.values()), reverse=True)
 
-    def config(self) -> dict[str, Any]:
+    def get_config_dict(self) -> dict[str, Any]:
         """Settings as they are saved."""
         phrases = {
             "ngram_separator": self.ngram_separator,
             "max_ngram_length": self.max_ngram_length,
         }
-        return super().config() | phrases
+        return super().get_config_dict() | phrases
 
     def tokenize(self, text: str) -> list[int]:
         """Ids of the known words and phrases of a text, in order."""

@@ -7,7 +7,7 @@ from stx_core.models.modules.module import LoadOptions
 
 
 def encode(module: BoW, texts: list[str]) -> list[list[float]]:
-    features = module(module.collate(module.tokenize(texts), np.arange(len(texts))))
+    features = module(module.collate(module.to_tokens(texts), np.arange(len(texts))))
     return features["sentence_embedding"].tolist()
 
 
@@ -32,6 +32,6 @@ def test_saving_and_loading_gives_the_same_vectors(tmp_path):
     again = BoW.from_folder(tmp_path, LoadOptions())
 
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
-    assert again.config() == module.config()
+    assert again.get_config_dict() == module.get_config_dict()
     assert encode(again, ["sea sea sun"]) == [[1, 3]]
     assert again.weights.dtype == torch.float32

@@ -30,5 +30,5 @@ def test_both_config_generations_load(tmp_path, key):
 
     again = CNN.from_folder(tmp_path, LoadOptions())
 
-    assert again.config() == module.config()
+    assert again.get_config_dict() == module.get_config_dict()
     assert torch.equal(again.convs[2].weight, module.convs[2].weight)

@@ -269,14 +269,10 @@ def test_a_causal_checkpoint_without_the_word_yes_is_refused(tmp_path):
 
 def test_modules_without_a_head_are_refused(one_label):
     from stx_core.models import Dropout
+    from stx_core.models.modules.module import InputModule
 
-    class Reader(nn.Module):
+    class Reader(InputModule):
         max_seq_length = None
-
-        def tokenize(self):
-            raise AssertionError
-
-        collate = tokenize
 
     with pytest.raises(ModelError, match="gives scores; a CrossEncoder needs a head"):
         CrossEncoder(modules=[Reader(), Dropout()], device="cpu")

@@ -39,5 +39,5 @@ def test_both_config_generations_load(module, tmp_path, key):
 
     again = LSTM.from_folder(tmp_path, LoadOptions())
 
-    assert again.config() == module.config()
+    assert again.get_config_dict() == module.get_config_dict()
     assert torch.equal(again.encoder.weight_ih_l0, module.encoder.weight_ih_l0)

@@ -249,7 +249,7 @@ def test_other_instructors_only_get_a_warning(tiny_bert, monkeypatch, caplog):
 
 
 def test_pooling_of_the_prompt_can_be_switched_off(tiny_bert):
-    modules = [Transformer.load(tiny_bert, LoadOptions()), Pooling(32)]
+    modules = [Transformer.from_checkpoint(tiny_bert, LoadOptions()), Pooling(32)]
     model = SentenceTransformer(modules=modules)
     pooled = model.encode("so", prompt="the weather ")
 

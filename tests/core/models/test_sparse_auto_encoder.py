@@ -63,7 +63,7 @@ def test_trap_15_the_tied_matrix_is_saved_once_under_the_decoder_name(module, tm
         "decoder.linear.weight",
     }
     assert torch.equal(again.encoder.weight, module.encoder.weight)
-    assert again.config() == module.config()
+    assert again.get_config_dict() == module.get_config_dict()
 
 
 @pytest.mark.parametrize("names", [["encoder.weight"], ["encoder.weight", "decoder.linear.weight"]])

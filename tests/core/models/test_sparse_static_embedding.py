@@ -33,7 +33,7 @@ def module(tokenizer) -> SparseStaticEmbedding:
 
 
 def encode(module: SparseStaticEmbedding, texts: list[str], prompt: str = "") -> torch.Tensor:
-    tokens = module.tokenize(texts, prompt=prompt)
+    tokens = module.to_tokens(texts, prompt=prompt)
     return module(module.collate(tokens, np.arange(len(texts))))["sentence_embedding"]
 
 
@@ -77,14 +77,14 @@ def test_the_limit_cuts_on_the_tokenizers_side(module, side, kept):
     module.tokenizer.truncation_side = side
     module.max_seq_length = 2
 
-    tokens = module.tokenize(["sun rain sea", "sun"])
+    tokens = module.to_tokens(["sun rain sea", "sun"])
 
     assert tokens.ids[:2].tolist() == kept
     assert tokens.truncated.tolist() == [True, False]
 
 
 def test_no_texts_are_no_tokens(module):
-    assert len(module.tokenize([])) == 0
+    assert len(module.to_tokens([])) == 0
 
 
 def test_saving_and_loading_gives_the_same_vectors(module, tmp_path):

@@ -74,7 +74,7 @@ def test_the_chunk_size_is_never_saved(tmp_path):
 
     assert "chunk_size" not in json.loads((tmp_path / "config.json").read_text())
     assert again.chunk_size is None
-    assert again.config() == {
+    assert again.get_config_dict() == {
         "pooling_strategy": "sum",
         "activation_function": "log1p_relu",
         "embedding_dimension": 7,

@@ -33,7 +33,7 @@ def table() -> torch.Tensor:
 
 
 def encode(module: StaticEmbedding, texts: list[str], prompt: str = "") -> torch.Tensor:
-    tokens = module.tokenize(texts, prompt=prompt)
+    tokens = module.to_tokens(texts, prompt=prompt)
     return module(module.collate(tokens, np.arange(len(texts))))["sentence_embedding"]
 
 
@@ -63,7 +63,7 @@ def test_there_is_no_limit_and_no_padding_by_default(tokenizer, table):
     tokenizer.enable_padding(length=7)
     module = StaticEmbedding(tokenizer, table)
 
-    tokens = module.tokenize(["sun " * 3000, "sun"])
+    tokens = module.to_tokens(["sun " * 3000, "sun"])
 
     assert tokens.lengths.tolist() == [3000, 1]
     assert not tokens.truncated.any()
@@ -75,7 +75,7 @@ def test_trap_9_truncation_baked_into_the_tokenizer_stays_in_force(tokenizer, ta
     StaticEmbedding(tokenizer, table).save(tmp_path)
 
     module = StaticEmbedding.from_folder(tmp_path, LoadOptions())
-    tokens = module.tokenize(["sun rain sea", "sun rain"])
+    tokens = module.to_tokens(["sun rain sea", "sun rain"])
 
     assert module.max_seq_length == 2
     assert tokens.lengths.tolist() == [2, 2]
@@ -86,9 +86,9 @@ def test_the_limit_can_be_set_and_lifted(tokenizer, table):
     module = StaticEmbedding(tokenizer, table)
 
     module.max_seq_length = 1
-    limited = module.tokenize(["sun rain"])
+    limited = module.to_tokens(["sun rain"])
     module.max_seq_length = None
-    free = module.tokenize(["sun rain"])
+    free = module.to_tokens(["sun rain"])
 
     assert (limited.lengths[0], limited.truncated[0]) == (1, True)
     assert (free.lengths[0], free.truncated[0]) == (2, False)
@@ -155,7 +155,7 @@ def test_a_real_int8_model2vec_folder_loads_as_float_means(shared_data):
     integers = load_file(folder / "model.safetensors")["embeddings"]
 
     module = StaticEmbedding.from_folder(folder, LoadOptions())
-    tokens = module.tokenize(["the sun is shining"])
+    tokens = module.to_tokens(["the sun is shining"])
     embedding = module(module.collate(tokens, np.array([0])))["sentence_embedding"]
 
     assert json.loads((folder / "config.json").read_text())["hidden_dim"] == embedding.shape[1]

@@ -25,7 +25,7 @@ def model(tiny_bert):
 
 def modules(tiny_bert):
     torch.manual_seed(0)
-    return [Transformer.load(tiny_bert, LoadOptions()), Pooling(32), Dense(32, 8)]
+    return [Transformer.from_checkpoint(tiny_bert, LoadOptions()), Pooling(32), Dense(32, 8)]
 
 
 # --- Construction --------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def decoder_folder(tmp_path, tiny_tokenizer):
 
 
 def forward(module, texts):
-    tokens = module.tokenize(texts)
+    tokens = module.to_tokens(texts)
     with torch.inference_mode():
         return module.eval()(module.collate(tokens, np.arange(len(texts))))
 
@@ -54,7 +54,7 @@ def test_trap_9_the_folder_s_length_wins_over_truncation_and_padding_in_the_toke
     tokenizer.backend_tokenizer.enable_padding(length=50)
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
 
-    tokens = load(folder, max_seq_length=20).tokenize(["x " * 100, "so"])
+    tokens = load(folder, max_seq_length=20).to_tokens(["x " * 100, "so"])
 
     assert tokens.lengths.tolist() == [20, 3]
     assert tokens.truncated.tolist() == [True, False]
@@ -73,7 +73,7 @@ def test_trap_9_in_later_folders_the_length_is_in_the_tokenizer(folder, tmp_path
 
 def test_what_a_batch_was_cut_to_is_not_saved(folder, tmp_path):
     module = load(folder, max_seq_length=20)
-    module.tokenize(["x " * 100])
+    module.to_tokens(["x " * 100])
 
     (tmp_path / "again").mkdir()
     module.save(tmp_path / "again")
@@ -107,7 +107,7 @@ def test_queries_and_documents_may_have_lengths_of_their_own(folder):
     module = load(folder, max_seq_length=30, query_length=5, document_length=12)
 
     lengths = [
-        int(module.tokenize(["x " * 99], task=t).lengths[0]) for t in ("query", "document", None)
+        int(module.to_tokens(["x " * 99], task=t).lengths[0]) for t in ("query", "document", None)
     ]
 
     assert lengths == [5, 12, 30]
@@ -120,7 +120,7 @@ def test_lower_casing_is_added_once_and_survives_saving(folder, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(folder, do_lower_case=False)
     tokenizer.save_pretrained(folder)
     cased = load(folder)
-    assert not np.array_equal(cased.tokenize(["SO"]).ids, cased.tokenize(["so"]).ids)
+    assert not np.array_equal(cased.to_tokens(["SO"]).ids, cased.to_tokens(["so"]).ids)
 
     lowered = load(folder, do_lower_case=True)
     (tmp_path / "again").mkdir()
@@ -128,16 +128,16 @@ def test_lower_casing_is_added_once_and_survives_saving(folder, tmp_path):
     again = Transformer.from_folder(tmp_path / "again", LoadOptions())
 
     for module in (lowered, again):
-        np.testing.assert_array_equal(module.tokenize(["SO"]).ids, cased.tokenize(["so"]).ids)
+        np.testing.assert_array_equal(module.to_tokens(["SO"]).ids, cased.to_tokens(["so"]).ids)
 
 
 def test_trap_10_a_chat_template_is_not_used_for_texts(folder):
-    plain = load(folder).tokenize(["so sunny"]).ids
+    plain = load(folder).to_tokens(["so sunny"]).ids
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.chat_template = "{% for m in messages %}text {{ m.content }}{% endfor %}"
     tokenizer.save_pretrained(folder)
 
-    np.testing.assert_array_equal(load(folder).tokenize(["so sunny"]).ids, plain)
+    np.testing.assert_array_equal(load(folder).to_tokens(["so sunny"]).ids, plain)
 
 
 def test_trap_10_a_model_of_chat_messages_refuses_plain_texts(folder):
@@ -145,22 +145,22 @@ def test_trap_10_a_model_of_chat_messages_refuses_plain_texts(folder):
     module = load(folder, modality_config={"message": call}, module_output_name="token_embeddings")
 
     with pytest.raises(ModelError, match=r"reads \['message'\], not plain texts"):
-        module.tokenize(["a"])
+        module.to_tokens(["a"])
 
 
 def test_a_prompt_goes_before_a_text_and_before_the_first_of_a_pair(folder):
     module = load(folder)
 
-    single = module.tokenize(["today"], prompt="lovely ")
-    pair = module.tokenize([("today", "so")], prompt="lovely ")
+    single = module.to_tokens(["today"], prompt="lovely ")
+    pair = module.to_tokens([("today", "so")], prompt="lovely ")
 
-    np.testing.assert_array_equal(single.ids, module.tokenize(["lovely today"]).ids)
-    np.testing.assert_array_equal(pair.ids, module.tokenize([("lovely today", "so")]).ids)
+    np.testing.assert_array_equal(single.ids, module.to_tokens(["lovely today"]).ids)
+    np.testing.assert_array_equal(pair.ids, module.to_tokens([("lovely today", "so")]).ids)
 
 
 def test_trap_11_the_length_of_a_prompt_leaves_out_the_special_token_at_its_end(folder):
     # [CLS] lovely weather [SEP]
-    assert load(folder).tokenize(["today"], prompt="lovely weather ").prompt_length == 3
+    assert load(folder).to_tokens(["today"], prompt="lovely weather ").prompt_length == 3
 
 
 # --- Outputs -------------------------------------------------------------------------------------
@@ -175,12 +175,14 @@ def test_masked_lm_logits_are_the_token_embeddings(tiny_tokenizer, tmp_path):
 
     assert forward(module, ["so", "so sunny"])["token_embeddings"].shape == (2, 4, 256)
     assert module.get_embedding_dimension() == 256
-    assert module.config()["transformer_task"] == "fill-mask"
+    assert module.get_config_dict()["transformer_task"] == "fill-mask"
 
 
 def test_a_causal_model_keeps_the_logits_of_the_last_token_only(tiny_tokenizer, tmp_path):
     folder = decoder_folder(tmp_path, tiny_tokenizer)
-    module = Transformer.load(folder, LoadOptions(), {"transformer_task": "text-generation"})
+    module = Transformer.from_checkpoint(
+        folder, LoadOptions(), {"transformer_task": "text-generation"}
+    )
 
     logits = forward(module, ["so sunny outside", "so"])["causal_logits"]
 
@@ -197,7 +199,7 @@ def test_a_decoder_without_padding_token_lends_its_end_token(tiny_tokenizer, tmp
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.pad_token, tokenizer.eos_token = None, "[SEP]"
     tokenizer.save_pretrained(folder)
-    module = Transformer.load(folder, LoadOptions())
+    module = Transformer.from_checkpoint(folder, LoadOptions())
 
     batched = forward(module, ["so sunny outside", "so"])["token_embeddings"][1, :3]
 
@@ -209,7 +211,7 @@ def test_a_decoder_without_padding_token_lends_its_end_token(tiny_tokenizer, tmp
 
 def test_trap_24_features_that_the_backbone_does_not_declare_are_not_passed(folder, monkeypatch):
     module = load(folder)
-    features = module.collate(module.tokenize(["so"]), np.arange(1))
+    features = module.collate(module.to_tokens(["so"]), np.arange(1))
     backbone = module.model.forward
 
     def without_segments(input_ids, attention_mask, return_dict):
@@ -227,7 +229,7 @@ def test_another_output_of_the_backbone_can_be_named(folder):
     module = load(folder, modality_config={"text": call}, module_output_name="token_embeddings")
 
     expected = module.model.embeddings(
-        module.collate(module.tokenize(["so"]), np.arange(1))["input_ids"]
+        module.collate(module.to_tokens(["so"]), np.arange(1))["input_ids"]
     )
 
     torch.testing.assert_close(forward(module, ["so"])["token_embeddings"], expected)

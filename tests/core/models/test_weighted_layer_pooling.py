@@ -38,5 +38,5 @@ def test_both_config_generations_load(module, tmp_path, key):
 
     again = WeightedLayerPooling.from_folder(tmp_path, LoadOptions())
 
-    assert again.config() == module.config()
+    assert again.get_config_dict() == module.get_config_dict()
     assert again.layer_weights.tolist() == [1.0, 3.0]

@@ -20,7 +20,7 @@ def module() -> WordEmbeddings:
 
 
 def run(module: WordEmbeddings, texts: list[str]) -> dict[str, torch.Tensor]:
-    return module(module.collate(module.tokenize(texts), np.arange(len(texts))))
+    return module(module.collate(module.to_tokens(texts), np.arange(len(texts))))
 
 
 def test_known_words_are_looked_up_and_padding_is_masked(module):
@@ -40,7 +40,7 @@ def test_texts_without_a_known_word_keep_one_masked_column(module):
 def test_words_beyond_the_limit_are_cut_and_reported(module):
     module.max_seq_length = 1
 
-    tokens = module.tokenize(["sun rain", "the sun"])
+    tokens = module.to_tokens(["sun rain", "the sun"])
 
     assert tokens.ids.tolist() == [1, 1]
     assert tokens.truncated.tolist() == [True, False]
@@ -50,7 +50,7 @@ def test_saving_and_loading_gives_the_same_vectors(module, tmp_path):
     module.save(tmp_path)
     again = WordEmbeddings.from_folder(tmp_path, LoadOptions())
 
-    assert again.config() == module.config()
+    assert again.get_config_dict() == module.get_config_dict()
     assert torch.equal(
         run(again, ["sun moon sea"])["token_embeddings"],
         run(module, ["sun moon sea"])["token_embeddings"],
