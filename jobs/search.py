@@ -14,8 +14,11 @@ def search(
         list[str] | None, typer.Option(help="Column to print; all of them if not given.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Where the model is now, if moved.")] = None,
-    trust: Annotated[
+    trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code of the model's folder.")
+    ] = False,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Load pickled weights.")
     ] = False,
 ) -> None:
     """Show the rows nearest to each query."""
@@ -29,7 +32,8 @@ def search(
         top_k=top_k,
         show=show or (),
         model=model,
-        trust_remote_code=trust,
+        trust_remote_code=trust_remote_code,
+        allow_pickle=allow_pickle,
     )
     for query, rows in zip(queries, found, strict=True):
         print(f'\n"{query}"')

@@ -13,6 +13,12 @@ def verify(
     ] = 0,
     model: Annotated[str | None, typer.Option(help="Where the model is now, if moved.")] = None,
     output: Annotated[str | None, typer.Option(help="Encode only this output again.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code of the model's folder.")
+    ] = False,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Load pickled weights.")
+    ] = False,
 ) -> None:
     """Read everything and count again; one line per problem, exit code 1 if there is any."""
     from pipelines.telemetry.words import counted
@@ -30,17 +36,32 @@ def verify(
     files = sum(part["files"] for part in info.outputs.values())
     amount = f"{counted(info.rows, 'row')}, {counted(files, 'file')}"
     print(f"{path}: version {info.version}, {amount}: all as written")
-    if reencode and not _encode_again(path, reencode, output, version, model):
+    if reencode and not _encode_again(
+        path, reencode, output, version, model, (trust_remote_code, allow_pickle)
+    ):
         raise typer.Exit(1)
 
 
 def _encode_again(
-    path: str, n_rows: int, output: str | None, version: int | None, model: str | None
+    path: str,
+    n_rows: int,
+    output: str | None,
+    version: int | None,
+    model: str | None,
+    trusted: tuple[bool, bool],
 ) -> bool:
     from pipelines.verify import encode_again
 
     all_same = True
-    for result in encode_again(path, n_rows, output=output, version=version, model=model):
+    for result in encode_again(
+        path,
+        n_rows,
+        output=output,
+        version=version,
+        model=model,
+        trust_remote_code=trusted[0],
+        allow_pickle=trusted[1],
+    ):
         print(f"  {result}")
         all_same = all_same and result.is_same
     return all_same

@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from pipelines.encoding.stages import Encoder, EncoderSettings
+from pipelines.encoding.stages import Encoder
+from pipelines.encoding.stored_encoder import stored_encoder
 from pipelines.spec.parts import RESERVED_COLUMNS
-from stx_core.errors import ModelError, SpecError
+from stx_core.errors import SpecError
 from stx_core.models.sparse_rows import SparseRows, to_coo
 from stx_core.similarity import SimilarityFunction
 from stx_core.store.files.urls import redact
@@ -31,6 +32,7 @@ def search_snapshot(
     show: Sequence[str] = (),
     model: str | None = None,
     trust_remote_code: bool = False,
+    allow_pickle: bool = False,
 ) -> list[list[dict[str, Any]]]:
     """The rows of a snapshot that score highest for each query, in one pass over its files.
 
@@ -45,28 +47,27 @@ def search_snapshot(
         show: copied columns to return; all of them if none is named.
         model: folder of the model, if it is not where the snapshot says.
         trust_remote_code: run code of the model's folder, if the output was written that way.
+        allow_pickle: load pickled weights, if the output was written that way.
 
     Returns:
         Q lists of up to `top_k` rows, best first: ``id``, ``score`` and those columns.
 
     Raises:
-        ModelError: the model's files are not those that wrote the snapshot, or bring code.
+        ModelError: the model's files are not those that wrote the snapshot, or need more trust.
         SpecError: no such output or column.
         StoreError: no snapshot.
     """
     dataset = open_snapshot(path, output=output)
     outputs = snapshot_info(path).outputs
     info = outputs[output or next(iter(outputs))]
-    settings = dict(info["settings"])
-    if model is not None:
-        settings |= {"model": model, "revision": None}
-    if settings["trust_remote_code"] and not trust_remote_code:
-        # A dataset may come from anyone: it cannot decide what code runs here.
-        raise ModelError(
-            f"{redact(path)}: model {settings['model']!r} runs code of its own; if you trust it, "
-            "pass --trust-remote-code"
-        )
-    wanted = Encoder(EncoderSettings(**settings)).embed(list(queries), task="query").values
+    settings = stored_encoder(
+        info,
+        redact(path),
+        model=model,
+        trust_remote_code=trust_remote_code,
+        allow_pickle=allow_pickle,
+    )
+    wanted = Encoder(settings).embed(list(queries), task="query").values
     columns = ["id", *_chosen(path, dataset.schema.names, show)]
     vector = "embedding" if isinstance(wanted, np.ndarray) else "sparse_embedding"
     best: list[list[_Hit]] = [[] for _ in queries]

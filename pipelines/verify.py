@@ -12,6 +12,7 @@ import torch
 
 from pipelines.encoding.results import VECTOR_COLUMN
 from pipelines.encoding.stages import Encoder, EncoderSettings, encode_texts
+from pipelines.encoding.stored_encoder import stored_encoder
 from pipelines.planning.corpus import read_unit
 from pipelines.running import unit_table
 from pipelines.spec.file import read_spec
@@ -78,6 +79,8 @@ def encode_again(
     output: str | None = None,
     version: int | None = None,
     model: str | None = None,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
     seed: int | None = None,
 ) -> Iterator[Comparison]:
     """Read the texts of random rows again, encode them as the snapshot says, compare.
@@ -88,11 +91,13 @@ def encode_again(
         output: None for all outputs.
         version: None for the current one.
         model: folder of the model, if it is not where the snapshot says.
+        trust_remote_code: run code of the model's folder, if the output was written that way.
+        allow_pickle: load pickled weights, if the output was written that way.
         seed: of the choice of rows; None for other rows each time.
 
     Raises:
         StoreError: there is no such snapshot or output, or a file cannot be read.
-        ModelError: the model's files are not those that wrote the snapshot.
+        ModelError: the model's files are not those that wrote the snapshot, or need more trust.
     """
     outputs = snapshot_info(root, version).outputs
     if output is not None and output not in outputs:
@@ -100,11 +105,15 @@ def encode_again(
     manifest = read_manifest(root, version)
     for name in outputs if output is None else [output]:
         mine = manifest.filter(pc.equal(manifest["output"], name))
-        settings = dict(outputs[name]["settings"])
-        if model is not None:
-            settings |= {"model": model, "revision": None}
-        rows, unread = _sample(root, mine, VECTOR_COLUMN[settings["type"]], n_rows, seed)
-        yield _compare(name, rows, unread, EncoderSettings(**settings))
+        settings = stored_encoder(
+            outputs[name],
+            redact(root),
+            model=model,
+            trust_remote_code=trust_remote_code,
+            allow_pickle=allow_pickle,
+        )
+        rows, unread = _sample(root, mine, VECTOR_COLUMN[settings.type], n_rows, seed)
+        yield _compare(name, rows, unread, settings)
 
 
 def _sample(

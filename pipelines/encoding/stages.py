@@ -4,7 +4,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -36,16 +36,16 @@ class EncoderSettings:
     """
 
     model: str
-    type: str
+    type: Literal["dense", "sparse"]
     revision: str | None
     files: str
-    task: str
+    task: Literal["document", "query"]
     prompt: str | None
     max_seq_length: int | None
     dtype: str
     normalize: bool
     truncate_dim: int | None
-    store_as: str
+    store_as: Literal["float32", "float16"]
     max_active_dims: int | None
     trust_remote_code: bool
     allow_pickle: bool

@@ -217,7 +217,7 @@ def refuse_pickle(folder: Path, wanted: str, *, allow_pickle: bool) -> None:
         if not allow_pickle:
             raise ModelError(
                 f"{folder} has only pickled weights ({PICKLED_WEIGHTS}); pass allow_pickle=True "
-                f"if you trust where they come from, or convert them to {wanted}"
+                f"(--allow-pickle) if you trust where they come from, or convert them to {wanted}"
             )
         return
     hint = "" if allow_pickle else (

@@ -1,14 +1,18 @@
-"""Code that comes with a model runs only if the spec, or the person who searches, says so."""
+"""Code and pickles of a model are used only if the spec, or the person at the command, says so."""
 
 import json
 import shutil
 import sys
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from pipelines.encode import run_encode
+from pipelines.encoding.stored_encoder import stored_encoder
 from pipelines.search import search_snapshot
-from stx_core.errors import ModelError
+from pipelines.verify import encode_again
+from stx_core.errors import ModelError, StoreError
 from stx_core.models.folder import refuse_foreign_code
 
 CODE = """
@@ -54,7 +58,16 @@ def test_code_of_a_model_folder_does_not_run_unasked(bait, corpus, spec_of):
     assert not trace.exists()
 
 
-def test_a_snapshot_cannot_decide_that_its_models_code_runs(bait, corpus, spec_of, tmp_path):
+def search(out, **trust):
+    return search_snapshot(out, ["plants"], **trust)
+
+
+def verify(out, **trust):
+    return list(encode_again(out, 3, **trust))
+
+
+@pytest.mark.parametrize("use", [search, verify])
+def test_a_snapshot_cannot_decide_that_its_models_code_runs(use, bait, corpus, spec_of, tmp_path):
     folder, trace = bait
     asked = {"model": str(folder), "trust_remote_code": True}
     run_encode(spec_of(corpus, models={"dense": asked}))
@@ -62,10 +75,53 @@ def test_a_snapshot_cannot_decide_that_its_models_code_runs(bait, corpus, spec_o
     trace.unlink()
 
     with pytest.raises(ModelError, match="--trust-remote-code"):
-        search_snapshot(str(tmp_path / "out"), ["plants"])
+        use(str(tmp_path / "out"))
 
     assert not trace.exists()
-    assert search_snapshot(str(tmp_path / "out"), ["plants"], trust_remote_code=True)
+    assert use(str(tmp_path / "out"), trust_remote_code=True)
+
+
+@pytest.mark.parametrize("use", [search, verify])
+def test_a_snapshot_cannot_decide_that_pickles_are_loaded(
+    use, static_model, corpus, spec_of, tmp_path
+):
+    folder, out = tmp_path / "pickled", str(tmp_path / "out")
+    shutil.copytree(static_model, folder)
+    weights = folder / "0_StaticEmbedding/model.safetensors"
+    torch.save(load_file(weights), weights.with_name("pytorch_model.bin"))
+    weights.unlink()
+    run_encode(spec_of(corpus, models={"dense": {"model": str(folder), "allow_pickle": True}}))
+
+    with pytest.raises(ModelError, match="--allow-pickle"):
+        use(out)
+
+    assert use(out, allow_pickle=True)
+
+
+GOOD = {
+    "model": "m", "type": "dense", "revision": None, "files": "0" * 64, "task": "document",
+    "prompt": None, "max_seq_length": None, "dtype": "auto", "normalize": False,
+    "truncate_dim": None, "store_as": "float32", "max_active_dims": None,
+    "trust_remote_code": False, "allow_pickle": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "where"),
+    [
+        (None, "settings"),
+        ([], "settings"),
+        (GOOD | {"trust_remote_code": "no"}, "settings.trust_remote_code"),
+        (GOOD | {"model": ["m"]}, "settings.model"),
+        (GOOD | {"type": "reranker"}, "settings.type"),
+        ({key: value for key, value in GOOD.items() if key != "files"}, "settings.files"),
+    ],
+)
+def test_damaged_settings_of_a_snapshot_are_one_line(settings, where):
+    with pytest.raises(StoreError, match=rf"^out: what it says of its model .* {where}: .*$"):
+        stored_encoder(
+            {"settings": settings}, "out", model=None, trust_remote_code=True, allow_pickle=True
+        )
 
 
 def test_trusted_code_must_lie_in_the_folder_that_is_hashed(bait, corpus, spec_of):
