@@ -62,9 +62,11 @@ class Console:
 
     Args:
         cost_per_hour: of all that the run uses; None where nobody said.
+        began: `time.monotonic` when the command began; None for now.
     """
 
-    def __init__(self, cost_per_hour: float | None = None) -> None:
+    def __init__(self, cost_per_hour: float | None = None, began: float | None = None) -> None:
+        self.began = began
         self._cost_per_hour = cost_per_hour
         self._plan: Amount | None = None
         self._progress: Progress | None = None
@@ -103,7 +105,11 @@ def _plan_lines(plan: "Plan") -> Iterator[str]:
     amount = f"{counted(files, 'file')}, {counted(plan.n_rows, 'row')}"
     yield f"  input    {', '.join(plan.inputs)}: {amount}"
     for name, part in plan.parts.items():
-        yield f"  {name:<8} {part.settings.model} ({part.settings.type}), {part.fingerprint[:12]}"
+        settings = part.settings
+        yield (
+            f"  {name:<8} {settings.model} ({settings.type}, {settings.dtype}), "
+            f"{part.fingerprint[:12]}"
+        )
         yield (
             f"           to do {counted(len(part.due), 'unit')}, {counted(part.rows_due, 'row')}"
             f" · carried over {counted(part.n_carried, 'unit')}"
@@ -122,7 +128,8 @@ def _plan_lines(plan: "Plan") -> Iterator[str]:
         yield f"  run on   {plan.pool}"
     if plan.seconds is not None:
         grown = " once all actors are there" if plan.pool and plan.pool.min_actors else ""
-        yield f"  time     about {_duration(plan.seconds)}{grown}"
+        low, high = plan.seconds
+        yield f"  time     {_range(low, high)} of encoding, by a sample{grown}"
     elif plan.n_due:
         yield "  time     unknown: the actors' device is not on this machine to measure"
 
@@ -176,6 +183,15 @@ def _part_line(part: "OutputReport") -> str:
     )
 
 
+def _range(low: float, high: float) -> str:
+    """``about 5 min``, or ``4 to 6 min`` where that differs."""
+    first, last = _duration(low), _duration(high)
+    if first == last:
+        return f"about {first}"
+    same_unit = first.split()[1] == last.split()[1]
+    return f"{first.split()[0] if same_unit else first} to {last}"
+
+
 def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
@@ -213,7 +229,8 @@ def _facts_line(now: "Progress") -> str:
     if not now.units:
         facts = [f"at work on the first units for {_duration(now.seconds)}"]
     if now.eta_s is not None:
-        facts.append(f"{_duration(now.eta_s)} left")
+        spread = "" if now.eta_spread_s is None else f" ± {_duration(now.eta_spread_s)}"
+        facts.append(f"{_duration(now.eta_s)}{spread} left")
     if now.cost is not None:
         facts.append(f"cost {now.cost:,.4g}")
     if now.quarantined:

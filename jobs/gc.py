@@ -32,6 +32,11 @@ def gc(
     )
     verb = "would delete" if dry_run else "deleted"
     print(f"{path}: {verb} {counted(len(garbage.files), 'file')}, {garbage.size / 1e6:,.1f} MB")
+    if garbage.next_in_s is not None:
+        print(
+            f"  spared     {counted(garbage.n_spared, 'file')} younger than {older_than:g} h "
+            f"(--older-than); the first can go in {garbage.next_in_s / 3600:,.1f} h"
+        )
     if garbage.versions:
         print(f"  versions   {', '.join(map(str, garbage.versions))}")
     for run in garbage.runs:

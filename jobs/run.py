@@ -1,6 +1,7 @@
 """``stx run``: several jobs from one spec file."""
 
 import sys
+import time
 from typing import Annotated
 
 import typer
@@ -30,7 +31,8 @@ def run_flow(
     too_many = False
     for number, step in enumerate(steps, 1):
         print(f"step {number} of {len(steps)}: {step.job}", flush=True)
-        done = run_spec(step.run, step.spec)
+        began = None if number == 1 else time.monotonic()
+        done = run_spec(step.run, step.spec, began=began)
         if isinstance(done, Report):
             limit = getattr(step.spec.output, "max_quarantined", 1.0)  # type: ignore[attr-defined]
             too_many = too_many or done.quarantined_share > limit

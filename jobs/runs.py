@@ -1,5 +1,6 @@
 """What the commands share that run a job from a spec."""
 
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +33,17 @@ def prepare() -> None:
     exit_on_signals()
 
 
-def run_spec(job: Callable[..., Any], spec: "BaseModel", **options: bool) -> Any:  # noqa: ANN401
+def run_spec(
+    job: Callable[..., Any], spec: "BaseModel", *, began: float | None = None, **options: bool
+) -> Any:  # noqa: ANN401
     """Run a job; the plan, its progress and its report go to the console.
+
+    Args:
+        job: the function.
+        spec: of it.
+        began: `time.monotonic` when it was asked for; None for when this process started, so that
+            the seconds of the report are those that a person waited.
+        **options: of the job.
 
     Returns:
         What the job returns; None when another start of the same run is at work.
@@ -44,7 +54,8 @@ def run_spec(job: Callable[..., Any], spec: "BaseModel", **options: bool) -> Any
     from stx_core.errors import RunActive, Stopped
 
     resources = getattr(spec, "resources", None)
-    console = Console(getattr(resources, "cost_per_hour", None))
+    began = _process_start() if began is None else began
+    console = Console(getattr(resources, "cost_per_hour", None), began)
     name = job.__name__.removeprefix("run_")
     silent = options.get("dry_run", False)
     try:
@@ -63,3 +74,10 @@ def run_spec(job: Callable[..., Any], spec: "BaseModel", **options: bool) -> Any
         if not silent:
             tell_report(name, spec, done)
     return done
+
+
+def _process_start() -> float:
+    """By `time.monotonic`."""
+    import psutil
+
+    return time.monotonic() - (time.time() - psutil.Process().create_time())

@@ -48,7 +48,7 @@ def show(
             size = f"{part['bytes'] / 1e6:,.1f} MB"
             print(f"  {name}: {part['file_rows']:,} rows, {_shape(part)}, {size}")
             if "model" in part:
-                print(f"    model        {part['model']} ({part['similarity']} similarity)")
+                print(f"    model        {part['model']}{_how(part)}")
             print(f"    fingerprint  {part['fingerprint']}")
             print(f"    quarantined  {part['rows_quarantined']:,} rows")
             for field in open_snapshot(path, output=name, version=version).schema:
@@ -59,6 +59,15 @@ def _short(value: Any) -> str:  # noqa: ANN401  (a cell)
     """A cell in one line."""
     text = one_line(" ".join(str(value).split()))
     return text if len(text) <= _CELL else text[: _CELL - 1] + "…"
+
+
+def _how(part: dict[str, Any]) -> str:
+    """What is known of how the model ran."""
+    dtype = part.get("settings", {}).get("dtype")
+    similarity = part.get("similarity")
+    facts = [f"computed in {dtype}"] if dtype else []
+    facts += [f"{similarity} similarity"] if similarity else []
+    return f" ({', '.join(facts)})" if facts else ""
 
 
 def _shape(part: dict[str, Any]) -> str:

@@ -93,7 +93,10 @@ def _lines(spec: RerankSpec, task: RerankTask, work: Work, pool: Pool) -> Iterat
         rows = sum(shard.n_rows for shard in corpus.shards)
         yield f"  {side:<9} {counted(rows, 'row')} in {counted(len(corpus.shards), 'file')}"
     for name, settings in task.rerankers.items():
-        yield f"  {name:<8} {redact(settings.model)}, {task.fingerprint(name)[:12]}"
+        yield (
+            f"  {name:<8} {redact(settings.model)} ({settings.dtype}), "
+            f"{task.fingerprint(name)[:12]}"
+        )
     yield f"  to do    {counted(work.n_due, 'unit')}, {counted(work.n_due_rows, 'candidate')}"
     yield f"  run on   {pool}"
 

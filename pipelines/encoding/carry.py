@@ -78,6 +78,14 @@ def tokens_carried(table: pa.Table, output: str) -> int:
     return int(pc.sum(tokens).as_py())
 
 
+def truncated_carried(table: pa.Table, output: str) -> int:
+    """How many of the rows that `n_carried` counts were cut."""
+    if not n_carried(table, output):
+        return 0
+    cut = table.column(f"{output}.truncated").filter(table.column(_name(output)).is_valid())
+    return int(pc.sum(cut).as_py())
+
+
 def texts_to_encode(table: pa.Table, output: str) -> pa.ChunkedArray:
     """(N,) texts, null where the row is rejected or its results are taken from the snapshot."""
     texts = table.column(unit_table.TEXT)

@@ -14,7 +14,7 @@ from pipelines.planning.plan import Plan
 from pipelines.quality.statistics import measure
 from pipelines.running import unit_table
 from pipelines.spec.parts import Inputs
-from pipelines.telemetry.unit_counts import count_rows
+from pipelines.telemetry.unit_counts import TRUNCATED_CARRIED, count_rows
 from stx_core.store import ledger
 from stx_core.store.data_file import NO_FILE, write_table
 from stx_core.store.schema import QUARANTINE, dense_type, sparse_type
@@ -164,7 +164,10 @@ def _write_output(
         rows_carried=carry.n_carried(good, name),
         tokens_carried=carry.tokens_carried(good, name),
         quality=_quality(good, name, rejected),
-        counts=count_rows(good, name),
+        counts={
+            **count_rows(good, name),
+            TRUNCATED_CARRIED: carry.truncated_carried(good, name),
+        },
     )
     return ledger.record(sink.root, sink.run, record)
 

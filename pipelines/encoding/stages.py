@@ -96,8 +96,9 @@ class Encoder:
         return in_float32(self.model)
 
     def tokens_run(self) -> dict[str, int]:
-        """How many tokens its batches held so far, and how many places, padding counted."""
-        return {"tokens": self.model.tokens_run, "places": self.model.places_run}
+        """Tokens of its batches so far, their places with padding, and what filled packed ones."""
+        model = self.model
+        return {"tokens": model.tokens_run, "places": model.places_run, "fill": model.fill_run}
 
     def tokens(self, texts: list[str]) -> "Tokens":
         """The tokens that `embed` would give the model."""

@@ -10,17 +10,22 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stx_core.errors import ModelError
+
+if TYPE_CHECKING:
+    from pipelines.encoding.stages import Encoder
 
 logger = logging.getLogger(__name__)
 
 # Enough texts for a mean token count within some percent, few enough for seconds on one core.
 SAMPLE_ROWS = 256
 _TIMED_TOKENS = 4096
+# A second measurement tells how steady the first one is; a slow model is not run again for it.
+_TIMED_CALLS, _TIMED_S = 3, 1.0
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,9 @@ class EncoderProbe:
         tokens_per_second: measured where it ran, on an actor's cores; None without a sample.
         tokenised_per_second: tokens that these cores make of texts; None without a sample.
         why_padded: None where batches are packed, or no module pads them.
+        tokens_per_row_error: standard error of `tokens_per_row`.
+        speed_range: lowest and highest `tokens_per_second` of several measurements; None where
+            there was one.
     """
 
     dim: int | None
@@ -48,6 +56,17 @@ class EncoderProbe:
     tokens_per_second: float | None
     tokenised_per_second: float | None = None
     why_padded: str | None = None
+    tokens_per_row_error: float = 0.0
+    speed_range: tuple[float, float] | None = None
+
+    @property
+    def seconds_per_row(self) -> tuple[float, float]:
+        """From and to; 0 without a sample."""
+        if not self.tokens_per_second:
+            return 0.0, 0.0
+        slow, fast = self.speed_range or (self.tokens_per_second,) * 2
+        error = 2 * self.tokens_per_row_error
+        return max(0.0, self.tokens_per_row - error) / fast, (self.tokens_per_row + error) / slow
 
 
 def probe_encoders(
@@ -125,9 +144,7 @@ def _probe(settings: Mapping[str, Any], texts: list[str]) -> EncoderProbe:
     timed = texts[: max(1, int(_TIMED_TOKENS / max(mean, 1.0)))]
     # The first call also pays for allocations and lazy initialisation.
     values = encoder.embed(timed or ["a"]).values
-    start = time.perf_counter()
-    n_tokens = encoder.embed(timed).n_tokens.sum()
-    seconds = time.perf_counter() - start
+    speeds = _speeds(encoder, timed) if timed else []
     return EncoderProbe(
         dim=values.shape[1] if isinstance(values, np.ndarray) else None,
         similarity=str(model.similarity_fn_name),
@@ -135,7 +152,20 @@ def _probe(settings: Mapping[str, Any], texts: list[str]) -> EncoderProbe:
         device=model.device.type,
         tokens_per_row=mean,
         truncated_share=float(tokens.truncated.mean()) if texts else 0.0,
-        tokens_per_second=float(n_tokens / seconds) if timed else None,
+        tokens_per_second=float(np.median(speeds)) if speeds else None,
         tokenised_per_second=float(tokens.lengths.sum() / tokenising) if timed else None,
         why_padded=model.why_padded(encoder.settings.task) if model.places_run else None,
+        tokens_per_row_error=float(tokens.lengths.std() / len(texts) ** 0.5) if texts else 0.0,
+        speed_range=(min(speeds), max(speeds)) if len(speeds) > 1 else None,
     )
+
+
+def _speeds(encoder: "Encoder", texts: list[str]) -> list[float]:
+    """Tokens per second of some calls, fewer where one takes long."""
+    speeds: list[float] = []
+    began = time.perf_counter()
+    while len(speeds) < _TIMED_CALLS and time.perf_counter() - began < _TIMED_S:
+        start = time.perf_counter()
+        n_tokens = int(encoder.embed(texts).n_tokens.sum())
+        speeds.append(n_tokens / (time.perf_counter() - start))
+    return speeds

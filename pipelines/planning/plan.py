@@ -103,22 +103,25 @@ class Plan:
         return sum(self.units[index].n_rows for index in self.due)
 
     @property
-    def seconds(self) -> float | None:
-        """Estimated duration of the encoding, with the most actors that the pool may have.
+    def seconds(self) -> tuple[float, float] | None:
+        """Duration of the encoding, from and to, with the most actors that the pool may have.
 
-        None where it cannot be measured from here.
+        The range is two standard errors of the sample's mean length, and the spread of the speeds
+        that were measured. None where it cannot be measured from here.
         """
         if self.pool is None:
             return None
-        total = 0.0
+        low = high = 0.0
         for part in self.parts.values():
             if not part.due or part.probe is None or not part.probe.tokens_per_second:
                 continue
             if (part.probe.device != "cpu") != (self.pool.gpus > 0):
                 return None
-            total += part.rows_to_encode * part.probe.tokens_per_row / part.probe.tokens_per_second
+            least, most = part.probe.seconds_per_row
+            low += part.rows_to_encode * least
+            high += part.rows_to_encode * most
         # The sample ran on the cores of one actor.
-        return total / self.pool.actors
+        return low / self.pool.actors, high / self.pool.actors
 
 
 def encoder_settings(model: Model) -> EncoderSettings:

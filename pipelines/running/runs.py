@@ -44,7 +44,13 @@ class Amount(Protocol):
 
 
 class View:
-    """Whoever watches a run. This one shows nothing."""
+    """Whoever watches a run. This one shows nothing.
+
+    Attributes:
+        began: `time.monotonic` when the command began; None for now.
+    """
+
+    began: float | None = None
 
     def plan(self, plan: Amount) -> None:
         """Called once, before anything runs."""
@@ -170,11 +176,14 @@ Attempt = Callable[..., Report]
 
 def run_job(spec: Job, view: View | None, attempt: Attempt, *, dry_run: bool) -> Report:
     """Plan and run a job; again, when another run commits meanwhile: finished units are kept."""
-    began = time.monotonic()
+    view = view or View()
+    # Whoever only has the two methods is a view too.
+    began = getattr(view, "began", None)
+    began = time.monotonic() if began is None else began
     use_options(spec.store.options())
     for _ in range(_MAX_PLANS - 1):
         try:
-            return attempt(spec, view or View(), began, dry_run=dry_run)
+            return attempt(spec, view, began, dry_run=dry_run)
         except CommitConflict as conflict:
             logger.info("planning again: %s", conflict)
-    return attempt(spec, view or View(), began, dry_run=dry_run)
+    return attempt(spec, view, began, dry_run=dry_run)

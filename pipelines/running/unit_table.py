@@ -11,7 +11,8 @@
     <output>.…  what the encode stage adds for each output that has texts to encode
 
 Notes are small JSON values in the schema's metadata: which outputs have texts to encode, seconds
-spent, and how many tokens and places of batches (``run``) each encoder was given.
+spent, and how many tokens and places of batches (``run``) each encoder was given, with what only
+filled packed batches up.
 """
 
 import json

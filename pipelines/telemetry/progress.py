@@ -1,5 +1,6 @@
 """How far a start of a run is: counts of its finished units, as they come."""
 
+import math
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -38,13 +39,16 @@ class Progress:
         self.units = self.rows = self.tokens = self.quarantined = 0
         self.stages: dict[str, float] = {}
         self._run_tokens = self._run_places = 0
-        self._began = self._worked_since = time.monotonic()
+        self._began = self._worked_since = self._last = time.monotonic()
+        # Of the intervals between finished units, x, and their rows, r: sums of xx, xr and rr.
+        self._squares = (0.0, 0.0, 0.0)
 
     def add(self, result: Mapping[str, Any]) -> None:
         """Count what a stream's `write` returned for one unit."""
         records = result["records"]
         if not self.units:
-            self._worked_since = self._first_work(records)
+            self._worked_since = self._last = self._first_work(records)
+        self._time_unit(result["rows"])
         self.run = next((each["run"] for each in records), self.run)
         self.units += 1
         self.rows += result["rows"]
@@ -54,6 +58,13 @@ class Progress:
         for each in records:
             self._run_tokens += each["counts"].get(unit_counts.RUN_TOKENS, 0)
             self._run_places += each["counts"].get(unit_counts.RUN_PLACES, 0)
+
+    def _time_unit(self, rows: int) -> None:
+        now = time.monotonic()
+        interval, self._last = now - self._last, now
+        news = (interval * interval, interval * rows, rows * rows)
+        xx, xr, rr = (old + new for old, new in zip(self._squares, news, strict=True))
+        self._squares = xx, xr, rr
 
     def _first_work(self, records: Iterable[Mapping[str, Any]]) -> float:
         """When the first unit was begun: speeds leave out what actors need to start."""
@@ -72,10 +83,33 @@ class Progress:
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds that the remaining rows take at the speed so far; None before the first."""
+        """Seconds that the remaining rows take at the speed so far; None before the first.
+
+        The speed is that of the finished units. Until the next one it counts down: time that
+        passes within a unit is no news of the speed.
+        """
         if not self.rows:
             return None if self.rows_total else 0.0
-        return max(0, self.rows_total - self.rows) * self.worked_s / self.rows
+        return max(0.0, self._rows_left * self._pace - (time.monotonic() - self._last))
+
+    @property
+    def eta_spread_s(self) -> float | None:
+        """Two standard errors of `eta_s`, of a ratio of means; None before the third unit."""
+        if self.units < 3 or not self.rows:
+            return None
+        xx, xr, rr = self._squares
+        squares = max(0.0, xx - 2 * self._pace * xr + self._pace**2 * rr)
+        error = math.sqrt(squares * self.units / (self.units - 1)) / self.rows
+        return 2 * self._rows_left * error
+
+    @property
+    def _rows_left(self) -> int:
+        return max(0, self.rows_total - self.rows)
+
+    @property
+    def _pace(self) -> float:
+        """Seconds per row, over the finished units."""
+        return (self._last - self._worked_since) / self.rows
 
     @property
     def ratio(self) -> float:
@@ -112,6 +146,7 @@ class Progress:
             "rows_per_s": round(self.rows / self.worked_s, 1),
             "tokens_per_s": round(self.tokens / self.worked_s),
             "eta_s": None if self.eta_s is None else round(self.eta_s),
+            "eta_spread_s": None if self.eta_spread_s is None else round(self.eta_spread_s),
             "cost": None if self.cost is None else round(self.cost, 4),
             "padding": None if self.padding is None else round(self.padding, 4),
             "stages": {name: round(value, 3) for name, value in self.shares.items()},

@@ -82,7 +82,7 @@ def _sections(run: RankingRun) -> Iterator[Section]:
 
 def _summary(run: RankingRun) -> Iterator[tuple[str, object]]:
     yield run.rows_are, run.info.rows
-    yield "seconds, from plan to commit", f"{run.report.seconds:,.1f}"
+    yield "seconds, from start to commit", f"{run.report.seconds:,.1f}"
     yield "of these streaming, start of the actors counted", f"{run.report.stream_seconds:,.1f}"
     if tokens := pc.sum(run.fresh["n_tokens"]).as_py():
         yield "tokens read", tokens

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.telemetry.unit_counts import truncated_carried
 from stx_core.store.files.filesystem import write_over
 from stx_core.store.files.retries import take_counts
 from stx_core.store.files.urls import join
@@ -26,8 +27,8 @@ class OutputReport:
         of_texts: whether its rows are texts that were encoded.
         encoded_rows, encoded_tokens: what this start gave the encoder.
         carried_rows: what this start took from the snapshot before, row by row.
-        truncated, reasons: of the units that this start finished; reasons are quarantined rows by
-            reason.
+        truncated: of the encoded rows, those whose text was cut.
+        reasons: quarantined rows of the units that this start finished, by reason.
     """
 
     rows: int
@@ -104,7 +105,7 @@ def output_report(name: str, facts: Mapping[str, Any], fresh: pa.Table) -> Outpu
         encoded_rows=_total(mine["rows_out"]) - _total(mine["rows_carried"]),
         encoded_tokens=_total(mine["n_tokens"]) - _total(mine["tokens_carried"]),
         carried_rows=_total(mine["rows_carried"]),
-        truncated=_total(mine["n_truncated"]),
+        truncated=_total(mine["n_truncated"]) - truncated_carried(mine),
         reasons=dict(reasons),
     )
 

@@ -78,6 +78,7 @@ def _notes(run: EncodeRun) -> Iterator[str]:
             f"{earlier:,} of its {len(run.records):,} units were finished by earlier starts: they "
             "are in the counts of rows, not in times, speeds and cost."
         )
+    yield "Lengths and norms are of the rows in files that the run wrote, whether carried or encoded."
 
 
 def _sections(run: EncodeRun) -> Iterator[Section]:
@@ -98,19 +99,21 @@ def _sections(run: EncodeRun) -> Iterator[Section]:
 
 def _summary(run: EncodeRun) -> Iterator[tuple[str, object]]:
     report, parts = run.report, run.report.parts.values()
-    texts = max((part.encoded_rows for part in parts), default=0)
+    rows = max((part.encoded_rows for part in parts), default=0)
     tokens = sum(part.encoded_tokens for part in parts)
     yield "rows of the corpus", run.info.rows
-    yield "seconds, from plan to commit", f"{report.seconds:,.1f}"
+    yield "seconds, from start to commit", f"{report.seconds:,.1f}"
     yield "of these streaming, start of the actors counted", f"{report.stream_seconds:,.1f}"
-    yield "texts encoded", texts
-    yield "tokens encoded", tokens
+    yield "rows encoded, equal texts of a unit once", rows
+    yield "tokens of these rows", tokens
     if report.stream_seconds:
-        yield "texts per second", f"{texts / report.stream_seconds:,.0f}"
-        yield "tokens per second", f"{tokens / report.stream_seconds:,.0f}"
+        yield "rows encoded per second", f"{rows / report.stream_seconds:,.0f}"
+        yield "tokens encoded per second", f"{tokens / report.stream_seconds:,.0f}"
     for name, totals in run.totals.items():
         if totals.padding is not None:
             yield f"padding in batches: {name}", f"{totals.padding:.2%}"
+        if totals.fill:
+            yield f"filling up of packed batches: {name}", f"{totals.fill:.2%}"
     if run.cost is not None:
         yield f"cost, at {run.spec.resources.cost_per_hour:g} per hour", f"{run.cost:,.4g}"
         if tokens:
@@ -120,11 +123,12 @@ def _summary(run: EncodeRun) -> Iterator[tuple[str, object]]:
 def _outputs(run: EncodeRun) -> list[Sequence[object]]:
     parts = run.report.parts.values()
     return [
+        ("computed in", *(run.plan.parts[name].settings.dtype for name in run.report.parts)),
         ("rows", *(part.rows for part in parts)),
         ("files", *(part.files for part in parts)),
         ("size, MB", *(f"{part.size / 1e6:,.1f}" for part in parts)),
         ("quarantined rows", *(part.quarantined for part in parts)),
-        ("texts cut, of those encoded", *(part.truncated for part in parts)),
+        ("texts cut, of the rows encoded by this start", *(part.truncated for part in parts)),
     ]
 
 

@@ -71,7 +71,7 @@ def with_page(
 
 
 def throughput(records: pa.Table, began: float, rows_are: str = "rows") -> Iterator[Section]:
-    """Tokens over time; where nothing read tokens, rows.
+    """Tokens over time; where nothing read tokens, rows. What was carried over is not counted.
 
     Args:
         records: of units that this start finished.
@@ -89,9 +89,11 @@ def throughput(records: pa.Table, began: float, rows_are: str = "rows") -> Itera
     step = max(float(seconds.max()) / n_intervals, 1e-3)
     at = np.minimum(seconds // step, n_intervals - 1).astype(int)
     rows, tokens = (
-        np.bincount(at, records[name].to_numpy()[known], n_intervals)
-        for name in ("rows_out", "n_tokens")
+        np.bincount(at, computed(records, *names).to_numpy()[known], n_intervals)
+        for names in (("rows_out", "rows_carried"), ("n_tokens", "tokens_carried"))
     )
+    if not rows.any() and not tokens.any():
+        return
     name, numbers = ("tokens", tokens) if tokens.any() else (rows_are, rows)
     chart = f"<p>Height: {name} per second, of units that were finished then.</p>\n" + bar_chart(
         "Throughput over time",
@@ -106,6 +108,11 @@ def throughput(records: pa.Table, began: float, rows_are: str = "rows") -> Itera
         for place in range(n_intervals)
     ]
     yield Section("Throughput", ("from second", *columns), lines, chart)
+
+
+def computed(records: pa.Table, count: str, carried: str) -> pa.ChunkedArray:
+    """(units,) what was computed of a count, without what was carried over by text."""
+    return pc.subtract(records[count], records[carried])
 
 
 def histogram(
@@ -192,19 +199,22 @@ def slowest(fresh: pa.Table) -> Iterator[Section]:
     totals = np.fromiter((sum(each.values()) for each in read_json(fresh, "seconds")), np.float64)
     chosen = np.argsort(-totals, kind="stable")[:_SLOWEST]
     slowest = fresh.take(pa.array(chosen))
+    tokens = computed(slowest, "n_tokens", "tokens_carried").to_pylist()
     rows = [
         (
             f"{redact(row['url'])} rows {row['start']}-{row['stop']}",
             row["output"],
             f"{totals[place]:,.2f}",
-            row["n_tokens"],
+            n_tokens,
             ", ".join(f"{stage} {each:.2f}" for stage, each in by_stage([seconds]).items()),
         )
-        for place, row, seconds in zip(
-            chosen, slowest.to_pylist(), read_json(slowest, "seconds"), strict=True
+        for place, row, n_tokens, seconds in zip(
+            chosen, slowest.to_pylist(), tokens, read_json(slowest, "seconds"), strict=True
         )
     ]
-    yield Section("Slowest units", ("unit", "output", "seconds", "tokens", "of these"), rows)
+    yield Section(
+        "Slowest units", ("unit", "output", "seconds", "tokens computed", "of these seconds"), rows
+    )
 
 
 def settings(spec: BaseModel) -> Section:

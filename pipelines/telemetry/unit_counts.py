@@ -22,6 +22,8 @@ FINISHED = "finished"
 SCORES = "scores"
 RUN_TOKENS = "run_tokens"
 RUN_PLACES = "run_places"
+RUN_FILL = "run_fill"
+TRUNCATED_CARRIED = "truncated_carried"
 
 _NONE: dict[str, Any] = {"bins": {}}
 _AT_A_TIME = 1000
@@ -37,8 +39,9 @@ def count_rows(good: pa.Table, output: str) -> dict[str, Any]:
     Returns:
         JSON values: ``tokens`` (`Lengths` of the texts), ``norms`` (`Norms` of dense vectors) or
         ``entries`` (`Lengths`, non-zero numbers of sparse ones), ``finished`` (seconds since 1970
-        by the clock of the writer), and where an encoder ran ``run_tokens`` and ``run_places``:
-        the tokens that it was given, and the places of its batches, padding counted.
+        by the clock of the writer), and where an encoder ran ``run_tokens``, ``run_places`` and
+        ``run_fill``: the tokens that it was given, the places of its batches with their padding,
+        and the tokens that only filled packed batches up to a round number.
     """
     if not len(good):
         return {FINISHED: clock.now()}
@@ -50,6 +53,7 @@ def count_rows(good: pa.Table, output: str) -> dict[str, Any]:
         FINISHED: clock.now(),
         RUN_TOKENS: run.get(f"{output}.tokens", 0),
         RUN_PLACES: run.get(f"{output}.places", 0),
+        RUN_FILL: run.get(f"{output}.fill", 0),
     }
 
 
@@ -82,6 +86,7 @@ class Totals:
         scores: of rankings.
         run_tokens: that encoders were given.
         run_places: of their batches, padding counted.
+        run_fill: what only filled packed batches up; not among the places.
     """
 
     tokens: Lengths = Lengths()
@@ -90,11 +95,17 @@ class Totals:
     scores: Scores = Scores()
     run_tokens: int = 0
     run_places: int = 0
+    run_fill: int = 0
 
     @property
     def padding(self) -> float | None:
         """Share of the places that held no token; None where no encoder said."""
         return 1 - self.run_tokens / self.run_places if self.run_places else None
+
+    @property
+    def fill(self) -> float | None:
+        """Share of what was computed that only filled packed batches up; None without batches."""
+        return self.run_fill / (self.run_places + self.run_fill) if self.run_places else None
 
     def with_unit(self, counts: Mapping[str, Any]) -> "Totals":
         """Add what `count_rows` gave for one unit."""
@@ -105,6 +116,7 @@ class Totals:
             self.scores + Scores.from_json(counts.get(SCORES, _NONE)),
             self.run_tokens + counts.get(RUN_TOKENS, 0),
             self.run_places + counts.get(RUN_PLACES, 0),
+            self.run_fill + counts.get(RUN_FILL, 0),
         )
 
 
@@ -112,6 +124,11 @@ def read_json(records: pa.Table, column: str) -> Iterator[dict[str, Any]]:
     """A column of `ledger.RECORDS` that holds JSON, some rows in memory at a time."""
     for batch in records.select([column]).to_batches(max_chunksize=_AT_A_TIME):
         yield from map(json.loads, batch.column(0).to_pylist())
+
+
+def truncated_carried(records: pa.Table) -> int:
+    """How many carried rows of units have texts that were cut; older records do not say."""
+    return sum(counts.get(TRUNCATED_CARRIED, 0) for counts in read_json(records, "counts"))
 
 
 def add_up(records: pa.Table) -> Totals:

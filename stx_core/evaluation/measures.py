@@ -28,6 +28,7 @@ class Evaluation:
         n_rows: rows of the ranking that belong to judged queries.
         n_not_ranked: judged queries that are not in the ranking; they count as 0.
         n_not_judged: queries of the ranking without judgements; they are left out.
+        depth: most documents that the ranking has for a judged query.
         n_without_relevant: judged queries whose judgements are all 0; no ranking can do well on
             them, and they count as 0 too.
     """
@@ -39,11 +40,17 @@ class Evaluation:
     n_not_ranked: int
     n_not_judged: int
     n_without_relevant: int
+    depth: int
 
     @property
     def means(self) -> dict[str, float]:
         """The mean over all judged queries, by measure."""
         return dict(zip(self.measures, self.values.mean(axis=0).tolist(), strict=True))
+
+    @property
+    def deeper_measures(self) -> tuple[str, ...]:
+        """Measures that look further down than any query's documents go."""
+        return tuple(name for name in self.measures if _cutoff(name) > self.depth)
 
 
 def evaluate(
@@ -75,12 +82,13 @@ def evaluate(
     rows = {query: row for row, query in enumerate(judged)}
     columns = {measure: column for column, measure in enumerate(parsed)}
     values = np.tile([float(measure.DEFAULT) for measure in parsed], (len(judged), 1))
-    n_rows = n_ranked = n_not_judged = 0
+    n_rows = n_ranked = n_not_judged = depth = 0
     for table in whole_queries(rankings):
         known = table.filter(pc.is_in(table["query_id"], judged_ids))
         scores = dict(_places(known))
         n_rows += len(known)
         n_ranked += len(scores)
+        depth = max([depth, *map(len, scores.values())])
         n_not_judged += len(query_starts(table)) - len(scores)
         if scores:
             part = {query: judged[query] for query in scores}
@@ -96,7 +104,14 @@ def evaluate(
         n_not_ranked=len(judged) - n_ranked,
         n_not_judged=n_not_judged,
         n_without_relevant=sum(max(scores.values()) < 1 for scores in judged.values()),
+        depth=depth,
     )
+
+
+def _cutoff(measure: str) -> int:
+    """The place down to which a measure looks; 0 where it names none."""
+    _, _, cutoff = measure.rpartition("@")
+    return int(cutoff) if cutoff.isdecimal() else 0
 
 
 def _refuse_disjoint(n_not_judged: int, judged: str) -> None:

@@ -47,6 +47,16 @@ def counts_line(evaluation: Evaluation) -> str:
     return "; ".join(told)
 
 
+def depth_note(evaluation: Evaluation, name: str = "ranking") -> str:
+    """A line about measures that look deeper than the ranking goes; "" where none does."""
+    if not (deeper := evaluation.deeper_measures):
+        return ""
+    return (
+        f"{name}: no query has more than {evaluation.depth:,} documents; {', '.join(deeper)} "
+        "count what lies deeper as not retrieved\n"
+    )
+
+
 def to_json(evaluation: Evaluation) -> dict[str, Any]:
     """Means, counts and the values of every query, as plain values."""
     queries = zip(evaluation.query_ids, evaluation.values.tolist(), strict=True)

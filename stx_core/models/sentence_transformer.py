@@ -17,6 +17,7 @@ from stx_core.inference.tokens import Tokens
 from stx_core.models.containers import Precision, all_features, in_container, token_embeddings
 from stx_core.models.inputs import read_texts
 from stx_core.models.modules.module import Features, LoadOptions
+from stx_core.models.modules.normalize import Normalize
 from stx_core.models.modules.pooling import Pooling
 from stx_core.models.text_encoder import Embedded, TextEncoder, Texts
 from stx_core.models.text_model import ModelOptions, RunOptions
@@ -144,7 +145,7 @@ class SentenceTransformer(TextEncoder):
             convert_to_tensor: a tensor on the device; wins over `convert_to_numpy`. With neither, a
                 list of tensors.
             device: move the model there first.
-            normalize_embeddings: divide by the L2 norm, after truncation.
+            normalize_embeddings: divide by the L2 norm in float32, after truncation.
             truncate_dim: leading dimensions to keep, of the model's last module: a vector that was
                 normalised inside the model is shorter than 1 then (trap 4).
             task: "query" or "document", the route of a model that has several.
@@ -176,7 +177,13 @@ class SentenceTransformer(TextEncoder):
             return items[0] if single else items
         to_numpy = convert_to_numpy and not convert_to_tensor
         result, failed = self._embeddings(
-            tokens, truncate_dim, normalize_embeddings, to_cpu=to_numpy, running=running
+            tokens,
+            truncate_dim,
+            normalize_embeddings,
+            to_cpu=to_numpy,
+            running=running,
+            # numpy has no bfloat16.
+            dtype=torch.float32 if to_numpy and self.dtype == torch.bfloat16 else None,
         )
         _raise_first(failed)
         embeddings = in_container(result, precision, to_numpy, convert_to_tensor)
@@ -228,8 +235,9 @@ class SentenceTransformer(TextEncoder):
             truncate_dim: leading dimensions to keep.
 
         Returns:
-            (N, D) float32. A text that does not fit into memory is a zero row with a reason in
-            ``failed``.
+            (N, D) float32. Where they are normalised, by the argument or by the model's last
+            module, norms are 1 to within 1e-6 whatever the model computes in. A text that does not
+            fit into memory is a zero row with a reason in ``failed``.
         """
         tokens = self.corpus_tokens(texts, prompt=prompt, prompt_name=prompt_name, task=task)
         result, failed = self._embeddings(
@@ -238,8 +246,9 @@ class SentenceTransformer(TextEncoder):
             normalize_embeddings,
             to_cpu=True,
             running=RunOptions(token_budget=token_budget),
+            dtype=torch.float32,
         )
-        values = result.to(torch.float32).numpy()
+        values = result.numpy()
         return Embedded(values, tokens.lengths.astype(np.int32), tokens.truncated, failed)
 
     def _embeddings(
@@ -250,15 +259,21 @@ class SentenceTransformer(TextEncoder):
         *,
         to_cpu: bool,
         running: RunOptions,
+        dtype: torch.dtype | None = None,
     ) -> tuple[torch.Tensor, dict[int, str]]:
-        """(N, D) in the model's number format, in input order; rows that failed are zero."""
+        """(N, D) in `dtype` or the model's own, in input order; rows that failed are zero."""
         width = self.truncate_dim if truncate_dim is None else truncate_dim
         if width is not None and width < 1:
             raise ValueError(f"truncate_dim must be at least 1, got {width}")
+        ends_normalized = width is None and isinstance(self[-1], Normalize)
 
         def collect(features: Features) -> Callable[[], torch.Tensor]:
             value = features["sentence_embedding"][:, :width]
-            value = normalize(value, p=2, dim=1) if normalize_embeddings else value
+            wanted, is_half = dtype or value.dtype, value.dtype in (torch.bfloat16, torch.float16)
+            # A norm that was computed in a half format is off by its rounding, up to 0.4 %.
+            if normalize_embeddings or (ends_normalized and is_half):
+                value = normalize(value.float() if is_half else value, p=2, dim=1)
+            value = value.to(wanted)
             return to_host(value) if to_cpu else lambda: value
 
         result: torch.Tensor | None = None

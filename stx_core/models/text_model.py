@@ -125,9 +125,10 @@ class TextModel(nn.Sequential):
         self.module_kwargs: dict[str, list[str]] = {}
         self.reproducible = False
         self._why_padded: dict[tuple[Any, ...], str | None] = {}
-        # Tokens that `run` has put into batches so far, and the places of these, padding counted.
-        # Models without a transformer have no padding, and count nothing.
-        self.tokens_run = self.places_run = 0
+        # Tokens that `run` has put into batches so far, the places of these with their padding, and
+        # the tokens that only filled packed batches up to a round number. Models without a
+        # transformer have no padding, and count nothing.
+        self.tokens_run = self.places_run = self.fill_run = 0
         if model_name_or_path is not None:
             options = LoadOptions(
                 model_kwargs=dict(model_kwargs or {}),
@@ -373,8 +374,13 @@ class TextModel(nn.Sequential):
 
     def _count(self, lengths: np.ndarray, size: int | None) -> None:
         if is_transformer(self.input_module):
-            self.tokens_run += int(lengths.sum())
-            self.places_run += len(lengths) * int(lengths.max()) if size is None else size
+            n_tokens = int(lengths.sum())
+            self.tokens_run += n_tokens
+            if size is None:
+                self.places_run += len(lengths) * int(lengths.max())
+            else:
+                self.places_run += n_tokens
+                self.fill_run += size - n_tokens
 
     @torch.inference_mode()
     def _features_of(

@@ -40,12 +40,16 @@ class Garbage:
         runs: interrupted ones that were given up.
         files: paths relative to the dataset.
         size: of the files, bytes.
+        n_spared: files that nothing needs and that are too young to be deleted.
+        next_in_s: when the first of them is old enough; None where none was spared.
     """
 
     versions: tuple[int, ...]
     runs: tuple[str, ...]
     files: tuple[str, ...]
     size: int
+    n_spared: int = 0
+    next_in_s: float | None = None
 
 
 def gc(
@@ -86,7 +90,9 @@ def gc(
         fence = _fence(root, keep, keep_for_s, abandon_after_s)
         state, now_s = fence.state, modified_s(log.entry_url(root, fence.n))
         failpoints.hit("gc.after_fence")
-    garbage = [each for each in _unneeded(root, state) if each.modified_s < now_s - margin_s]
+    unneeded = list(_unneeded(root, state))
+    garbage = [each for each in unneeded if each.modified_s < now_s - margin_s]
+    young = [each.modified_s for each in unneeded if each.modified_s >= now_s - margin_s]
     if not dry_run:
         parallel(lambda each: _delete(join(root, each.name)), garbage)
     return Garbage(
@@ -94,6 +100,8 @@ def gc(
         runs=tuple(run for run, facts in state["runs"].items() if facts["state"] == "abandoned"),
         files=tuple(each.name for each in garbage),
         size=sum(each.size for each in garbage),
+        n_spared=len(young),
+        next_in_s=max(0.0, min(young) + margin_s - now_s) if young else None,
     )
 
 

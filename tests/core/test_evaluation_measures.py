@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from stx_core.errors import InputError, SpecError
 from stx_core.evaluation.comparison import compare
 from stx_core.evaluation.measures import DEFAULT_MEASURES, Evaluation, evaluate
-from stx_core.evaluation.report import comparison_to_markdown, to_json, to_markdown
+from stx_core.evaluation.report import comparison_to_markdown, depth_note, to_json, to_markdown
 from stx_core.store.schema import QRELS, RANKING
 
 
@@ -143,10 +143,23 @@ def test_measures_that_are_unknown_or_no_means_are_refused(name):
         evaluate(ranking(("q", "a", 1, 1.0)), qrels(("q", "a", 1)), [name])
 
 
+def test_measures_that_look_deeper_than_the_ranking_are_named():
+    ranked = ranking(("q", "a", 1, 2.0), ("q", "b", 2, 1.0), ("r", "a", 1, 1.0))
+    judged = qrels(("q", "a", 1), ("r", "b", 1))
+
+    found = evaluate(ranked, judged, ["nDCG@2", "AP@3", "RR", "R@100"])
+
+    assert (found.depth, found.deeper_measures) == (2, ("AP@3", "R@100"))
+    assert depth_note(found).startswith(
+        "ranking: no query has more than 2 documents; AP@3, R@100 count what lies deeper"
+    )
+    assert depth_note(evaluate(ranked, judged, ["nDCG@2", "RR"])) == ""
+
+
 def evaluation(values, measures=("RR",)):
     values = np.asarray(values, float).reshape(-1, len(measures))
     queries = tuple(f"q{i}" for i in range(len(values)))
-    return Evaluation(tuple(measures), queries, values, len(values), 0, 0, 0)
+    return Evaluation(tuple(measures), queries, values, len(values), 0, 0, 0, 100)
 
 
 def test_the_interval_and_p_value_of_a_normal_difference_are_those_of_theory():

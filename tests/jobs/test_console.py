@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import pty
 import re
@@ -20,7 +21,7 @@ from stx_core.errors import SpecError
 
 KEYS = [
     "run", "units", "units_total", "rows", "rows_total", "tokens", "quarantined", "seconds",
-    "rows_per_s", "tokens_per_s", "eta_s", "cost", "padding", "stages",
+    "rows_per_s", "tokens_per_s", "eta_s", "eta_spread_s", "cost", "padding", "stages",
 ]  # fmt: skip
 
 
@@ -125,6 +126,21 @@ def test_what_is_left_follows_from_the_speed_so_far(monkeypatch):
     assert progress.ratio == 0.25
     told = progress.as_dict()
     assert (told["seconds"], told["rows_per_s"], told["tokens_per_s"]) == (20, 1, 10)
+
+
+def test_what_is_left_counts_down_within_a_unit_and_says_how_sure_it_is(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    progress = Progress(100, 1000)
+    for seconds in (9, 11, 9, 11):
+        now[0] += seconds
+        progress.add({"records": [], "rows": 10, "tokens": 0, "quarantined": 0})
+
+    assert progress.eta_s == pytest.approx(960)
+    # 4 units of 1 s from their mean each: a standard error of sqrt(4 * 4 / 3) / 40 s per row.
+    assert progress.eta_spread_s == pytest.approx(2 * 960 * math.sqrt(16 / 3) / 40)
+    now[0] += 8
+    assert progress.eta_s == pytest.approx(952)
 
 
 def test_seconds_of_several_outputs_are_one_stage():

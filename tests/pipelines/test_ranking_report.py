@@ -51,5 +51,5 @@ def test_scores_of_all_starts_are_counted(tmp_path, datasets):
     found = tables(page(tmp_path / "ranking"))
     check_scores(tmp_path / "ranking", found, "dense")
     cost = float(numbers(found["Summary"])["cost, at 3600 per hour"])
-    assert cost == pytest.approx(float(numbers(found["Summary"])["seconds, from plan to commit"]),
+    assert cost == pytest.approx(float(numbers(found["Summary"])["seconds, from start to commit"]),
                                  abs=0.06)  # fmt: skip

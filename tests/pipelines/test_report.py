@@ -64,11 +64,11 @@ def test_its_numbers_are_those_of_the_files(bad_corpus, spec_of, tmp_path):
     tokens = table["n_tokens"].to_numpy()
     told = numbers(found["Summary"])
     assert told["rows of the corpus"] == "258"
-    assert told["texts encoded"] == str(len(table)) == "252"
-    assert told["tokens encoded"] == str(tokens.sum())
+    assert told["rows encoded, equal texts of a unit once"] == str(len(table)) == "252"
+    assert told["tokens of these rows"] == str(tokens.sum())
     # An hour costs 3600, so a second costs 1.
     cost = float(told["cost, at 3600 per hour"])
-    assert cost == pytest.approx(float(told["seconds, from plan to commit"]), abs=0.06)
+    assert cost == pytest.approx(float(told["seconds, from start to commit"]), abs=0.06)
     lengths = numbers(found["Tokens per text: dense"])
     assert lengths["texts"] == str(len(table))
     assert lengths["mean"] == f"{tokens.mean():.2f}"
@@ -112,8 +112,11 @@ def test_sparse_outputs_show_their_entries_and_the_padding(corpus, spec_of, spla
     assert told["highest"] == str(max(entries))
     # The static model has no batches that could be padded.
     padding = {name: value for name, value in found["Summary"] if name.startswith("padding")}
-    assert [*padding] == ["padding in batches: splade"]
-    assert 0 < float(padding["padding in batches: splade"].rstrip("%")) < 100
+    # Packed batches have none; what fills them up to a round number is a number of its own.
+    assert padding == {"padding in batches: splade": "0.00%"}
+    filling = numbers(found["Summary"])["filling up of packed batches: splade"]
+    assert 0 < float(filling.rstrip("%")) < 100
+    assert found["Outputs"][1] == ["computed in", "float32", "float32"]
     assert found["Outputs"][0] == ["what", "dense", "splade"]
 
 
@@ -156,6 +159,35 @@ def test_changes_say_where_the_rows_come_from(corpus, spec_of, tmp_path):
         "encoded": "1",
         "gone or replaced": "101",
     }
+
+
+def test_an_incremental_run_counts_as_encoded_what_it_encoded(
+    corpus, spec_of, splade_model, tmp_path
+):
+    table = pq.read_table(corpus / "part-0.parquet").to_pydict()
+    long = "stars " * 80  # more than the model reads
+    table["text"][:5] = [f"{long} {i}" for i in range(5)]
+    pq.write_table(pa.table(table), corpus / "part-0.parquet", row_group_size=40)
+    spec = {"models": {"dense": {"model": str(splade_model), "type": "sparse"}}}
+    run_encode(spec_of(corpus, **spec))
+    table["text"][3], table["text"][70] = f"{long} anew", "glass is made of light"
+    pq.write_table(pa.table(table), corpus / "part-0.parquet", row_group_size=40)
+
+    report = run_encode(spec_of(corpus, **spec)).parts["dense"]
+
+    rows = {row["id"]: row for row in open_snapshot(str(tmp_path / "out")).to_table().to_pylist()}
+    assert sum(row["truncated"] for row in rows.values()) == 5
+    tokens = rows["d3"]["n_tokens"] + rows["d70"]["n_tokens"]
+    assert (report.encoded_rows, report.encoded_tokens, report.truncated) == (2, tokens, 1)
+    found = tables(page(tmp_path / "out", 2))
+    outputs, told = numbers(found["Outputs"]), numbers(found["Summary"])
+    assert outputs["texts cut, of the rows encoded by this start"] == "1"
+    assert told["tokens of these rows"] == str(tokens)
+    assert sum(int(row[3]) for row in found["Slowest units"][1:]) == tokens
+    step = float(found["Throughput"][2][0]) if len(found["Throughput"]) > 2 else None
+    speeds = [float(row[2].replace(",", "")) for row in found["Throughput"][1:]]
+    if step:
+        assert sum(speeds) * step == pytest.approx(tokens, rel=0.3)
 
 
 def test_texts_encoded_once_for_all_units_are_counted_once(corpus, spec_of, tmp_path):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from stx_core.errors import InputError
 from stx_core.models.modules.module import LoadOptions
+from stx_core.models.modules.normalize import Normalize
 from stx_core.models.modules.pooling import Pooling
 from stx_core.models.modules.transformer import Transformer
 from stx_core.models.sentence_transformer import SentenceTransformer
@@ -256,3 +257,27 @@ def test_pooling_of_the_prompt_can_be_switched_off(tiny_bert):
     model.set_pooling_include_prompt(False)
 
     assert np.abs(model.encode("so", prompt="the weather ") - pooled).max() > 1e-4
+
+
+# --- Unit length ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("by", ["argument", "last module"])
+def test_normalised_vectors_have_unit_length_whatever_the_model_computes_in(tiny_bert, dtype, by):
+    transformer = Transformer.load(tiny_bert, LoadOptions(model_kwargs={"dtype": dtype}))
+    modules = [transformer, Pooling(32)] + [Normalize()] * (by == "last module")
+    model = SentenceTransformer(modules=modules)
+
+    values = model.embed(TEXTS, normalize_embeddings=by == "argument").values
+
+    norms = np.linalg.norm(values.astype(np.float64), axis=1)
+    np.testing.assert_allclose(norms, 1, rtol=0, atol=1e-6)
+
+
+def test_normalised_tensors_keep_the_number_format_of_the_model(tiny_bert):
+    model = SentenceTransformer(tiny_bert, model_kwargs={"dtype": "bfloat16"})
+
+    result = model.encode(TEXTS, normalize_embeddings=True, convert_to_tensor=True)
+
+    assert result.dtype == torch.bfloat16

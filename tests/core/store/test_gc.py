@@ -326,3 +326,14 @@ def test_times_of_the_store_are_those_of_now(root):
     assert abs(found.modified_s - datetime.now(UTC).timestamp()) < 300
     # S3 says whole seconds when it is asked about one object.
     assert 0 <= found.modified_s - module.modified_s(join(root, "a/b")) < 1
+
+
+def test_young_files_are_spared_and_counted(job):
+    rewrite(job)
+    rewrite(job)
+
+    garbage = gc(job.root, keep=1, margin_s=3600)
+
+    assert garbage.files == ()
+    assert garbage.n_spared == len(garbage_names := gc(job.root, keep=1, **NOW).files) > 0
+    assert 0 < garbage.next_in_s <= 3600, garbage_names
