@@ -78,7 +78,7 @@ def _notes(run: EncodeRun) -> Iterator[str]:
             f"{earlier:,} of its {len(run.records):,} units were finished by earlier starts: they "
             "are in the counts of rows, not in times, speeds and cost."
         )
-    yield "Lengths and norms are of the rows in files that the run wrote, whether carried or encoded."
+    yield "Lengths and norms are of the rows in files that the run wrote, carried or encoded."
 
 
 def _sections(run: EncodeRun) -> Iterator[Section]:
