@@ -4,16 +4,14 @@ A process of its own keeps model and torch out of the driver, which holds plan a
 """
 
 import logging
-import multiprocessing
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipelines.running.python_child import ChildDied, call
 from stx_core.errors import ModelError
 
 if TYPE_CHECKING:
@@ -89,35 +87,19 @@ def probe_encoders(
     Raises:
         ModelError: a model cannot be loaded; better here than in every actor.
     """
+    plain = {name: dict(settings) for name, settings in encoders.items()}
     try:
-        return _in_a_process(encoders, texts, threads, stall_timeout_s)
-    except (BrokenProcessPool, TimeoutError) as error:
-        logger.warning("no estimate: the sample ended its process (%s)", type(error).__name__)
+        return call(probe_here, plain, list(texts), threads, timeout_s=stall_timeout_s)
+    except (ChildDied, TimeoutError) as error:
+        logger.warning("no estimate: the sample ended its process (%s)", error)
     try:
-        return _in_a_process(encoders, [], threads, None)
-    except BrokenProcessPool as error:
+        return call(probe_here, plain, [], threads, timeout_s=None)
+    except ChildDied as error:
         models = ", ".join(str(settings["model"]) for settings in encoders.values())
         raise ModelError(
-            f"{models}: loading ended its process; check the model's files, and the device"
+            f"{models}: loading ended its process ({error}); check the model's files, and the "
+            "device"
         ) from error
-
-
-def _in_a_process(
-    encoders: Mapping[str, Mapping[str, Any]],
-    texts: Sequence[str],
-    threads: int | None,
-    timeout_s: float | None,
-) -> dict[str, EncoderProbe]:
-    plain = {name: dict(settings) for name, settings in encoders.items()}
-    before = set(multiprocessing.active_children())
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        try:
-            return pool.submit(probe_here, plain, list(texts), threads).result(timeout_s)
-        except TimeoutError:
-            # The pool would wait for it.
-            for process in set(multiprocessing.active_children()) - before:
-                process.kill()
-            raise
 
 
 def probe_here(

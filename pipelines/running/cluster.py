@@ -4,8 +4,9 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
+from pipelines.running.safe_path import safe_entries, safe_environment
 from pipelines.running.stopping import kept_signal_handlers
 from stx_core.errors import SpecError
 
@@ -97,13 +98,30 @@ def start_ray(cpus: int) -> None:
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_task_oom_retries", str(_MAX_OOM_RETRIES))
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "job_config": _job_config()}
     if os.environ.get("RAY_ADDRESS"):
         with kept_signal_handlers():
             ray.init(**quiet)
     else:
-        with _silent_stderr(), kept_signal_handlers():
+        with _silent_stderr(), kept_signal_handlers(), safe_environment():
             ray.init(address="local", num_cpus=cpus + 1, include_dashboard=False, **quiet)
+
+
+def _job_config() -> Any:  # noqa: ANN401  (ray ships no usable types)
+    from ray.job_config import JobConfig
+
+    class SafeJobConfig(JobConfig):  # type: ignore[misc]
+        """What Ray tells its workers, without the current folder.
+
+        Ray would put it first on their module path, before the standard library, and there is no
+        public way to say no.
+        """
+
+        def _serialize(self) -> Any:  # noqa: ANN401
+            self._py_driver_sys_path[:] = safe_entries(self._py_driver_sys_path)
+            return super()._serialize()
+
+    return SafeJobConfig()
 
 
 @contextmanager

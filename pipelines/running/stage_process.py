@@ -4,9 +4,7 @@
 """
 
 import contextlib
-import os
 import sys
-import threading
 import traceback
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -14,6 +12,7 @@ from queue import SimpleQueue
 
 import pyarrow as pa
 
+from pipelines.running.python_child import exit_with_parent
 from pipelines.running.unit_table import to_bytes
 from stx_core.errors import StxError
 
@@ -30,7 +29,7 @@ def main() -> None:
     connection = Connection(int(sys.argv[1]))
     stage_class, settings, memory_share = connection.recv()
     requests: SimpleQueue[bytes] = SimpleQueue()
-    threading.Thread(target=_receive, args=(connection, requests), daemon=True).start()
+    exit_with_parent(connection, requests.put)
 
     def progress() -> None:
         connection.send(("progress", None))
@@ -52,14 +51,6 @@ def main() -> None:
         # After a CUDA error the process is of no more use, and other errors cannot be told from
         # it: the parent starts another one.
         connection.send(("failed", _describe(error)))
-
-
-def _receive(connection: Connection, requests: "SimpleQueue[bytes]") -> None:
-    """Take requests off the connection; end this process, busy or not, when it is closed."""
-    with contextlib.suppress(EOFError, OSError):
-        while True:
-            requests.put(connection.recv_bytes())
-    os._exit(0)
 
 
 def _added(result: pa.Table, table: pa.Table) -> bytes:

@@ -7,22 +7,16 @@ the first and the second half of the rows, and so on down to the row that did it
 
 import contextlib
 import logging
-import os
 import signal
-import subprocess
-import sys
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 
 from pipelines.running import unit_table
+from pipelines.running.python_child import PythonChild
 from stx_core.errors import InputError, ModelError, StxError
 
 logger = logging.getLogger(__name__)
@@ -37,13 +31,6 @@ _MAX_GUILTY_ROWS = 8
 # Notes of a table that add up over its rows.
 _NUMBERS = ("seconds", "run")
 
-_STDERR_CHARS = 200
-
-# How long a thread of OpenMP that is done spins until the others are. Beside another process on its
-# cores (Ray's own, a reader) the usual 300,000 take the time from those that it waits for: 2.4 s
-# instead of 1.7 for what takes 0.9 alone, with either number (two cores, one of them shared).
-_SPINS = "1000"
-_EXIT_WAIT_S = 5.0
 _BEAT_S = 10.0
 
 
@@ -206,15 +193,8 @@ class Child:
         beat: Callable[[], None],
     ) -> None:
         self._beat = beat
-        self._connection, theirs = Pipe()
-        self._process = _spawn(theirs)
-        theirs.close()
-        self._tail: deque[str] = deque(maxlen=1)
-        assert self._process.stderr is not None
-        self._reader = threading.Thread(
-            target=_copy_lines, args=(self._process.stderr, self._tail), daemon=True
-        )
-        self._reader.start()
+        self._child = PythonChild("pipelines.running.stage_process")
+        self._connection = self._child.connection
         self._ready = False
         # If it is dead already, waiting for it says why.
         with contextlib.suppress(OSError):
@@ -246,10 +226,7 @@ class Child:
 
     def end(self) -> None:
         """Kill the process, and wait until it is gone."""
-        self._connection.close()
-        self._process.kill()
-        self._process.wait()
-        self._reader.join(_EXIT_WAIT_S)
+        self._child.end()
 
     def _receive(self, timeout_s: float) -> bytes | Failure:
         """The answer; any message before it is a sign of life that starts the clock again."""
@@ -277,37 +254,9 @@ class Child:
 
     def _death(self) -> Failure:
         """Why the process is gone; it has closed its end of the connection."""
-        try:
-            code = self._process.wait(_EXIT_WAIT_S)
-        except subprocess.TimeoutExpired:
+        code = self._child.exit_code()
+        if code is None:
             return Failure("crash", "its process closed the connection")
-        self._reader.join(_EXIT_WAIT_S)
         how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
-        detail = "; ".join([how, *self._tail])
+        detail = "; ".join([how, *self._child.tail])
         return Failure("crash", detail, out_of_memory=code == -signal.SIGKILL)
-
-
-def _spawn(theirs: Connection) -> "subprocess.Popen[str]":
-    # The same modules as here, wherever the stage's class is from.
-    path = os.pathsep.join(os.path.abspath(folder) for folder in sys.path)
-    return subprocess.Popen(
-        [sys.executable, "-m", "pipelines.running.stage_process", str(theirs.fileno())],
-        env={"GOMP_SPINCOUNT": _SPINS} | os.environ | {"PYTHONPATH": path},
-        pass_fds=[theirs.fileno()],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        # Ctrl-C in a terminal is for the driver: it ends the children once it has stopped.
-        start_new_session=True,
-    )
-
-
-def _copy_lines(stderr: IO[str], tail: "deque[str]") -> None:
-    """Pass the child's stderr on, and keep its last line."""
-    with stderr:
-        for line in stderr:
-            sys.stderr.write(line)
-            if line.strip():
-                tail.append(line.strip()[:_STDERR_CHARS])

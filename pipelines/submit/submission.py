@@ -9,7 +9,6 @@ import hashlib
 import json
 import re
 import shlex
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module, metadata
@@ -19,6 +18,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from pipelines.spec.file import SECRET_NAME, load_spec, read_values
+from pipelines.submit.git import commit_of
 from stx_core.errors import SpecError
 
 # The spec of each job, and the key that only it has.
@@ -121,8 +121,8 @@ def describe(
     command = ("python", "-m", f"jobs.{job}", in_folder, *options, *["--dry-run"] * dry_run)
     excludes = () if folder else _all_but([in_folder, *_step_files(values)], Path(shipped))
     facts = {"job": job, "spec": digest, "stx_version": metadata.version("stx")}
-    sha = {} if (found := _git_sha(shipped)) is None else {"git_sha": found}
-    facts |= sha | dict(map(_pair, user_metadata))
+    commit = commit_of(shipped)
+    facts |= ({"git_sha": commit} if commit else {}) | dict(map(_pair, user_metadata))
     return Submission(f"stx-{job}-{digest}", command, shipped, excludes, facts)
 
 
@@ -177,25 +177,6 @@ def _all_but(files: Sequence[str], folder: Path) -> tuple[str, ...]:
         parts = Path(file).parts
         patterns += [f"!/{'/'.join(parts[:n])}" for n in range(1, len(parts) + 1)]
     return tuple(dict.fromkeys(patterns))
-
-
-def _git_sha(folder: str) -> str | None:
-    """The commit of a folder, marked where files of it differ; None outside of git."""
-    try:
-        asked = [
-            "git",
-            "-C",
-            folder,
-            "describe",
-            "--always",
-            "--abbrev=40",
-            "--dirty",
-            "--exclude=*",
-        ]
-        found = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip()
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -256,7 +256,15 @@ def build(folder: Path) -> Path:
 
 
 def _compile(*command: str) -> None:
-    subprocess.run(command, check=True, capture_output=True, text=True, timeout=_BUILD_TIMEOUT_S)
+    # The compiler looks for headers in its own folder where CPATH has an empty entry.
+    subprocess.run(
+        command,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=_BUILD_TIMEOUT_S,
+        cwd=_SOURCES,
+    )
 
 
 def _reason(error: Exception) -> str:
