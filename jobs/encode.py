@@ -5,6 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
+AllowAlerts = Annotated[
+    bool,
+    typer.Option("--allow-alerts", help="Trust the spec's `alerts`: a program, a URL, variables."),
+]
 Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a spec value.")
 ]
@@ -25,13 +29,14 @@ def encode(
     accept_quality: Annotated[
         bool, typer.Option("--accept-quality", help="Commit what the spec's checks refuse.")
     ] = False,
+    allow_alerts: AllowAlerts = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")] = False,
 ) -> None:
     """Encode a corpus into a new snapshot; what is done already is not done again.
 
     stx encode SPEC.yaml [--set a.b=c], or stx encode INPUT OUTPUT --model NAME.
     """
-    from jobs.runs import prepare, run_spec
+    from jobs.runs import check_alerts, prepare, run_spec
     from pipelines.encode import run_encode
     from pipelines.spec.file import load_spec, parse_spec
     from stx_core.errors import SpecError
@@ -52,6 +57,7 @@ def encode(
             "output": {"path": destination},
         }
         spec = parse_spec(values, overrides, source="command line")
+    check_alerts(spec, source, allowed=allow_alerts or dry_run)
     prepare()
     report = run_spec(run_encode, spec, dry_run=dry_run)
     if report is not None and report.quarantined_share > spec.output.max_quarantined:

@@ -4,12 +4,13 @@ from typing import Annotated
 
 import typer
 
-from jobs.encode import Sets
+from jobs.encode import AllowAlerts, Sets
 
 
 def mine(
     spec: Annotated[str, typer.Argument(help="Spec file (YAML).")],
     set_: Sets = None,
+    allow_alerts: AllowAlerts = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")] = False,
 ) -> None:
     """Find hard negatives in committed rankings; commit them with training rows as a snapshot."""
@@ -17,7 +18,7 @@ def mine(
     from pipelines.mine import run_mine
     from pipelines.spec.retrieval import MineSpec
 
-    run(run_mine, spec, list(set_ or []), MineSpec, dry_run=dry_run)
+    run(run_mine, spec, list(set_ or []), MineSpec, allow_alerts=allow_alerts, dry_run=dry_run)
 
 
 if __name__ == "__main__":

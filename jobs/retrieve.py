@@ -4,12 +4,13 @@ from typing import Annotated
 
 import typer
 
-from jobs.encode import Sets
+from jobs.encode import AllowAlerts, Sets
 
 
 def retrieve(
     spec: Annotated[str, typer.Argument(help="Spec file (YAML).")],
     set_: Sets = None,
+    allow_alerts: AllowAlerts = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")] = False,
 ) -> None:
     """Find the best documents of every query, exactly; commit the rankings as a snapshot."""
@@ -17,7 +18,14 @@ def retrieve(
     from pipelines.retrieve import run_retrieve
     from pipelines.spec.retrieval import RetrieveSpec
 
-    run(run_retrieve, spec, list(set_ or []), RetrieveSpec, dry_run=dry_run)
+    run(
+        run_retrieve,
+        spec,
+        list(set_ or []),
+        RetrieveSpec,
+        allow_alerts=allow_alerts,
+        dry_run=dry_run,
+    )
 
 
 if __name__ == "__main__":

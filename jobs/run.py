@@ -6,18 +6,19 @@ from typing import Annotated
 
 import typer
 
-from jobs.encode import Sets
+from jobs.encode import AllowAlerts, Sets
 
 
 def run_flow(
     flow: Annotated[str, typer.Argument(help="Spec file (YAML) with `steps`.")],
     set_: Sets = None,
+    allow_alerts: AllowAlerts = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the specs of all steps only.")
     ] = False,
 ) -> None:
     """Run a flow of encode, retrieve, rerank, mine and evaluate; what is done is not done again."""
-    from jobs.runs import prepare, run_spec
+    from jobs.runs import check_alerts, prepare, run_spec
     from pipelines.flow import FlowSpec, read_steps
     from pipelines.spec.file import load_spec
     from pipelines.telemetry.report import Report
@@ -27,6 +28,8 @@ def run_flow(
         for number, step in enumerate(steps, 1):
             print(f"step {number} of {len(steps)}: {step.job}, its spec is valid")
         return
+    for step in steps:
+        check_alerts(step.spec, f"{flow} ({step.job})", allowed=allow_alerts)
     prepare()
     too_many = False
     for number, step in enumerate(steps, 1):

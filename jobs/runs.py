@@ -14,14 +14,24 @@ def run(
     overrides: Sequence[str],
     kind: "type[BaseModel]",
     *,
+    allow_alerts: bool,
     dry_run: bool,
 ) -> None:
     """Run a job from a spec file."""
     from pipelines.spec.file import load_spec
 
     spec = load_spec(path, overrides, kind)
+    check_alerts(spec, path, allowed=allow_alerts or dry_run)
     prepare()
     run_spec(job, spec, dry_run=dry_run)
+
+
+def check_alerts(spec: "BaseModel", source: str, *, allowed: bool) -> None:
+    """Refuse a spec with alerts that the command line does not allow."""
+    from pipelines.spec.alerts import refuse_alerts
+
+    if not allowed:
+        refuse_alerts(spec, source)
 
 
 def prepare() -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.encode import Sets
+from jobs.encode import AllowAlerts, Sets
 
 if TYPE_CHECKING:
     from pipelines.submit.job_api import JobApi
@@ -34,6 +34,7 @@ def submit(
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Kept by Ray with the job, readable by all."),
     ] = None,
+    allow_alerts: AllowAlerts = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only, there.")] = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Print the id, do not wait.")] = False,
     stop: Annotated[bool, typer.Option("--stop", help="Stop the spec's job that runs.")] = False,
@@ -52,6 +53,7 @@ def submit(
         list(set_ or []),
         folder=working_dir,
         user_metadata=list(metadata or []),
+        allow_alerts=allow_alerts,
         dry_run=dry_run,
     )
     api = JobApi(address)

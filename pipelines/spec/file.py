@@ -68,8 +68,17 @@ def write_spec(root: str, run: str, spec: BaseModel) -> None:
     """Keep the spec of a run beside its records: it tells later how the texts were read."""
     folder = join(root, "_stx", "runs", run)
     if _SPEC_FILE not in list_names(folder):
-        text = yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        text = yaml.safe_dump(public_values(spec), sort_keys=False, allow_unicode=True)
         write_new(join(folder, _SPEC_FILE), text.encode())
+
+
+def public_values(spec: BaseModel, *, exclude_none: bool = False) -> dict[str, Any]:
+    """The values of a spec that records and reports may keep.
+
+    Whom a job tells is not among them: URLs of chat services and arguments of programs are secrets,
+    and no result depends on them.
+    """
+    return spec.model_dump(mode="json", exclude={"alerts"}, exclude_none=exclude_none)
 
 
 def read_spec(root: str, run: str) -> EncodeSpec:

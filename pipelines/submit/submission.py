@@ -94,6 +94,7 @@ def describe(
     *,
     folder: str | None = None,
     user_metadata: Sequence[str] = (),
+    allow_alerts: bool = False,
     dry_run: bool = False,
 ) -> Submission:
     """Check a spec, and say what its job is sent as.
@@ -105,6 +106,7 @@ def describe(
         folder: to ship, the spec in it. Files that its .gitignore and .rayignore name stay here.
             None: the spec alone, for a flow with the specs that it names.
         user_metadata: ``key=value`` to keep beside the job.
+        allow_alerts: the spec's alerts are trusted there.
         dry_run: print the plan on the cluster.
 
     Raises:
@@ -116,14 +118,25 @@ def describe(
     spec = load_spec(path, overrides, getattr(import_module(module), name))
     asked = [job, dry_run, *_all_values(spec, path)]
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
+    _refuse_secret_overrides(overrides)
     shipped, in_folder = _shipped(Path(path), folder)
     options = [word for override in overrides for word in ("--set", override)]
-    command = ("python", "-m", f"jobs.{job}", in_folder, *options, *["--dry-run"] * dry_run)
+    options += ["--allow-alerts"] * allow_alerts + ["--dry-run"] * dry_run
+    command = ("stx", job, in_folder, *options)
     excludes = () if folder else _all_but([in_folder, *_step_files(values)], Path(shipped))
     facts = {"job": job, "spec": digest, "stx_version": metadata.version("stx")}
     commit = commit_of(shipped)
     facts |= ({"git_sha": commit} if commit else {}) | dict(map(_pair, user_metadata))
     return Submission(f"stx-{job}-{digest}", command, shipped, excludes, facts)
+
+
+def _refuse_secret_overrides(overrides: Sequence[str]) -> None:
+    for override in overrides:
+        key = override.partition("=")[0]
+        if "alerts" in key.split("."):
+            raise SpecError(
+                f"--set {key}: Ray keeps a job's command in plain text; write alerts into the spec"
+            )
 
 
 def _job_of(values: Mapping[str, Any], path: str) -> str:

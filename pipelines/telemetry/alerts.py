@@ -8,7 +8,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from http.client import HTTPException
 from typing import Any
@@ -27,6 +27,9 @@ _WEBHOOK_TIMEOUT_S = 10.0
 _ATTEMPTS = 3
 _PAUSE_S = 1.0
 _TRY_AGAIN = (408, 425, 429)
+
+# Shorter arguments of a command are words that its errors need.
+_SHORTEST_SECRET = 12
 
 # Characters of an error: chat services refuse longer messages.
 _LONGEST = 3000
@@ -96,7 +99,7 @@ def _tell(job: str, spec: BaseModel, event: str, body: Mapping[str, Any]) -> Non
     data = json.dumps({**head, **body}).encode()
     if alerts.command:
         _warn_of("command", _run(alerts.command, data))
-    if alerts.webhook:
+    if alerts.webhook or alerts.webhook_file:
         _warn_of("webhook", _post(alerts, data))
 
 
@@ -118,8 +121,17 @@ def _run(command: tuple[str, ...], data: bytes) -> str | None:
     if not done.returncode:
         return None
     said = done.stderr.decode(errors="replace").strip().splitlines()
-    last = f": {redact(said[-1])}" if said else ""
+    last = f": {_without(command[1:], redact(said[-1]))}" if said else ""
     return f"{redact(command[0])} ended with exit code {done.returncode}{last}"
+
+
+def _without(arguments: Sequence[str], text: str) -> str:
+    """A text without what it quotes of a command's arguments: one may be a token."""
+    for argument in sorted(arguments, key=len, reverse=True):
+        for secret in (argument, *argument.split()):
+            if len(secret) >= _SHORTEST_SECRET:
+                text = text.replace(secret, "…")
+    return text
 
 
 def _post(alerts: Alerts, data: bytes) -> str | None:
@@ -128,6 +140,8 @@ def _post(alerts: Alerts, data: bytes) -> str | None:
         url = alerts.url(os.environ) or ""
     except KeyError as error:
         return f"there is no variable {error.args[0]} in the environment"
+    except (OSError, ValueError) as error:
+        return f"webhook_file cannot be read ({type(error).__name__})"
     if scheme(url) not in ("http", "https"):
         return "with its variables it is no http:// or https:// URL"
     problem: str | None = None

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from pipelines.running.stopping import at_stop
+from pipelines.spec.file import public_values
 from stx_core.errors import CommitConflict, Stopped
 from stx_core.store.files.urls import LOCAL, local_path, redact, scheme
 from stx_core.store.log import Claim
@@ -59,7 +60,7 @@ class _Teller:
 
     def __init__(self, root: str, job: str, claim: Claim, spec: BaseModel) -> None:
         self._root, self._job, self._claim = root, job, claim
-        self._inputs = list(dict.fromkeys(input_urls(spec.model_dump(mode="json"))))
+        self._inputs = list(dict.fromkeys(input_urls(public_values(spec))))
         self._id = str(uuid.uuid5(uuid.NAMESPACE_URL, f"stx:{claim.run}:{claim.epoch}"))
         self._warned = False
 

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from pydantic import BaseModel
 
 from pipelines.planning.pool import Pool, available_cores
+from pipelines.spec.file import public_values
 from pipelines.telemetry.progress import by_stage
 from pipelines.telemetry.report import Report, write_page
 from pipelines.telemetry.unit_counts import FINISHED, read_json
@@ -218,8 +219,8 @@ def slowest(fresh: pa.Table) -> Iterator[Section]:
 
 
 def settings(spec: BaseModel) -> Section:
-    """The spec, key by key."""
-    rows = list(_flat("", spec.model_dump(mode="json", exclude_none=True)))
+    """The spec, key by key, but for whom it tells."""
+    rows = list(_flat("", public_values(spec, exclude_none=True)))
     return Section("Settings", ("key", "value"), rows)
 
 

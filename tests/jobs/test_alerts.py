@@ -74,7 +74,7 @@ def test_a_failure_reaches_the_command_and_keeps_its_exit_code(spec_file, told, 
     command, read = told
     path = spec_file({"command": command}, inputs={"text_column": "body"})
 
-    code, _, stderr = stx("encode", path)
+    code, _, stderr = stx("encode", "--allow-alerts", path)
 
     (message,) = read()
     assert code == 2
@@ -89,7 +89,7 @@ def test_a_refusal_is_told_with_its_checks(spec_file, told, stx):
     command, read = told
     path = spec_file({"command": command}, quality={"quarantined": {"refuse": 0.3}})
 
-    code, _, _ = stx("encode", path)
+    code, _, _ = stx("encode", "--allow-alerts", path)
 
     (message,) = read()
     assert code == 5
@@ -101,7 +101,7 @@ def test_too_many_quarantined_rows_are_told(spec_file, told, stx):
     command, read = told
     path = spec_file({"command": command}, output={"max_quarantined": 0.1})
 
-    code, _, _ = stx("encode", path)
+    code, _, _ = stx("encode", "--allow-alerts", path)
 
     (message,) = read()
     assert code == 3
@@ -111,10 +111,13 @@ def test_too_many_quarantined_rows_are_told(spec_file, told, stx):
 
 def test_success_is_told_only_where_it_is_asked_for(spec_file, told, stx):
     command, read = told
-    assert stx("encode", spec_file({"command": command}))[0] == 0
+    assert stx("encode", "--allow-alerts", spec_file({"command": command}))[0] == 0
     assert read() == []
 
-    assert stx("encode", spec_file({"command": command, "when": ["success"]}))[0] == 0
+    assert (
+        stx("encode", "--allow-alerts", spec_file({"command": command, "when": ["success"]}))[0]
+        == 0
+    )
 
     (message,) = read()
     assert (message["event"], message["committed"]) == ("success", False)
@@ -128,7 +131,7 @@ def test_a_crash_is_told_and_stays_a_crash(spec_file, told, stx, monkeypatch):
     monkeypatch.setattr("pipelines.encode.list_corpus", crash)
 
     with pytest.raises(RuntimeError, match="on fire"):
-        stx("encode", spec_file({"command": command}))
+        stx("encode", "--allow-alerts", spec_file({"command": command}))
 
     (message,) = read()
     assert message["error"] == "RuntimeError"
@@ -139,8 +142,8 @@ def test_a_dry_run_and_a_stop_that_was_asked_for_tell_nobody(spec_file, told, st
     command, read = told
     alerts = {"command": command, "when": ["failure", "success"]}
 
-    assert stx("encode", spec_file(alerts), "--dry-run")[0] == 0
-    assert stx("encode", spec_file(alerts), "--deadline", "0s")[0] == 4
+    assert stx("encode", "--allow-alerts", spec_file(alerts), "--dry-run")[0] == 0
+    assert stx("encode", "--allow-alerts", spec_file(alerts), "--deadline", "0s")[0] == 4
 
     assert read() == []
 
@@ -152,12 +155,12 @@ def test_another_start_at_the_same_time_ends_with_0_and_tells_nobody(
     monkeypatch.setattr(beat, "_POLL_S", 0.2)
     command, read = told
     path = spec_file({"command": command, "when": ["failure", "success"]})
-    assert stx("encode", path, "--deadline", "0s")[0] == 4
+    assert stx("encode", "--allow-alerts", path, "--deadline", "0s")[0] == 4
     (run,) = log.latest(str(tmp_path / "out")).state["runs"].values()
     claim = log.claim(str(tmp_path / "out"), run["spec_hash"])
 
     with log.hold(str(tmp_path / "out"), claim):
-        code, printed, _ = stx("encode", path)
+        code, printed, _ = stx("encode", "--allow-alerts", path)
 
     assert code == 0
     assert "nothing to do: " in printed
@@ -176,10 +179,66 @@ def test_other_jobs_tell_of_their_failures_too(told, stx, tmp_path):
     }
     path.write_text(yaml.safe_dump(spec))
 
-    code, _, _ = stx("retrieve", path)
+    code, _, _ = stx("retrieve", "--allow-alerts", path)
 
     assert code == 1
     assert [(each["job"], each["event"]) for each in read()] == [("retrieve", "failure")]
+
+
+@pytest.mark.parametrize("alerts", [{"command": ["true"]}, {"webhook": "http://x/${HOME}"}])
+def test_alerts_that_the_command_line_does_not_allow_are_refused_at_once(
+    spec_file, stx, alerts, tmp_path
+):
+    path = spec_file(alerts)
+
+    code, _, stderr = stx("encode", path)
+
+    assert code == 2
+    assert stderr.count("\n") == 1
+    assert "alerts: a spec may run a program" in stderr
+    assert "--allow-alerts" in stderr
+    assert not (tmp_path / "out").exists()
+    assert stx("encode", path, "--dry-run")[0] == 0
+
+
+def test_a_flow_whose_step_has_alerts_is_refused_before_its_first_step(spec_file, stx, tmp_path):
+    flow = tmp_path / "flow.yaml"
+    steps = [{"encode": str(spec_file({}))}, {"encode": str(spec_file({}))}]
+    flow.write_text(yaml.safe_dump({"steps": steps, "alerts": {"command": ["true"]}}))
+
+    code, _, stderr = stx("run", flow)
+
+    assert code == 2
+    assert "flow.yaml (encode): alerts: " in stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_record_and_no_report_keeps_whom_a_spec_tells(spec_file, stx, server, tmp_path):
+    url, _ = server(200)
+    command = [sys.executable, "-c", "pass", f"Authorization: Bearer {SECRET}"]
+    webhook = f"{url}/services/{SECRET}"
+
+    code, printed, stderr = stx(
+        "encode",
+        "--allow-alerts",
+        spec_file({"command": command, "webhook": webhook, "when": ["success"]}),
+    )
+
+    assert code == 0, stderr
+    assert SECRET not in printed + stderr
+    files = [each for each in (tmp_path / "out").rglob("*") if each.is_file()]
+    assert {"spec.yaml", "report.html"} <= {each.name for each in files}
+    assert not any(SECRET.encode() in each.read_bytes() for each in files)
+
+
+def test_what_a_command_says_of_its_arguments_is_not_logged(spec_file, stx, caplog):
+    script = "import sys; sys.exit('cannot reach ' + sys.argv[1].split()[-1])"
+    command = [sys.executable, "-c", script, f"Bearer {SECRET}"]
+
+    stx("encode", "--allow-alerts", spec_file({"command": command, "when": ["success"]}))
+
+    assert "cannot reach …" in caplog.text
+    assert SECRET not in caplog.text
 
 
 # --- webhooks -------------------------------------------------------------------------------------
@@ -208,7 +267,7 @@ def failing(spec_file, webhook, **alerts):
 def test_a_webhook_gets_the_message_as_json(spec_file, stx, server):
     url, requests = server(200)
 
-    stx("encode", failing(spec_file, f"{url}/hook?x=1"))
+    stx("encode", "--allow-alerts", failing(spec_file, f"{url}/hook?x=1"))
 
     (request,) = requests
     assert (request.method, request.path, request.query) == ("POST", "/hook", {"x": "1"})
@@ -230,7 +289,7 @@ def test_a_webhook_is_asked_again_only_where_that_may_help(
 ):
     url, requests = server(*statuses, headers=(("Location", "/elsewhere"),))
 
-    code, _, _ = stx("encode", failing(spec_file, url))
+    code, _, _ = stx("encode", "--allow-alerts", failing(spec_file, url))
 
     assert code == 2
     assert len(requests) == n_requests
@@ -246,8 +305,8 @@ def test_the_url_may_be_a_variable_and_its_value_is_written_nowhere(
     monkeypatch.setenv("STX_TEST_HOOK", f"{url}/services/{SECRET}")
     path = failing(spec_file, "${STX_TEST_HOOK}/more")
 
-    code, printed, stderr = stx("encode", path)
-    stx("encode", spec_file({"webhook": "${STX_TEST_HOOK}", "when": ["success"]}))
+    code, printed, stderr = stx("encode", "--allow-alerts", path)
+    stx("encode", "--allow-alerts", spec_file({"webhook": "${STX_TEST_HOOK}", "when": ["success"]}))
 
     assert code == 2
     assert requests[0].path == f"/services/{SECRET}/more"
@@ -256,6 +315,25 @@ def test_the_url_may_be_a_variable_and_its_value_is_written_nowhere(
     written = [each.read_bytes() for each in (tmp_path / "out").rglob("*") if each.is_file()]
     assert written
     assert not any(SECRET.encode() in data for data in written)
+
+
+def test_the_url_may_stand_in_a_file(spec_file, stx, server, tmp_path):
+    url, requests = server(200)
+    (tmp_path / "hook").write_text(f"{url}/services/{SECRET}\n")
+    alerts = {"webhook_file": str(tmp_path / "hook"), "when": ["success"]}
+
+    stx("encode", "--allow-alerts", spec_file(alerts))
+
+    assert requests[0].path == f"/services/{SECRET}"
+
+
+def test_a_file_that_is_not_there_is_one_warning(spec_file, stx, caplog, tmp_path):
+    alerts = {"webhook_file": str(tmp_path / "hook"), "when": ["success"]}
+
+    code, _, _ = stx("encode", "--allow-alerts", spec_file(alerts))
+
+    assert code == 0
+    assert "webhook_file cannot be read (FileNotFoundError)" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -275,7 +353,7 @@ def test_a_url_that_does_not_work_is_one_warning_without_it(
     if value is not None:
         monkeypatch.setenv("STX_TEST_HOOK", value)
 
-    code, _, stderr = stx("encode", failing(spec_file, "${STX_TEST_HOOK}"))
+    code, _, stderr = stx("encode", "--allow-alerts", failing(spec_file, "${STX_TEST_HOOK}"))
 
     assert code == 2
     assert caplog.text.count("alerts.webhook") == 1
@@ -290,7 +368,7 @@ def test_a_server_that_does_not_answer_is_not_waited_for(spec_file, stx, canned,
         asked_to_stop.wait(20)
         return Answer(200)
 
-    code, _, _ = stx("encode", failing(spec_file, canned(never)))
+    code, _, _ = stx("encode", "--allow-alerts", failing(spec_file, canned(never)))
     asked_to_stop.set()
 
     assert code == 2
@@ -308,7 +386,7 @@ def test_a_command_that_fails_is_one_warning(spec_file, stx, caplog, monkeypatch
     monkeypatch.setattr("pipelines.telemetry.alerts._COMMAND_TIMEOUT_S", 1.0)
     path = spec_file({"command": [sys.executable, "-c", script], "when": ["success"]})
 
-    code, printed, _ = stx("encode", path)
+    code, printed, _ = stx("encode", "--allow-alerts", path)
 
     assert code == 0
     assert "committed version 1" in printed
@@ -317,7 +395,9 @@ def test_a_command_that_fails_is_one_warning(spec_file, stx, caplog, monkeypatch
 
 
 def test_a_command_that_is_not_there_is_one_warning(spec_file, stx, caplog):
-    code, _, _ = stx("encode", spec_file({"command": ["/no/such/pager"], "when": ["success"]}))
+    code, _, _ = stx(
+        "encode", "--allow-alerts", spec_file({"command": ["/no/such/pager"], "when": ["success"]})
+    )
 
     assert code == 0
     assert "alerts.command: /no/such/pager: FileNotFoundError" in caplog.text
@@ -327,7 +407,7 @@ def test_a_command_is_not_given_to_a_shell(spec_file, stx, tmp_path):
     planted = tmp_path / "planted"
     command = [sys.executable, "-c", "pass", f"; touch {planted}", f"$(touch {planted})"]
 
-    stx("encode", spec_file({"command": command, "when": ["success"]}))
+    stx("encode", "--allow-alerts", spec_file({"command": command, "when": ["success"]}))
 
     assert not planted.exists()
 

@@ -83,7 +83,7 @@ def test_a_spec_from_elsewhere_is_shipped_from_its_own_folder(folder, tmp_path_f
 
     submission = describe(str(place / "e.yaml"))
 
-    assert (submission.folder, submission.command[3]) == (str(place), "e.yaml")
+    assert (submission.folder, submission.command[2]) == (str(place), "e.yaml")
     assert shipped(submission, place) == ["e.yaml"]
 
 
@@ -91,7 +91,7 @@ def test_a_working_dir_is_shipped_whole(folder):
     submission = describe("steps/retrieve.yaml", folder=".")
 
     assert submission.excludes == ()
-    assert submission.entrypoint == "python -m jobs.retrieve steps/retrieve.yaml"
+    assert submission.entrypoint == "stx retrieve steps/retrieve.yaml"
 
 
 def test_the_line_for_ray_says_the_same(folder):
