@@ -116,7 +116,7 @@ def _interrupted(api: "JobApi", id_: str) -> int:
     try:
         _say(
             f"{id_} goes on; the same command attaches to it again. To stop it: Ctrl-C again, "
-            f"or ray job stop --address {api.address} {id_}"
+            f"or ray job stop --address {api.shown_address} {id_}"
         )
         time.sleep(_PATIENCE_S)
     except KeyboardInterrupt:

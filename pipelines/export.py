@@ -21,6 +21,8 @@ from pipelines.exports.qdrant import write_qdrant
 from pipelines.exports.top_ranked import write_top_ranked
 from pipelines.exports.trec import write_trec
 from stx_core.errors import SpecError
+from stx_core.store.files.filesystem import SCHEMES, refuse_credentials
+from stx_core.store.files.urls import scheme
 from stx_core.store.snapshot import SnapshotInfo, open_snapshot, read_manifest, snapshot_info
 
 # Streams a dataset to a place; gives the rows that are there then.
@@ -95,6 +97,8 @@ def run_export(
     for name, value in more.items():
         if value is not None and format not in _OTHER_OPTIONS[name]:
             raise SpecError(f"--{name} goes with {', '.join(_OTHER_OPTIONS[name])}, not {format}")
+    if scheme(destination) in SCHEMES:
+        refuse_credentials(destination)
     info = snapshot_info(path)
     dataset = open_snapshot(path, output=output, version=info.version)
     name = output or next(iter(info.outputs))

@@ -65,7 +65,7 @@ def write_qdrant(dataset: ds.FileSystemDataset, destination: str, options: Expor
         finally:
             client.close()
     except exceptions.ApiException as error:
-        raise StoreError(redact(f"{address}: Qdrant: {error!s:.300}")) from error
+        raise StoreError(f"{redact(address)}: Qdrant: {redact(str(error))[:300]}") from error
     return vectors.n_rows
 
 
@@ -77,7 +77,7 @@ def _connect(module: Any, address: str) -> Any:  # noqa: ANN401
     try:
         return module.QdrantClient(path=local_path(address))
     except RuntimeError as error:
-        raise StoreError(f"{redact(address)}: Qdrant: {error}") from error
+        raise StoreError(f"{redact(address)}: Qdrant: {redact(str(error))}") from error
 
 
 class _Sink:

@@ -15,8 +15,10 @@ _VARIABLE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
 
 
 class Alerts(Part):
-    """Whom to tell how a job ended: a command, a URL, or both, see docs/operations.md. Only with
-    ``--allow-alerts``: it runs a program, and sends what a variable or a file holds."""
+    """Whom to tell how a job ended, where the command line says ``--allow-alerts``.
+
+    A command, a URL, or both, see docs/operations.md.
+    """
 
     command: tuple[str, ...] = ()
     """Run without a shell, with the message as JSON on its standard input."""
@@ -87,6 +89,6 @@ def refuse_alerts(spec: BaseModel, source: str) -> None:
         alerts = Alerts.model_validate(alerts)
     if alerts is not None and alerts.acts:
         raise SpecError(
-            f"{source}: alerts: a spec may run a program and send variables of the environment only "
-            "with --allow-alerts; add it if you trust this spec, or take its alerts out"
+            f"{source}: alerts: a spec may run a program and send variables of the environment "
+            "only with --allow-alerts; add it if you trust this spec, or take its alerts out"
         )

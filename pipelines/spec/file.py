@@ -10,10 +10,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pipelines.spec.encode import EncodeSpec
-from pipelines.spec.parts import WHERE_SECRETS_GO
 from stx_core.errors import SpecError
 from stx_core.store.files.filesystem import list_names, read_bytes, write_new
-from stx_core.store.files.urls import join, redact
+from stx_core.store.files.urls import WHERE_SECRETS_GO, join, redact
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails

@@ -15,16 +15,12 @@ from pydantic import (
 
 from stx_core.store.files.create import CONDITIONAL
 from stx_core.store.files.s3 import S3Options
-from stx_core.store.files.urls import holds_secret, redact, scheme
+from stx_core.store.files.urls import credentials_in, holds_secret, scheme
 
 # Names that stx writes beside the pass-through columns.
 RESERVED_COLUMNS = ("id", "embedding", "sparse_embedding", "n_tokens", "truncated", "content_hash")
 
 _COMMIT = re.compile("[0-9a-f]{40}")
-WHERE_SECRETS_GO = (
-    "leave them out of specs and URLs: they are taken from the environment "
-    "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, a role of the machine)"
-)
 
 Operator = Literal["==", "!=", "<", "<=", ">", ">=", "in", "not in", "is null", "is not null"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
@@ -66,7 +62,7 @@ def without_secrets(url: str | None) -> str | None:
         ValueError: it holds credentials.
     """
     if url is not None and holds_secret(url):
-        raise ValueError(f"{redact(url)} holds credentials; {WHERE_SECRETS_GO}")
+        raise ValueError(credentials_in(url))
     return url
 
 
@@ -209,6 +205,7 @@ class Model(Part):
     """Run model code that comes with the model: a local folder, or a hub name with its commit."""
     allow_pickle: bool = False
 
+    _no_secrets = field_validator("model")(without_secrets)
     _trusted_code_is_pinned = model_validator(mode="after")(trusted_code_is_pinned)
 
 

@@ -134,6 +134,7 @@ class Reranker(Part):
     """Run model code that comes with the model: a local folder, or a hub name with its commit."""
     allow_pickle: bool = False
 
+    _no_secrets = field_validator("model")(without_secrets)
     _trusted_code_is_pinned = model_validator(mode="after")(trusted_code_is_pinned)
 
 

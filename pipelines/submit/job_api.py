@@ -50,7 +50,12 @@ class JobApi:
         with self._errors():
             self._client = _client(address)
         self.address: str = self._client.get_address()
-        self._asked = redact(self.address)
+        self._asked = self.shown_address
+
+    @property
+    def shown_address(self) -> str:
+        """`address` without what is secret in it."""
+        return redact(self.address)
 
     @property
     def version(self) -> str | None:

@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from pipelines.spec.file import SECRET_NAME, load_spec, read_values
 from pipelines.submit.git import commit_of
 from stx_core.errors import SpecError
+from stx_core.store.files.urls import redact
 
 # The spec of each job, and the key that only it has.
 _KINDS = {
@@ -77,7 +78,7 @@ class Submission:
     def ray_command(self, address: str, id_: str) -> str:
         """The same as a line of Ray's own command."""
         options = {
-            "--address": address,
+            "--address": redact(address),
             "--submission-id": id_,
             "--working-dir": self.folder,
             "--runtime-env-json": json.dumps(self.runtime_env),

@@ -20,7 +20,17 @@ from stx_core.errors import SpecError, StoreError
 from stx_core.store.files import s3
 from stx_core.store.files.local_disk import copy, link_new, replace
 from stx_core.store.files.retries import retry
-from stx_core.store.files.urls import LOCAL, S3, join, local_path, normal, redact, scheme
+from stx_core.store.files.urls import (
+    LOCAL,
+    S3,
+    credentials_in,
+    has_credentials,
+    join,
+    local_path,
+    normal,
+    redact,
+    scheme,
+)
 
 # A closed list: fsspec would also fetch http:// or github:// and unpack zip:// on a spec's word.
 SCHEMES = (LOCAL, "memory", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf")
@@ -78,6 +88,7 @@ def connect(url: str) -> tuple[Any, str]:
         raise SpecError(
             f"{redact(url)}: {kind}:// is not supported; use a path or {', '.join(SCHEMES)}"
         )
+    refuse_credentials(url)
     if kind == LOCAL:
         return _client(LOCAL, "file://", os.getpid()), local_path(url)
     if kind in S3:
@@ -85,6 +96,16 @@ def connect(url: str) -> tuple[Any, str]:
     else:
         filesystem = _client(kind, "/".join(url.split("/")[:3]), os.getpid())
     return filesystem, filesystem._strip_protocol(url)
+
+
+def refuse_credentials(url: str) -> None:
+    """Check that no user name or password stands in a URL: no client is to see, or to quote, it.
+
+    Raises:
+        SpecError: one does.
+    """
+    if has_credentials(url):
+        raise SpecError(credentials_in(url))
 
 
 # Clients do not survive a fork, hence the process in the keys.
@@ -111,6 +132,7 @@ def _client(kind: str, place: str, process: int) -> Any:  # noqa: ANN401, ARG001
 def arrow_filesystem(url: str) -> tuple[Any, str]:
     """Give the pyarrow filesystem of a URL for reading, with the path inside it."""
     if scheme(url) in S3:
+        refuse_credentials(url)
         path = url.split("://", 1)[1]
         return s3.data_client(s3.current_options(), path.split("/")[0]), path
     filesystem, path = connect(url)
@@ -153,6 +175,8 @@ def list_files(url: str) -> list[FileInfo]:
     Raises:
         FileNotFoundError: nothing is there, or the glob matches nothing.
     """
+    # Here, where it is whole: a "?" of a password is no glob.
+    refuse_credentials(url)
     url = normal(url)
     base = _glob_base(url)
     filesystem, base_path = connect(base)

@@ -6,32 +6,63 @@ import re
 LOCAL = "file"
 S3 = ("s3", "s3a")
 
-_SECRET_QUERY = re.compile(r"(\b[\w+.-]+://[^\s'\"?]*)\?[^\s'\"]*=[^\s'\"]*")
-# C0 and C1 controls, line and paragraph separators, and marks that turn the writing direction.
-_CONTROL = re.compile(
-    "[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]"
-)
+_START = re.compile(r"\b([A-Za-z][\w+.-]*)://")
+_PLACE = re.compile(r"[^\s/?#'\"]*")
+_SPACE, _SPACE_OR_QUOTE = re.compile(r"\s"), re.compile(r"[\s'\"]")
+_PORT = re.compile(r":\d{0,5}$")
+_HOST = re.compile(r"[A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]*\]")
+# What these name is no host.
+_BUCKETS = (*S3, "gs", "gcs", "az", "abfs", "abfss", "hf")
+# Upper case and underscores are of S3's oldest buckets, and of secrets.
+_BUCKET = re.compile(r"[a-z0-9._-]*")
 # abfs://container@account/… uses the place of user names for something public.
-_USER = re.compile(r"\b((?!abfss?|wasbs?)[\w+.-]+)://[^/@\s'\"]+@")
+_CONTAINER = re.compile(r"(abfss?|wasbs?)://[a-z0-9$._-]*@", re.IGNORECASE)
+# Names of access points hold colons, where those of buckets do not.
+_ACCESS_POINT = "arn:"
 
-_SECRET_PARAMETER = re.compile(
-    r"\b(sig|x-(?:amz|goog)-(?:signature|credential|security-token)|awsaccesskeyid|signature"
-    r"|access_?token|password|secret)=(?!…)[^&\s'\"]+",
+_QUERY = re.compile(r"(\b[\w+.-]+://[^\s'\"?]*)\?\S*=\S*")
+# Chat services take messages at URLs whose path is the secret.
+_WEBHOOK = re.compile(
+    r"\b(https?://[^\s/'\"]+/)(?=\S*hook|services/T|bot\d+:)[^\s'\"]+"
+    r"|\b(https?://[^\s/'\"]*hook[^\s/'\"]*/)[^\s'\"]+",
     re.IGNORECASE,
 )
-_SECRET_VARIABLES = (
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "AZURE_STORAGE_ACCOUNT_KEY",
-    "AZURE_STORAGE_CONNECTION_STRING",
-    "AZURE_STORAGE_SAS_TOKEN",
-    "AZURE_CLIENT_SECRET",
-    "HF_TOKEN",
-    "QDRANT_API_KEY",
+
+_SECRET_PARAMETER = re.compile(
+    r"""\b(?P<name>sig|signature|x-(?:amz|goog)-(?:signature|credential|security-token)
+    |awsaccesskeyid|aws_(?:access_key_id|secret_access_key|session_token)
+    |(?:access|auth|id|refresh|session|hf|bearer|api)_?-?token|token
+    |(?:api|access|account|secret|shared_?access|private)_?-?key|sharedaccesssignature
+    |passw(?:or)?d|passphrase|pwd|(?:client_?)?secret)
+    (?P<mark>["']\s*:\s*|\s*=\s*)(?!…)
+    (?:'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|(?:\\.|\S)+)""",
+    re.IGNORECASE | re.VERBOSE,
 )
+_HEADER = re.compile(
+    r"""\b(?P<name>(?:proxy-)?authorization|x-api-key|api-key)(?P<mark>["']?\s*:\s*["']?)
+    (?:(?:basic|bearer|token)\s+)?(?!…)\S+""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_BEARER = re.compile(r"\b(?P<name>bearer)(?P<mark>\s+)(?!…)[\w.~+/=-]{16,}", re.IGNORECASE)
+
+# Variables whose values are hidden wherever they stand.
+_SECRET_VARIABLE = re.compile(
+    r"(SECRET|TOKEN|PASSW(OR)?D|PASSPHRASE|CREDENTIAL|API_?KEY|ACCESS_KEY(_ID)?|ACCOUNT_KEY|_SAS"
+    r"|CONNECTION_STRING|WEBHOOK(_URL)?)$",
+    re.IGNORECASE,
+)
+WHERE_SECRETS_GO = (
+    "leave credentials out of specs and URLs: they are taken from the environment "
+    "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, a role of the machine)"
+)
+_PROXY_VARIABLE = re.compile(r"(HTTPS?|ALL)_PROXY$", re.IGNORECASE)
 # Shorter values are placeholders, and would turn up in innocent words.
 _SHORTEST_SECRET = 8
+
+# C0 and C1 controls, line and paragraph separators, and marks that turn the writing direction.
+_CONTROL = re.compile(
+    "[\\x00-\\x1f\\x7f-\\x9f\\u061c\\u2028\\u2029\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]"
+)
 
 
 def scheme(url: str) -> str:
@@ -57,19 +88,94 @@ def join(url: str, *parts: str) -> str:
 
 def holds_secret(url: str) -> bool:
     """Whether a URL carries credentials: a user name or password, a signature, a token."""
-    return bool(_USER.search(url) or _SECRET_PARAMETER.search(url))
+    # Behind a slash it is a hive partition: key=value.
+    parameters = (match.start() for match in _SECRET_PARAMETER.finditer(url))
+    return has_credentials(url) or any(url[start - 1 : start] != "/" for start in parameters)
+
+
+def has_credentials(url: str) -> bool:
+    """Whether a user name or a password stands before the host or bucket of a URL.
+
+    True as well where the place itself cannot be one: no bucket has a colon in its name.
+    """
+    return bool(_credentials(url, doubtful=False))
+
+
+def credentials_in(url: str) -> str:
+    """What is wrong with a URL that `holds_secret`, without the secret, and where that goes."""
+    in_bucket = "@" not in url and not _SECRET_PARAMETER.search(url)
+    problem = "no bucket has ':' in its name" if in_bucket else "holds credentials"
+    return f"{redact(url)}: {problem}; {WHERE_SECRETS_GO}"
 
 
 def redact(text: str) -> str:
     """Hide user names, passwords and signatures of every URL in a text, and keep it one line.
 
-    The values of the variables that hold credentials are hidden wherever they stand.
+    A secret may hold what ends a part of a URL (AWS makes keys with ``/``), so all up to the last
+    ``@`` is hidden where it may be one; rather too much than too little. Also hidden: queries,
+    paths of webhooks, and values that are called a password, a key or a token; and wherever they
+    stand the values of variables of the environment that are called so.
     """
-    for name in _SECRET_VARIABLES:
-        if len(value := os.environ.get(name, "")) >= _SHORTEST_SECRET:
-            text = text.replace(value, "…")
-    text = _SECRET_QUERY.sub(r"\1?…", _USER.sub(r"\1://…@", text))
-    return one_line(_SECRET_PARAMETER.sub(r"\1=…", text))
+    for start, end in reversed(_credentials(text, doubtful=True)):
+        text = f"{text[:start]}…{text[end:]}"
+    text = _WEBHOOK.sub(lambda match: f"{match[1] or match[2]}…", _QUERY.sub(r"\1?…", text))
+    for pattern in (_SECRET_PARAMETER, _HEADER, _BEARER):
+        text = pattern.sub(r"\g<name>\g<mark>…", text)
+    for secret in _secrets_of_environment():
+        text = text.replace(secret, "…")
+    return one_line(text)
+
+
+def _credentials(text: str, *, doubtful: bool) -> list[tuple[int, int]]:
+    """Where credentials begin and end in the URLs of a text; the spans do not overlap.
+
+    Args:
+        text: with any number of URLs.
+        doubtful: also what may as well be a place with a ``@`` in its path.
+    """
+    spans: list[tuple[int, int]] = []
+    for match in _START.finditer(text):
+        container = _CONTAINER.match(text, match.start())
+        start = container.end() if container else match.end()
+        if spans and start < spans[-1][1]:
+            continue
+        place = _PLACE.match(text, start)[0]  # type: ignore[index]  (matches the empty text)
+        # Where nothing speaks of credentials a URL ends at a quote; else it may be a password's.
+        ending = _SPACE if ":" in place or "@" in place else _SPACE_OR_QUOTE
+        match_end = ending.search(text, start)
+        end = match_end.start() if match_end else len(text)
+        last = text.rfind("@", start, end)
+        if _is_secret(match[1].lower(), place, doubtful, has_at=last >= 0):
+            # Without a host behind it the URL was cut off in the middle of the secret.
+            spans.append((start, last if last >= 0 else end))
+    return spans
+
+
+def _is_secret(kind: str, place: str, doubtful: bool, *, has_at: bool) -> bool:
+    """Whether the place of a URL, what is before its first slash, is the start of a secret."""
+    if "@" in place:
+        return True
+    if kind in _BUCKETS:
+        if ":" in place:
+            return not place.startswith(_ACCESS_POINT)
+        return doubtful and has_at and not _BUCKET.fullmatch(place)
+    host = _PORT.sub("", place)
+    if not _HOST.fullmatch(host):
+        return doubtful or (has_at and ":" in host)
+    # A port, or a password that begins with a number?
+    return doubtful and has_at and host != place
+
+
+def _secrets_of_environment() -> list[str]:
+    """Values to hide, the longest first: one may be a part of another."""
+    secrets = set()
+    for name, value in os.environ.items():
+        if _SECRET_VARIABLE.search(name):
+            secrets.add(value.strip())
+        elif _PROXY_VARIABLE.search(name) and "@" in value:
+            user = value.rpartition("@")[0].rpartition("://")[2]
+            secrets |= {user, user.partition(":")[2]}
+    return sorted((s for s in secrets if len(s) >= _SHORTEST_SECRET), key=len, reverse=True)
 
 
 def one_line(text: str) -> str:
