@@ -1,8 +1,8 @@
 """Where Python looks for modules: never in the folder that a command happens to be started in.
 
 That folder may be a downloaded model, and ``numpy.py`` in it would run instead of numpy. Python
-puts it first for ``python -m`` and ``-c``, and for an empty entry of PYTHONPATH; Ray hands it to its
-workers. Who wants modules of their own to be found there names the folder in PYTHONPATH, as an
+puts it first for ``python -m`` and ``-c``, and for an empty entry of PYTHONPATH; Ray hands it to
+its workers. Who wants modules of their own to be found there names the folder in PYTHONPATH, as an
 absolute path; in a clone of stx it is the folder that stx itself is run from.
 """
 
