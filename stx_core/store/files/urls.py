@@ -7,7 +7,7 @@ LOCAL = "file"
 S3 = ("s3", "s3a")
 
 _START = re.compile(r"\b([A-Za-z][\w+.-]*)://")
-_PLACE = re.compile(r"[^\s/?#'\"]*")
+_PLACE_END = re.compile(r"[\s/?#'\"]")
 _SPACE, _SPACE_OR_QUOTE = re.compile(r"\s"), re.compile(r"[\s'\"]")
 _PORT = re.compile(r":\d{0,5}$")
 _HOST = re.compile(r"[A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]*\]")
@@ -139,7 +139,7 @@ def _credentials(text: str, *, doubtful: bool) -> list[tuple[int, int]]:
         start = container.end() if container else match.end()
         if spans and start < spans[-1][1]:
             continue
-        place = _PLACE.match(text, start)[0]  # type: ignore[index]  (matches the empty text)
+        place = _PLACE_END.split(text[start:], maxsplit=1)[0]
         # Where nothing speaks of credentials a URL ends at a quote; else it may be a password's.
         ending = _SPACE if ":" in place or "@" in place else _SPACE_OR_QUOTE
         match_end = ending.search(text, start)
