@@ -1,5 +1,5 @@
 # make demo       install, embed a real corpus with real weights, search it, mine hard negatives
-# make test       install, lint, types, tests
+# make test       install, lint, types, tests; WORKERS=1 for one after another
 # make test-faults  tests that start many processes or whole clusters, kill them, cut them off from
 #                 their store
 # make soak       fifty random faults in one run, on local files and on S3; SEED=… FAULTS=…
@@ -22,13 +22,17 @@ demo: $(VENV)/demo.done
 	@echo; echo "mined for training, the first rows (stx export demo/mined rows.jsonl --output n-tuple --format jsonl):"
 	@$(BIN)/stx show demo/mined --output n-tuple --rows 3
 
-# The models of most tests are tiny: more threads cost them more than they give.
+# A file of tests is run by one of as many processes as there are cores; each has its own Ray, all
+# share the S3 server. Their models are tiny: more threads would cost more than they give.
+WORKERS ?= logical
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile
+
 test: lint
-	OMP_NUM_THREADS=2 $(BIN)/pytest
+	$(PYTEST) $(TESTS)
 
 # make test-faults TESTS=tests/faults/test_kill.py     only some of them
 test-faults: $(VENV)/dev.done
-	OMP_NUM_THREADS=2 $(BIN)/pytest -m faults $(TESTS)
+	$(PYTEST) -m faults $(TESTS)
 
 soak: $(VENV)/dev.done
 	OMP_NUM_THREADS=2 SEED=$(SEED) FAULTS=$(FAULTS) $(BIN)/pytest -m soak tests/faults

@@ -3,7 +3,9 @@
 import hashlib
 import importlib.util
 import json
+import os
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,27 @@ import pytest
 pytest_plugins = ["tests.servers.s3", "tests.servers.canned"]
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark tests of the S3 server, which is another one where Ceph is not installed."""
+    for item in items:
+        if "s3_server" in item.fixturenames:
+            item.add_marker("programs")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_ray():
+    """Ray of this process, and of those that it starts, is apart from that of other workers."""
+    # Sockets need a short path.
+    with tempfile.TemporaryDirectory(
+        prefix="ray-", dir="/tmp", ignore_cleanup_errors=True
+    ) as folder:
+        os.environ["RAY_TMPDIR"] = folder
+        yield
+        if "ray" in sys.modules:
+            sys.modules["ray"].shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -312,6 +312,7 @@ def test_a_dataset_with_its_page_verifies(corpus, spec_of, tmp_path):
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
+@pytest.mark.programs
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 @pytest.mark.parametrize(("scheme", "is_dark"), [(0, True), (1, False)])
 def test_a_browser_draws_it_without_complaint(bad_corpus, spec_of, tmp_path, scheme, is_dark):

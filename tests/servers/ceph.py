@@ -14,7 +14,9 @@ import urllib.request
 import uuid
 from pathlib import Path
 
-PROGRAMS = ("ceph", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin")
+PROGRAMS = (
+    "ceph", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin", "setpriv",
+)  # fmt: skip
 
 _START_S = 60
 

@@ -4,20 +4,29 @@ STX_TEST_S3_ENDPOINT   a running server, with the usual AWS_* variables for its 
 STX_REQUIRE_CEPH=1     the test run fails unless Ceph was used
 """
 
+import json
 import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from tests.servers import ceph
+from tests.servers.s3_process import ADDRESS, RUN_LOCK, lock
 
 REQUIRE_CEPH = "STX_REQUIRE_CEPH"
 ENDPOINT = "STX_TEST_S3_ENDPOINT"
 
-_used: list[str] = []
+# Where the process of the server says its address; and the lock that keeps it alive.
+_FOLDER = pytest.StashKey[Path]()
+_ALIVE = pytest.StashKey[IO[str]]()
 
 
 @dataclass(frozen=True)
@@ -63,62 +72,97 @@ def pytest_report_header() -> str:
     described = {
         "given": f"the server at {os.environ.get(ENDPOINT)}",
         "ceph": "Ceph's object gateway, started here",
-        "moto": "moto, a reduced stand-in in this process (Ceph is not installed)",
+        "moto": "moto, a reduced stand-in (Ceph is not installed)",
     }
     return f"S3: {described[kind()]}"
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     if os.environ.get(REQUIRE_CEPH) == "1" and kind() != "ceph":
         raise pytest.UsageError(f"{REQUIRE_CEPH}=1, but the tests would use S3 by {kind()}")
+    if is_worker(config):
+        config.stash[_FOLDER] = Path(config.workerinput["s3_folder"])
+    else:
+        config.stash[_FOLDER] = Path(tempfile.mkdtemp(prefix="stx-s3-"))
+        config.stash[_ALIVE] = lock(config.stash[_FOLDER] / RUN_LOCK)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node) -> None:
+    """Tell a worker process where to look."""
+    node.workerinput["s3_folder"] = str(node.config.stash[_FOLDER])
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if _ALIVE in config.stash:
+        if not (config.stash[_FOLDER] / ADDRESS).exists():
+            shutil.rmtree(config.stash[_FOLDER])
+        config.stash[_ALIVE].close()
+
+
+def is_worker(config: pytest.Config) -> bool:
+    """Whether this is one of several processes that share the tests of a run."""
+    return hasattr(config, "workerinput")
+
+
+def _lacks_ceph(config: pytest.Config) -> bool:
+    required = os.environ.get(REQUIRE_CEPH) == "1" and not is_worker(config)
+    return required and not (config.stash[_FOLDER] / ADDRESS).exists()
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    if os.environ.get(REQUIRE_CEPH) == "1" and "ceph" not in _used and not exitstatus:
+    if _lacks_ceph(session.config) and not exitstatus:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if os.environ.get(REQUIRE_CEPH) == "1" and "ceph" not in _used:
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    if _lacks_ceph(config):
         terminalreporter.write_line(f"{REQUIRE_CEPH}=1, but no test used Ceph", red=True)
 
 
 @pytest.fixture(scope="session")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """A server with an empty bucket, for the whole test run."""
-    start = {"given": _given, "ceph": _start_ceph, "moto": _start_moto}[kind()]
-    running = start(tmp_path_factory.mktemp("s3"))
-    server = next(running)
+def s3_server(pytestconfig: pytest.Config) -> S3Server:
+    """The server of the test run, with a bucket of this worker's own."""
+    server = _given() if kind() == "given" else _shared(pytestconfig.stash[_FOLDER])
     server.client().create_bucket(Bucket=server.bucket)
-    _used.append(server.kind)
-    yield server
-    next(running, None)
+    return server
 
 
-def _given(folder: Path) -> Iterator[S3Server]:
+def _given() -> S3Server:
     region = os.environ.get("AWS_DEFAULT_REGION", "us-east-1")
-    keys = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-    found = {key: os.environ[key] for key in keys if key in os.environ}
-    yield _server("given", os.environ[ENDPOINT], found, region)
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+    keys = {name: os.environ[name] for name in names if name in os.environ}
+    return _server("given", os.environ[ENDPOINT], keys, region)
 
 
-def _start_ceph(folder: Path) -> Iterator[S3Server]:
-    keys = {"AWS_ACCESS_KEY_ID": "AKTEST", "AWS_SECRET_ACCESS_KEY": uuid.uuid4().hex}
-    cluster = ceph.Ceph(folder, *keys.values())
-    yield _server("ceph", cluster.endpoint, keys)
-    cluster.kill()
+def _shared(folder: Path) -> S3Server:
+    """The server that the first worker starts."""
+    with lock(folder / "start.lock"):
+        if not (folder / ADDRESS).exists():
+            _start(folder)
+    address = json.loads((folder / ADDRESS).read_text())
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    keys = dict(zip(names, address["keys"], strict=True))
+    return _server(address["kind"], address["endpoint"], keys)
 
 
-def _start_moto(folder: Path) -> Iterator[S3Server]:
-    from moto.server import ThreadedMotoServer
-
-    running = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    running.start()
-    host, port = running.get_host_and_port()
-    keys = {"AWS_ACCESS_KEY_ID": "AKTEST", "AWS_SECRET_ACCESS_KEY": uuid.uuid4().hex}
-    yield _server("moto", f"http://{host}:{port}", keys)
-    running.stop()
+def _start(folder: Path) -> None:
+    with (folder / "output").open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.servers.s3_process", kind(), str(folder)],
+            cwd=Path(__file__).parents[2],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # Ctrl-C ends the tests first
+        )
+    while not (folder / ADDRESS).exists():
+        if process.poll() is not None:
+            raise RuntimeError((folder / "output").read_text())
+        time.sleep(0.02)
 
 
 def _server(kind: str, endpoint: str, keys: dict[str, str], region: str = "us-east-1") -> S3Server:

@@ -19,7 +19,7 @@ VECTORS = pa.schema(
 )
 
 
-@pytest.fixture(params=["local", "memory", "s3"])
+@pytest.fixture(params=["local", "memory", pytest.param("s3", marks=pytest.mark.programs)])
 def root(request, tmp_path):
     """An empty place of each kind of store."""
     if request.param == "s3":
