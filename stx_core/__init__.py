@@ -7,6 +7,7 @@ _HOME = {
     "SentenceTransformer": "stx_core.models.sentence_transformer",
     "SparseEncoder": "stx_core.models.sparse_encoder",
     "CrossEncoder": "stx_core.models.cross_encoder",
+    "as_sentence_transformers": "stx_core.sentence_transformers",
     "SimilarityFunction": "stx_core.similarity",
     "cos_sim": "stx_core.similarity",
     "dot_score": "stx_core.similarity",

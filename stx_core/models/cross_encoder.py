@@ -60,6 +60,8 @@ class CrossEncoder(TextModel):
         ModelError: the folder cannot be loaded, or it has no trained scoring head.
     """
 
+    # Where other programs look for it, see there.
+    __module__ = "stx_core.sentence_transformers"
     model_type: ClassVar[str] = "CrossEncoder"
     default_org: ClassVar[str] = "cross-encoder"
 

@@ -59,6 +59,8 @@ class SentenceTransformer(TextEncoder):
         **options: see `TextModel`.
     """
 
+    # Where other programs look for it, see there.
+    __module__ = "stx_core.sentence_transformers"
     model_type: ClassVar[str] = "SentenceTransformer"
     default_org: ClassVar[str] = "sentence-transformers"
     default_similarity: ClassVar[SimilarityFunction] = SimilarityFunction.COSINE

@@ -53,6 +53,8 @@ class SparseEncoder(TextEncoder):
         **options: see `TextModel`.
     """
 
+    # Where other programs look for it, see there.
+    __module__ = "stx_core.sentence_transformers"
     model_type: ClassVar[str] = "SparseEncoder"
     default_org: ClassVar[str] = "sparse-encoder"
     default_similarity: ClassVar[SimilarityFunction] = SimilarityFunction.DOT
