@@ -1,5 +1,6 @@
 """Communities: groups of embeddings that lie around one of them."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -7,6 +8,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from stx_core.choices import check_count
+from stx_core.search.exact import check_finite
 from stx_core.similarity import Embeddings, as_matrix, normalize_embeddings
 
 # Columns of similarities at a time; with 1024 rows, 64 MB.
@@ -41,10 +44,17 @@ def community_detection(
     Returns:
         Communities, largest first, each a list of rows: the centre, then the others by cosine,
         equal ones by row.
+
+    Raises:
+        ValueError: a value or the threshold is not finite, or a size is below 1.
     """
-    if len(embeddings) == 0:
-        return []
-    rows = normalize_embeddings(as_matrix(embeddings).detach()).to_dense()
+    check_count("min_community_size", min_community_size)
+    check_count("batch_size", batch_size)
+    if math.isnan(threshold):
+        raise ValueError("threshold is NaN; give a cosine, such as 0.75")
+    given = as_matrix(embeddings).detach()
+    check_finite(given, 0, "embeddings")
+    rows = normalize_embeddings(given).to_dense()
     if len(rows) < min_community_size:
         return []
     sizes = np.zeros(len(rows), np.int64)
@@ -54,7 +64,7 @@ def community_detection(
         for _, cosines in _cosines(rows, some):
             near = cosines >= threshold
             sizes[start : start + batch_size] += near.sum(dim=1).cpu().numpy()
-    candidates = np.flatnonzero(sizes >= max(min_community_size, 1))
+    candidates = np.flatnonzero(sizes >= min_community_size)
     candidates = candidates[np.argsort(-sizes[candidates], kind="stable")]
     communities: list[list[int]] = []
     used = np.zeros(len(rows), bool)

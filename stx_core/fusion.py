@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from stx_core.choices import check_count
+
 _COLUMNS = ("query_id", "doc_id", "rank", "score")
 
 
@@ -129,6 +131,7 @@ def _fused(
     weights: Sequence[float],
     top_k: int | None,
 ) -> pa.Table:
+    check_count("top_k", top_k, least=0)
     ids = pa.concat_tables([table.select(["query_id", "doc_id"]) for table in rankings])
     queries, query_ids = _sorted_codes(ids["query_id"])
     documents, doc_ids = _sorted_codes(ids["doc_id"])

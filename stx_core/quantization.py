@@ -7,6 +7,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from torch import Tensor, bfloat16
 
+from stx_core.choices import check_choice
+
 logger = logging.getLogger(__name__)
 
 Precision = Literal["float32", "int8", "uint8", "binary", "ubinary"]
@@ -41,7 +43,8 @@ def quantize_embeddings(
 
     Raises:
         ValueError: the embeddings are integers, the precision is unknown, the ranges do not fit,
-            or ranges would have to come from a single embedding.
+            a value for int8 or uint8 is not finite, or ranges would have to come from a single
+            embedding.
     """
     _check_precision(precision)
     arrays = _as_arrays(embeddings)
@@ -52,9 +55,7 @@ def quantize_embeddings(
 
 
 def _check_precision(precision: str) -> None:
-    if precision not in get_args(Precision):
-        known = ", ".join(get_args(Precision))
-        raise ValueError(f"no precision is called {precision!r}; choose one of {known}")
+    check_choice("precision", precision, get_args(Precision))
 
 
 def _as_arrays(
@@ -102,8 +103,11 @@ def _quantize(
         return embeddings.astype(np.float32)
     if precision.endswith("binary"):
         return _pack_signs(embeddings, precision)
-    if embeddings.ndim == 2 and len(embeddings) == 0:
+    if len(embeddings) == 0:
         return np.empty(embeddings.shape, precision)
+    if not np.isfinite(embeddings).all():
+        row = int((~np.isfinite(np.atleast_2d(embeddings))).any(axis=1).argmax())
+        raise ValueError(f"row {row} of the embeddings holds NaN or infinity; embed its text again")
     if ranges is None and calibration_embeddings is not None:
         ranges = _min_max(calibration_embeddings)
     elif ranges is None:

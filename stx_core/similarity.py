@@ -29,7 +29,7 @@ def cos_sim(a: Embeddings, b: Embeddings) -> Tensor:
 
 def dot_score(a: Embeddings, b: Embeddings) -> Tensor:
     """Dot product of every row of `a` (N, D) with every row of `b` (M, D): (N, M)."""
-    left, right = as_matrix(a), as_matrix(b)
+    left, right = as_matrices(a, b)
     if left.is_sparse and right.is_sparse:
         _hear_beta_warning()
     return torch.mm(left, right.t()).to_dense()
@@ -112,7 +112,7 @@ class SimilarityFunction(Enum):
         Raises:
             ValueError: there is no such similarity.
         """
-        return _FUNCTIONS[_member(similarity_function)][0]
+        return _FUNCTIONS[named_similarity(similarity_function)][0]
 
     @staticmethod
     def to_similarity_pairwise_fn(
@@ -123,7 +123,7 @@ class SimilarityFunction(Enum):
         Raises:
             ValueError: there is no such similarity.
         """
-        return _FUNCTIONS[_member(similarity_function)][1]
+        return _FUNCTIONS[named_similarity(similarity_function)][1]
 
 
 _FUNCTIONS = {
@@ -134,7 +134,12 @@ _FUNCTIONS = {
 }
 
 
-def _member(name: str | SimilarityFunction) -> SimilarityFunction:
+def named_similarity(name: str | SimilarityFunction) -> SimilarityFunction:
+    """The similarity of that name.
+
+    Raises:
+        ValueError: there is none; it names those there are.
+    """
     try:
         return SimilarityFunction(name)
     except ValueError:
@@ -183,14 +188,46 @@ def _hear_beta_warning() -> None:
 
 
 def as_matrix(embeddings: Embeddings) -> Tensor:
-    """A floating (N, D), N = 1 for one row alone: dense or coalesced COO, no half precision."""
+    """A floating (N, D), N = 1 for one row alone: dense or coalesced COO, no half precision.
+
+    What embedding no texts gives, of shape (0,), is (0, 0): no rows.
+
+    Raises:
+        ValueError: there are more than two axes, or none.
+    """
     tensor = _as_tensor(embeddings)
-    return tensor.unsqueeze(0) if tensor.dim() == 1 else tensor
+    if tensor.dim() not in (1, 2):
+        raise ValueError(
+            f"embeddings must be a matrix, one row each, or one vector; got shape "
+            f"{tuple(tensor.shape)}"
+        )
+    if tensor.dim() == 2:
+        return tensor
+    if tensor.numel() == 0:
+        return tensor.unsqueeze(0)[:0] if not tensor.is_sparse else _no_rows(tensor)
+    matrix = tensor.unsqueeze(0)
+    return matrix.coalesce() if matrix.is_sparse else matrix
+
+
+def _no_rows(like: Tensor) -> Tensor:
+    empty = torch.zeros((0, like.shape[-1]), dtype=like.dtype, device=like.device)
+    return empty.to_sparse().coalesce()
+
+
+def as_matrices(a: Embeddings, b: Embeddings) -> tuple[Tensor, Tensor]:
+    """(N, D) and (M, D) of one dtype; a side without rows has the width of the other."""
+    left, right = as_matrix(a), as_matrix(b)
+    if len(left) == 0 and left.shape[1] == 0:
+        left = left.to_dense().new_zeros((0, right.shape[1]))
+    if len(right) == 0 and right.shape[1] == 0:
+        right = right.to_dense().new_zeros((0, left.shape[1]))
+    dtype = torch.promote_types(left.dtype, right.dtype)
+    return left.to(dtype), right.to(dtype)
 
 
 def _as_dense_matrices(a: Embeddings, b: Embeddings) -> tuple[Tensor, Tensor]:
     """Dense (N, C), (M, C). Of sparse inputs only the C columns that either side uses."""
-    left, right = as_matrix(a), as_matrix(b)
+    left, right = as_matrices(a, b)
     if not (left.is_sparse and right.is_sparse):
         return left.to_dense(), right.to_dense()
     columns = torch.unique(torch.cat([left.indices()[1], right.indices()[1]]))
@@ -211,6 +248,8 @@ def _as_pairs(a: Embeddings, b: Embeddings) -> tuple[Tensor, Tensor]:
             f"pairwise similarity needs equal shapes, got {tuple(left.shape)} and "
             f"{tuple(right.shape)}; compare all with all by the function without 'pairwise_'"
         )
+    if left.dim() == 1 and left.numel() == 0:
+        return as_matrices(left.to_dense(), right.to_dense())
     if left.is_sparse != right.is_sparse:
         return left.to_dense(), right.to_dense()
     return left, right

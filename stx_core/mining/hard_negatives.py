@@ -190,13 +190,13 @@ def _layout(
     if output_format == "n-tuple-scores":
         logger.warning("n-tuple-scores is deprecated: use n-tuple with output_scores=True")
         output_format, output_scores = "n-tuple", True
-    if include_positives and output_format != "n-tuple":
-        logger.warning("include_positives makes n-tuples, which keep the order of the ranking")
-        output_format = "n-tuple"
     if output_format not in get_args(Format):
         raise SpecError(
             f"output_format must be one of {', '.join(get_args(Format))}, got {output_format!r}"
         )
+    if include_positives and output_format != "n-tuple":
+        logger.warning("include_positives makes n-tuples, which keep the order of the ranking")
+        output_format = "n-tuple"
     return output_format, output_scores
 
 
@@ -269,6 +269,9 @@ def _rescored(
             f"the cross-encoder gives {scores.shape[1:]} scores a pair, mining needs one; "
             "use a model with one label"
         )
+    if np.isnan(scores).any():
+        first = texts[int(np.isnan(scores).argmax())]
+        raise InputError(f"the cross-encoder gives no score (NaN) for the pair {first!r:.200}")
     n = len(pairs.query_P)
     return dataclasses.replace(found, positive_score=scores[place[:n]], score=scores[place[n:]])
 

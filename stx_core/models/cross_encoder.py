@@ -1,6 +1,6 @@
 """The model that reads two texts together and scores how well they match."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Unpack
@@ -9,15 +9,18 @@ import numpy as np
 import torch
 from torch import nn
 
+from stx_core.choices import check_count
 from stx_core.errors import InputError, ModelError
 from stx_core.inference.packing import to_host
 from stx_core.inference.tokens import Pair, Tokens
+from stx_core.models.device import one_device
+from stx_core.models.inputs import Unread, read_only_texts, read_pairs
 from stx_core.models.loading import CONFIG
 from stx_core.models.messages import tokenize_as_messages
 from stx_core.models.modules.dense import ACTIVATIONS, Dense, load_activation
 from stx_core.models.modules.logit_score import LogitScore
 from stx_core.models.modules.module import Features, LoadOptions, is_transformer
-from stx_core.models.pairs import as_pairs, is_one_pair
+from stx_core.models.older_names import given, older_names
 from stx_core.models.plain_scorer import content_format, load_plain_scorer
 from stx_core.models.text_model import ModelOptions, RunOptions, TextModel
 
@@ -54,6 +57,8 @@ class CrossEncoder(TextModel):
         max_length: tokens per pair at most; None: what the folder says.
         activation_fn: applied to the logits; None: what the folder says, else sigmoid for one
             label and nothing for several.
+        device: see `TextModel`.
+        classifier_dropout: of the backbone's config, for training.
         **options: see `TextModel`.
 
     Raises:
@@ -63,20 +68,33 @@ class CrossEncoder(TextModel):
     # Where other programs look for it, see there.
     __module__ = "stx_core.sentence_transformers"
     model_type: ClassVar[str] = "CrossEncoder"
-    default_org: ClassVar[str] = "cross-encoder"
+    default_huggingface_organization: ClassVar[str] = "cross-encoder"
 
     activation_fn: Activation
 
-    def __init__(
+    @older_names(
+        model_name="model_name_or_path",
+        automodel_args="model_kwargs",
+        tokenizer_args="processor_kwargs",
+        config_args="config_kwargs",
+        cache_dir="cache_folder",
+        default_activation_function="activation_fn",
+    )
+    def __init__(  # type: ignore[misc]  # device: by position too, as it once was
         self,
         model_name_or_path: str | Path | None = None,
-        *,
         num_labels: int | None = None,
         max_length: int | None = None,
         activation_fn: Activation | None = None,
+        device: str | torch.device | None = None,
+        *,
+        classifier_dropout: float | None = None,
         **options: Unpack[ModelOptions],
     ) -> None:
-        super().__init__(model_name_or_path, **options)
+        if classifier_dropout is not None:
+            known = options.get("config_kwargs") or {}
+            options["config_kwargs"] = {**known, "classifier_dropout": classifier_dropout}
+        super().__init__(model_name_or_path, device=device, **options)
         if num_labels is not None and num_labels != self.num_labels:
             raise ModelError(
                 f"num_labels={num_labels} was asked for, the model has {self.num_labels}; a head "
@@ -110,11 +128,6 @@ class CrossEncoder(TextModel):
         return self.transformers_model
 
     @property
-    def config(self) -> Any:  # noqa: ANN401
-        """The backbone's config."""
-        return self.transformers_model.config
-
-    @property
     def num_labels(self) -> int:
         """Scores per pair."""
         for module in reversed(list(self)):
@@ -135,6 +148,23 @@ class CrossEncoder(TextModel):
     @max_length.setter
     def max_length(self, value: int | None) -> None:
         self.max_seq_length = value
+
+    @property
+    def default_activation_function(self) -> Activation:
+        """Older name of `activation_fn`."""
+        return self.activation_fn
+
+    def get_default_activation_fn(self) -> Activation:
+        """The activation of the folder, else sigmoid for one label and nothing for several."""
+        return self._saved_activation()
+
+    def is_singular_input(self, inputs: Any) -> bool:  # noqa: ANN401
+        """Whether `inputs` is one pair, not N pairs.
+
+        Raises:
+            InputError: it is neither.
+        """
+        return read_pairs(inputs)[1]
 
     def _saved_activation(self) -> Activation:
         """The activation of the folder, in the places of all ages, newest first (trap 3)."""
@@ -169,7 +199,7 @@ class CrossEncoder(TextModel):
         content = first.modality_config["message"].get("format", "auto")
         return tokenize_as_messages(
             first.tokenizer,
-            as_pairs(inputs),
+            read_pairs(inputs)[0],
             prompt=prompt,
             max_length=first.max_seq_length,
             content=content_format(first) if content == "auto" else content,
@@ -199,14 +229,21 @@ class CrossEncoder(TextModel):
         Raises:
             InputError: a pair is not two texts.
         """
-        tokens = self._prompted_tokens(pairs, prompt, prompt_name)
+        read, _ = read_pairs(pairs)
+        tokens = self.read(read, self.resolve_prompt(prompt, prompt_name), None)
+        if isinstance(tokens, Unread):
+            raise ModelError(
+                f"{type(self).__name__} makes its tokens by a preprocess or tokenize of its own, "
+                "which counts none: use predict"
+            )
         scores, failed = self._scores(tokens, activation_fn, token_budget=token_budget)
         n_tokens = tokens.lengths.astype(np.int32)
-        return Scored(scores.numpy(), n_tokens, tokens.truncated, failed)
+        return Scored(scores.float().numpy(), n_tokens, tokens.truncated, failed)
 
+    @older_names("num_workers", sentences="inputs", activation_fct="activation_fn")
     def predict(
         self,
-        inputs: Sequence[Any] | np.ndarray,
+        inputs: Iterable[Any] | np.ndarray,
         prompt_name: str | None = None,
         prompt: str | None = None,
         batch_size: int | None = None,
@@ -216,49 +253,77 @@ class CrossEncoder(TextModel):
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
         device: str | torch.device | None = None,
+        pool: None = None,
+        chunk_size: None = None,
+        *,
+        task: str | None = None,
+        processing_kwargs: Mapping[str, Any] | None = None,
+        **arguments: Any,  # noqa: ANN401
     ) -> np.ndarray | np.float32 | torch.Tensor | list[torch.Tensor]:
         """Score one pair, or N pairs.
 
         Args:
-            inputs: (query, document), or N of them.
+            inputs: (query, document), or N of them: a list, tuple, (N, 2) array, column, ``zip``
+                or other iterator. Older name: ``sentences``.
             prompt_name: name of a saved prompt.
             prompt: text before the first text of each pair.
             batch_size: pairs of one batch at most; None: as many as the token budget allows.
             show_progress_bar: None shows it when info messages are logged.
-            activation_fn: instead of the model's own, for this call.
+            activation_fn: instead of the model's own, for this call: from logits (B, K) to scores
+                of any shape (B, ...). Older name: ``activation_fct``.
             apply_softmax: make the scores of several labels sum to 1, after the activation.
             convert_to_numpy: (N,) float32 or, for K labels, (N, K); of one pair without the N.
+                An activation of another shape decides it.
             convert_to_tensor: the same as a tensor on the model's device; wins over numpy. With
                 neither, a list of N tensors.
             device: move the model there first.
+            pool: only None: a call runs in this process.
+            chunk_size: only None.
+            task: the route of a model that has several.
+            processing_kwargs: for this call, see `Transformer`.
+            **arguments: of modules of this model, see `get_model_kwargs`.
 
         Raises:
             InputError: a pair is not two texts, or does not fit into memory.
-            ValueError: `batch_size` is not positive, or there is no such prompt.
+            ValueError: `batch_size` is not positive, there is no such prompt or argument, or the
+                activation does not give one result for each pair.
         """
-        single = is_one_pair(inputs)
-        tokens = self._prompted_tokens([inputs] if single else inputs, prompt, prompt_name)
+        pairs, single = read_pairs(inputs)
+        if unknown := arguments.keys() - self.get_model_kwargs():
+            raise ValueError(
+                f"predict does not know {sorted(unknown)}; modules of this model take "
+                f"{self.get_model_kwargs() or 'no further arguments'}"
+            )
+        options = given(processing_kwargs=processing_kwargs) | arguments
         scores = self._all_scores(
-            tokens,
+            self.read(pairs, self.resolve_prompt(prompt, prompt_name), task, options),
             activation_fn,
             apply_softmax=bool(apply_softmax),
             batch_size=batch_size,
             show_progress_bar=show_progress_bar,
-            device=device,
+            device=one_device(device, pool, chunk_size),
+            arguments=arguments | given(task=task),
         )
         found: np.ndarray | torch.Tensor | list[torch.Tensor]
         if convert_to_tensor:
             found = scores.to(self.device)
         elif convert_to_numpy:
-            found = scores.numpy()
+            found = scores.float().numpy()
         else:
             found = list(scores.to(self.device))
         return found[0] if single else found
 
+    @older_names(
+        "num_workers",
+        "apply_softmax",
+        "convert_to_numpy",
+        "convert_to_tensor",
+        activation_fct="activation_fn",
+    )
     def rank(
         self,
         query: str,
-        documents: Sequence[str],
+        documents: Iterable[str] | np.ndarray,
         top_k: int | None = None,
         return_documents: bool = False,
         prompt_name: str | None = None,
@@ -267,12 +332,14 @@ class CrossEncoder(TextModel):
         show_progress_bar: bool | None = None,
         activation_fn: Activation | None = None,
         device: str | torch.device | None = None,
+        pool: None = None,
+        chunk_size: None = None,
     ) -> list[dict[str, Any]]:
         """Order documents by their score with a query, best first, ties as they came.
 
         Args:
             query: one text.
-            documents: N texts.
+            documents: N texts, in any container that has an order.
             top_k: keep this many; None keeps all.
             return_documents: add the text of each document.
             prompt_name: see `predict`, as for all that follow.
@@ -281,40 +348,45 @@ class CrossEncoder(TextModel):
             show_progress_bar: None shows it when info messages are logged.
             activation_fn: instead of the model's own.
             device: move the model there first.
+            pool: only None.
+            chunk_size: only None.
 
         Returns:
             ``{"corpus_id": int, "score": float}``, and ``"text"``, per document.
 
         Raises:
-            ValueError: the model has more than one label.
+            InputError: the query or a document is no text.
+            ValueError: the model has more than one label, or `top_k` is negative.
         """
+        check_count("top_k", top_k, least=0)
+        if not isinstance(query, str):
+            raise InputError(f"query must be one text, got {type(query).__name__}")
         if self.num_labels != 1:
             raise ValueError(
                 f"rank needs a model with 1 label, this one has {self.num_labels}; use predict and "
                 "order by the label that you want"
             )
-        texts = list(documents)
-        scores = self._all_scores(
-            self._prompted_tokens([(query, text) for text in texts], prompt, prompt_name),
-            activation_fn,
+        texts = read_only_texts(documents, "documents")
+        scores = self.predict(
+            inputs=[(query, text) for text in texts],
+            prompt_name=prompt_name,
+            prompt=prompt,
             batch_size=batch_size,
             show_progress_bar=show_progress_bar,
+            activation_fn=activation_fn,
+            convert_to_tensor=True,
             device=device,
+            pool=pool,
+            chunk_size=chunk_size,
         )
+        if not isinstance(scores, torch.Tensor) or scores.ndim != 1:
+            raise ValueError("rank needs one score for each document: check activation_fn")
         best_first = scores.argsort(descending=True, stable=True)[:top_k].tolist()
         return [
             {"corpus_id": row, "score": float(scores[row])}
             | ({"text": texts[row]} if return_documents else {})
             for row in best_first
         ]
-
-    def _prompted_tokens(
-        self,
-        pairs: Any,  # noqa: ANN401  (see `as_pairs`)
-        prompt: str | None,
-        prompt_name: str | None,
-    ) -> Tokens:
-        return self.to_tokens(as_pairs(pairs), prompt=self.resolve_prompt(prompt, prompt_name))
 
     def _all_scores(
         self,
@@ -323,11 +395,6 @@ class CrossEncoder(TextModel):
         apply_softmax: bool = False,
         **running: Unpack[RunOptions],
     ) -> torch.Tensor:
-        if isinstance(running.get("device"), list | tuple):
-            raise ValueError(
-                "predict and rank run in this process, on one device; for several devices or "
-                f"machines split the pairs among jobs, got device={running['device']!r}"
-            )
         scores, failed = self._scores(tokens, activation_fn, apply_softmax=apply_softmax, **running)
         for row, reason in failed.items():
             raise InputError(f"pair {row}: {reason}; shorten it or lower max_seq_length")
@@ -342,33 +409,55 @@ class CrossEncoder(TextModel):
         apply_softmax: bool = False,
         **running: Unpack[RunOptions],
     ) -> tuple[torch.Tensor, dict[int, str]]:
-        """Scores (N,) or (N, K) on the CPU, in input order, and the reasons of rows without."""
+        """Scores (N, ...) on the CPU, in input order, and the reasons of rows without: NaN."""
         activation = self.activation_fn if activation_fn is None else activation_fn
         one_label = self.num_labels == 1
 
         def collect(features: Features) -> Callable[[], torch.Tensor]:
             return to_host(_finish(features["scores"], activation, one_label, apply_softmax))
 
-        scores = torch.full((len(tokens),) if one_label else (len(tokens), self.num_labels), np.nan)
+        scores: torch.Tensor | None = None
         failed = {}
         for rows, output in self.run(tokens, collect, **running):
             if isinstance(output, InputError):
                 failed[int(rows[0])] = str(output)
-            else:
-                scores[torch.from_numpy(rows)] = output().to(scores.dtype)
+                continue
+            some = output()
+            if scores is None:
+                scores = _without_value(some, len(tokens))
+            scores[torch.from_numpy(rows)] = some
+        if scores is None:
+            shape = (len(tokens),) if one_label else (len(tokens), self.num_labels)
+            scores = torch.full(shape, torch.nan)
         return scores, failed
+
+
+def _without_value(some: torch.Tensor, n_rows: int) -> torch.Tensor:
+    """(N, ...) of the same kind, NaN where that has one."""
+    nothing = torch.nan if some.is_floating_point() else 0
+    return some.new_full((n_rows, *some.shape[1:]), nothing)
 
 
 def _finish(
     logits_BK: torch.Tensor, activation: Activation, one_label: bool, apply_softmax: bool
 ) -> torch.Tensor:
-    """Logits to scores, (B,) for one label, else (B, K), at least single precision."""
+    """Logits to scores (B, ...), (B,) for one label, at least single precision.
+
+    Raises:
+        ValueError: the activation does not give one result for each pair.
+    """
     if torch.finfo(logits_BK.dtype).bits < 32:
         logits_BK = logits_BK.float()  # half precision would round good documents to ties
     scores = activation(logits_BK)
-    if one_label:
-        return scores.squeeze(-1)
-    return scores.softmax(dim=1) if apply_softmax else scores
+    if not isinstance(scores, torch.Tensor) or scores.shape[:1] != logits_BK.shape[:1]:
+        what = f"shape {tuple(scores.shape)}" if isinstance(scores, torch.Tensor) else type(scores)
+        raise ValueError(
+            f"activation_fn must make a tensor with one row for each pair of logits "
+            f"{tuple(logits_BK.shape)}, got {what}"
+        )
+    if one_label and scores.ndim > 1 and scores.shape[-1] == 1:
+        scores = scores.squeeze(-1)
+    return scores.softmax(dim=1) if apply_softmax and scores.ndim > 1 else scores
 
 
 def _class_path(activation: Activation) -> str:

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -23,6 +23,26 @@ def default_device() -> torch.device:
         if backend is not None and backend.is_available():
             return torch.device(kind)
     return torch.device("cpu")
+
+
+def one_device(
+    device: "str | torch.device | Sequence[str | torch.device] | None",
+    pool: object,
+    chunk_size: object,
+) -> str | torch.device | None:
+    """The device of a call; a list of one is that one.
+
+    Raises:
+        ValueError: several devices or a pool of processes, are given, or the size of its chunks.
+    """
+    several = isinstance(device, list | tuple) and len(device) != 1
+    if several or pool is not None or chunk_size is not None:
+        raise ValueError(
+            "encode and predict run in this process, on one device; for several devices or "
+            "machines use the job `stx encode` or `stx rerank`; got "
+            f"device={device!r}, pool={pool!r}, chunk_size={chunk_size!r}"
+        )
+    return device[0] if isinstance(device, list | tuple) else device  # type: ignore[return-value]
 
 
 def to_device(features: Features, device: torch.device) -> Features:

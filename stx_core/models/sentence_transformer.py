@@ -1,29 +1,35 @@
 """Dense embeddings: a text becomes one vector of fixed width."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypedDict, Unpack
+from typing import Any, ClassVar, Literal, Self, TypedDict, Unpack, get_args
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import normalize
 
+from stx_core.choices import check_choice
 from stx_core.errors import InputError
 from stx_core.inference.packing import to_host
 from stx_core.inference.tokens import Tokens
 from stx_core.models.containers import Precision, all_features, in_container, token_embeddings
+from stx_core.models.device import one_device
 from stx_core.models.inputs import read_texts
 from stx_core.models.modules.module import Features, LoadOptions
 from stx_core.models.modules.normalize import Normalize
 from stx_core.models.modules.pooling import Pooling
+from stx_core.models.older_names import given, older_names
 from stx_core.models.text_encoder import Embedded, TextEncoder, Texts
 from stx_core.models.text_model import ModelOptions, RunOptions
+from stx_core.quantization import quantize_embeddings
 from stx_core.similarity import SimilarityFunction
 
 logger = logging.getLogger(__name__)
+
+OutputValue = Literal["sentence_embedding", "token_embeddings"]
 
 Encoded = np.ndarray | torch.Tensor | list[torch.Tensor] | list[dict[str, Any]] | dict[str, Any]
 
@@ -36,13 +42,16 @@ class EncodeOptions(TypedDict, total=False):
 
     batch_size: int | None
     show_progress_bar: bool | None
-    output_value: Literal["sentence_embedding", "token_embeddings"] | None
+    output_value: OutputValue | None
     precision: Precision
     convert_to_numpy: bool
     convert_to_tensor: bool
     device: str | torch.device | None
     normalize_embeddings: bool
     truncate_dim: int | None
+    pool: None
+    chunk_size: None
+    processing_kwargs: Mapping[str, Any] | None
     token_budget: int | None
 
 
@@ -62,7 +71,7 @@ class SentenceTransformer(TextEncoder):
     # Where other programs look for it, see there.
     __module__ = "stx_core.sentence_transformers"
     model_type: ClassVar[str] = "SentenceTransformer"
-    default_org: ClassVar[str] = "sentence-transformers"
+    default_huggingface_organization: ClassVar[str] = "sentence-transformers"
     default_similarity: ClassVar[SimilarityFunction] = SimilarityFunction.COSINE
 
     def __init__(
@@ -109,40 +118,44 @@ class SentenceTransformer(TextEncoder):
 
     # --- Encoding --------------------------------------------------------------------------------
 
+    @older_names(sentences="inputs")
     def encode(
         self,
-        inputs: Texts | None = None,
+        inputs: Texts,
         prompt_name: str | None = None,
         prompt: str | None = None,
         batch_size: int | None = None,
         show_progress_bar: bool | None = None,
-        output_value: Literal["sentence_embedding", "token_embeddings"] | None = (
-            "sentence_embedding"
-        ),
+        output_value: OutputValue | None = "sentence_embedding",
         precision: Precision = "float32",
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
         device: str | torch.device | None = None,
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
+        pool: None = None,
+        chunk_size: None = None,
         *,
         task: str | None = None,
+        processing_kwargs: Mapping[str, Any] | None = None,
         token_budget: int | None = None,
-        sentences: Texts | None = None,
-        **unknown: Any,  # noqa: ANN401  (named in the error)
+        **arguments: Any,  # noqa: ANN401
     ) -> Encoded:
         """Encode texts.
 
         Args:
-            inputs: one text or N of them: list, tuple, numpy array, datasets column, iterator.
+            inputs: one text or N of them, or N pairs of texts: list, tuple, numpy array, column,
+                series, iterator. Older name: ``sentences``.
             prompt_name: name of the prompt to put before each text.
             prompt: the prompt itself; wins over `prompt_name`.
             batch_size: texts of one batch at most; None: as many as the token budget allows.
             show_progress_bar: None shows it when info messages are logged.
-            output_value: "token_embeddings" for one (L, D) tensor per text, None for all features
-                of each text, as dicts. Both stay on the device, neither normalised nor truncated.
+            output_value: "token_embeddings" for one (L, D) tensor per text; None for all features
+                of each text, as dicts, of which ``sentence_embedding`` is truncated. Both stay on
+                the device and are not normalised; the `convert_to` arguments do not count.
             precision: what to quantise the whole result to. int8 and uint8 take their ranges from
-                this very result (trap 17): for a corpus, use `embed` and fixed ranges.
+                this very result (trap 17): for a corpus, use `embed` and fixed ranges. Token
+                embeddings share one range, and become numpy arrays.
             convert_to_numpy: an array on the CPU.
             convert_to_tensor: a tensor on the device; wins over `convert_to_numpy`. With neither, a
                 list of tensors.
@@ -150,10 +163,12 @@ class SentenceTransformer(TextEncoder):
             normalize_embeddings: divide by the L2 norm in float32, after truncation.
             truncate_dim: leading dimensions to keep, of the model's last module: a vector that was
                 normalised inside the model is shorter than 1 then (trap 4).
+            pool: only None: a call runs in this process.
+            chunk_size: only None.
             task: "query" or "document", the route of a model that has several.
+            processing_kwargs: for this call, see `Transformer`.
             token_budget: tokens of one batch, padding counted; None: what suits the device.
-            sentences: older name of `inputs`.
-            **unknown: refused.
+            **arguments: of modules of this model, see `get_model_kwargs`.
 
         Returns:
             (N, D), in the model's number format (bfloat16 becomes float32 in numpy); (D,) for one
@@ -163,19 +178,26 @@ class SentenceTransformer(TextEncoder):
             InputError: an input is no text, or does not fit into memory.
             ValueError: an argument is unknown or not possible.
         """
-        self._refuse(unknown, device)
-        texts, single = read_texts(sentences if inputs is None else inputs)
-        tokens = self.to_tokens(texts, prompt=self.resolve_prompt(prompt, prompt_name), task=task)
+        check_choice("output_value", output_value, get_args(OutputValue), none=True)
+        check_choice("precision", precision, get_args(Precision), none=True)
+        texts, single = read_texts(inputs)
+        tokens = self.read(
+            texts,
+            self.resolve_prompt(prompt, prompt_name),
+            task,
+            given(processing_kwargs=processing_kwargs) | self._known(arguments),
+        )
         running = RunOptions(
             batch_size=batch_size,
             token_budget=token_budget,
             show_progress_bar=show_progress_bar,
-            device=device,
+            device=one_device(device, pool, chunk_size),
+            arguments=arguments | given(task=task),
         )
         if output_value != "sentence_embedding":
+            items = self._per_text(tokens, output_value, truncate_dim, running)
             if precision not in (None, "float32"):
-                raise ValueError(f"precision {precision!r} needs output_value='sentence_embedding'")
-            items = self._per_text(tokens, output_value, running)
+                items = _quantised(items, output_value, precision)
             return items[0] if single else items
         to_numpy = convert_to_numpy and not convert_to_tensor
         result, failed = self._embeddings(
@@ -191,27 +213,33 @@ class SentenceTransformer(TextEncoder):
         embeddings = in_container(result, precision, to_numpy, convert_to_tensor)
         return embeddings[0] if single else embeddings
 
+    @older_names(sentences="inputs")
     def encode_query(
         self,
         inputs: Texts,
         prompt_name: str | None = None,
         prompt: str | None = None,
-        **options: Unpack[EncodeOptions],
+        **options: Any,  # noqa: ANN401
     ) -> Encoded:
         """`encode` with the prompt "query", unless one is given, along the route "query"."""
         name = self.prompt_name_for("query", prompt, prompt_name)
-        return self.encode(inputs, name, prompt, task="query", **options)
+        return self.encode(
+            inputs=inputs, prompt_name=name, prompt=prompt, **({"task": "query"} | options)
+        )
 
+    @older_names(sentences="inputs")
     def encode_document(
         self,
         inputs: Texts,
         prompt_name: str | None = None,
         prompt: str | None = None,
-        **options: Unpack[EncodeOptions],
+        **options: Any,  # noqa: ANN401
     ) -> Encoded:
         """`encode` with the prompt "document", unless one is given, along the route "document"."""
         name = self.prompt_name_for("document", prompt, prompt_name)
-        return self.encode(inputs, name, prompt, task="document", **options)
+        return self.encode(
+            inputs=inputs, prompt_name=name, prompt=prompt, **({"task": "document"} | options)
+        )
 
     def embed(
         self,
@@ -264,9 +292,7 @@ class SentenceTransformer(TextEncoder):
         dtype: torch.dtype | None = None,
     ) -> tuple[torch.Tensor, dict[int, str]]:
         """(N, D) in `dtype` or the model's own, in input order; rows that failed are zero."""
-        width = self.truncate_dim if truncate_dim is None else truncate_dim
-        if width is not None and width < 1:
-            raise ValueError(f"truncate_dim must be at least 1, got {width}")
+        width = self._width(truncate_dim)
         ends_normalized = width is None and isinstance(self[-1], Normalize)
 
         def collect(features: Features) -> Callable[[], torch.Tensor]:
@@ -294,13 +320,29 @@ class SentenceTransformer(TextEncoder):
             result = torch.zeros((len(tokens), min(width or full, full)), device=device)
         return result, failed
 
+    def _width(self, truncate_dim: int | None) -> int | None:
+        """Leading dimensions to keep; None for all."""
+        width = self.truncate_dim if truncate_dim is None else truncate_dim
+        if width is not None and width < 1:
+            raise ValueError(f"truncate_dim must be at least 1, got {width}")
+        return width
+
     def _per_text(
-        self, tokens: Tokens, output_value: str | None, running: RunOptions
+        self,
+        tokens: Tokens,
+        output_value: str | None,
+        truncate_dim: int | None,
+        running: RunOptions,
     ) -> list[torch.Tensor] | list[dict[str, Any]]:
         """Token embeddings, or all features, of each text."""
-        split: Callable[[Features], list[Any]] = (
-            all_features if output_value is None else token_embeddings
-        )
+        width = self._width(truncate_dim)
+
+        def split(features: Features) -> list[Any]:
+            if output_value is not None:
+                return token_embeddings(features)
+            features["sentence_embedding"] = features["sentence_embedding"][..., :width]
+            return all_features(features)
+
         items: list[Any] = [None] * len(tokens)
         for rows, output in self.run(tokens, split, **(running | RunOptions(packed=False))):
             if isinstance(output, InputError):
@@ -333,6 +375,11 @@ class SentenceTransformer(TextEncoder):
     truncate_sentence_embeddings = truncate_embeddings
     """Older name of `truncate_embeddings`."""
 
+    @classmethod
+    def load(cls, input_path: str | Path) -> Self:
+        """Older form of the constructor."""
+        return cls(input_path)
+
     def model_config(self) -> dict[str, Any]:
         """Settings of the whole model as they are saved."""
         config = super().model_config()
@@ -344,3 +391,10 @@ class SentenceTransformer(TextEncoder):
 def _raise_first(failed: dict[int, str]) -> None:
     for row, reason in failed.items():
         raise InputError(f"input {row}: {reason}")
+
+
+def _quantised(items: list[Any], output_value: str | None, precision: Precision) -> list[Any]:
+    """Token embeddings of N texts, (L, D) each, by one range for all of them."""
+    if output_value is None:
+        raise ValueError(f"precision {precision!r} needs output_value, None gives all features")
+    return list(quantize_embeddings(items, precision)) if items else items

@@ -1,6 +1,6 @@
 """Sparse encoders (SPLADE, CSR, inference-free): a text to weights of a few of many dimensions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypedDict, Unpack
 
@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from stx_core.errors import InputError, ModelError
 from stx_core.inference.tokens import Tokens
+from stx_core.models.device import one_device
 from stx_core.models.folder import read_json
 from stx_core.models.inputs import read_texts
 from stx_core.models.modules.module import Features, LoadOptions
 from stx_core.models.modules.sparse_auto_encoder import SparseAutoEncoder
 from stx_core.models.modules.splade_pooling import SpladePooling
+from stx_core.models.older_names import given, older_names
 from stx_core.models.sparse_rows import SparseRows, compress, in_order, keep_top, to_coo
 from stx_core.models.sparse_tensors import decode, intersection, sparsity
 from stx_core.models.text_encoder import Embedded, TextEncoder, Texts
@@ -36,6 +38,9 @@ class EncodeOptions(TypedDict, total=False):
     save_to_cpu: bool
     device: str | torch.device | None
     max_active_dims: int | None
+    pool: None
+    chunk_size: None
+    processing_kwargs: Mapping[str, Any] | None
     token_budget: int | None
 
 
@@ -56,7 +61,7 @@ class SparseEncoder(TextEncoder):
     # Where other programs look for it, see there.
     __module__ = "stx_core.sentence_transformers"
     model_type: ClassVar[str] = "SparseEncoder"
-    default_org: ClassVar[str] = "sparse-encoder"
+    default_huggingface_organization: ClassVar[str] = "sparse-encoder"
     default_similarity: ClassVar[SimilarityFunction] = SimilarityFunction.DOT
 
     def __init__(
@@ -98,9 +103,10 @@ class SparseEncoder(TextEncoder):
 
     # --- Encoding --------------------------------------------------------------------------------
 
+    @older_names(sentences="inputs")
     def encode(
         self,
-        inputs: Texts | None = None,
+        inputs: Texts,
         prompt_name: str | None = None,
         prompt: str | None = None,
         batch_size: int | None = None,
@@ -110,16 +116,19 @@ class SparseEncoder(TextEncoder):
         save_to_cpu: bool = False,
         device: str | torch.device | None = None,
         max_active_dims: int | None = None,
+        pool: None = None,
+        chunk_size: None = None,
         *,
         task: str | None = None,
+        processing_kwargs: Mapping[str, Any] | None = None,
         token_budget: int | None = None,
-        sentences: Texts | None = None,
-        **unknown: Any,  # noqa: ANN401  (named in the error)
+        **arguments: Any,  # noqa: ANN401
     ) -> Tensor | list[Tensor]:
         """Encode texts.
 
         Args:
-            inputs: one text or N of them: list, tuple, numpy array, datasets column, iterator.
+            inputs: one text or N of them: list, tuple, numpy array, column, series, iterator.
+                Older name: ``sentences``.
             prompt_name: name of the prompt to put before each text.
             prompt: the prompt itself; wins over `prompt_name`.
             batch_size: texts of one batch at most; None: as many as the token budget allows.
@@ -129,10 +138,12 @@ class SparseEncoder(TextEncoder):
             save_to_cpu: leave the result on the CPU instead of the model's device.
             device: move the model there first.
             max_active_dims: dimensions that stay non-zero per text; None: as the model says.
+            pool: only None: a call runs in this process.
+            chunk_size: only None.
             task: "query" or "document", the route of a model that has several.
+            processing_kwargs: for this call, see `Transformer`.
             token_budget: tokens of one batch, padding counted; None: what suits the model.
-            sentences: older name of `inputs`.
-            **unknown: refused.
+            **arguments: of modules of this model, see `get_model_kwargs`.
 
         Returns:
             (N, V) in the model's number format, coalesced COO by default; (V,) for one text;
@@ -142,14 +153,19 @@ class SparseEncoder(TextEncoder):
             InputError: an input is no text, or does not fit into memory.
             ValueError: an argument is unknown or not possible.
         """
-        self._refuse(unknown, device)
-        texts, single = read_texts(sentences if inputs is None else inputs)
-        tokens = self.to_tokens(texts, prompt=self.resolve_prompt(prompt, prompt_name), task=task)
+        texts, single = read_texts(inputs)
+        tokens = self.read(
+            texts,
+            self.resolve_prompt(prompt, prompt_name),
+            task,
+            given(processing_kwargs=processing_kwargs) | self._known(arguments),
+        )
         running = RunOptions(
             batch_size=batch_size,
             token_budget=token_budget,
             show_progress_bar=show_progress_bar,
-            device=device,
+            device=one_device(device, pool, chunk_size),
+            arguments=arguments | given(task=task),
         )
         embedded = self._embed(tokens, max_active_dims, running)
         for row, reason in embedded.failed.items():
@@ -160,27 +176,33 @@ class SparseEncoder(TextEncoder):
             return result[0]
         return result if convert_to_tensor else list(result)
 
+    @older_names(sentences="inputs")
     def encode_query(
         self,
         inputs: Texts,
         prompt_name: str | None = None,
         prompt: str | None = None,
-        **options: Unpack[EncodeOptions],
+        **options: Any,  # noqa: ANN401
     ) -> Tensor | list[Tensor]:
         """`encode` with the prompt "query", unless one is given, along the route "query"."""
         name = self.prompt_name_for("query", prompt, prompt_name)
-        return self.encode(inputs, name, prompt, task="query", **options)
+        return self.encode(
+            inputs=inputs, prompt_name=name, prompt=prompt, **({"task": "query"} | options)
+        )
 
+    @older_names(sentences="inputs")
     def encode_document(
         self,
         inputs: Texts,
         prompt_name: str | None = None,
         prompt: str | None = None,
-        **options: Unpack[EncodeOptions],
+        **options: Any,  # noqa: ANN401
     ) -> Tensor | list[Tensor]:
         """`encode` with the prompt "document", unless one is given, along the route "document"."""
         name = self.prompt_name_for("document", prompt, prompt_name)
-        return self.encode(inputs, name, prompt, task="document", **options)
+        return self.encode(
+            inputs=inputs, prompt_name=name, prompt=prompt, **({"task": "document"} | options)
+        )
 
     def embed(
         self,
@@ -245,12 +267,12 @@ class SparseEncoder(TextEncoder):
 
     def _as_tensor(self, embedded: Embedded, sparse: bool) -> Tensor:
         """(N, V) on the CPU in the model's number format; (0,) for no texts."""
+        if len(embedded.n_tokens) == 0:
+            return torch.zeros(0).to_sparse() if sparse else torch.zeros(0)
         rows = embedded.values
         width = self.get_embedding_dimension()
         if not isinstance(rows, SparseRows) or width is None:
             raise ModelError("no module of this model knows the dimension of its embeddings")
-        if len(embedded.n_tokens) == 0:
-            return torch.zeros(0).to_sparse() if sparse else torch.zeros(0)
         tensor = to_coo(rows, width, self.dtype or torch.float32)
         return tensor if sparse else tensor.to_dense()
 
@@ -276,6 +298,10 @@ class SparseEncoder(TextEncoder):
         return rows[0] if embeddings.ndim == 1 else rows
 
     # --- What the model is -----------------------------------------------------------------------
+
+    def get_sentence_embedding_dimension(self) -> int | None:
+        """Older name of `get_embedding_dimension`."""
+        return self.get_embedding_dimension()
 
     @property
     def splade_pooling_chunk_size(self) -> int | None:

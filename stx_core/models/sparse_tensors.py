@@ -40,6 +40,8 @@ def decode(
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be at least 1, got {top_k}")
     matrix = _as_matrix(embeddings, "embeddings")
+    if embeddings.numel() == 0:
+        return [[] for _ in range(len(matrix))]
     (rows, columns), values = _non_zero(matrix)
     counts = torch.bincount(rows, minlength=len(matrix)).tolist()
     decoded = []
@@ -50,31 +52,35 @@ def decode(
     return decoded
 
 
-def intersection(one: Tensor, others: Tensor) -> Tensor:
+def intersection(embeddings_1: Tensor, embeddings_2: Tensor) -> Tensor:
     """Products of the dimensions in which both embeddings are active, where positive.
 
     Args:
-        one: (V,).
-        others: (V,) or (N, V).
+        embeddings_1: (V,).
+        embeddings_2: (V,) or (N, V); of shape (0,), as of no texts, there is nothing in common.
 
     Returns:
-        COO, coalesced, of the shape of `others`.
+        COO, coalesced, of the shape of `embeddings_2`.
     """
-    if one.ndim != 1:
-        raise ValueError(f"the first embedding must have one axis, got shape {tuple(one.shape)}")
-    matrix = _as_matrix(others, "the second embeddings")
-    if matrix.shape[1] != one.shape[0]:
+    if embeddings_1.ndim != 1:
         raise ValueError(
-            f"the embeddings have {one.shape[0]} and {matrix.shape[1]} dimensions: "
+            f"the first embedding must have one axis, got shape {tuple(embeddings_1.shape)}"
+        )
+    matrix = _as_matrix(embeddings_2, "the second embeddings")
+    if embeddings_2.numel() == 0:
+        return embeddings_2.to_sparse().coalesce()
+    if matrix.shape[1] != embeddings_1.shape[0]:
+        raise ValueError(
+            f"the embeddings have {embeddings_1.shape[0]} and {matrix.shape[1]} dimensions: "
             f"they must come from the same model"
         )
     indices, values = _non_zero(matrix)
-    products = values * one.to_dense()[indices[1]]
+    products = values * embeddings_1.to_dense()[indices[1]]
     kept = products > 0
     return torch.sparse_coo_tensor(
-        indices[matrix.ndim - others.ndim :, kept],
+        indices[matrix.ndim - embeddings_2.ndim :, kept],
         products[kept],
-        others.shape,
+        embeddings_2.shape,
         is_coalesced=True,
         check_invariants=False,
     )

@@ -8,14 +8,20 @@ from typing import Any, ClassVar, Unpack
 import numpy as np
 import torch
 
+from stx_core.errors import ModelError
 from stx_core.inference.tokens import Tokens
-from stx_core.models.inputs import read_texts
+from stx_core.models.inputs import Unread, read_texts
 from stx_core.models.modules.pooling import Pooling
+from stx_core.models.modules.router import Router
 from stx_core.models.sparse_rows import SparseRows
 from stx_core.models.text_model import ModelOptions, TextModel
-from stx_core.similarity import Embeddings, SimilarityFunction
+from stx_core.similarity import Embeddings, SimilarityFunction, named_similarity
 
-Texts = str | Iterable[str] | np.ndarray
+Texts = str | Iterable[str] | Iterable[Sequence[str]] | np.ndarray
+"""One text, or N texts or pairs of texts, in any container that has an order."""
+
+
+TASKS = ("query", "document")
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,10 @@ class TextEncoder(TextModel):
         **options: see `TextModel`.
     """
 
-    default_prompts: ClassVar[tuple[str, ...]] = ("query", "document")
+    default_prompts: ClassVar[tuple[str, ...]] = TASKS
+    SUPPORTED_SIMILARITY_FN_NAMES: ClassVar[tuple[str, ...]] = tuple(
+        SimilarityFunction.possible_values()
+    )
     default_similarity: ClassVar[SimilarityFunction]
 
     def __init__(
@@ -68,13 +77,39 @@ class TextEncoder(TextModel):
         prompt_name: str | None = None,
         task: str | None = None,
     ) -> Tokens:
-        """The tokens that `embed` reads, for those who tokenise elsewhere; arguments as there."""
+        """The tokens that `embed` reads, for those who tokenise elsewhere; arguments as there.
+
+        Raises:
+            ModelError: a `preprocess` of the user's own makes the tokens: `encode` can use it.
+            ValueError: `task` is neither "query" nor "document", and no route of the model.
+        """
         if isinstance(texts, Tokens):
             return texts
         if task is not None:
+            self._check_task(task)
             prompt_name = self.prompt_name_for(task, prompt, prompt_name)
         listed, _ = read_texts(texts)
-        return self.to_tokens(listed, prompt=self.resolve_prompt(prompt, prompt_name), task=task)
+        tokens = self.read(listed, self.resolve_prompt(prompt, prompt_name), task)
+        if isinstance(tokens, Unread):
+            raise ModelError(
+                f"{type(self).__name__} makes its tokens by a preprocess or tokenize of its own, "
+                "which counts none: use encode"
+            )
+        return tokens
+
+    def _check_task(self, task: str) -> None:
+        routes = [name for part in self if isinstance(part, Router) for name in part.task_names()]
+        known = list(dict.fromkeys([*TASKS, *routes]))
+        if task not in known:
+            raise ValueError(f"no task is called {task!r}; choose one of {', '.join(known)}")
+
+    def is_singular_input(self, inputs: Any) -> bool:  # noqa: ANN401
+        """Whether `inputs` is one text, not a list of them.
+
+        Raises:
+            InputError: it is neither.
+        """
+        return read_texts(inputs)[1]
 
     # --- Similarity ------------------------------------------------------------------------------
 
@@ -85,7 +120,7 @@ class TextEncoder(TextModel):
 
     @similarity_fn_name.setter
     def similarity_fn_name(self, value: str | SimilarityFunction) -> None:
-        self._similarity_fn = SimilarityFunction(value)
+        self._similarity_fn = named_similarity(value)
 
     def similarity(self, embeddings1: Embeddings, embeddings2: Embeddings) -> torch.Tensor:
         """Scores of all pairs, (N, M)."""
@@ -116,15 +151,15 @@ class TextEncoder(TextModel):
         """Settings of the whole model as they are saved."""
         return super().model_config() | {"similarity_fn_name": self.similarity_fn_name}
 
-    def _refuse(self, unknown: dict[str, Any], device: object) -> None:
-        several = isinstance(device, (list, tuple))
-        if several or any(unknown.pop(key, None) is not None for key in ("pool", "chunk_size")):
-            raise ValueError(
-                "encode runs in this process, on one device; for several devices or machines "
-                "use the job `stx encode`"
-            )
-        if unknown:
+    def _known(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Further arguments of a call that modules of this model take.
+
+        Raises:
+            ValueError: there are others.
+        """
+        if unknown := given.keys() - self.get_model_kwargs():
             raise ValueError(
                 f"encode does not know {sorted(unknown)}; modules of this model take "
                 f"{self.get_model_kwargs() or 'no further arguments'}"
             )
+        return given

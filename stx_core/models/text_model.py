@@ -20,8 +20,12 @@ from stx_core.inference.tokens import Pair, Tokens
 from stx_core.inference.trial import trial_tokens, why_not_packed
 from stx_core.models.device import default_device, progress_bar, to_device
 from stx_core.models.folder import resolve_folder
-from stx_core.models.loading import MODULES, load_modules, read_model_config, save_model
-from stx_core.models.modules.module import Features, InputModule, LoadOptions, is_transformer
+from stx_core.models.inputs import Unread, read_texts, unread
+from stx_core.models.loading import MODULES, load_modules, read_model_config
+from stx_core.models.model_card import ModelCardData, read_card
+from stx_core.models.module_row import ModuleRow
+from stx_core.models.modules.module import Features, LoadOptions, is_transformer
+from stx_core.models.own_readers import own_reader, read_with
 from stx_core.models.prompts import choose_prompts, task_prompt_name
 
 logger = logging.getLogger(__name__)
@@ -49,6 +53,9 @@ class ModelOptions(TypedDict, total=False):
     tokenizer_kwargs: Mapping[str, Any] | None
     config_kwargs: Mapping[str, Any] | None
     allow_pickle: bool
+    use_auth_token: str | bool | None
+    model_card_data: ModelCardData | None
+    backend: str
 
 
 class RunOptions(TypedDict, total=False):
@@ -59,16 +66,17 @@ class RunOptions(TypedDict, total=False):
     show_progress_bar: bool | None
     device: str | torch.device | None
     extra: Mapping[str, Any] | None
+    arguments: Mapping[str, Any] | None
     packed: bool
 
 
-class TextModel(nn.Sequential):
+class TextModel(ModuleRow):
     """Modules in a row; the first one reads texts.
 
     Args:
         model_name_or_path: a local folder, or a name on the hub. A folder without ``modules.json``
             is a plain transformers checkpoint and gets the modules of `default_modules`.
-        modules: modules to use instead of a folder's.
+        modules: modules of a model without a folder; beside a name they are left out of account.
         device: where to compute; default: `default_device`.
         prompts: texts to put before inputs, by name. They override saved ones name by name.
         default_prompt_name: prompt to use when a call names none.
@@ -84,6 +92,9 @@ class TextModel(nn.Sequential):
         tokenizer_kwargs: older name of `processor_kwargs`.
         config_kwargs: overrides of the backbone's config.
         allow_pickle: load ``.bin`` weights, with an unpickler that only builds tensors.
+        use_auth_token: older name of `token`.
+        model_card_data: what the README of the saved model says.
+        backend: only "torch".
 
     Attributes:
         reproducible: fill every packed batch to the token budget, so that the numbers of an input
@@ -94,7 +105,7 @@ class TextModel(nn.Sequential):
     """
 
     model_type: ClassVar[str]
-    default_org: ClassVar[str]
+    default_huggingface_organization: ClassVar[str]
     default_prompts: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
@@ -115,12 +126,25 @@ class TextModel(nn.Sequential):
         tokenizer_kwargs: Mapping[str, Any] | None = None,
         config_kwargs: Mapping[str, Any] | None = None,
         allow_pickle: bool = False,
+        use_auth_token: str | bool | None = None,
+        model_card_data: ModelCardData | None = None,
+        backend: str = "torch",
     ) -> None:
         super().__init__()
-        if (model_name_or_path is None) == (modules is None):
-            raise ValueError("give either model_name_or_path or modules, and not both")
+        named = model_name_or_path not in (None, "")
+        if not named and modules is None:
+            raise ValueError("give either model_name_or_path or modules")
+        if named and modules is not None:
+            logger.warning("modules come from %s, those given are not used", model_name_or_path)
         if processor_kwargs is not None and tokenizer_kwargs is not None:
             raise ValueError("tokenizer_kwargs is the older name of processor_kwargs: give one")
+        if token is not None and use_auth_token is not None:
+            raise ValueError("use_auth_token is the older name of token: give one")
+        _check_backend(backend)
+        self.backend = backend
+        self.trust_remote_code = trust_remote_code
+        self.model_card_data = model_card_data or ModelCardData(local_files_only=local_files_only)
+        self.model_card_text: str | None = None
         self.saved_config: dict[str, Any] = {}
         self.module_kwargs: dict[str, list[str]] = {}
         self.reproducible = False
@@ -129,7 +153,7 @@ class TextModel(nn.Sequential):
         # the tokens that only filled packed batches up to a round number. Models without a
         # transformer have no padding, and count nothing.
         self.tokens_run = self.places_run = self.fill_run = 0
-        if model_name_or_path is not None:
+        if model_name_or_path not in (None, ""):
             options = LoadOptions(
                 model_kwargs=dict(model_kwargs or {}),
                 processor_kwargs=dict(processor_kwargs or tokenizer_kwargs or {}),
@@ -138,7 +162,7 @@ class TextModel(nn.Sequential):
                 allow_pickle=allow_pickle,
                 cache_folder=cache_folder,
                 local_files_only=local_files_only,
-                token=token,
+                token=use_auth_token if token is None else token,
             )
             modules = self._load(model_name_or_path, revision, options)
         self._add_modules(modules or {})
@@ -148,6 +172,7 @@ class TextModel(nn.Sequential):
         self.prompts, self.default_prompt_name = choose_prompts(
             self.default_prompts, self.saved_config, prompts, default_prompt_name
         )
+        self.model_card_data.register_model(self)
         self.eval()
 
     def _load(
@@ -155,7 +180,7 @@ class TextModel(nn.Sequential):
     ) -> Sequence[nn.Module] | Mapping[str, nn.Module]:
         folder = resolve_folder(
             name_or_path,
-            default_org=self.default_org,
+            default_org=self.default_huggingface_organization,
             revision=revision,
             token=options.token,
             cache_folder=options.cache_folder,
@@ -163,9 +188,12 @@ class TextModel(nn.Sequential):
             allow_pickle=options.allow_pickle,
         )
         self.saved_config = read_model_config(folder, self.model_type)
+        if not Path(name_or_path).expanduser().is_dir():
+            self.model_card_data.set_base_model(str(name_or_path), revision)
         if not (folder / MODULES).is_file():
             return self.default_modules(folder, options)
         modules, self.module_kwargs = load_modules(folder, options)
+        self.model_card_text = read_card(folder)
         return modules
 
     @classmethod
@@ -183,10 +211,11 @@ class TextModel(nn.Sequential):
             raise ValueError(f"{type(self).__name__} needs at least one module, got none")
         for name, module in named.items():
             self.add_module(str(name), module)
-        if not isinstance(self[0], InputModule):
+        first = self[0]
+        if not any(hasattr(first, name) for name in ("to_tokens", "preprocess", "tokenize")):
             raise ModelError(
-                f"the first module must read texts (tokenize, collate, max_seq_length), "
-                f"{type(self[0]).__name__} does not"
+                f"the first module must read texts (preprocess or tokenize), "
+                f"{type(first).__name__} does not"
             )
 
     def _follow_first_dtype(self) -> None:
@@ -195,60 +224,6 @@ class TextModel(nn.Sequential):
         if first is not None and first.is_floating_point():
             for module in list(self)[1:]:
                 module.to(first.dtype)
-
-    # --- What the model is -----------------------------------------------------------------------
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        tensor = next(self.parameters(), next(self.buffers(), None))
-        return torch.device("cpu") if tensor is None else tensor.device
-
-    @property
-    def dtype(self) -> torch.dtype | None:
-        """Number format of the first weights; None for a model without weights."""
-        return next((p.dtype for p in self.parameters() if p.is_floating_point()), None)
-
-    @property
-    def input_module(self) -> InputModule:
-        """The first module, which reads texts."""
-        first = self[0]
-        if not isinstance(first, InputModule):
-            raise ModelError(f"the first module, {type(first).__name__}, does not read texts")
-        return first
-
-    @property
-    def tokenizer(self) -> Any:  # noqa: ANN401  (each kind of input module has another)
-        """The tokenizer of the first module."""
-        return getattr(self.input_module, "tokenizer", None)
-
-    @tokenizer.setter
-    def tokenizer(self, value: Any) -> None:  # noqa: ANN401
-        self.input_module.tokenizer = value
-
-    @property
-    def transformers_model(self) -> Any:  # noqa: ANN401  (transformers is untyped)
-        """The backbone, or None for a model without one."""
-        return getattr(self[0], "model", None)
-
-    @property
-    def max_seq_length(self) -> int | None:
-        """Tokens that the model reads of an input, special tokens counted; None: no limit."""
-        return self.input_module.max_seq_length
-
-    @max_seq_length.setter
-    def max_seq_length(self, value: int | None) -> None:
-        self.input_module.max_seq_length = value
-
-    def get_max_seq_length(self) -> int | None:
-        """Older name of `max_seq_length`."""
-        return self.max_seq_length
-
-    def get_model_kwargs(self) -> list[str]:
-        """Extra keyword arguments that this model's modules take, such as ``task``."""
-        listed = {name for names in self.module_kwargs.values() for name in names}
-        own = {name for module in self for name in getattr(module, "forward_kwargs", ())}
-        return sorted(listed | own)
 
     # --- Prompts ---------------------------------------------------------------------------------
 
@@ -280,15 +255,53 @@ class TextModel(nn.Sequential):
     # --- Running ---------------------------------------------------------------------------------
 
     def to_tokens(
-        self, inputs: Sequence[str] | Sequence[Pair], *, prompt: str = "", task: str | None = None
+        self,
+        inputs: Sequence[str] | Sequence[Pair],
+        *,
+        prompt: str = "",
+        task: str | None = None,
     ) -> Tokens:
         """Tokenise N texts, or pairs of texts, without padding."""
         tokens = self.input_module.to_tokens(inputs, prompt=prompt, task=task)
         return replace(tokens, task=task)
 
+    def read(
+        self,
+        inputs: Sequence[str] | Sequence[Pair],
+        prompt: str,
+        task: str | None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Tokens:
+        """What `run` needs of N inputs: their tokens.
+
+        Where `preprocess` or `tokenize` is the user's own, of a subclass or of the first module,
+        the inputs as they are: it reads them batch by batch.
+
+        Args:
+            inputs: N texts or pairs.
+            prompt: text to put before each.
+            task: the route of a model that has several.
+            options: further arguments of `preprocess`.
+        """
+        if self._own_reader() is not None:
+            known = {} if task is None else {"task": task}
+            return unread(list(inputs), prompt or None, task, known | dict(options or {}))
+        return self.to_tokens(inputs, prompt=prompt, task=task, **dict(options or {}))
+
+    def _own_reader(self) -> Callable[..., Features] | None:
+        """A `preprocess` or `tokenize` that is not of this package, if inputs go through one."""
+        return own_reader(self) or own_reader(self[0])
+
     def collate(self, tokens: Tokens, rows: np.ndarray) -> Features:
         """Features of the chosen inputs, on the CPU."""
-        return self._with_side(self.input_module.collate(tokens, rows), tokens)
+        if not isinstance(tokens, Unread):
+            return self._with_side(self.input_module.collate(tokens, rows), tokens)
+        chosen = [tokens.inputs[row] for row in rows]
+        reader = self._own_reader()
+        if reader is None:
+            raise ModelError("the model had a preprocess of its own when it was given these inputs")
+        features = read_with(reader, chosen, tokens.prompt, tokens.options)
+        return self._with_side(dict(features), tokens)
 
     def _with_side(self, features: Features, tokens: Tokens) -> Features:
         if tokens.task is not None:
@@ -302,14 +315,36 @@ class TextModel(nn.Sequential):
         inputs: Sequence[str] | Sequence[Pair],
         prompt: str | None = None,
         task: str | None = None,
+        **options: Any,  # noqa: ANN401
     ) -> Features:
-        """Tokenise N texts, or pairs, into the features of one padded batch, on the CPU."""
-        tokens = self.to_tokens(inputs, prompt=prompt or "", task=task)
+        """Tokenise N texts, or pairs, into the features of one padded batch, on the CPU.
+
+        Args:
+            inputs: N texts or pairs; a single one stands in a list too.
+            prompt: text to put before each.
+            task: the route of a model that has several.
+            **options: of the first module.
+
+        Raises:
+            InputError: an input is no text.
+        """
+        if isinstance(inputs, str):
+            raise InputError("preprocess reads a list of texts, got one str: put it into a list")
+        listed, _ = read_texts(inputs)
+        reader = own_reader(self[0])
+        if reader is not None:
+            known = {} if task is None else {"task": task}
+            return dict(read_with(reader, listed, prompt, known | options))
+        tokens = self.to_tokens(listed, prompt=prompt or "", task=task, **options)
         return self.collate(tokens, np.arange(len(tokens)))
 
-    def tokenize(self, texts: Sequence[str] | Sequence[Pair]) -> Features:
+    def tokenize(
+        self,
+        texts: Sequence[str] | Sequence[Pair],
+        **options: Any,  # noqa: ANN401
+    ) -> Features:
         """Older name of `preprocess`."""
-        return self.preprocess(texts)
+        return self.preprocess(texts, **options)
 
     def run(
         self,
@@ -321,6 +356,7 @@ class TextModel(nn.Sequential):
         show_progress_bar: bool | None = False,
         device: str | torch.device | None = None,
         extra: Mapping[str, Any] | None = None,
+        arguments: Mapping[str, Any] | None = None,
         packed: bool = True,
     ) -> Iterator[tuple[np.ndarray, Output | InputError]]:
         """Run all inputs in batches of like length, under inference mode.
@@ -336,6 +372,7 @@ class TextModel(nn.Sequential):
             show_progress_bar: None shows it when info messages are logged.
             device: move the model there first.
             extra: features beside the tokens that modules read, such as ``max_active_dims``.
+            arguments: further ones of `forward`, for modules that know them.
             packed: False pads in any case, for features of tokens, (B, L, ...).
 
         Returns:
@@ -352,15 +389,17 @@ class TextModel(nn.Sequential):
         target = self._move(device)
         if target.type == "cpu":
             keep_pages()
-        packed = packed and self.why_padded(tokens.task) is None
+        unread = isinstance(tokens, Unread)
+        packed = packed and not unread and self.why_padded(tokens.task) is None
         budget = token_budget or self.default_token_budget(target)
 
         def forward(rows: np.ndarray) -> Output:
             used = int(tokens.lengths[rows].sum())
             least = budget if self.reproducible else 0
             size = filled(max(least, used), budget) if packed else None
-            self._count(tokens.lengths[rows], size)
-            return collect(self._features_of(tokens, rows, size, extra))
+            if not unread:
+                self._count(tokens.lengths[rows], size)
+            return collect(self._features_of(tokens, rows, size, extra, arguments))
 
         return run_batches(
             tokens.lengths,
@@ -373,7 +412,7 @@ class TextModel(nn.Sequential):
         )
 
     def _count(self, lengths: np.ndarray, size: int | None) -> None:
-        if is_transformer(self.input_module):
+        if is_transformer(self[0]):
             n_tokens = int(lengths.sum())
             self.tokens_run += n_tokens
             if size is None:
@@ -389,16 +428,17 @@ class TextModel(nn.Sequential):
         rows: np.ndarray,
         size: int | None,
         extra: Mapping[str, Any] | None = None,
+        arguments: Mapping[str, Any] | None = None,
     ) -> Features:
         """The last module's features of a batch: packed into `size` tokens, or padded for None."""
-        first = self.input_module
+        first = self[0]
         if size is not None and is_transformer(first):
             features = self._with_side(first.pack(tokens, rows, size, self.device), tokens)
         else:
             features = self.collate(tokens, rows)
         on_device = to_device(features | dict(extra or {}), self.device)
         with nullcontext() if size is None else fast_linear(self.dtype, self.device):
-            found: Features = self(on_device)
+            found: Features = self(on_device, **(arguments or {}))
         return found
 
     def why_padded(self, task: str | None = None) -> str | None:
@@ -439,32 +479,21 @@ class TextModel(nn.Sequential):
         """Move the model unless it is there; "cuda" and "cuda:0" may name the same device."""
         if device is None:
             return self.device
-        target = torch.empty(0, device=device).device
+        try:
+            target = torch.empty(0, device=device).device
+        except (RuntimeError, AssertionError) as error:  # of torch without CUDA: AssertionError
+            raise ValueError(f"device {device!r} cannot be used: {error}") from error
         if target != self.device:
             self.to(target)
         return target
 
-    # --- Saving ----------------------------------------------------------------------------------
 
-    def model_config(self) -> dict[str, Any]:
-        """Settings of the whole model as they are saved; subclasses add theirs."""
-        import transformers
-
-        return {
-            "model_type": self.model_type,
-            "__version__": {"transformers": transformers.__version__, "pytorch": torch.__version__},
-            "prompts": self.prompts,
-            "default_prompt_name": self.default_prompt_name,
-        }
-
-    def save_pretrained(self, path: str | Path, safe_serialization: bool = True) -> None:
-        """Write the model into a folder that Sentence Transformers 6 can load too.
-
-        Raises:
-            ValueError: `safe_serialization` is False; pickled weights are never written.
-            ModelError: a module is not of a known type.
-        """
-        if not safe_serialization:
-            raise ValueError("safe_serialization=False would write pickles; only safetensors are")
-        modules = {name: module for name, module in self.named_children()}
-        save_model(Path(path), modules, self.module_kwargs, self.model_config())
+def _check_backend(backend: str) -> None:
+    known = ("torch", "onnx", "openvino")
+    if backend not in known:
+        raise ValueError(f"no backend is called {backend!r}; choose one of {', '.join(known)}")
+    if backend != "torch":
+        raise ModelError(
+            f"backend {backend!r} is not built in: leave it out, torch runs models packed, and as "
+            "fast as the machine's bfloat16 units allow with model_kwargs={'dtype': 'bfloat16'}"
+        )

@@ -80,6 +80,8 @@ def bitext_mining(
         raise ValueError(
             f"direction must be max, intersection, forward or backward, got {direction!r}"
         )
+    if np.isnan(min_score):
+        raise ValueError("min_score is NaN; give a number or leave it out")
     forward = dense_top_k(source_embeddings, target_embeddings, k, device=device)
     backward = dense_top_k(target_embeddings, source_embeddings, k, device=device)
     means = _mean_scores(forward), _mean_scores(backward)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from stx_core.search.copies import surplus_copies
-from stx_core.search.exact import Matrix, check_similarity, scores_of_rows, viewed
+from stx_core.search.exact import Matrix, check_similarity, of_one_width, scores_of_rows, viewed
 from stx_core.search.proxies import Proxies, full_precision, quickest_dtype
 from stx_core.search.results import NO_ROW, TopK, add_pairs, best_of, empty_top_k
 from stx_core.search.selection import Selection, ranks
@@ -162,7 +162,7 @@ def _checked(
     block_rows: int,
 ) -> _Search:
     check_similarity(similarity)
-    left, right = viewed(queries, "queries"), viewed(corpus, "corpus")
+    left, right = of_one_width(viewed(queries, "queries"), viewed(corpus, "corpus"))
     if left.shape[1] != right.shape[1]:
         raise ValueError(
             f"queries are {left.shape[1]} wide and the corpus is {right.shape[1]} wide; both must "

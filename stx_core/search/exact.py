@@ -44,7 +44,7 @@ def pair_scores(queries: Matrix, documents: Matrix, similarity: str) -> np.ndarr
     Raises:
         ValueError: shapes differ, a value is not finite, or there is no such similarity.
     """
-    left, right = viewed(queries, "queries"), viewed(documents, "documents")
+    left, right = of_one_width(viewed(queries, "queries"), viewed(documents, "documents"))
     if left.shape != right.shape:
         raise ValueError(
             f"pairs need equal shapes, got queries {tuple(left.shape)} and documents "
@@ -187,12 +187,23 @@ def viewed(embeddings: Matrix, what: str) -> Tensor:
         tensor = torch.from_numpy(embeddings)
     else:
         tensor = embeddings.detach()
+    if tensor.dim() == 1 and tensor.numel() == 0:
+        tensor = tensor.reshape(0, 0)  # what embedding no texts gives
     if tensor.dim() != 2 or tensor.is_complex():
         raise ValueError(
             f"{what} must be a matrix of numbers, one row each, got {tensor.dtype} of shape "
             f"{tuple(tensor.shape)}"
         )
     return tensor
+
+
+def of_one_width(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """Two matrices; one of no rows and no width gets the width of the other."""
+    if left.shape == (0, 0):
+        left = left.new_zeros((0, right.shape[1]))
+    if right.shape == (0, 0):
+        right = right.new_zeros((0, left.shape[1]))
+    return left, right
 
 
 @cache
@@ -221,14 +232,18 @@ def check_finite(rows: Tensor, first_row: int, what: str) -> None:
     """Refuse NaN and infinity.
 
     Args:
-        rows: (N, D).
+        rows: (N, D), dense or sparse.
         first_row: the row of the whole matrix that the first one is, for the message.
         what: what the matrix holds, for the message.
 
     Raises:
         ValueError: naming the first such row.
     """
-    if not rows.is_floating_point() or rows.isfinite().all():
+    values = rows.coalesce().values() if rows.is_sparse else rows
+    if not values.is_floating_point() or values.isfinite().all():
         return
-    row = first_row + int((~rows.isfinite()).any(dim=1).nonzero()[0])
+    if rows.is_sparse:
+        row = first_row + int(rows.coalesce().indices()[0][~values.isfinite()].min())
+    else:
+        row = first_row + int((~values.isfinite()).any(dim=1).nonzero()[0])
     raise ValueError(f"row {row} of the {what} holds NaN or infinity; embed its text again")

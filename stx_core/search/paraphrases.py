@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from stx_core.choices import check_count
+from stx_core.search.exact import check_finite
 from stx_core.search.results import TopK
 from stx_core.search.semantic import ScoreFunction, top_k_by
 from stx_core.similarity import Embeddings, as_matrix, cos_sim
@@ -28,7 +30,8 @@ def paraphrase_mining(
     """Embed the texts, and find the pairs that score highest.
 
     The arguments from `truncate_dim` on, `show_progress_bar` and `batch_size` go to
-    `model.encode`; the others and the result are those of `paraphrase_mining_embeddings`.
+    `model.encode`; the others, the result and the errors are those of
+    `paraphrase_mining_embeddings`.
     """
     embeddings = model.encode(
         sentences,
@@ -67,8 +70,15 @@ def paraphrase_mining_embeddings(
 
     Returns:
         [score, i, j] with i < j; best first, equal scores by i, then j.
+
+    Raises:
+        ValueError: a value is not finite, a size is below 1, `max_pairs` or `top_k` is negative, or
+            the score function is none.
     """
     matrix = as_matrix(embeddings)
+    check_finite(matrix, 0, "embeddings")
+    check_count("max_pairs", max_pairs, least=0)
+    check_count("query_chunk_size", query_chunk_size)
     pairs = np.empty((0, 2), np.int64)
     scores = np.empty(0, np.float32)
     for start in range(0, len(matrix), query_chunk_size):

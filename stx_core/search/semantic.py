@@ -7,11 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stx_core.choices import check_count
 from stx_core.search.dense import dense_top_k
+from stx_core.search.exact import check_finite
 from stx_core.search.results import TopK, best_of
 from stx_core.similarity import (
     Embeddings,
-    as_matrix,
+    as_matrices,
     cos_sim,
     dot_score,
     euclidean_sim,
@@ -48,10 +50,14 @@ def semantic_search(
 
     Returns:
         For each query a list of {"corpus_id": row, "score": score}: best first, equal scores by
-        row.
+        row. Empty lists for a corpus of no rows, no lists for no queries.
+
+    Raises:
+        ValueError: a value is not finite, widths differ, a size is below 1, `top_k` is negative, or
+            the score function is none.
     """
-    corpus = as_matrix(corpus_embeddings)
-    queries = as_matrix(query_embeddings).to(corpus.device)
+    queries, corpus = as_matrices(query_embeddings, corpus_embeddings)
+    queries = queries.to(corpus.device)
     found = top_k_by(score_function, queries, corpus, top_k, query_chunk_size, corpus_chunk_size)
     return [
         [
@@ -82,11 +88,25 @@ def top_k_by(
         query_chunk_size: B, at most.
         corpus_chunk_size: C, at most.
         excluded: (Q,) int64, a row that may not be found for that query.
+
+    Raises:
+        ValueError: a value is not finite, a size is below 1, `k` is negative, or the score function
+            is none.
     """
+    check_count("top_k", k, least=0)
+    check_count("query_chunk_size", query_chunk_size)
+    check_count("corpus_chunk_size", corpus_chunk_size)
+    if not callable(score_function):
+        raise ValueError(
+            f"score_function must be a function such as cos_sim, dot_score, euclidean_sim or "
+            f"manhattan_sim, got {score_function!r}"
+        )
     name = _NAMES.get(score_function)
     if name and not (queries.is_sparse or corpus.is_sparse):
         device = corpus.device
         return dense_top_k(queries, corpus, k, name, excluded=excluded, device=device)
+    for matrix, what in ((queries, "queries"), (corpus, "corpus")):
+        check_finite(matrix, 0, what)
     rows = np.full((len(queries), k), -1)
     scores = np.full((len(queries), k), -np.inf, np.float32)
     for start in range(0, len(queries), query_chunk_size):

@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 import numpy as np
 from scipy import sparse
 
+from stx_core.choices import check_count
 from stx_core.search.results import TopK, add_pairs, empty_top_k
 
 BLOCK_ROWS = 1 << 16
@@ -71,10 +72,13 @@ def sparse_top_k(
         Ordered by score descending, then by row ascending.
 
     Raises:
-        ValueError: a value is not finite, lengths differ, or there is no such similarity.
+        ValueError: a value is not finite, lengths differ, a number is out of range, or there is no
+            such similarity.
     """
     if similarity not in ("dot", "cosine"):
         raise ValueError(f"sparse vectors are compared by dot or cosine, not by {similarity!r}")
+    check_count("k", k, least=0)
+    check_count("block_rows", block_rows)
     n_queries, n_rows = len(queries.offsets) - 1, len(corpus.offsets) - 1
     _check_lengths(n_queries, n_rows, excluded, labels)
     width = 1 + max(

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from stx_core import clustering
 from stx_core.clustering import community_detection
@@ -58,3 +59,36 @@ def test_no_row_is_in_two_communities():
 def test_too_few_rows_have_no_community():
     assert community_detection(np.zeros((0, 4), np.float32)) == []
     assert community_detection(blobs([3]), min_community_size=4) == []
+
+
+def test_no_embeddings_have_no_community():
+    for nothing in (
+        np.array([]),
+        torch.tensor([]),
+        torch.zeros(0).to_sparse(),
+        [],
+        np.empty((0, 4)),
+    ):
+        assert community_detection(nothing) == []
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_rows_that_are_not_finite_are_refused_by_number(value):
+    rows = np.eye(4, dtype=np.float32)
+    rows[2, 0] = value
+
+    for given in (rows, torch.from_numpy(rows).to_sparse()):
+        with pytest.raises(ValueError, match="row 2 of the embeddings holds NaN or infinity"):
+            community_detection(given, min_community_size=1)
+
+
+@pytest.mark.parametrize("name", ["min_community_size", "batch_size"])
+@pytest.mark.parametrize("value", [0, -2])
+def test_sizes_below_one_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got {value}"):
+        community_detection(np.eye(4), **{name: value})
+
+
+def test_a_threshold_of_nan_is_refused():
+    with pytest.raises(ValueError, match="threshold is NaN"):
+        community_detection(np.eye(4), threshold=float("nan"))

@@ -138,3 +138,18 @@ def test_no_rows_give_an_empty_matrix_of_the_right_width(precision, width, dtype
     assert empty.shape == (0, width)
     assert empty.dtype == dtype
     assert quantize_embeddings([], precision) == []
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8", "uint8", "binary", "ubinary"])
+def test_what_embedding_no_texts_gives_stays_empty(precision):
+    for nothing in (np.array([]), torch.tensor([])):
+        assert quantize_embeddings(nothing, precision).shape == (0,)
+
+
+@pytest.mark.parametrize("precision", ["int8", "uint8"])
+def test_rows_that_are_not_finite_have_no_steps(precision):
+    rows = np.eye(3)
+    rows[1, 2] = np.nan
+
+    with pytest.raises(ValueError, match="row 1 of the embeddings holds NaN"):
+        quantize_embeddings(rows, precision)

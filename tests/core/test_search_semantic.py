@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from stx_core.search import (
     paraphrase_mining_embeddings,
     semantic_search,
 )
-from stx_core.similarity import dot_score
+from stx_core.similarity import cos_sim, dot_score, euclidean_sim, manhattan_sim
 
 rng = np.random.default_rng(5)
 
@@ -150,3 +152,82 @@ def test_vectors_without_direction_have_no_margin():
     found = bitext_mining(torch.zeros(2, 3), torch.zeros(2, 3), direction="forward")
 
     assert found.scores.tolist() == [0.0, 0.0]
+
+
+# --- No rows, odd numbers ------------------------------------------------------------------------
+
+NOTHING = {"numpy": np.array([]), "torch": torch.tensor([]), "list": []}
+BY = [cos_sim, dot_score, euclidean_sim, manhattan_sim, lambda a, b: cos_sim(a, b)]
+
+
+@pytest.mark.parametrize("score", BY)
+@pytest.mark.parametrize("kind", NOTHING)
+def test_what_embedding_no_texts_gives_finds_nothing(kind, score):
+    nothing, some = NOTHING[kind], np.eye(3, dtype=np.float32)
+
+    assert semantic_search(nothing, nothing, score_function=score) == []
+    assert semantic_search(nothing, some, score_function=score) == []
+    assert semantic_search(some, nothing, score_function=score) == [[], [], []]
+    assert paraphrase_mining_embeddings(nothing, score_function=score) == []
+
+
+@pytest.mark.parametrize("score", BY)
+def test_one_sparse_vector_is_a_query(score):
+    rows = torch.tensor([[0.0, 1, 2], [3, 0, 0]])
+
+    sparse = semantic_search(rows[0].to_sparse(), rows.to_sparse(), score_function=score)
+
+    dense = semantic_search(rows[0], rows, score_function=score)
+    assert [[hit["corpus_id"] for hit in hits] for hits in sparse] == [
+        [hit["corpus_id"] for hit in hits] for hits in dense
+    ]
+    assert semantic_search(torch.zeros(0).to_sparse(), rows.to_sparse(), score_function=score) == []
+
+
+@pytest.mark.parametrize("layout", [torch.Tensor.clone, torch.Tensor.to_sparse])
+@pytest.mark.parametrize("score", BY)
+def test_rows_that_are_not_finite_are_refused_by_number(score, layout):
+    good, bad = torch.eye(3), torch.eye(3)
+    bad[1, 1] = torch.nan
+    good, bad = layout(good), layout(bad)
+
+    with pytest.raises(ValueError, match="row 1 of the corpus holds NaN"):
+        semantic_search(good, bad, score_function=score)
+    with pytest.raises(ValueError, match="row 1 of the queries holds NaN"):
+        semantic_search(bad, good, score_function=score)
+    with pytest.raises(ValueError, match="row 1 of the embeddings holds NaN"):
+        paraphrase_mining_embeddings(bad, score_function=score)
+
+
+@pytest.mark.parametrize("value", [-1, 0])
+@pytest.mark.parametrize("name", ["query_chunk_size", "corpus_chunk_size"])
+def test_chunks_have_at_least_one_row(name, value):
+    for search in (partial(semantic_search, np.eye(2)), paraphrase_mining_embeddings):
+        with pytest.raises(ValueError, match=f"{name} must be at least 1, got {value}"):
+            search(np.eye(2), **{name: value})
+
+
+def test_counts_of_results_are_none_or_more():
+    rows = np.eye(2)
+
+    for name in ("max_pairs", "top_k"):
+        with pytest.raises(ValueError, match=f"{name} must be at least 0, got -1"):
+            paraphrase_mining_embeddings(rows, **{name: -1})
+        assert paraphrase_mining_embeddings(rows, **{name: 0}) == []
+    with pytest.raises(ValueError, match="top_k must be at least 0, got -1"):
+        semantic_search(rows, rows, top_k=-1)
+    assert semantic_search(rows, rows, top_k=0) == [[], []]
+
+
+@pytest.mark.parametrize("score", ["cosine", "cos_sim", None, 3])
+def test_a_score_function_is_a_function(score):
+    with pytest.raises(ValueError, match=r"a function such as cos_sim, dot_score.*got"):
+        semantic_search(np.eye(2), np.eye(2), score_function=score)
+
+
+@pytest.mark.parametrize("nothing", [np.array([]), torch.tensor([])])
+def test_no_texts_have_no_translations(nothing):
+    some = np.eye(2, dtype=np.float32)
+
+    for sides in ((nothing, nothing), (nothing, some), (some, nothing)):
+        assert len(bitext_mining(*sides).scores) == 0

@@ -195,3 +195,52 @@ def test_similarity_functions_are_known_by_name_member_and_alias():
 def test_an_unknown_similarity_lists_the_known_ones():
     with pytest.raises(ValueError, match="'angle'; choose one of cosine, dot"):
         SimilarityFunction.to_similarity_fn("angle")
+
+
+# --- One vector, no vectors ----------------------------------------------------------------------
+
+ALL_PAIRS = {
+    "cosine": (cos_sim, pairwise_cos_sim),
+    "dot": (dot_score, pairwise_dot_score),
+    "euclidean": (euclidean_sim, pairwise_euclidean_sim),
+    "manhattan": (manhattan_sim, pairwise_manhattan_sim),
+}
+VECTORS = {
+    "dense": torch.tensor,
+    "coo": lambda row: torch.tensor(row).to_sparse(),
+    "uncoalesced": lambda row: torch.sparse_coo_tensor(
+        torch.arange(len(row)).repeat(2)[None],
+        torch.tensor(row).repeat(2) / 2,
+        (len(row),),
+        check_invariants=False,
+    ),
+    "half_coo": lambda row: torch.tensor(row).half().to_sparse(),
+    "numpy": lambda row: row,
+}
+
+
+@pytest.mark.parametrize("right", VECTORS)
+@pytest.mark.parametrize("left", VECTORS)
+@pytest.mark.parametrize("name", ALL_PAIRS)
+def test_single_vectors_of_any_layout_are_compared(name, left, right):
+    every, pairwise = ALL_PAIRS[name]
+    a, b = VECTORS[left](A[0]), VECTORS[right](B[1])
+    wanted = DEFINITIONS[name](A[0].astype(float), B[1].astype(float))
+
+    assert every(a, b).tolist() == [[pytest.approx(wanted, abs=1e-5)]]
+    assert pairwise(a, b).item() == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ALL_PAIRS)
+def test_what_embedding_no_texts_gives_has_no_scores(name):
+    every, pairwise = ALL_PAIRS[name]
+    for nothing in (np.array([]), [], torch.tensor([]), torch.tensor([]).to_sparse()):
+        assert every(nothing, nothing).shape == (0, 0)
+        assert every(nothing, A).shape == (0, 3)
+        assert every(torch.tensor(A), nothing).shape == (3, 0)
+        assert pairwise(nothing, nothing).shape == (0,)
+
+
+def test_more_than_two_axes_are_refused():
+    with pytest.raises(ValueError, match=r"must be a matrix.* got shape \(1, 2, 3\)"):
+        cos_sim(np.zeros((1, 2, 3)), A)

@@ -1,6 +1,7 @@
 """Router: one path of modules for queries, another for documents."""
 
 import ast
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,9 @@ from stx_core.inference.tokens import Pair, Tokens
 from stx_core.models.folder import inside, read_json, write_json
 from stx_core.models.modules import module_class, saved_type
 from stx_core.models.modules.module import Features, InputModule, LoadOptions, Module
+from stx_core.models.own_readers import own_reader, read_with
+
+logger = logging.getLogger(__name__)
 
 Route = tuple[str | None, str | tuple[str, ...] | None]
 """(task, modality) that a route is for; None for any."""
@@ -37,7 +41,7 @@ class Router(InputModule):
     """
 
     config_file_name: ClassVar[str] = "router_config.json"
-    forward_kwargs: ClassVar[frozenset[str]] = frozenset({"task"})
+    forward_kwargs: ClassVar[frozenset[str]] = frozenset({"task", "modality"})
 
     def __init__(
         self,
@@ -165,9 +169,17 @@ class Router(InputModule):
 
     # --- Texts to features -----------------------------------------------------------------------
 
+    def task_names(self) -> list[str]:
+        """Tasks that have a route of their own."""
+        mapped = [task for task, _ in self.route_mappings if task is not None]
+        return [*self.sub_modules, *mapped]
+
+    def first_modules(self) -> list[nn.Module]:
+        """The first module of each route."""
+        return [next(modules.children()) for modules in self.sub_modules.values()]
+
     def _readers(self) -> list[InputModule]:
-        firsts = (next(modules.children()) for modules in self.sub_modules.values())
-        return [first for first in firsts if isinstance(first, InputModule)]
+        return [first for first in self.first_modules() if isinstance(first, InputModule)]
 
     @property
     def tokenizer(self) -> Any:  # noqa: ANN401
@@ -187,10 +199,31 @@ class Router(InputModule):
             reader.max_seq_length = value
 
     def to_tokens(
-        self, inputs: Sequence[str] | Sequence[Pair], *, prompt: str = "", task: str | None = None
+        self,
+        inputs: Sequence[str] | Sequence[Pair],
+        *,
+        prompt: str = "",
+        task: str | None = None,
+        **options: Any,  # noqa: ANN401  (of the route's first module)
     ) -> Tokens:
         """Ragged tokens of N texts, made by the route of the task."""
-        return replace(self._reader(task).to_tokens(inputs, prompt=prompt, task=task), task=task)
+        tokens = self._reader(task).to_tokens(inputs, prompt=prompt, task=task, **options)
+        return replace(tokens, task=task)
+
+    def preprocess(
+        self,
+        inputs: Sequence[str] | Sequence[Pair],
+        prompt: str | None = None,
+        task: str | None = None,
+        **options: Any,  # noqa: ANN401  (of the route's first module)
+    ) -> Features:
+        """Tokenise N inputs into one padded batch, by the first module of the task's route."""
+        first = next(self.sub_modules[self.route_for(task)].children())
+        reader = own_reader(first)
+        if reader is None:
+            return super().preprocess(inputs, prompt=prompt, task=task, **options)
+        features = dict(read_with(reader, inputs, prompt, options | {"task": task}))
+        return features | {"task": task}
 
     def collate(self, tokens: Tokens, rows: np.ndarray) -> Features:
         """Features of one batch, as the route of the tokens' task wants them."""
@@ -199,21 +232,27 @@ class Router(InputModule):
     # --- Forward ---------------------------------------------------------------------------------
 
     def get_embedding_dimension(self) -> int | None:
-        """Width of the first route's output, or None if it is not known.
-
-        Raises:
-            ModelError: the routes have outputs of different widths.
-        """
+        """Width of the first route that knows its own, or None if it is not known."""
         widths = {route: _width(modules) for route, modules in self._routes()}
-        known = {width for width in widths.values() if width is not None}
-        if len(known) > 1:
-            raise ModelError(f"the routes give different widths: {widths}")
+        known = [width for width in widths.values() if width is not None]
+        if len(set(known)) > 1:
+            logger.warning("the routes give different widths %s: taken is the first", widths)
         return next(iter(known), None)
 
-    def forward(self, features: Features) -> Features:
-        """Run the route of ``task``."""
-        for module in self.sub_modules[self.route_for(features.get("task"))].children():
-            features = module(features)
+    def forward(
+        self,
+        features: Features,
+        task: str | None = None,
+        modality: str | tuple[str, ...] | None = None,
+        **arguments: Any,  # noqa: ANN401
+    ) -> Features:
+        """Run the route of `task`, or of ``task`` in the features, and give on the arguments."""
+        task = features.get("task") if task is None else task
+        arguments |= {"task": task, "modality": modality}
+        for module in self.sub_modules[self.route_for(task)].children():
+            known = getattr(module, "forward_kwargs", ())
+            own = {key: value for key, value in arguments.items() if key in known}
+            features = module(features, **own)
         return features
 
 

@@ -286,3 +286,114 @@ def test_saving_and_loading_changes_no_score(one_label, three_labels, tmp_path, 
 
         np.testing.assert_array_equal(loaded.predict(PAIRS), model.predict(PAIRS))
     assert caplog.text == ""
+
+
+# --- What others call ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("activation", "shape"),
+    [
+        (lambda x: x.softmax(-1)[:, -1], (3,)),
+        (lambda x: x[:, :2], (3, 2)),
+        (lambda x: x.softmax(-1)[:, 1:2], (3, 1)),
+        (lambda x: x.argmax(-1), (3,)),
+        (lambda x: torch.stack([x, -x], 1), (3, 2, 3)),
+    ],
+)
+def test_an_activation_may_change_the_shape_of_scores(three_labels, activation, shape):
+    logits = three_labels.predict(PAIRS, activation_fn=nn.Identity(), convert_to_tensor=True)
+    wanted = activation(logits).numpy().astype(np.float32)
+
+    given = three_labels.predict(PAIRS, activation_fn=activation, batch_size=2)
+
+    assert given.shape == wanted.shape == shape
+    np.testing.assert_allclose(given, wanted, atol=1e-5)
+    np.testing.assert_allclose(
+        three_labels.predict(PAIRS[0], activation_fn=activation), wanted[0], atol=1e-5
+    )
+    np.testing.assert_allclose(
+        three_labels.score(PAIRS, activation_fn=activation).scores, wanted, atol=1e-5
+    )
+
+
+def test_an_activation_of_the_constructor_may_reduce_labels(tmp_path):
+    folder = bert_folder(tmp_path, 3)
+    plain = CrossEncoder(folder, device="cpu", activation_fn=nn.Identity()).predict(PAIRS)
+
+    last = CrossEncoder(folder, device="cpu", activation_fn=lambda x: x[:, -1]).predict(PAIRS)
+
+    np.testing.assert_allclose(last, plain[:, -1], atol=1e-6)
+
+
+@pytest.mark.parametrize("activation", [torch.mean, lambda x: x.sum(0), lambda x: x.tolist()])
+def test_an_activation_that_loses_pairs_is_refused(three_labels, activation):
+    with pytest.raises(ValueError, match="activation_fn must make a tensor with one row for each"):
+        three_labels.predict(PAIRS[:2], activation_fn=activation)
+
+
+def test_older_names_of_arguments_are_taken(one_label):
+    plain = one_label.predict(PAIRS, activation_fn=nn.Identity())
+
+    older = one_label.predict(sentences=PAIRS, activation_fct=nn.Identity(), num_workers=4)
+
+    np.testing.assert_array_equal(older, plain)
+    ranked = one_label.rank("a", ["b", "c"], convert_to_numpy=True, apply_softmax=True)
+    assert ranked == one_label.rank(query="a", documents=iter(["b", "c"]), num_workers=0)
+    with pytest.raises(ValueError, match="sentences is the older name of inputs: give one"):
+        one_label.predict(inputs=PAIRS, sentences=PAIRS)
+
+
+def test_older_names_of_the_constructor_are_taken(one_label, tmp_path):
+    folder = bert_folder(tmp_path)
+
+    model = CrossEncoder(
+        model_name=str(folder),
+        automodel_args={"dtype": "float64"},
+        tokenizer_args={"model_max_length": 7},
+        config_args={"hidden_dropout_prob": 0.5},
+        classifier_dropout=0.25,
+        default_activation_function=nn.Identity(),
+        cache_dir=str(tmp_path),
+        backend="torch",
+    )
+
+    assert model.dtype == torch.float64
+    assert (model.max_seq_length, model.max_length) == (7, 7)
+    assert model.config.hidden_dropout_prob == 0.5
+    assert model.config.classifier_dropout == 0.25
+    assert isinstance(model.default_activation_function, nn.Identity)
+    assert CrossEncoder(folder, 1, 9, nn.Tanh(), "cpu").max_seq_length == 9
+
+
+@pytest.mark.parametrize("pairs", [zip, lambda a, b: (pair for pair in zip(a, b, strict=True))])
+def test_iterators_of_pairs_are_scored(one_label, pairs):
+    np.testing.assert_array_equal(
+        one_label.predict(pairs(*zip(*PAIRS, strict=True))), one_label.predict(PAIRS)
+    )
+
+
+def test_no_pairs_and_no_documents_give_nothing(one_label, three_labels):
+    assert one_label.predict([]).shape == three_labels.predict([]).shape == (0,)
+    assert one_label.predict(iter([])).shape == (0,)
+    assert one_label.rank("a", []) == one_label.rank("a", iter([]), top_k=3) == []
+    assert one_label.rank("a", ["b"], top_k=0) == []
+    with pytest.raises(ValueError, match="top_k must be at least 0, got -1"):
+        one_label.rank("a", ["b", "c"], top_k=-1)
+
+
+def test_a_query_is_one_text_and_documents_are_many(one_label):
+    with pytest.raises(InputError, match="query must be one text, got list"):
+        one_label.rank(["a"], ["b"])
+    with pytest.raises(InputError, match="documents must be a list of texts, got one str"):
+        one_label.rank("a", "b c")
+
+
+def test_rank_goes_through_the_predict_of_a_subclass(one_label):
+    class Length(CrossEncoder):
+        def predict(self, inputs, **options):
+            return torch.tensor([float(len(document)) for _, document in inputs])
+
+    model = Length(modules=list(one_label), device="cpu")
+
+    assert [hit["corpus_id"] for hit in model.rank("a", ["b", "b c d", "b c"])] == [1, 2, 0]

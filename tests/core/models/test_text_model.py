@@ -31,10 +31,17 @@ def modules(tiny_bert):
 # --- Construction --------------------------------------------------------------------------------
 
 
-def test_either_a_name_or_modules_must_be_given(tiny_bert):
-    for arguments in ({}, {"model_name_or_path": tiny_bert, "modules": modules(tiny_bert)}):
-        with pytest.raises(ValueError, match="either model_name_or_path or modules"):
-            SentenceTransformer(**arguments)
+@pytest.mark.parametrize("arguments", [{}, {"model_name_or_path": ""}])
+def test_a_name_or_modules_must_be_given(arguments):
+    with pytest.raises(ValueError, match="either model_name_or_path or modules"):
+        SentenceTransformer(**arguments)
+
+
+def test_a_name_wins_over_modules(tiny_bert, caplog):
+    model = SentenceTransformer(tiny_bert, modules=modules(tiny_bert))
+
+    assert [type(module) for module in model] == [Transformer, Pooling]
+    assert "those given are not used" in caplog.text
 
 
 def test_an_empty_list_of_modules_is_refused():
