@@ -130,7 +130,7 @@ def test_a_subclass_of_our_transformer_may_tokenize_its_own_way(model, tiny_bert
         def tokenize(self, texts, **options):
             return super().tokenize([text[:2] for text in texts], **options)
 
-    short = SentenceTransformer(modules=[Short(tiny_bert), Pooling(32)], device="cpu")
+    short = SentenceTransformer(modules=[Short.load(tiny_bert), Pooling(32)], device="cpu")
 
     np.testing.assert_allclose(
         short.encode(TEXTS), model.encode([text[:2] for text in TEXTS]), atol=1e-6
