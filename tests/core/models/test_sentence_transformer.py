@@ -265,7 +265,7 @@ def test_pooling_of_the_prompt_can_be_switched_off(tiny_bert):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("by", ["argument", "last module"])
 def test_normalised_vectors_have_unit_length_whatever_the_model_computes_in(tiny_bert, dtype, by):
-    transformer = Transformer.load(tiny_bert, LoadOptions(model_kwargs={"dtype": dtype}))
+    transformer = Transformer.from_checkpoint(tiny_bert, LoadOptions(model_kwargs={"dtype": dtype}))
     modules = [transformer, Pooling(32)] + [Normalize()] * (by == "last module")
     model = SentenceTransformer(modules=modules)
 
