@@ -10,6 +10,11 @@ from pathlib import Path
 
 import pytest
 
+# Containers often set it: then each of hundreds of processes would compile torch, transformers and
+# Ray from their sources, three times the work of all tests.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 pytest_plugins = ["tests.servers.s3", "tests.servers.canned"]
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
