@@ -1,9 +1,11 @@
 """Rows of a folder saved by `datasets`, or of a dataset of the Hugging Face hub."""
 
 import functools
+import json
 import os
 import re
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 from urllib.parse import unquote
 
@@ -51,13 +53,33 @@ def _open(url: str) -> Any:  # noqa: ANN401  (a datasets.Dataset, mapped into me
         name, config, split = _hub_parts(url)
         return datasets.load_dataset(name, config, split=split)
     try:
-        dataset = datasets.load_from_disk(url)
-    except (OSError, ValueError, pa.ArrowInvalid) as error:
+        splits = _json(url, "dataset_dict.json").get("splits")
+        if splits is None:
+            return _saved(datasets, url)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
         raise InputError(f"{redact(url)}: no whole datasets folder ({error})") from error
-    if isinstance(dataset, datasets.DatasetDict):
-        splits = ", ".join(f"{redact(url)}/{split}" for split in dataset)
-        raise InputError(f"{redact(url)} holds several splits; name one: {splits}")
-    return dataset
+    names = ", ".join(f"{redact(url)}/{split}" for split in splits)
+    raise InputError(f"{redact(url)} holds several splits; name one: {names}")
+
+
+def _saved(datasets: ModuleType, url: str) -> Any:  # noqa: ANN401
+    state = _json(url, "state.json")
+    if state["_data_files"]:
+        return datasets.load_from_disk(url)
+    # A dataset without rows is saved without a file, and its own package cannot load that.
+    features = datasets.DatasetInfo.from_directory(url).features or {}
+    empty = datasets.Dataset.from_dict({name: [] for name in features}, features or None)
+    empty._fingerprint = state["_fingerprint"]
+    return empty
+
+
+def _json(url: str, name: str) -> dict[str, Any]:
+    path = os.path.join(local_path(url), name)
+    if not os.path.isfile(path):
+        return {}
+    with open(path, encoding="utf-8") as file:
+        content: dict[str, Any] = json.load(file)
+    return content
 
 
 def _hub_parts(url: str) -> tuple[str, str | None, str]:

@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from stx_core.errors import InputError
+from stx_core.store.corpus.extensions import is_opaque, plain_extension
 from stx_core.store.corpus.shards import Shard
 from stx_core.store.files.urls import redact
 
@@ -33,7 +34,16 @@ def _common_field(shards: Sequence[Shard], name: str) -> pa.Field:
                 continue
             has = ", ".join(shard.schema.names)
             raise InputError(f"{redact(shard.url)}: no column {name!r}; it has {has}")
+        if shard.schema.names.count(name) > 1:
+            raise InputError(
+                f"{redact(shard.url)}: two columns are named {name!r}; rename one of them"
+            )
         kind = plain_type(shard.schema.field(name).type)
+        if is_opaque(kind):
+            raise InputError(
+                f"{redact(shard.url)}: column {name!r} is of {kind.type_name}; write it as another "
+                "type, or leave it out"
+            )
         if common is None or pa.types.is_null(common):
             common, first = kind, shard.url
         elif kind != common and not pa.types.is_null(kind):
@@ -56,7 +66,13 @@ def _wider(one: Any, other: Any, name: str, first: str, second: str) -> Any:  # 
 
 
 def plain_type(kind: Any) -> Any:  # noqa: ANN401
-    """The type that stands for all of its kind: string, int64; dictionaries are decoded."""
+    """The type that stands for all of its kind: string, int64; dictionaries are decoded.
+
+    Extension types are what they stand for, see `plain_extension`.
+    """
+    if is_opaque(kind):
+        return kind
+    kind = plain_extension(kind)
     if pa.types.is_dictionary(kind):
         return plain_type(kind.value_type)
     if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):

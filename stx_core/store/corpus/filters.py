@@ -2,6 +2,7 @@
 
 import datetime
 import functools
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -64,53 +65,106 @@ def filter_mask(table: pa.Table, filters: Sequence[Filter], where: str) -> pa.Ch
 
 
 def _check(column: pa.ChunkedArray, name: str, op: str, value: Any, where: str) -> pa.ChunkedArray:  # noqa: ANN401
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    op, value = typed_condition(column.type, op, value, name, where)
     if op == "is null":
         return pc.is_null(column)
     if op == "is not null":
         return pc.is_valid(column)
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    column = column.cast(comparison_type(column.type, value), safe=False)
+    if pa.types.is_float16(column.type):
+        # Arrow does not compare these; in float32 they are the same numbers.
+        column = column.cast(pa.float32())
+    try:
+        if op in _SETS:
+            values = pa.array([item.cast(column.type) for item in value], column.type)
+            inside = pc.is_in(column, value_set=values)
+            return inside if op == "in" else pc.and_(pc.invert(inside), pc.is_valid(column))
+        return pc.fill_null(_COMPARE[op](column, value.cast(column.type)), False)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, ValueError) as error:
+        raise InputError(
+            f"{redact(where)}: a filter compares column {name!r}, which is {column.type}; that "
+            "works with 'is null' and 'is not null' only"
+        ) from error
+
+
+def typed_condition(kind: Any, op: str, value: Any, name: str, where: str) -> tuple[str, Any]:  # noqa: ANN401
+    """A condition on a column of a type, its value as a scalar of the type, those of sets as list.
+
+    Integers are compared as numbers, whatever the width of the column: a condition that all of them
+    meet becomes ``is not null``, one that none meets ``in`` nothing.
+
+    Raises:
+        InputError: the value does not fit the column; `where` names the file.
+    """
+    if op in _NULLS:
+        return op, None
+    if pa.types.is_integer(kind) and all(map(_is_number, value if op in _SETS else [value])):
+        op, value = _integer_condition(kind, op, value)
+        if op in _NULLS:
+            return op, None
     if op in _SETS:
-        values = pa.array(
-            [typed_value(item, column.type, name, where) for item in value], type=column.type
-        )
-        inside = pc.is_in(column, value_set=values)
-        return inside if op == "in" else pc.and_(pc.invert(inside), pc.is_valid(column))
-    wanted = pa.scalar(typed_value(value, column.type, name, where), column.type)
-    return pc.fill_null(_COMPARE[op](column, wanted), False)
+        return op, [_typed_value(item, kind, name, where) for item in value]
+    return op, _typed_value(value, kind, name, where)
 
 
-def comparison_type(kind: Any, value: Any) -> Any:  # noqa: ANN401
-    """Type in which a column is compared: integers as floats where a value is a fraction."""
-    values = value if isinstance(value, (list, tuple)) else [value]
-    if pa.types.is_integer(kind) and any(isinstance(item, float) for item in values):
-        return pa.float64()
-    return kind
+def _is_number(value: Any) -> bool:  # noqa: ANN401
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def typed_value(value: Any, kind: Any, name: str, where: str) -> Any:  # noqa: ANN401
-    """Give a filter's value as the Python value of a column type.
+def _integer_condition(kind: Any, op: str, value: Any) -> tuple[str, Any]:  # noqa: ANN401
+    """The same condition on integers of some bits, with values that these bits can hold."""
+    n_bits = kind.bit_width - pa.types.is_signed_integer(kind)
+    low, high = (-(2**n_bits) if pa.types.is_signed_integer(kind) else 0), 2**n_bits - 1
+    if op in ("==", "!=", *_SETS):
+        wanted = value if op in _SETS else [value]
+        whole = [int(item) for item in wanted if math.isfinite(item) and item == int(item)]
+        fits = [item for item in whole if low <= item <= high]
+        if op in _SETS or fits:
+            return op, fits if op in _SETS else fits[0]
+        return ("in", []) if op == "==" else ("is not null", None)
+    if math.isnan(value):
+        return "in", []
+    if math.isinf(value):
+        value = low - 1 if value < 0 else high + 1
+    # Between two integers is nothing: "< 7.5" is "< 8", and "<= 7.5" is "<= 7".
+    value = math.ceil(value) if op in ("<", ">=") else math.floor(value)
+    if low <= value <= high:
+        return op, value
+    return ("is not null", None) if (value > high) == (op in ("<", "<=")) else ("in", [])
+
+
+def _typed_value(value: Any, kind: Any, name: str, where: str) -> pa.Scalar:  # noqa: ANN401
+    """A filter's value as a scalar of a column's type.
 
     Text stands for dates and times; otherwise text and numbers do not mix.
 
     Raises:
         InputError: it does not fit; `where` names the file.
     """
-    scalar = pa.scalar(value)
-    is_text = pa.types.is_string(scalar.type)
-    fits = not is_text or _is_string(kind) or pa.types.is_temporal(kind)
-    if _is_string(kind):
-        fits = is_text
+    fits = isinstance(value, str) == _is_string(kind) or (
+        isinstance(value, str) and pa.types.is_temporal(kind)
+    )
     if fits:
         try:
-            return scalar.cast(kind).as_py()
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            fits = False
+            if _is_number(value) and pa.types.is_floating(kind):
+                value = float(value)
+            if isinstance(value, int) and (pa.types.is_integer(kind) or pa.types.is_decimal(kind)):
+                return pa.scalar(int(value), kind)
+            return pa.scalar(value).cast(kind)
+        except (pa.ArrowException, OverflowError, ValueError, TypeError):
+            pass
     raise InputError(
         f"{redact(where)}: a filter compares column {name!r}, which is {kind}, with "
-        f"{value!r}, which is {scalar.type}; give a value of the column's type"
+        f"{value!r}, which is {_type_of(value)}; give a value of the column's type"
     )
+
+
+def _type_of(value: Any) -> str:  # noqa: ANN401
+    try:
+        return str(pa.scalar(value).type)
+    except (pa.ArrowException, OverflowError, ValueError, TypeError):
+        return type(value).__name__
 
 
 def _is_string(kind: Any) -> bool:  # noqa: ANN401

@@ -1,6 +1,6 @@
 """Raw columns of a row range to the rows asked for: filtered, checked, in the planned schema."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stx_core.errors import InputError
+from stx_core.store.corpus.extensions import without_extensions
 from stx_core.store.corpus.filters import Filter, filter_mask, partition_type
 from stx_core.store.corpus.shards import BadRow, Rows, partition_column, partitions
 from stx_core.store.files.urls import redact
@@ -20,8 +21,11 @@ def select_rows(
     filters: Sequence[Filter],
     url: str,
     id_column: str | None,
+    inexact: Mapping[str, np.ndarray] | None = None,
 ) -> Rows:
-    """Filter a table, take out rows that hold invalid UTF-8, and cast it to a schema.
+    """Filter a table, take out rows that cannot be told exactly, and cast it to a schema.
+
+    These are rows with invalid UTF-8, and those that `inexact` names.
 
     Args:
         table: columns of the schema and of the filters, partition columns excepted.
@@ -30,18 +34,27 @@ def select_rows(
         filters: all must pass.
         url: of the shard, for partition values and messages.
         id_column: gives bad rows their id, where it is readable.
+        inexact: by column, (N,) bool: rows with a time that the column cannot hold exactly.
 
     Raises:
         InputError: a column is missing, or has a type that does not fit.
     """
-    table = _add_partitions(table, schema, filters, url)
+    table = without_extensions(_add_partitions(table, schema, filters, url))
     passed = filter_mask(table, filters, url)
+    inexact = {name: mask for name, mask in (inexact or {}).items() if mask.any()}
+    for mask in inexact.values():
+        # Whether they pass a filter on the time is not known: they are told of in any case.
+        passed = pc.or_(passed, pa.array(mask))
     n_filtered = len(table) - (pc.sum(passed).as_py() or 0)
     if n_filtered:
         table = table.filter(passed)
-        row_numbers = row_numbers[passed.to_numpy()]
+        kept = passed.to_numpy()
+        row_numbers = row_numbers[kept]
+        inexact = {name: mask[kept] for name, mask in inexact.items()}
     bad = _invalid_rows(table.select(schema.names), row_numbers, id_column)
+    bad += _inexact_rows(table, row_numbers, id_column, inexact, {row.row for row in bad})
     if bad:
+        bad.sort(key=lambda item: item.row)
         good = ~np.isin(row_numbers, [row.row for row in bad])
         table, row_numbers = table.filter(pa.array(good)), row_numbers[good]
     return Rows(_cast(table.select(schema.names), schema, url), row_numbers, bad, n_filtered)
@@ -122,6 +135,24 @@ def _invalid_rows(table: pa.Table, row_numbers: np.ndarray, id_column: str | Non
                     row, known, name, "invalid_utf8", f"column {name!r} is not valid UTF-8"
                 )
     return [bad[position] for position in sorted(bad)]
+
+
+def _inexact_rows(
+    table: pa.Table,
+    row_numbers: np.ndarray,
+    id_column: str | None,
+    inexact: Mapping[str, np.ndarray],
+    others: set[int],
+) -> list[BadRow]:
+    bad: dict[int, BadRow] = {}
+    for name, mask in inexact.items():
+        detail = f"column {name!r} has a time that microseconds cannot hold"
+        for position in np.flatnonzero(mask).tolist():
+            row = int(row_numbers[position])
+            if row not in others:
+                known = _readable(table, id_column, position)
+                bad[row] = BadRow(row, known, name, "wrong_type", detail)
+    return list(bad.values())
 
 
 def _is_valid(column: pa.ChunkedArray) -> bool:

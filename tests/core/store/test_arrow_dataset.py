@@ -107,3 +107,32 @@ def test_a_folder_that_was_not_saved_by_datasets_is_refused(tmp_path):
 def test_a_hub_name_cannot_smuggle_a_path_or_a_url(name):
     with pytest.raises(SpecError, match="owner/name/config/split"):
         list_shards([f"hf-dataset://{name}/default/train"])
+
+
+@pytest.mark.parametrize("columns", [{"id": [], "text": []}, {}])
+def test_a_folder_without_rows_is_a_corpus_without_rows(tmp_path, columns):
+    empty = datasets.Dataset.from_dict(columns)
+    empty.save_to_disk(tmp_path / "d")
+
+    (shard,) = list_shards([str(tmp_path / "d")])
+
+    assert (shard.n_rows, shard.schema.names) == (0, list(columns))
+    assert shard.identity == empty._fingerprint
+
+
+def test_an_empty_split_can_be_named_too(tmp_path, dataset):
+    splits = {"train": dataset, "test": dataset.select([])}
+    datasets.DatasetDict(splits).save_to_disk(tmp_path / "d")
+
+    with pytest.raises(InputError, match="several splits; name one: .*/d/train, .*/d/test"):
+        list_shards([str(tmp_path / "d")])
+    assert list_shards([str(tmp_path / "d" / "test")])[0].n_rows == 0
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{}", '{"_data_files": 7}', '{"_data_files": [3]}'])
+def test_a_folder_with_a_spoilt_state_is_named(tmp_path, dataset, content):
+    dataset.save_to_disk(tmp_path / "d")
+    (tmp_path / "d" / "state.json").write_text(content)
+
+    with pytest.raises(InputError, match="/d: no whole datasets folder"):
+        list_shards([str(tmp_path / "d")])

@@ -1,8 +1,9 @@
 import datetime
+import operator
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stx_core.errors import InputError, SpecError
@@ -114,3 +115,75 @@ def test_integers_compare_with_fractions():
     assert filter_mask(TABLE, [("n", "in", [1.5, 2])], "f").to_pylist() == [
         False, True, False, False,
     ]  # fmt: skip
+
+
+INTEGERS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
+wild = st.one_of(
+    st.integers(-(2**70), 2**70),
+    st.sampled_from([-1, 0, 127, 128, 255, 256, 2**31, 2**53 + 1, 2**63 - 1, 2**63, 2**64, 10**30]),
+    st.floats(allow_nan=True, allow_infinity=True),
+    st.sampled_from([7.5, -0.5, 2.0**63, 9007199254740992.5, float("inf"), float("-inf")]),
+)
+PYTHON = {
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(INTEGERS), st.sampled_from(sorted(PYTHON)), wild)
+def test_integers_of_any_width_compare_as_numbers(kind, op, value):
+    top = 2 ** (int(kind.lstrip("uint")) - (not kind.startswith("u"))) - 1
+    numbers = [0, 1, 7, 8, top - 1, top, *([] if kind.startswith("u") else [-1, -top - 1])]
+    table = pa.table({"n": pa.array([*numbers, None], kind)})
+
+    passes = filter_mask(table, [("n", op, value)], "f").to_pylist()
+
+    assert passes == [*(PYTHON[op](number, value) for number in numbers), False]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.sampled_from(INTEGERS), st.lists(wild, max_size=3))
+def test_sets_of_numbers_may_hold_what_the_column_cannot(kind, values):
+    table = pa.table({"n": pa.array([0, 7, 100, None], kind)})
+
+    inside = filter_mask(table, [("n", "in", values)], "f").to_pylist()
+    outside = filter_mask(table, [("n", "not in", values)], "f").to_pylist()
+
+    assert inside == [number in values for number in (0, 7, 100)] + [False]
+    assert outside == [number not in values for number in (0, 7, 100)] + [False]
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "condition", "passes"),
+    [
+        ("float16", [0.5, 1.5, None], ("<", 1), [1, 0, 0]),
+        ("float16", [0.1, 1.5, None], ("in", [0.1, 9]), [1, 0, 0]),
+        ("float16", [0.5, 70000, None], ("!=", 0.5), [0, 1, 0]),
+        ("float", [0.5, 1e30, None], (">", 2**70), [0, 1, 0]),
+        ("double", [0.5, 2.0**80, None], ("==", 2**80), [0, 1, 0]),
+        (pa.decimal128(5, 2), [1, 2, None], (">=", 2), [0, 1, 0]),
+        (pa.decimal256(60, 2), [1, 2, None], ("==", 2), [0, 1, 0]),
+        (pa.timestamp("ns"), [1, 1000, None], ("<", "1970-01-01T00:00:00.000001"), [1, 0, 0]),
+    ],
+)
+def test_numbers_and_times_of_every_type_compare(kind, values, condition, passes):
+    table = pa.table({"n": pa.array(values, kind)})
+
+    assert filter_mask(table, [("n", *condition)], "f").to_pylist() == list(map(bool, passes))
+
+
+@pytest.mark.parametrize(
+    "column", [[{"a": 1}], [[1]], pa.array([[("k", 1)]], pa.map_("string", "int8"))]
+)
+@pytest.mark.parametrize("value", ["x", 1, 2**65, datetime.date(2026, 1, 1)])
+def test_columns_that_have_no_order_are_refused_in_one_line(column, value):
+    table = pa.table({"n": column})
+
+    with pytest.raises(InputError, match="f: a filter compares column 'n'"):
+        filter_mask(table, [("n", "==", value)], "f")
+    assert filter_mask(table, [("n", "is not null", None)], "f").to_pylist() == [True]

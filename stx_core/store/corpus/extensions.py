@@ -1,0 +1,57 @@
+"""Arrow's extension types as what they are made of: readers of files disagree about them."""
+
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stx_core.store.corpus.nested import with_leaves
+
+_UUID_PARTS = ((0, 8), (8, 12), (12, 16), (16, 20), (20, 32))
+
+
+def plain_extension(kind: Any) -> Any:  # noqa: ANN401  (a pyarrow DataType)
+    """The type that stands for an extension type; other types are themselves.
+
+    UUIDs and JSON are text, and booleans of a byte are booleans; of all others, and of those inside
+    of lists, structs and maps, it is what they are stored as.
+    """
+    if isinstance(kind, (pa.UuidType, pa.JsonType)):
+        return pa.string()
+    return pa.bool_() if isinstance(kind, pa.Bool8Type) else _storage(kind)
+
+
+def is_opaque(kind: Any) -> bool:  # noqa: ANN401
+    """Whether only another program knows what the values of a type mean."""
+    return isinstance(kind, pa.OpaqueType)
+
+
+def without_extensions(table: pa.Table) -> pa.Table:
+    """A table with each column as `plain_extension` says."""
+    for place, field in enumerate(table.schema):
+        kind = plain_extension(field.type)
+        if kind != field.type:
+            column = table.column(place)
+            if isinstance(field.type, pa.UuidType):
+                column = pa.chunked_array([_uuid_text(chunk) for chunk in column.chunks], kind)
+            else:
+                column = column.cast(_storage(field.type)).cast(kind)
+            table = table.set_column(place, field.name, column)
+    return table
+
+
+def _storage(kind: Any) -> Any:  # noqa: ANN401
+    if isinstance(kind, pa.BaseExtensionType):
+        return _storage(kind.storage_type)
+    return with_leaves(kind, _storage) if pa.types.is_nested(kind) else kind
+
+
+def _uuid_text(uuids: pa.Array) -> pa.Array:
+    """UUIDs as people write them, by Arrow's own loops: a UUID is often the id of each row."""
+    whole = uuids.storage.fill_null(bytes(16))
+    digits = b"".join(whole.to_pylist()).hex().encode()
+    fixed = pa.Array.from_buffers(pa.binary(32), len(whole), [None, pa.py_buffer(digits)])
+    text = fixed.cast(pa.binary()).cast(pa.string())
+    parts = [pc.utf8_slice_codeunits(text, start, stop) for start, stop in _UUID_PARTS]
+    joined = pc.binary_join_element_wise(*parts, "-")
+    return pc.if_else(uuids.storage.is_valid(), joined, pa.scalar(None, pa.string()))
