@@ -17,7 +17,8 @@ from stx_core.models.device import one_device
 from stx_core.models.inputs import Unread, read_only_texts, read_pairs
 from stx_core.models.loading import CONFIG
 from stx_core.models.messages import tokenize_as_messages
-from stx_core.models.modules.dense import ACTIVATIONS, Dense, load_activation
+from stx_core.models.modules.activations import Activation, load_activation, saved_activation
+from stx_core.models.modules.dense import Dense
 from stx_core.models.modules.logit_score import LogitScore
 from stx_core.models.modules.module import Features, LoadOptions, is_transformer
 from stx_core.models.older_names import given, older_names
@@ -26,7 +27,8 @@ from stx_core.models.text_model import ModelOptions, RunOptions, TextModel
 
 # N pairs of a call, B of a batch, K labels
 
-Activation = Callable[[torch.Tensor], torch.Tensor]
+# Beside the name of the activation, where it has others than its defaults.
+_ARGUMENTS = "activation_fn_arguments"
 
 
 @dataclass(frozen=True)
@@ -178,14 +180,15 @@ class CrossEncoder(TextModel):
                 "config.json: sbert_ce_default_activation_function",
             ),
         )
+        arguments = self.saved_config.get(_ARGUMENTS)
         for path, where in places:
             if path is not None:
-                return load_activation(path, where)
+                return load_activation(path, where, arguments if where.startswith(CONFIG) else None)
         return nn.Sigmoid() if self.num_labels == 1 else nn.Identity()
 
     def model_config(self) -> dict[str, Any]:
         """Settings of the whole model as they are saved."""
-        return super().model_config() | {"activation_fn": _class_path(self.activation_fn)}
+        return super().model_config() | _saved_form(self.activation_fn)
 
     # --- Scoring ---------------------------------------------------------------------------------
 
@@ -460,11 +463,9 @@ def _finish(
     return scores.softmax(dim=1) if apply_softmax and scores.ndim > 1 else scores
 
 
-def _class_path(activation: Activation) -> str:
-    path = f"{type(activation).__module__}.{type(activation).__name__}"
-    if path not in ACTIVATIONS or repr(activation) != repr(ACTIVATIONS[path]()):
-        raise ModelError(
-            f"the activation {activation!r} cannot be saved: a folder stores only the class name, "
-            "of a torch.nn activation with its default settings"
-        )
-    return path
+def _saved_form(activation: Activation) -> dict[str, Any]:
+    """The activation as settings of the model."""
+    name, arguments = saved_activation(activation)
+    if isinstance(activation, nn.PReLU) and not bool((activation.weight == activation.init).all()):
+        raise ModelError(f"{activation!r} has weights of its own, which no folder of a model keeps")
+    return {"activation_fn": name} | ({_ARGUMENTS: arguments} if arguments else {})

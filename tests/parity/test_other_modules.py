@@ -434,3 +434,13 @@ def test_layers_are_weighted_when_the_backbone_gives_them(tmp_path, minilm):
     ours = SentenceTransformer(tmp_path / "model", device="cpu")
 
     np.testing.assert_allclose(ours.encode(TEXTS), theirs.encode(TEXTS), atol=1e-5, rtol=0)
+
+
+def test_an_activation_with_arguments_is_a_folder_that_the_reference_loads(tmp_path):
+    ours = Dense(4, 4, activation_function=nn.LeakyReLU(0.3))
+    ours.save(tmp_path)
+
+    theirs = base_reference.Dense.load(str(tmp_path))
+
+    assert isinstance(theirs.activation_function, nn.LeakyReLU)
+    torch.testing.assert_close(theirs.linear.weight, ours.linear.weight)

@@ -1,50 +1,17 @@
 """A linear layer with an activation."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from stx_core.errors import ModelError
 from stx_core.models.folder import read_json
+from stx_core.models.modules.activations import Activation, load_activation, saved_activation
 from stx_core.models.modules.module import Features, Module
 
-_ACTIVATION_CLASSES: tuple[type[nn.Module], ...] = (
-    nn.Identity, nn.Tanh, nn.Sigmoid, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU,
-    nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish,
-    nn.LogSigmoid, nn.Tanhshrink, nn.PReLU,
-)  # fmt: skip
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    name: activation
-    for activation in _ACTIVATION_CLASSES
-    for name in (
-        f"{activation.__module__}.{activation.__name__}",
-        f"torch.nn.{activation.__name__}",
-        f"torch.nn.modules.{activation.__name__}",
-    )
-}
-"""Dotted name of an activation in a model folder -> class. Nothing else is accepted."""
-
-
-def load_activation(name: str, where: str) -> nn.Module:
-    """Build the activation that a folder names.
-
-    Args:
-        name: dotted class, such as ``torch.nn.modules.activation.Tanh``.
-        where: the file that names it, for the message.
-
-    Raises:
-        ModelError: the name is not in `ACTIVATIONS`. It is never replaced by another one.
-    """
-    if name not in ACTIVATIONS:
-        raise ModelError(
-            f"{where}: activation {name!r} is unknown; code from model folders is not run, known "
-            f"are the activations of torch.nn: {sorted({c.__name__ for c in _ACTIVATION_CLASSES})}"
-        )
-    return ACTIVATIONS[name]()
+# Beside the name of the activation, where it has others than its defaults.
+ARGUMENTS = "activation_arguments"
 
 
 class Dense(Module):
@@ -76,7 +43,7 @@ class Dense(Module):
         in_features: int,
         out_features: int,
         bias: bool = True,
-        activation_function: Callable[[torch.Tensor], torch.Tensor] | None = nn.Tanh(),  # noqa: B008
+        activation_function: Activation | None = nn.Tanh(),  # noqa: B008
         init_weight: torch.Tensor | None = None,
         init_bias: torch.Tensor | None = None,
         module_input_name: str = "sentence_embedding",
@@ -104,23 +71,30 @@ class Dense(Module):
         """Settings, the activation built from its name."""
         path = folder / cls.config_file_name
         config = read_json(path)
+        arguments = config.pop(ARGUMENTS, None)
         if "activation_function" in config:
             config["activation_function"] = load_activation(
-                config["activation_function"], str(path)
+                config["activation_function"], str(path), arguments
             )
         return config
 
     def get_config_dict(self) -> dict[str, Any]:
-        """Settings as they are saved; `use_residual` where it is on: it is unknown before 5.7."""
-        name = type(self.activation_function)
-        config = super().get_config_dict() | {
-            "activation_function": f"{name.__module__}.{name.__qualname__}"
-        }
+        """Settings as they are saved; `use_residual` where it is on: it is unknown before 5.7.
+
+        So are arguments of the activation, which the reference leaves out of account.
+
+        Raises:
+            ModelError: the activation is none that a folder can name.
+        """
+        name, arguments = saved_activation(self.activation_function)
+        config = super().get_config_dict() | {"activation_function": name}
+        config |= {ARGUMENTS: arguments} if arguments else {}
         return config | ({"use_residual": True} if self.use_residual else {})
 
     def get_embedding_dimension(self) -> int:
-        """Width of the output."""
-        return self.out_features
+        """Width of the output, half of `out_features` behind a gate."""
+        gated = isinstance(self.activation_function, nn.GLU)
+        return self.out_features // 2 if gated else self.out_features
 
     def forward(self, features: Features) -> Features:
         """Read (..., in_features), write (..., out_features)."""

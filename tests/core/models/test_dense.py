@@ -31,7 +31,17 @@ def test_activations_of_torch_are_built_by_name(name, expected, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["os.system", "torch.load", "torch.nn.Linear", "torch.hub.load", "my_code.Swish", ""]
+    "name",
+    [
+        "os.system",
+        "torch.load",
+        "torch.nn.Linear",
+        "torch.nn.MultiheadAttention",
+        "torch.tanh",
+        "torch.hub.load",
+        "my_code.Swish",
+        "",
+    ],
 )
 def test_an_unknown_activation_is_an_error_and_never_tanh(name, tmp_path):
     with pytest.raises(ModelError, match=f"activation {name!r} is unknown"):
