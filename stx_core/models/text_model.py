@@ -24,6 +24,7 @@ from stx_core.models.inputs import Unread, read_texts, unread
 from stx_core.models.loading import MODULES, load_modules, read_model_config
 from stx_core.models.model_card import ModelCardData, read_card
 from stx_core.models.module_row import ModuleRow
+from stx_core.models.modules.checkpoints import check_backend
 from stx_core.models.modules.module import Features, LoadOptions, is_transformer
 from stx_core.models.own_readers import own_reader, read_with
 from stx_core.models.prompts import choose_prompts, task_prompt_name
@@ -140,7 +141,7 @@ class TextModel(ModuleRow):
             raise ValueError("tokenizer_kwargs is the older name of processor_kwargs: give one")
         if token is not None and use_auth_token is not None:
             raise ValueError("use_auth_token is the older name of token: give one")
-        _check_backend(backend)
+        check_backend(backend)
         self.backend = backend
         self.trust_remote_code = trust_remote_code
         self.model_card_data = model_card_data or ModelCardData(local_files_only=local_files_only)
@@ -449,7 +450,7 @@ class TextModel(ModuleRow):
         Args:
             task: "query" or "document", for models that route by it.
         """
-        key = (task, self.dtype, self.device)
+        key = (task, self.dtype, self.device, getattr(self[0], "unpad_inputs", None))
         if key not in self._why_padded:
             self._why_padded[key] = self._try_packed(task)
         return self._why_padded[key]
@@ -458,6 +459,8 @@ class TextModel(ModuleRow):
         first = self[0]
         if not is_transformer(first):
             return f"{type(first).__name__} has no attention"
+        if first.unpad_inputs is False:
+            return "unpad_inputs is False"
         vocabulary = first.model.config.get_text_config().vocab_size
         special = first.tokenizer.all_special_ids
         tokens = replace(trial_tokens(vocabulary, special, self.max_seq_length), task=task)
@@ -486,14 +489,3 @@ class TextModel(ModuleRow):
         if target != self.device:
             self.to(target)
         return target
-
-
-def _check_backend(backend: str) -> None:
-    known = ("torch", "onnx", "openvino")
-    if backend not in known:
-        raise ValueError(f"no backend is called {backend!r}; choose one of {', '.join(known)}")
-    if backend != "torch":
-        raise ModelError(
-            f"backend {backend!r} is not built in: leave it out, torch runs models packed, and as "
-            "fast as the machine's bfloat16 units allow with model_kwargs={'dtype': 'bfloat16'}"
-        )

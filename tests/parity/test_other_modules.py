@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer as ReferenceModel
+from sentence_transformers.base.modules import Dense as ReferenceDense
 from sentence_transformers.base.modules import Transformer as ReferenceTransformer
 from sentence_transformers.sentence_transformer import modules as reference
 from sentence_transformers.sentence_transformer.modules.tokenizer import (
@@ -22,6 +23,7 @@ from transformers import AutoTokenizer, BertConfig, BertModel
 
 from stx_core.models.modules.bow import BoW
 from stx_core.models.modules.cnn import CNN
+from stx_core.models.modules.dense import Dense
 from stx_core.models.modules.dropout import Dropout
 from stx_core.models.modules.layer_norm import LayerNorm
 from stx_core.models.modules.lstm import LSTM
@@ -437,10 +439,10 @@ def test_layers_are_weighted_when_the_backbone_gives_them(tmp_path, minilm):
 
 
 def test_an_activation_with_arguments_is_a_folder_that_the_reference_loads(tmp_path):
-    ours = Dense(4, 4, activation_function=nn.LeakyReLU(0.3))
+    ours = Dense(4, 4, activation_function=torch.nn.LeakyReLU(0.3))
     ours.save(tmp_path)
 
-    theirs = base_reference.Dense.load(str(tmp_path))
+    theirs = ReferenceDense.load(str(tmp_path))
 
-    assert isinstance(theirs.activation_function, nn.LeakyReLU)
+    assert isinstance(theirs.activation_function, torch.nn.LeakyReLU)
     torch.testing.assert_close(theirs.linear.weight, ours.linear.weight)

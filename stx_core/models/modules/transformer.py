@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from tokenizers.normalizers import BertNormalizer, Lowercase
 from tokenizers.normalizers import Sequence as Normalizers
 from torch import nn
 
+from stx_core.choices import check_choice
 from stx_core.errors import ModelError
 from stx_core.inference.backbones import as_packed, position_ids
 from stx_core.inference.packing import pack
@@ -25,7 +26,9 @@ from stx_core.models.backbone import (
     load_tokenizer,
 )
 from stx_core.models.folder import read_json, write_json
+from stx_core.models.modules.checkpoints import check_backend, checkpoint_folder, options_of
 from stx_core.models.modules.module import Features, InputModule, LoadOptions
+from stx_core.models.older_names import older_names
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +39,10 @@ _CONFIG_FILES = tuple(
 )
 
 # Task -> field of the backbone's output, name of the feature that this module writes.
-_OUTPUTS = {
+TransformerTask = Literal[
+    "feature-extraction", "fill-mask", "sequence-classification", "text-generation"
+]
+_OUTPUTS: dict[TransformerTask, tuple[str, str]] = {
     "feature-extraction": ("last_hidden_state", "token_embeddings"),
     "fill-mask": ("logits", "token_embeddings"),
     "sequence-classification": ("logits", "scores"),
@@ -51,8 +57,9 @@ class Transformer(InputModule):
     """A transformers model with its tokenizer.
 
     Args:
-        model: the backbone, loaded for `transformer_task`.
-        tokenizer: its tokenizer.
+        model_name_or_path: a local folder or a name on the hub of a checkpoint. Or a backbone that
+            is loaded for `transformer_task` already; then with its tokenizer.
+        tokenizer: the tokenizer of a loaded backbone.
         transformer_task: ``feature-extraction`` (token embeddings), ``fill-mask`` (vocabulary
             logits as token embeddings), ``sequence-classification`` (scores) or
             ``text-generation`` (logits of the last token).
@@ -64,19 +71,38 @@ class Transformer(InputModule):
         do_lower_case: lower-case texts before the tokenizer's own normalisation.
         query_length: overrides `max_seq_length` for the task "query".
         document_length: overrides it for the task "document".
+        model_kwargs: arguments of the backbone, such as ``dtype``, where a checkpoint is loaded.
+        processor_kwargs: arguments of its tokenizer.
+        config_kwargs: overrides of its config.
+        cache_dir: where downloads are kept.
+        backend: only "torch".
+        unpad_inputs: False runs every batch padded. Never saved.
+        tokenizer_name_or_path: another folder for the tokenizer.
+        query_expansion: only None: it belongs to multi-vector models.
         processing_kwargs: kept for chat templates, under the key ``chat_template``.
     """
 
-    default_task: ClassVar[str] = "feature-extraction"
+    default_task: ClassVar[TransformerTask] = "feature-extraction"
     saved_as: ClassVar[str] = "Transformer"
     is_transformer: ClassVar[bool] = True
 
+    @older_names(
+        model_args="model_kwargs", tokenizer_args="processor_kwargs", config_args="config_kwargs"
+    )
     def __init__(
         self,
-        model: Any,  # noqa: ANN401
-        tokenizer: Any,  # noqa: ANN401  (transformers has no common typed interface)
+        model_name_or_path: Any,  # noqa: ANN401
+        tokenizer: Any = None,  # noqa: ANN401  (transformers has no common typed interface)
         *,
-        transformer_task: str = "feature-extraction",
+        transformer_task: TransformerTask | None = None,
+        model_kwargs: Mapping[str, Any] | None = None,
+        processor_kwargs: Mapping[str, Any] | None = None,
+        config_kwargs: Mapping[str, Any] | None = None,
+        cache_dir: str | None = None,
+        backend: str = "torch",
+        unpad_inputs: bool | None = None,
+        tokenizer_name_or_path: str | Path | None = None,
+        query_expansion: None = None,
         modality_config: Mapping[str, Mapping[str, Any]] | None = None,
         module_output_name: str | None = None,
         max_seq_length: int | None = None,
@@ -86,7 +112,25 @@ class Transformer(InputModule):
         processing_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        check_backend(backend)
+        if query_expansion is not None:
+            raise ModelError("query_expansion belongs to multi-vector models")
+        transformer_task = transformer_task or self.default_task
+        check_choice("transformer_task", transformer_task, _OUTPUTS)
         field, output_name = _OUTPUTS[transformer_task]
+        model = model_name_or_path
+        if isinstance(model, str | Path):
+            options, revision = options_of(model_kwargs, processor_kwargs, config_kwargs, cache_dir)
+            needs_pooler = _reads(modality_config, "pooler_output")
+            folder = checkpoint_folder(model, options, revision)
+            model = load_backbone(folder, transformer_task, options, needs_pooler=needs_pooler)
+            if tokenizer_name_or_path is not None:
+                folder = checkpoint_folder(tokenizer_name_or_path, options)
+            tokenizer = load_tokenizer(folder, options) if tokenizer is None else tokenizer
+            max_seq_length = options.processor_kwargs.get("model_max_length", max_seq_length)
+        if tokenizer is None:
+            raise ValueError("a loaded backbone needs its tokenizer: Transformer(model, tokenizer)")
+        self.unpad_inputs = unpad_inputs
         self.model = model
         self.tokenizer = tokenizer
         self.transformer_task = transformer_task
@@ -107,6 +151,30 @@ class Transformer(InputModule):
         if getattr(model.config, "pad_token_id", 0) is None:
             # Decoders that classify look for the last token before padding.
             model.config.pad_token_id = self.pad_token_id
+
+    @property
+    def auto_model(self) -> Any:  # noqa: ANN401
+        """Older name of `model`."""
+        return self.model
+
+    @property
+    def processor(self) -> Any:  # noqa: ANN401
+        """The tokenizer: what makes inputs of texts."""
+        return self.tokenizer
+
+    @processor.setter
+    def processor(self, value: Any) -> None:  # noqa: ANN401
+        self.tokenizer = value
+
+    @property
+    def config(self) -> Any:  # noqa: ANN401
+        """Settings of the backbone, as transformers keeps them."""
+        return self.model.config
+
+    @property
+    def modalities(self) -> list[str]:
+        """Kinds of input that the module reads."""
+        return [str(modality) for modality in self.modality_config]
 
     # --- Files -----------------------------------------------------------------------------------
 
@@ -343,7 +411,7 @@ class Transformer(InputModule):
 class MLMTransformer(Transformer):
     """A backbone with its masked-LM head, as sparse models up to 5.3 name it."""
 
-    default_task: ClassVar[str] = "fill-mask"
+    default_task: ClassVar[TransformerTask] = "fill-mask"
 
 
 def _with_prompt(

@@ -274,3 +274,78 @@ def test_the_caller_s_arguments_win_over_those_of_the_folder(folder):
     module = Transformer.from_folder(folder, LoadOptions(model_kwargs={"dtype": "float16"}))
 
     assert module.model.dtype == torch.float16
+
+
+# --- Made by hand --------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_is_loaded_by_its_name(folder, tmp_path):
+    for name in (folder, str(folder)):
+        module = Transformer(name, max_seq_length=9, do_lower_case=True)
+
+        assert module.max_seq_length == 9
+        assert module.auto_model is module.model
+        assert module.config is module.model.config
+        assert module.processor is module.tokenizer
+        assert module.modalities == ["text"]
+        assert module.to_tokens(["x " * 99]).lengths.tolist() == [9]
+    module.save(str(tmp_path / "new" / "folder"))
+    assert Transformer.load(str(tmp_path / "new" / "folder")).max_seq_length == 9
+
+
+def test_arguments_of_backbone_tokenizer_and_config_have_older_names(folder):
+    older = Transformer(
+        str(folder),
+        model_args={"dtype": "float64", "token": "t"},
+        tokenizer_args={"model_max_length": 8},
+        config_args={"hidden_dropout_prob": 0.5},
+        cache_dir=None,
+        unpad_inputs=False,
+        backend="torch",
+    )
+
+    assert older.model.dtype == torch.float64
+    assert older.max_seq_length == 8
+    assert older.config.hidden_dropout_prob == 0.5
+
+
+def test_a_backbone_without_tokenizer_is_refused(folder):
+    with pytest.raises(ValueError, match="needs its tokenizer"):
+        Transformer(Transformer(folder).model)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"transformer_task": "embed"}, "no transformer_task is called 'embed'; choose one of"),
+        ({"backend": "tf"}, "no backend is called 'tf'; choose one of torch, onnx, openvino"),
+        ({"backend": "onnx"}, "backend 'onnx' is not built in"),
+        ({"query_expansion": {}}, "multi-vector"),
+    ],
+)
+def test_words_that_are_no_choice_are_refused(folder, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Transformer(folder, **arguments)
+
+
+def test_inputs_are_not_packed_where_that_is_switched_off(folder):
+    from stx_core import SentenceTransformer
+    from stx_core.models import Pooling
+
+    model = SentenceTransformer(modules=[Transformer(folder), Pooling(32)], device="cpu")
+    assert model.why_padded() is None
+    packed = model.encode(["so", "so sunny outside"])
+    model[0].unpad_inputs = False
+
+    assert model.why_padded() == "unpad_inputs is False"
+    np.testing.assert_allclose(model.encode(["so", "so sunny outside"]), packed, atol=1e-5)
+
+
+def test_modules_have_the_older_names_of_their_methods(folder):
+    module = Transformer(folder)
+
+    assert module.get_word_embedding_dimension() == module.get_sentence_embedding_dimension() == 32
+    assert set(module.tokenize(["so"])) >= {"input_ids", "attention_mask"}
+    assert module.preprocess(["so"], prompt="it ")["prompt_length"] == 2
+    with pytest.raises(ValueError, match="pickles"):
+        module.save("nowhere", safe_serialization=False)
