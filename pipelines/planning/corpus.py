@@ -114,14 +114,26 @@ def read_unit(unit: Unit, schema: pa.Schema, inputs: Inputs, output: Output) -> 
 
 
 def texts_of(table: pa.Table, inputs: Inputs) -> pa.ChunkedArray:
-    """One text per row: the columns that are not null, joined; null where all of them are."""
-    first, *others = (table.column(name) for name in inputs.text_columns)
+    """One text per row: the columns that hold any, joined; null where all of them are null.
+
+    Of several columns one that is null, empty or white space is left out, with its separator. Where
+    all are, the text is the first that is not null.
+    """
+    columns = [table.column(name) for name in inputs.text_columns]
+    if len(columns) == 1:
+        return columns[0]
+    first, *others = (pc.if_else(_is_blank(column), None, column) for column in columns)
     texts = first
     for column in others:
         # Null where one side is. (null_handling="skip" of pyarrow 26 loses rows that are all null.)
         both = pc.binary_join_element_wise(texts, column, inputs.text_separator)
         texts = pc.coalesce(both, texts, column)
-    return texts
+    return pc.coalesce(texts, *columns)
+
+
+def _is_blank(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    """(N,) bool, whether a text is empty or white space; false for null."""
+    return pc.fill_null(pc.equal(pc.utf8_trim_whitespace(texts), ""), False)
 
 
 def ids_of(unit: Unit, rows: Rows, inputs: Inputs) -> pa.ChunkedArray | pa.Array:
@@ -138,9 +150,12 @@ def _readable_rows(unit: Unit, rows: Rows, inputs: Inputs, refuse_empty: bool) -
         (pc.is_null(texts), ("null_text", text_column, "is null")),
         (pc.is_null(ids), ("null_id", inputs.id_column or "", "is null")),
     ]
+    if pa.types.is_string(ids.type):
+        # Rankings, judgements and engines know no such document.
+        no_id = pc.fill_null(pc.equal(ids, ""), False)
+        checks.append((no_id, ("empty_id", inputs.id_column or "", "is empty")))
     if refuse_empty:
-        empty = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(texts), ""), False)
-        checks.insert(0, (empty, ("empty_text", text_column, "is empty")))
+        checks.insert(0, (_is_blank(texts), ("empty_text", text_column, "is empty")))
     found: list[tuple[str, str, str] | None] = [None] * rows.table.num_rows
     for mask, rejection in checks:
         for row in pc.indices_nonzero(mask).to_pylist():

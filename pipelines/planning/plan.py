@@ -171,6 +171,7 @@ def content_hash(spec: EncodeSpec, fingerprints: Mapping[str, str]) -> str:
         "empty_text": spec.output.empty_text,
         "rows_per_unit": spec.resources.rows_per_unit,
         "format": FORMAT_VERSION,
+        **_joining(spec),
     }
     return _digest(asked)
 
@@ -196,8 +197,18 @@ def unit_keys(
         "inputs": spec.inputs.model_dump(mode="json", exclude={"path"}),
         "empty_text": spec.output.empty_text,
         "format": FORMAT_VERSION,
+        **_joining(spec),
     }
     return tuple(unit_key(unit, fields) for unit in units)
+
+
+def _joining(spec: EncodeSpec) -> dict[str, int]:
+    """How several text columns become one text; 2 since empty ones are left out as null ones are.
+
+    Units of one text column keep the keys that they had. Of others the texts that are the same as
+    before are carried over by their hashes.
+    """
+    return {"joining": 2} if len(spec.inputs.text_columns) > 1 else {}
 
 
 @dataclass(frozen=True)

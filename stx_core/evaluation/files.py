@@ -8,6 +8,7 @@ from stx_core.errors import InputError
 from stx_core.evaluation.delimited import Layout, read_delimited
 from stx_core.evaluation.records import NAMES, Convert, read_jsonl, read_parquet
 from stx_core.evaluation.text_blocks import first_line
+from stx_core.store.corpus.table_folders import refuse_tables
 from stx_core.store.files.filesystem import list_files
 from stx_core.store.files.urls import redact
 
@@ -78,7 +79,7 @@ def list_parts(path: str) -> list[str]:
     """URLs of a file, of the files of a folder, or of what a glob matches, sorted.
 
     Raises:
-        InputError: there are none.
+        InputError: there are none, or they belong to a table (`refuse_tables`).
     """
     try:
         urls = [file.url for file in list_files(path)]
@@ -86,6 +87,7 @@ def list_parts(path: str) -> list[str]:
         raise InputError(str(error)) from error
     if not urls:
         raise InputError(f"{redact(path)}: the folder holds no files")
+    refuse_tables(urls)
     return urls
 
 

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.encode import run_encode
+from pipelines.planning.corpus import content_hashes
 from stx_core.errors import InputError, ModelError
 from stx_core.store.snapshot import open_snapshot, read_manifest
 
@@ -263,3 +264,32 @@ def test_a_shard_that_changes_after_planning_is_refused(tmp_path, spec_of, corpu
         run_encode(spec_of(corpus))
 
     one_line(error)
+
+
+def test_empty_ids_go_to_quarantine(tmp_path, spec_of):
+    shard = write(tmp_path / "c" / "a.parquet", id=["a", "", " "], text=["stars", "sand", "sea"])
+
+    run_encode(spec_of(shard))
+
+    assert ids(tmp_path / "out") == [" ", "a"]
+    (row,) = quarantined(tmp_path / "out")
+    assert (row["row"], row["id"], row["column"], row["reason"]) == (1, "", "id", "empty_id")
+
+
+@pytest.mark.parametrize("title", [None, "", " \n"])
+def test_a_title_that_says_nothing_leaves_no_separator(tmp_path, spec_of, title):
+    shard = write(
+        tmp_path / "c" / "a.parquet",
+        id=["a", "b", "c", "d"],
+        title=["t", title, "t", title],
+        body=["sand", "sand", title, title],
+    )
+
+    run_encode(spec_of(shard, inputs={"text_column": ["title", "body"]}))
+
+    rows = open_snapshot(str(tmp_path / "out")).to_table(columns=["id", "content_hash"])
+    assert rows["id"].to_pylist() == ["a", "b", "c"]
+    wanted = content_hashes(pa.chunked_array([["t\nsand", "sand", "t"]]))
+    assert rows["content_hash"].to_pylist() == wanted.to_pylist()
+    (row,) = quarantined(tmp_path / "out")
+    assert (row["id"], row["reason"]) == ("d", "empty_text" if title is not None else "null_text")

@@ -3,9 +3,11 @@
 import gzip
 import json
 
+import pyarrow as pa
 import pytest
 
 from pipelines.encode import run_encode
+from pipelines.planning.corpus import content_hashes
 from stx_core.models.sentence_transformer import SentenceTransformer
 from stx_core.store.schema import dense_matrix
 from stx_core.store.snapshot import open_snapshot
@@ -27,9 +29,12 @@ def test_a_beir_corpus_is_encoded_as_it_is(tmp_path, spec_of, static_model, name
     run_encode(spec_of(tmp_path / name, inputs=inputs))
 
     table = open_snapshot(str(tmp_path / "out")).to_table()
-    # Neither title nor text: only the separator, which is quarantined as empty.
+    # Neither title nor text: quarantined as empty.
     kept = [row for row in ROWS if row["title"] or row["text"]]
     assert table["id"].to_pylist() == [row["_id"] for row in kept]
-    texts = [f"{row['title']} {row['text']}" for row in kept]
+    # As BEIR and Sentence Transformers join them.
+    texts = [f"{row['title']} {row['text']}".strip() for row in kept]
+    hashes = content_hashes(pa.chunked_array([texts]))
+    assert table["content_hash"].to_pylist() == hashes.to_pylist()
     expected = SentenceTransformer(static_model, device="cpu").encode(texts)
     assert dense_matrix(table["embedding"]) == pytest.approx(expected, abs=1e-6)

@@ -190,3 +190,15 @@ def test_a_container_quota_counts_as_cores(tmp_path, monkeypatch):
     monkeypatch.setattr(pools, "_CGROUP_QUOTA", quota)
 
     assert pools.available_cores() == 1
+
+
+def test_only_keys_of_joined_columns_know_how_they_are_joined(monkeypatch):
+    monkeypatch.setattr(planning, "unit_key", lambda unit, fields: fields)
+    fields = [
+        planning.unit_keys(
+            spec_with(inputs={"path": "corpus", "text_column": column}), units(1), SCHEMA, "d", "f"
+        )[0]
+        for column in ("text", ["title", "text"])
+    ]
+
+    assert ["joining" in each for each in fields] == [False, True]

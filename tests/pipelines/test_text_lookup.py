@@ -93,9 +93,10 @@ def test_row_groups_without_a_wanted_row_are_not_read(tmp_path, monkeypatch):
     read = []
     tables = parquet._tables
 
-    def watched(file, group, names, left, right):
-        read.append((group, tuple(names), left, right))
-        return tables(file, group, names, left, right)
+    def watched(file, group, names, span, at_once):
+        # The row groups have 40 rows each.
+        read.append((group, tuple(names), *(40 * group + edge for edge in span)))
+        return tables(file, group, names, span, at_once)
 
     monkeypatch.setattr(parquet, "_tables", watched)
 

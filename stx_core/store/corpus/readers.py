@@ -14,6 +14,7 @@ from stx_core.store.corpus import arrow_dataset, csv_rows, jsonl, parquet
 from stx_core.store.corpus.filters import Filter, check_filters, keep_file
 from stx_core.store.corpus.select_rows import concat
 from stx_core.store.corpus.shards import Format, Rows, Shard
+from stx_core.store.corpus.table_folders import refuse_tables
 from stx_core.store.files.filesystem import FileInfo, file_info, list_files
 from stx_core.store.files.retries import retry
 from stx_core.store.files.urls import redact
@@ -85,13 +86,15 @@ def list_shards(
         max_text_bytes: as for `read_rows`: it decides where broken CSV records end.
 
     Raises:
-        InputError: nothing is there, or a file cannot be used; names the first such file.
+        InputError: nothing is there, or a file cannot be used or belongs to a table, see
+            `refuse_tables`; names the first such file.
         SpecError: a filter is wrong.
     """
     check_filters(filters)
     files: dict[str, FileInfo] = {}
     for url in urls:
         files.update((file.url, file) for file in _find(url, format))
+    refuse_tables(url for url in files if not arrow_dataset.is_dataset(url))
     kept = [file for file in prune(list(files.values()), filters)]
     with ThreadPoolExecutor(_THREADS) as pool:
         shards = list(pool.map(lambda file: shard_rows(file, format, max_text_bytes), kept))
