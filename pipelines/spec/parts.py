@@ -118,8 +118,8 @@ class Inputs(Part):
     id_column: str | None = "id"
     """None: ids are made of shard name and row number."""
     text_column: str | tuple[str, ...] = "text"
-    """One column, or several that are joined (a title and a body); of these, one that is null, empty
-    or white space is left out with its separator."""
+    """One column, or several that are joined (a title and a body). Of several, one that is null,
+    empty or white space is left out with its separator."""
     text_separator: str = "\n"
     columns: tuple[str, ...] = ()
     """Columns that are copied beside the vectors."""
