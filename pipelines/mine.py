@@ -199,7 +199,12 @@ def _find_spans(mining: Mining) -> _Spans:
 
 
 def _notes(spec: MineSpec, mining: Mining, spans: _Spans) -> Iterator[str]:
-    """What is left out because the files do not name the same queries, one line each."""
+    """What a reader should know of the result: what was left out, what was not looked at."""
+    if not spec.rules.to_core().needs_texts:
+        yield (
+            "rules.same_content is off: a copy of a positive under another id may be among the "
+            "negatives; name queries and documents, and set it to true"
+        )
     pairs = positive_pairs(spec.positives)
     where = redact(spec.positives)
     if repeated := n_repeated(spec.positives):

@@ -3,7 +3,6 @@
 import json
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
@@ -11,8 +10,7 @@ from pipelines.exports.feeds import vector_json, write_lines
 from pipelines.exports.numbers_as_text import json_keys, lines
 from pipelines.exports.options import ExportOptions
 from pipelines.exports.payload import opened, payload_json
-from pipelines.exports.vectors import Batch, Vectors, open_vectors, sparse_names
-from stx_core.errors import InputError
+from pipelines.exports.vectors import Batch, Vectors, check_ids, open_vectors, sparse_names
 
 # https://www.elastic.co/docs/reference/elasticsearch/mapping-reference/mapping-id-field
 _MAX_ID_BYTES = 512
@@ -30,7 +28,7 @@ def write_elasticsearch(
     Elasticsearch keeps what it gets last. See `write_parts`.
 
     Raises:
-        InputError: an id has more than 512 bytes, or a weight is negative.
+        InputError: an id is empty or has more than 512 bytes, or a weight is negative.
     """
     vectors = open_vectors(dataset, options, "elasticsearch", "dense", "sparse")
     if vectors.kind == "dense":
@@ -50,7 +48,7 @@ def write_opensearch(
     occurs twice: OpenSearch keeps what it gets last. See `write_parts`.
 
     Raises:
-        InputError: an id has more than 512 bytes, or a weight is negative.
+        InputError: an id is empty or has more than 512 bytes, or a weight is negative.
     """
     vectors = open_vectors(dataset, options, "opensearch", "dense", "sparse")
     if vectors.kind == "sparse":
@@ -71,17 +69,10 @@ def _write(vectors: Vectors, destination: str, index: dict[str, Any]) -> int:
     first, last = ("[", "]}") if vectors.kind == "dense" else ("{", "}}")
 
     def line(batch: Batch) -> bytes:
-        _check_ids(batch)
+        check_ids(batch, vectors.form, max_bytes=_MAX_ID_BYTES)
         actions = pc.binary_join_element_wise('{"index":{"_id":', json_keys(batch.ids), "}}\n", "")
         fields = opened(payload_json(batch, ids=True), f'"{vectors.column}":{first}')
         return lines(actions, fields, vector_json(batch, names, vectors.form), last)
 
     beside = {"index.json": json.dumps(index, indent=1).encode()}
     return write_lines(vectors, destination, line, ending=".ndjson", beside=beside)
-
-
-def _check_ids(batch: Batch) -> None:
-    sizes = pc.binary_length(batch.ids.cast(pa.binary()))
-    if (pc.max(sizes).as_py() or 0) > _MAX_ID_BYTES:
-        name = batch.ids.filter(pc.greater(sizes, _MAX_ID_BYTES))[0].as_py()
-        raise InputError(f"id {name[:60]!r}…: has more than {_MAX_ID_BYTES} bytes")

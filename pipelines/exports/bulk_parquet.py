@@ -11,9 +11,12 @@ from pipelines.exports.options import ExportOptions
 from pipelines.exports.parts import write_parts
 from pipelines.exports.payload import payload_json
 from pipelines.exports.tables import write_tables
-from pipelines.exports.vectors import Batch, Vectors, named, open_vectors, positive
+from pipelines.exports.vectors import Batch, Vectors, check_ids, named, open_vectors, positive
 from stx_core.errors import SpecError
 from stx_core.store.files.urls import join
+
+# https://milvus.io/docs/limitations.md, https://docs.pinecone.io/reference/api/database-limits
+_MILVUS_ID_BYTES, _PINECONE_ID_BYTES = 65_535, 512
 
 _PINECONE_METRICS = {"cosine": "cosine", "dot": "dotproduct", "euclidean": "euclidean"}
 
@@ -26,7 +29,8 @@ def write_milvus(dataset: ds.FileSystemDataset, destination: str, options: Expor
     list of its bytes, sparse vectors as JSON text. An id that occurs twice is imported twice.
 
     Raises:
-        InputError: a copied value has no JSON, or a weight is negative.
+        InputError: an id is empty or has more than 65,535 bytes, a copied value has no JSON, or a
+            weight is negative.
     """
     vectors = open_vectors(dataset, options, "milvus", "dense", "sparse")
     if vectors.kind == "sparse":
@@ -36,6 +40,7 @@ def write_milvus(dataset: ds.FileSystemDataset, destination: str, options: Expor
     schema = pa.schema([("id", pa.string()), (vectors.column, kind), ("$meta", pa.string())])
 
     def table(batch: Batch) -> pa.Table:
+        check_ids(batch, "milvus", max_bytes=_MILVUS_ID_BYTES)
         column = _milvus_sparse(batch) if vectors.kind == "sparse" else _milvus_dense(batch, kind)
         return pa.table([batch.ids, column, payload_json(batch)], schema=schema)
 
@@ -64,11 +69,13 @@ def write_pinecone(dataset: ds.FileSystemDataset, destination: str, options: Exp
     that occurs twice: it is not documented which row Pinecone keeps.
 
     Raises:
-        SpecError: the model compares by manhattan.
-        InputError: a copied value has no JSON.
+        SpecError: the model compares by manhattan, or a copied column is neither text, number,
+            boolean nor a list of texts.
+        InputError: an id is empty, has more than 512 characters or is not ASCII.
     """
     vectors = open_vectors(dataset, options, "pinecone", "dense", "sparse")
     vectors.metric(_PINECONE_METRICS)
+    _check_metadata(vectors)
     name = options.name or "__default__"
     if "/" in name or name.startswith("."):
         raise SpecError(f"--name {name}: is no name of a namespace")
@@ -80,10 +87,26 @@ def write_pinecone(dataset: ds.FileSystemDataset, destination: str, options: Exp
     schema = pa.schema([("id", pa.string()), field, ("metadata", pa.string())])
 
     def table(batch: Batch) -> pa.Table:
+        check_ids(batch, "pinecone", max_bytes=_PINECONE_ID_BYTES, plain_ascii=True)
         column = batch.vectors.cast(field.type)
         return pa.table([batch.ids, column, payload_json(batch)], schema=schema)
 
     return _write(vectors, join(destination, name), schema, table)
+
+
+def _check_metadata(vectors: Vectors) -> None:
+    """https://docs.pinecone.io/guides/index-data/indexing-overview#metadata."""
+    for field in vectors.payload:
+        kind = field.type
+        if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            fits = pa.types.is_string(kind.value_type) or pa.types.is_large_string(kind.value_type)
+        else:
+            fits = not pa.types.is_nested(kind)
+        if not fits:
+            raise SpecError(
+                f"column {field.name!r} is {kind}, and Pinecone takes texts, numbers, booleans and "
+                "lists of texts; leave it out with --columns"
+            )
 
 
 def _write(

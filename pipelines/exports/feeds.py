@@ -15,6 +15,7 @@ from pipelines.exports.payload import opened, payload_json
 from pipelines.exports.vectors import (
     Batch,
     Vectors,
+    check_ids,
     named,
     open_vectors,
     positive,
@@ -78,6 +79,7 @@ def write_vespa(dataset: ds.FileSystemDataset, destination: str, options: Export
     first, last = ('{"values":[', "]}}}") if vectors.kind == "dense" else ('{"cells":{', "}}}}")
 
     def line(batch: Batch) -> bytes:
+        check_ids(batch, "vespa")
         document_ids = json_keys(pc.binary_join_element_wise(f"id:{name}:{name}::", batch.ids, ""))
         fields = opened(payload_json(batch, ids=True), f'"{vectors.column}":{first}')
         weights = vector_json(batch, names, "vespa")
@@ -141,6 +143,7 @@ def write_anserini(dataset: ds.FileSystemDataset, destination: str, options: Exp
     names = sparse_names(options)
 
     def line(batch: Batch) -> bytes:
+        check_ids(batch, "anserini")
         ids = json_keys(batch.ids)
         if vectors.kind == "dense":
             return lines('{"docid":', ids, ',"vector":[', dense_text(batch), "]}")

@@ -5,7 +5,7 @@ import pyarrow.dataset as ds
 
 from pipelines.exports.new_file import new_lines
 from pipelines.exports.options import ExportOptions
-from pipelines.exports.payload import to_json
+from pipelines.exports.payload import json_rows, to_json
 from stx_core.errors import InputError, SpecError
 from stx_core.store.files.urls import redact
 
@@ -15,7 +15,7 @@ _ROWS_AT_ONCE = 1024
 def write_jsonl(dataset: ds.Dataset, destination: str, options: ExportOptions) -> int:
     """Write the rows as JSON lines, by gzip if the name ends so; gives the rows written.
 
-    Times and decimal numbers become text. Memory is some thousand rows.
+    Values as `json_rows` has them. Memory is some thousand rows.
 
     Raises:
         SpecError: the name has another ending.
@@ -33,7 +33,7 @@ def write_jsonl(dataset: ds.Dataset, destination: str, options: ExportOptions) -
 
 def _lines(batch: pa.RecordBatch, first: int, source: str) -> bytes:
     lines = []
-    for number, row in enumerate(batch.to_pylist(), start=first):
+    for number, row in enumerate(json_rows(batch), start=first):
         try:
             lines.append(to_json(row))
         except (TypeError, ValueError) as error:

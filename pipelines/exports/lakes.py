@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from pipelines.exports.engines import load_engine
+from pipelines.exports.lake_types import lake_fields
 from pipelines.exports.options import ExportOptions
 from pipelines.exports.tables import table_of, table_schema
 from pipelines.exports.vectors import Vectors, open_vectors
@@ -60,10 +61,11 @@ def _reader(vectors: Vectors, schema: pa.Schema) -> pa.RecordBatchReader:
     return pa.RecordBatchReader.from_batches(schema, batches())
 
 
-def _plain_lists(vectors: Vectors) -> pa.Schema:
-    """Lists of any length, of float32: what Delta and Iceberg know."""
-    kind = vectors.vector_type
-    return table_schema(vectors, pa.list_(pa.float32()) if vectors.kind == "dense" else kind)
+def _lake_schema(vectors: Vectors, *, has_times: bool) -> pa.Schema:
+    """Columns as Delta and Iceberg know them; dense vectors are lists of any length, of float32."""
+    kind = pa.list_(pa.float32()) if vectors.kind == "dense" else vectors.vector_type
+    copied = lake_fields(vectors, has_times=has_times)
+    return pa.schema([pa.field("id", pa.string()), *copied, pa.field(vectors.column, kind)])
 
 
 def write_lance(dataset: ds.FileSystemDataset, destination: str, options: ExportOptions) -> int:
@@ -118,12 +120,13 @@ def write_delta(dataset: ds.FileSystemDataset, destination: str, options: Export
     """Fill a Delta table; gives the rows. Dense vectors become lists of float32.
 
     Raises:
-        SpecError: something else is there.
+        SpecError: something else is there, or Delta has no type for a column, see `lake_fields`.
+        InputError: a value does not fit.
     """
     vectors = open_vectors(dataset, options, "delta", "dense", "sparse")
     deltalake = load_engine("deltalake", "delta", "delta")
     url = local_path(destination) if scheme(destination) == LOCAL else destination
-    schema = _plain_lists(vectors)
+    schema = _lake_schema(vectors, has_times=False)
     table = _Delta(deltalake, url, schema, _export(vectors))
     return _fill(vectors, schema, destination, table)
 
@@ -162,9 +165,12 @@ def write_iceberg(dataset: ds.FileSystemDataset, destination: str, options: Expo
         options: `catalog` is the name of one that pyiceberg is configured for.
 
     Raises:
-        SpecError: the name is no ``NAMESPACE.TABLE``, or something else is there.
+        SpecError: the name is no ``NAMESPACE.TABLE``, something else is there, or Iceberg has no
+            type for a column, see `lake_fields`.
+        InputError: a value does not fit.
     """
     vectors = open_vectors(dataset, options, "iceberg", "dense", "sparse")
+    schema = _lake_schema(vectors, has_times=True)
     pyiceberg = load_engine("pyiceberg.catalog", "iceberg", "iceberg")
     folder, _, name = destination.rpartition("/")
     if name.count(".") != 1 or not all(name.split(".")) or (options.catalog and folder):
@@ -176,7 +182,6 @@ def write_iceberg(dataset: ds.FileSystemDataset, destination: str, options: Expo
         else _sqlite_catalog(pyiceberg.load_catalog, folder or ".")
     )
     catalog.create_namespace_if_not_exists(name.split(".")[0])
-    schema = _plain_lists(vectors)
     properties = {_EXPORT_KEY: _export(vectors)}
     table = catalog.create_table_if_not_exists(name, schema=schema, properties=properties)
     return _fill(vectors, schema, destination, _Iceberg(table, _export(vectors)))

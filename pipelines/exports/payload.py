@@ -10,6 +10,10 @@ import pyarrow as pa
 
 from pipelines.exports.vectors import Batch
 from stx_core.errors import InputError
+from stx_core.store.corpus.nested import with_leaves
+
+# Decimal numbers of so many digits are read back from float64 as they were.
+_FLOAT_DIGITS = 15
 
 
 def payload_rows(batch: Batch) -> list[dict[str, Any]]:
@@ -27,10 +31,10 @@ def payload_json(batch: Batch, ids: bool = False) -> list[str]:
     Nulls are left out: not all engines take them.
 
     Raises:
-        InputError: a value is NaN, infinite, or bytes.
+        InputError: a value is NaN, infinite, bytes, or a duration.
     """
-    rows: Sequence[Mapping[str, Any]] = batch.payload.to_pylist()
     names = batch.ids.to_pylist()
+    rows: Sequence[Mapping[str, Any]] = json_rows(batch.payload)
     if not batch.payload.num_columns:
         rows = [{}] * len(names)
     texts = []
@@ -44,6 +48,60 @@ def payload_json(batch: Batch, ids: bool = False) -> list[str]:
                 "with --columns"
             ) from None
     return texts
+
+
+def json_rows(table: pa.Table | pa.RecordBatch) -> list[dict[str, Any]]:
+    """Rows as Python values that `to_json` takes.
+
+    Decimal numbers of up to 15 digits are numbers, which are read back as the same ones; those of
+    more are text. Times are as exact as they are stored. Maps are objects.
+
+    Raises:
+        InputError: a map has a key twice.
+    """
+    columns = [_json_column(column) for column in table.columns]
+    try:
+        rows: list[dict[str, Any]] = pa.table(columns, names=table.column_names).to_pylist(
+            maps_as_pydicts="strict"
+        )
+        return rows
+    except KeyError as error:
+        raise InputError(f"a copied map has the key {error} twice; leave it out") from None
+
+
+def _json_column(column: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
+    kind = with_leaves(column.type, _json_type)
+    if kind != column.type:
+        column = column.cast(kind)
+    if pa.types.is_timestamp(kind) or pa.types.is_time(kind):
+        return _time_text(column)
+    return column
+
+
+def _json_type(kind: Any) -> Any:  # noqa: ANN401  (pyarrow DataTypes)
+    if pa.types.is_decimal(kind):
+        exact = kind.precision <= _FLOAT_DIGITS and 0 <= kind.scale <= kind.precision
+        return pa.float64() if exact else kind
+    return kind
+
+
+def _time_text(times: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
+    """ISO 8601, as Python writes it where it has such a time; of others all digits."""
+    try:
+        values = times.to_pylist()
+        # A nanosecond has no place in Python: pandas gives its own kind of time, if it is there.
+        texts = [value and _exact(value).isoformat() for value in values]
+    except (OverflowError, ValueError):
+        texts = [
+            value and value.replace(" ", "T", 1) for value in times.cast(pa.string()).to_pylist()
+        ]
+    return pa.array(texts, pa.string())
+
+
+def _exact(value: Any) -> Any:  # noqa: ANN401
+    if getattr(value, "nanosecond", 0):
+        raise ValueError("nanoseconds")
+    return value
 
 
 def to_json(value: Any) -> str:  # noqa: ANN401

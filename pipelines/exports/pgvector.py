@@ -7,7 +7,7 @@ import pyarrow.dataset as ds
 from pipelines.exports.feeds import write_lines
 from pipelines.exports.numbers_as_text import dense_text, lines, sparse_text
 from pipelines.exports.options import ExportOptions
-from pipelines.exports.payload import to_json
+from pipelines.exports.payload import json_rows, to_json
 from pipelines.exports.vectors import Batch, Vectors, open_vectors, without_zeros
 from stx_core.errors import InputError
 
@@ -15,6 +15,8 @@ from stx_core.errors import InputError
 SPARSE_DIM = 1_000_000
 # https://github.com/pgvector/pgvector#sparsevec-type
 _MAX_NON_ZERO = 16_000
+
+_MICROSECONDS = ("date", "time", "timestamp", "timestamptz", "interval")
 
 _ESCAPES = (("\\", "\\\\"), ("\t", "\\t"), ("\n", "\\n"), ("\r", "\\r"))
 
@@ -35,8 +37,10 @@ def write_pgvector(dataset: ds.FileSystemDataset, destination: str, options: Exp
     def line(batch: Batch) -> bytes:
         copied = [
             piece
-            for column, kind in zip(batch.payload.columns, types, strict=True)
-            for piece in ("\t", _column(column.combine_chunks(), kind))
+            for field, column, kind in zip(
+                vectors.payload, batch.payload.columns, types, strict=True
+            )
+            for piece in ("\t", _column(column.combine_chunks(), kind, field.name))
         ]
         return lines(_escaped(batch.ids), *copied, "\t", *_vector(batch, vectors))
 
@@ -78,24 +82,67 @@ def _sql_type(kind: pa.DataType) -> str:
         return "date"
     if pa.types.is_timestamp(kind):
         return "timestamp" if kind.tz is None else "timestamptz"
-    return "jsonb"
+    if pa.types.is_dictionary(kind):
+        return _sql_type(kind.value_type)
+    other = (
+        (pa.types.is_string_view, "text"),
+        (pa.types.is_null, "text"),
+        (pa.types.is_decimal, "numeric"),
+        (pa.types.is_time, "time"),
+        (pa.types.is_duration, "interval"),
+        (_is_bytes, "bytea"),
+    )
+    return next((name for is_kind, name in other if is_kind(kind)), "jsonb")
 
 
-def _column(column: pa.Array, kind: str) -> pa.Array:
-    r"""N values as text, ``\N`` for nulls."""
+def _is_bytes(kind: pa.DataType) -> bool:
+    kinds = pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view
+    return pa.types.is_fixed_size_binary(kind) or any(is_kind(kind) for is_kind in kinds)
+
+
+def _column(column: pa.Array, kind: str, name: str) -> pa.Array:
+    r"""N values as text, ``\N`` for nulls.
+
+    Raises:
+        InputError: PostgreSQL cannot hold one; names the column.
+    """
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
     if kind == "jsonb":
-        column = pa.array(
-            [None if value is None else _json(value) for value in column.to_pylist()], pa.string()
-        )
-    elif kind in ("date", "timestamp", "timestamptz"):
+        rows = json_rows(pa.table({name: column}))
+        column = pa.array([_json(row[name]) for row in rows], pa.string())
+    elif kind == "bytea":
         values = column.to_pylist()
-        column = pa.array([value and value.isoformat() for value in values], pa.string())
+        column = pa.array([None if v is None else f"\\x{v.hex()}" for v in values], pa.string())
+    elif kind in _MICROSECONDS:
+        column = _times(column, kind, name)
     return pc.fill_null(_escaped(column.cast(pa.string())), "\\N")
 
 
-def _json(value: object) -> str:
+def _times(column: pa.Array, kind: str, name: str) -> pa.Array:
+    """Times in the units that PostgreSQL has: microseconds, or days."""
     try:
-        return to_json(value)
+        if kind == "date":
+            column = column.cast(pa.date32())
+        elif kind == "time":
+            column = column.cast(pa.time64("us"))
+        elif kind == "interval":
+            micros = column.cast(pa.duration("us")).cast(pa.int64())
+            return pc.binary_join_element_wise(micros.cast(pa.string()), "microseconds", " ")
+        else:
+            column = column.cast(pa.timestamp("us", column.type.tz))
+        values = column.to_pylist()
+    except (pa.ArrowInvalid, OverflowError, ValueError) as error:
+        raise InputError(
+            f"column {name!r}: PostgreSQL has no {kind} for one of its values "
+            f"({str(error).splitlines()[0]}); leave it out with --columns"
+        ) from None
+    return pa.array([None if v is None else v.isoformat() for v in values], pa.string())
+
+
+def _json(value: object) -> str | None:
+    try:
+        return None if value is None else to_json(value)
     except (TypeError, ValueError) as error:
         raise InputError(
             f"a copied value cannot be written as JSON ({error}); leave it out with --columns"

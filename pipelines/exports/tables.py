@@ -10,18 +10,22 @@ from pipelines.exports.vectors import Batch, Vectors
 from stx_core.store.schema import ROW_GROUP_BYTES
 
 
-def table_schema(vectors: Vectors, vector_type: pa.DataType | None = None) -> pa.Schema:
-    """``id`` as string, the copied columns that go along, the vector; as it is by default."""
-    kind = vectors.vector_type if vector_type is None else vector_type
-    return pa.schema(
-        [pa.field("id", pa.string()), *vectors.payload, pa.field(vectors.column, kind)]
-    )
+def table_schema(vectors: Vectors) -> pa.Schema:
+    """``id`` as string, the copied columns that go along, the vector as it is."""
+    vector = pa.field(vectors.column, vectors.vector_type)
+    return pa.schema([pa.field("id", pa.string()), *vectors.payload, vector])
 
 
 def table_of(batch: Batch, schema: pa.Schema) -> pa.Table:
-    """A batch as a table of `table_schema`."""
-    column = batch.vectors.cast(schema.types[-1])
-    return pa.table([batch.ids, *batch.payload.columns, column], schema=schema)
+    """A batch as a table: id, copied columns and vector, in the types of a schema."""
+    columns = [batch.ids, *batch.payload.columns, batch.vectors]
+    return pa.table(
+        [
+            column if column.type == kind else column.cast(kind)
+            for column, kind in zip(columns, schema.types, strict=True)
+        ],
+        schema=schema,
+    )
 
 
 def write_tables(path: str, schema: pa.Schema, tables: Iterable[pa.Table], **settings: Any) -> None:  # noqa: ANN401

@@ -209,6 +209,35 @@ def open_vectors(
     return Vectors(dataset, options.file_rows, form, options, column, payload)
 
 
+def check_ids(
+    batch: Batch, form: str, *, max_bytes: int | None = None, plain_ascii: bool = False
+) -> None:
+    """Check that an engine takes the ids of some rows.
+
+    Args:
+        batch: the rows.
+        form: name of the engine, for messages.
+        max_bytes: of UTF-8 that an id may have.
+        plain_ascii: whether all of them must be ASCII.
+
+    Raises:
+        InputError: an id is empty or null, too long, or of other characters; names it.
+    """
+    sizes = pc.fill_null(pc.binary_length(batch.ids.cast(pa.binary())), 0)
+    checks = [(pc.equal(sizes, 0), "is empty")]
+    if max_bytes is not None:
+        checks.append((pc.greater(sizes, max_bytes), f"has more than {max_bytes} bytes"))
+    if plain_ascii:
+        characters = pc.fill_null(pc.utf8_length(batch.ids), 0)
+        checks.append((pc.not_equal(sizes, characters), "has other characters than ASCII"))
+    for wrong, problem in checks:
+        place = pc.index(wrong, True).as_py()
+        if place >= 0:
+            name = batch.ids[place].as_py()
+            shown = f"{name[:60]!r}…" if name and len(name) > 60 else repr(name)
+            raise InputError(f"id {shown}: {problem}, which {form} does not take; give it another")
+
+
 def positive(batch: Batch, form: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Sparse vectors for engines that know positive weights only, as `Batch.csr`; zeros go.
 

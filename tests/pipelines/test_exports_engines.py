@@ -34,7 +34,8 @@ from tests.pipelines.conftest import WORDS
 from tests.pipelines.retrieval import encode
 
 K, N_ROWS, N_QUERIES = 10, 200, 12
-ODD_IDS = ['quo"te\\', "tab\tid", "line\nid", "ünï ☃", "-1", "1e3", "$9"]
+# Of ASCII: Pinecone takes no others.
+ODD_IDS = ['quo"te\\', "tab\tid", "line\nid", "uni id", "-1", "1e3", "$9"]
 # What has to be read is in docs/export.md; these are all forms that hold vectors.
 FORMS = [name for name in WRITERS if name not in ("trec", "top_ranked", "jsonl", "parquet")]
 SPARSE_ONLY, DENSE_ONLY = ("seismic", "ciff"), ("faiss", "usearch")
@@ -63,7 +64,11 @@ def root(tmp_path_factory, static_model, splade_model):
         "half": {"model": str(static_model), "store_as": "float16"},
         "splade": {"model": str(splade_model), "type": "sparse"},
     }
-    ids = [*ODD_IDS, *(f"{i:04}" for i in range(N_ROWS - len(ODD_IDS)))]
+    return dataset_of(tmp_path_factory.mktemp("exported"), ODD_IDS, models)
+
+
+def dataset_of(folder, odd_ids, models):
+    ids = [*odd_ids, *(f"{i:04}" for i in range(N_ROWS - len(odd_ids)))]
     columns = {
         "lang": [(None, 'de\t"\\N"\n', "en", "fr", "")[i % 5] for i in range(N_ROWS)],
         "year": [None if i == 3 else 1900 + i for i in range(N_ROWS)],
@@ -72,7 +77,6 @@ def root(tmp_path_factory, static_model, splade_model):
         "tags": [["a", "b"][: i % 3] for i in range(N_ROWS)],
         "day": [datetime.date(2026, 1, 1) + datetime.timedelta(i) for i in range(N_ROWS)],
     }  # fmt: skip
-    folder = tmp_path_factory.mktemp("exported")
     return encode(folder, "corpus", ids, distinct_texts(N_ROWS), models, columns)
 
 
@@ -1086,3 +1090,21 @@ def test_postgresql_copies_the_files_and_finds_the_same_rows(root, exported, pos
         for row in rows
     }
     assert read == {name: as_json(row) for name, (_, row) in rows_of(root, "dense").items()}
+
+
+@pytest.fixture(scope="module")
+def any_script(tmp_path_factory, static_model, splade_model):
+    """A dataset whose ids are of no one script."""
+    models = {
+        "dense": {"model": str(static_model)},
+        "splade": {"model": str(splade_model), "type": "sparse"},
+    }
+    return dataset_of(tmp_path_factory.mktemp("script"), ["ünï ☃", "日本"], models)
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "pinecone"])
+def test_ids_of_any_script_come_through(any_script, tmp_path, form):
+    output = outputs_of(form)[0]
+    run_export(any_script, place(form, tmp_path), form, output=output)
+
+    assert {"ünï ☃", "日本", "0000"} < set(READERS[form](place(form, tmp_path), output))
