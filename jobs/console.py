@@ -124,6 +124,8 @@ def _plan_lines(plan: "Plan") -> Iterator[str]:
             yield f"           {_probe_line(part)}"
             if part.probe.why_padded is not None:
                 yield f"           batches are padded: {part.probe.why_padded}"
+    for note in plan.notes:
+        yield f"  note     {note}"
     if plan.pool is not None:
         yield f"  run on   {plan.pool}"
     if plan.seconds is not None:

@@ -32,6 +32,7 @@ from pipelines.planning.plan import (
 )
 from pipelines.planning.pool import available_cores, make_pool
 from pipelines.planning.runner import with_runner
+from pipelines.planning.time_units import in_microseconds
 from pipelines.quality.gate import QualityGate
 from pipelines.running import cluster, stream, unit_table
 from pipelines.running.retention import give_up_old
@@ -77,8 +78,9 @@ def _plan_and_run(spec: EncodeSpec, view: View, started: float, *, dry_run: bool
     encoders = settled(encoders, current_outputs(spec.output.path), spec.resources, was_begun)
     spec_hash = _spec_hash(spec, encoders)
     held = read_held(spec.output.path, spec_hash, corpus.scope)
+    corpus, notes = in_microseconds(corpus, spec.inputs, _schemas_before(spec, held))
     units = plan_units(corpus.shards, spec.resources.rows_per_unit)
-    plan = make_plan(spec, units, corpus.schema, encoders, held)
+    plan = replace(make_plan(spec, units, corpus.schema, encoders, held), notes=notes)
     if is_current(plan, held):
         return Report(spec.output.path, held.version, committed=False)
     spec = with_runner(spec, plan.n_due, plan.n_due_rows)
@@ -102,6 +104,14 @@ def _plan_and_run(spec: EncodeSpec, view: View, started: float, *, dry_run: bool
             if dry_run:
                 return Report(spec.output.path, None, committed=False)
             return _run(spec, plan, corpus, held, spec_hash, view, started, stage)
+
+
+def _schemas_before(spec: EncodeSpec, held: Held) -> dict[str, pa.Schema]:
+    """Schemas of the outputs that the current snapshot has."""
+    if not held.version:
+        return {}
+    outputs = snapshot_state(spec.output.path, held.version)["outputs"]
+    return {name: output_schema(facts) for name, facts in outputs.items()}
 
 
 def _spec_hash(spec: EncodeSpec, encoders: Mapping[str, EncoderSettings]) -> str:

@@ -70,13 +70,23 @@ class Part:
 
 @dataclass(frozen=True)
 class Plan:
-    """Units of one corpus and what each output still needs of them."""
+    """Units of one corpus and what each output still needs of them.
+
+    Attributes:
+        inputs: where the corpus is.
+        output: the dataset.
+        units: of the corpus.
+        parts: by output.
+        pool: the actors; None before that is known.
+        notes: what else a reader of the plan should know, one line each.
+    """
 
     inputs: tuple[str, ...]
     output: str
     units: tuple[Unit, ...]
     parts: Mapping[str, Part]
     pool: Pool | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def n_rows(self) -> int:

@@ -1,0 +1,81 @@
+"""Copied times as microseconds where that loses nothing: Spark refuses files with nanoseconds."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.planning.corpus import Corpus
+from pipelines.spec.parts import Inputs
+from stx_core.store.corpus.nested import with_leaves
+from stx_core.store.corpus.readers import read_rows
+from stx_core.store.units import Unit, plan_units
+
+# One column of times is 8 bytes a row.
+_ROWS_AT_ONCE = 1 << 18
+_THREADS = 8
+
+
+def in_microseconds(
+    corpus: Corpus, inputs: Inputs, before: Mapping[str, pa.Schema]
+) -> tuple[Corpus, tuple[str, ...]]:
+    """Settle the types of copied columns with nanoseconds.
+
+    Their values are looked through. A dataset that has a column in nanoseconds keeps it so: its
+    files stay as they are.
+
+    Args:
+        corpus: as it was listed.
+        inputs: which columns are copied.
+        before: schemas of the outputs that there are.
+
+    Returns:
+        The corpus with its types, and a line for the plan of each column that keeps nanoseconds.
+    """
+    schema, notes = corpus.schema, []
+    for name in (name for name in inputs.columns if name in schema.names):
+        field = schema.field(name)
+        kind = with_leaves(field.type, _micros)
+        if kind == field.type:
+            continue
+        kept = any(name in old.names and old.field(name).type == field.type
+                   for old in before.values())  # fmt: skip
+        if not kept and _fits(corpus, name, kind, inputs):
+            schema = schema.set(schema.get_field_index(name), pa.field(name, kind))
+        else:
+            why = "the dataset has it so" if kept else "some of its times need them"
+            notes.append(
+                f"column {name!r} stays {field.type}, {why}; Spark does not read files with "
+                "nanoseconds"
+            )
+    return replace(corpus, schema=schema), tuple(notes)
+
+
+def _micros(kind: Any) -> Any:  # noqa: ANN401  (pyarrow DataTypes)
+    return pa.timestamp("us", kind.tz) if _is_nanos(kind) else kind
+
+
+def _is_nanos(kind: Any) -> bool:  # noqa: ANN401
+    return bool(pa.types.is_timestamp(kind) and kind.unit == "ns")
+
+
+def _fits(corpus: Corpus, name: str, kind: Any, inputs: Inputs) -> bool:  # noqa: ANN401
+    """Whether all values of a column are the same in another type."""
+    schema = pa.schema([corpus.schema.field(name)])
+
+    def same(unit: Unit) -> bool:
+        column = read_rows(unit, schema, max_text_bytes=inputs.max_text_bytes).table.column(name)
+        try:
+            column.cast(kind)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            return False
+        return True
+
+    units: Sequence[Unit] = plan_units(corpus.shards, _ROWS_AT_ONCE)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for start in range(0, len(units), _THREADS):
+            if not all(pool.map(same, units[start : start + _THREADS])):
+                return False
+    return True
