@@ -1,6 +1,7 @@
 """Embeddings of queries and documents by a model that the caller brought, cached on request."""
 
 import hashlib
+import json
 import logging
 import os
 import tempfile
@@ -106,8 +107,9 @@ def cache_file(
 ) -> Path | None:
     """Where embeddings of these texts by these weights lie; None without a folder.
 
-    The name depends on weights, settings, prompt and texts; the reference's depends on the name
-    of the model instead, and gives stale embeddings after training.
+    The name depends on weights, on all settings of the model, its modules and its tokenizer, and on
+    prompt and texts; the reference's depends on the name of the model instead, and gives stale
+    embeddings after training.
 
     Raises:
         InputError: the model has no weights by which to know it.
@@ -130,8 +132,66 @@ def _model_identity(model: Any) -> tuple[str, ...]:  # noqa: ANN401  (any model 
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         digest.update(values.numpy().data)
-    settings = [str(getattr(model, name, "")) for name in ("max_seq_length", "prompts")]
-    return (digest.hexdigest(), repr(model), *settings)
+    own = {name: getattr(model, name, None) for name in _SETTINGS_OF_MODELS}
+    modules = [
+        f"{name} {type(module).__qualname__} {_settings_of(module)}"
+        for name, module in model.named_modules()
+        if module is not model
+    ]
+    return (digest.hexdigest(), repr(model), repr(own), *modules)
+
+
+# Others that a model keeps are what it counts and remembers as it runs.
+_SETTINGS_OF_MODELS = (
+    "default_prompt_name",
+    "max_active_dims",
+    "max_seq_length",
+    "module_kwargs",
+    "prompts",
+    "truncate_dim",
+)
+
+
+def _settings_of(module: torch.nn.Module) -> dict[str, Any]:
+    """What a module keeps beside its weights: plain values, hooks, its config, its tokenizer."""
+    settings: dict[str, Any] = {
+        name: value
+        for name, value in sorted(vars(module).items())
+        if not name.startswith("_") and name != "training" and _is_plain(value)
+    }
+    hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    settings["hooks"] = [getattr(hook, "__qualname__", type(hook).__qualname__) for hook in hooks]
+    settings["max_seq_length"] = getattr(module, "max_seq_length", None)
+    config, tokenizer = getattr(module, "config", None), getattr(module, "tokenizer", None)
+    if config is not None and hasattr(config, "to_json_string"):  # of transformers
+        settings["config"] = config.to_json_string(use_diff=False)
+    if tokenizer is not None:
+        settings["tokenizer"] = _tokenizer_settings(tokenizer)
+    return settings
+
+
+def _is_plain(value: Any) -> bool:  # noqa: ANN401
+    if isinstance(value, Mapping):
+        return all(_is_plain(one) for one in (*value.keys(), *value.values()))
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (str, int, float))
+
+
+def _tokenizer_settings(tokenizer: Any) -> dict[str, Any]:  # noqa: ANN401  (of any library)
+    settings = {
+        name: value
+        for name, value in sorted(vars(tokenizer).items() if hasattr(tokenizer, "__dict__") else ())
+        if not name.startswith("_") and _is_plain(value)
+    }
+    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    if hasattr(backend, "to_str"):
+        # Without what the last batch was cut and padded to.
+        rules = json.loads(backend.to_str())
+        settings["rules"] = {**rules, "truncation": None, "padding": None}
+    for name in ("padding_side", "truncation_side", "model_max_length", "special_tokens_map"):
+        settings[name] = str(getattr(tokenizer, name, None))
+    return settings
 
 
 @contextmanager

@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from tokenizers.normalizers import Lowercase
+from tokenizers.processors import TemplateProcessing
 
-from stx_core import mine_hard_negatives, util
+from stx_core import SentenceTransformer, mine_hard_negatives, util
 from stx_core.errors import InputError, SpecError
 from stx_core.mining import embed, hard_negatives
+from stx_core.mining.embed import cache_file
 
 VECTORS = {
     "q": [1.0, 0.0],
@@ -49,6 +52,8 @@ class Trained(torch.nn.Module):
 
     encode_document = encode_query
 
+
+CLS_ONLY = TemplateProcessing(single="[CLS] $A", special_tokens=[("[CLS]", 2)])
 
 PAIRS = Dataset.from_dict({"anchor": ["q"], "positive": ["p"]})
 CORPUS = ["p", "P ", "near", "far"]
@@ -289,3 +294,36 @@ def test_a_cross_encoder_with_several_labels_is_refused():
 
     with pytest.raises(InputError, match=r"gives \(3,\) scores a pair"):
         mine(cross_encoder=Labels(), max_score=0.5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: setattr(model, "truncate_dim", 4),
+        lambda model: setattr(model[1], "pooling_mode", "cls"),
+        lambda model: setattr(model[1], "include_prompt", False),
+        lambda model: setattr(model, "max_seq_length", 9),
+        lambda model: setattr(model[0], "query_length", 5),
+        lambda model: setattr(model[0].tokenizer, "truncation_side", "left"),
+        lambda model: setattr(model[0].tokenizer.backend_tokenizer, "normalizer", Lowercase()),
+        lambda model: model[0].tokenizer.add_tokens(["lovely weather"]),
+        lambda model: setattr(model[0].tokenizer.backend_tokenizer, "post_processor", CLS_ONLY),
+        lambda model: setattr(model[0].model.config, "hidden_act", "relu"),
+        lambda model: model.prompts.update(query="query: "),
+        lambda model: model[0].model.encoder.layer[0].register_forward_hook(lambda *_: None),
+        lambda model: model[0].model.encoder.layer[0].output.dense.weight.data.mul_(2),
+    ],
+)
+def test_every_setting_that_changes_vectors_names_another_file(change, tiny_bert, tmp_path):
+    model = SentenceTransformer(str(tiny_bert), device="cpu")
+
+    def name():
+        return cache_file(tmp_path, "query", model, {"prompt": None}, ["a"])
+
+    before = name()
+    model.encode(["long text, long text", "a"])
+    assert name() == before  # what it remembers of a run is no setting
+
+    change(model)
+
+    assert name() != before
