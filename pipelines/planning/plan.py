@@ -20,7 +20,8 @@ from pipelines.spec.encode import EncodeSpec
 from pipelines.spec.parts import Model
 from pipelines.spec.retrieval import Reranker
 from stx_core.errors import SpecError
-from stx_core.models.folder import fingerprint_files, resolve_folder
+from stx_core.models.contents import fingerprint_files
+from stx_core.models.folder import resolve_folder
 from stx_core.store import ledger, log
 from stx_core.store.manifest import split_shards
 from stx_core.store.snapshot import read_manifest, snapshot_info, to_info
@@ -160,7 +161,7 @@ def resolved(model: Model | Reranker, organisation: str) -> dict[str, Any]:
         "model": str(folder.resolve()) if local else model.model,
         # A hub snapshot is kept in a folder that is named by its commit.
         "revision": None if local else folder.name,
-        "files": fingerprint_files(folder),
+        "files": fingerprint_files(folder, allow_pickle=model.allow_pickle),
     }
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import stx_core
 from stx_core.errors import ModelError
-from stx_core.models.folder import fingerprint_files, refuse_foreign_code, resolve_folder
+from stx_core.models.contents import fingerprint_files, refuse_foreign_code
+from stx_core.models.folder import resolve_folder
 
 if TYPE_CHECKING:
     import torch
@@ -75,7 +76,7 @@ def _planned_folder(settings: PlannedModel, organisation: str) -> Path:
         revision=settings.revision,
         allow_pickle=settings.allow_pickle,
     )
-    if (found := fingerprint_files(folder)) != settings.files:
+    if (found := fingerprint_files(folder, allow_pickle=settings.allow_pickle)) != settings.files:
         raise ModelError(
             f"{settings.model}: these are not the files that the run was planned, or the snapshot "
             f"written, with (hash {settings.files[:12]} then, {found[:12]} now); restore them"

@@ -74,10 +74,12 @@ def tokenize(
     tokenizer: Any,  # noqa: ANN401  (transformers has no common typed tokenizer interface)
     inputs: Sequence[Text] | Sequence[Pair],
     max_length: int | None = None,
+    *,
+    special_tokens: bool = True,
 ) -> Tokens:
     """Tokenise texts, or pairs of texts, with a transformers tokenizer.
 
-    Special tokens are added. Truncation is "longest first" on the tokenizer's own side.
+    Truncation is "longest first" on the tokenizer's own side.
     Truncation and padding that a saved ``tokenizer.json`` carries have no effect.
 
     Args:
@@ -85,6 +87,7 @@ def tokenize(
         inputs: N texts, or N pairs.
         max_length: tokens per input at most, special tokens counted; None or `UNLIMITED` for no
             limit.
+        special_tokens: add those of the tokenizer.
     """
     limit = None if max_length is None or max_length >= UNLIMITED else max_length
     encode = _encode_fast if getattr(tokenizer, "is_fast", False) else _encode_slow
@@ -92,7 +95,8 @@ def tokenize(
     type_ids: list[list[int]] = []
     truncated: list[bool] = []
     for start in range(0, len(inputs), _TEXTS_AT_ONCE):
-        encode(tokenizer, inputs[start : start + _TEXTS_AT_ONCE], limit, ids, type_ids, truncated)
+        some = inputs[start : start + _TEXTS_AT_ONCE]
+        encode(tokenizer, some, limit, special_tokens, ids, type_ids, truncated)
     takes_types = "token_type_ids" in tokenizer.model_input_names
     return from_lists(ids, truncated, type_ids if takes_types else None)
 
@@ -101,6 +105,7 @@ def _encode_fast(
     tokenizer: Any,  # noqa: ANN401
     inputs: Sequence[Text] | Sequence[Pair],
     limit: int | None,
+    special_tokens: bool,
     ids: list[list[int]],
     type_ids: list[list[int]],
     truncated: list[bool],
@@ -119,9 +124,12 @@ def _encode_fast(
             limit, strategy="longest_first", direction=tokenizer.truncation_side
         )
     encodings = (
-        [backend.post_process(halves[first], halves[second]) for first, second in pairs]
+        [
+            backend.post_process(halves[first], halves[second], special_tokens)
+            for first, second in pairs
+        ]
         if pairs
-        else backend.encode_batch_fast(list(inputs))
+        else backend.encode_batch_fast(list(inputs), add_special_tokens=special_tokens)
     )
     for encoding in encodings:
         ids.append(encoding.ids)
@@ -133,6 +141,7 @@ def _encode_slow(
     tokenizer: Any,  # noqa: ANN401
     inputs: Sequence[Text] | Sequence[Pair],
     limit: int | None,
+    special_tokens: bool,
     ids: list[list[int]],
     type_ids: list[list[int]],
     truncated: list[bool],
@@ -140,10 +149,11 @@ def _encode_slow(
     for item in inputs:
         # Lists of one: transformers takes an empty second text for none when it is given alone.
         texts = [[item]] if isinstance(item, str) else [[item[0]], [item[1]]]
-        full = tokenizer(*texts, truncation=False, padding=False, verbose=False)
+        options = {"add_special_tokens": special_tokens, "padding": False}
+        full = tokenizer(*texts, truncation=False, verbose=False, **options)
         overlong = limit is not None and len(full["input_ids"][0]) > limit
         if overlong:
-            full = tokenizer(*texts, truncation="longest_first", max_length=limit, padding=False)
+            full = tokenizer(*texts, truncation="longest_first", max_length=limit, **options)
         ids.append(full["input_ids"][0])
         type_ids.append(
             full["token_type_ids"][0] if "token_type_ids" in full else [0] * len(ids[-1])

@@ -2,17 +2,31 @@
 
 import importlib.util
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer
 
 from stx_core.errors import ModelError
-from stx_core.models.folder import SAFE_WEIGHTS, read_json, refuse_pickle, resolve_folder
+from stx_core.models.contents import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    Base,
+    adapter_base,
+    weight_files,
+)
+from stx_core.models.folder import (
+    PICKLED_WEIGHTS,
+    SAFE_WEIGHTS,
+    read_json,
+    reading,
+    refuse_pickle,
+)
 from stx_core.models.modules.module import LoadOptions
+from stx_core.models.settings import check_settings, check_sizes, shown
 
 TASKS = {
     "feature-extraction": "AutoModel",
@@ -32,17 +46,72 @@ _ENCODERS = {
     "t5gemma": "T5GemmaEncoderModel",
 }
 
-# Arguments by which a folder could choose code or files: only the caller may give them.
-_CALLERS_OWN = frozenset(
-    (
-        "adapter_kwargs", "cache_dir", "code_revision", "config", "config_file_name", "gguf_file",
-        "pretrained_model_name_or_path", "revision", "state_dict", "subfolder", "token",
-        "tokenizer_file", "use_kernels", "use_safetensors", "weights_only",
-    )
-)  # fmt: skip
+# What a folder may set of how its own backbone is loaded. Everything else is the caller's choice:
+# where files come from, what code runs, on which devices.
+_FOLDER_MAY_SET: dict[str, dict[str, Any]] = {
+    "model_kwargs": {
+        "add_pooling_layer": bool,
+        "attn_implementation": str,
+        "dtype": str | None,
+        "ignore_mismatched_sizes": bool,
+        "low_cpu_mem_usage": bool,
+        "output_attentions": bool,
+        "output_hidden_states": bool,
+        "reference_compile": bool | None,
+        "rotary_scaling_factor": float | None,
+        "torch_dtype": str | None,
+        "unpad_inputs": bool | None,
+        "use_cache": bool,
+        "use_memory_efficient_attention": bool | None,
+    },
+    "processor_kwargs": {
+        **dict.fromkeys(
+            (
+                "add_bos_token", "add_eos_token", "add_prefix_space", "add_special_tokens",
+                "clean_up_tokenization_spaces", "do_basic_tokenize", "do_lower_case",
+                "fix_mistral_regex", "keep_accents", "legacy", "remove_space",
+                "split_special_tokens", "strip_accents", "tokenize_chinese_chars",
+                "trim_offsets", "use_fast",
+            ),
+            bool | None,
+        ),
+        **dict.fromkeys(
+            (
+                "bos_token", "chat_template", "cls_token", "eos_token", "mask_token", "pad_token",
+                "sep_token", "unk_token",
+            ),
+            str | None,
+        ),
+        "additional_special_tokens": list[str],
+        "extra_special_tokens": list[str],
+        "model_input_names": list[str],
+        "model_max_length": float | None,
+        "padding_side": str,
+        "truncation_side": str,
+    },
+}  # fmt: skip
 
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
+# Besides what its config.json has already.
+_CONFIG_MAY_SET = dict.fromkeys(
+    ("num_labels", "output_attentions", "output_hidden_states", "problem_type", "use_cache"), Any
+)
+
+# What a config says of code and files, not of the model.
+_NOT_OF_THE_MODEL = ("auto_map", "model_type", "transformers_weights", "quantization_config")
+
+# Adapters that name further adapters, or prompts that are trained and need a loop of their own.
+_OTHER_ADAPTERS = frozenset(
+    (
+        "XLORA",
+        "ADAPTION_PROMPT",
+        "CPT",
+        "CARTRIDGE",
+        "MULTITASK_PROMPT_TUNING",
+        "PREFIX_TUNING",
+        "PROMPT_TUNING",
+        "P_TUNING",
+    )
+)
 
 
 def folder_arguments(
@@ -53,23 +122,48 @@ def folder_arguments(
     ``trust_remote_code`` is dropped: a folder cannot decide that it is trusted.
 
     Raises:
-        ModelError: the group names code or files to load.
+        ModelError: the group sets what is for the caller to set, such as code and files to load.
     """
-    arguments = dict(config.pop(new_name, None) or config.pop(old_name, None) or {})
-    config.pop(old_name, None)
+    groups = {name: config.pop(name, None) for name in (new_name, old_name)}
+    check_settings(groups, dict.fromkeys(groups, dict[str, Any] | None), where)
+    arguments = dict(groups[new_name] or groups[old_name] or {})
     arguments.pop("trust_remote_code", None)
-    if taken := sorted(_CALLERS_OWN & set(arguments)):
-        raise ModelError(f"{where}: {new_name} may not set {', '.join(taken)}")
-    _refuse_kernel(arguments, where)
+    allowed = _FOLDER_MAY_SET.get(new_name)
+    if allowed is None:
+        path = where.parent / "config.json"
+        own = read_json(path) if path.is_file() else {}
+        allowed = {key: Any for key in own if key not in _NOT_OF_THE_MODEL} | _CONFIG_MAY_SET
+    if refused := sorted(set(arguments) - set(allowed)):
+        raise ModelError(
+            f"{where}: {new_name} may not set {', '.join(map(shown, refused))}; a folder may set "
+            f"{', '.join(sorted(allowed))}, the rest is an argument of whoever loads it"
+        )
+    check_settings(arguments, allowed, f"{where}: {new_name}")
+    check_sizes(arguments, where)
+    _refuse_kernels(arguments, where)
     return arguments
 
 
-def _refuse_kernel(settings: Mapping[str, Any], where: Path) -> None:
+def _refuse_kernels(settings: Any, where: Path) -> None:  # noqa: ANN401  (JSON)
     """An attention implementation "org/name" is code that transformers would download and run."""
+    if not isinstance(settings, Mapping):
+        return
     for key, value in settings.items():
-        named_kernel = isinstance(value, str) and ("/" in value or ":" in value)
-        if "attn_implementation" in key and (named_kernel or isinstance(value, dict)):
-            raise ModelError(f"{where}: {key} {value!r} names foreign code, which is not run")
+        names_kernel = isinstance(value, str) and not value.replace("_", "").isalnum()
+        if (
+            "implementation" in key
+            and value is not None
+            and (names_kernel or not isinstance(value, str))
+        ):
+            raise ModelError(f"{where}: {key} {shown(value)} names foreign code, which is not run")
+        _refuse_kernels(value, where)
+
+
+def _code_in(config: Any) -> Any:  # noqa: ANN401  (JSON)
+    """The first ``auto_map`` of a config or of its parts; None for none."""
+    if not isinstance(config, Mapping):
+        return None
+    return config.get("auto_map") or next(filter(None, map(_code_in, config.values())), None)
 
 
 def load_config(folder: Path, options: LoadOptions) -> Any:  # noqa: ANN401  (transformers is untyped)
@@ -80,21 +174,25 @@ def load_config(folder: Path, options: LoadOptions) -> Any:  # noqa: ANN401  (tr
     """
     path = folder / "config.json"
     raw = read_json(path)
+    check_sizes(raw, path)
     if not options.trust_remote_code:
-        _refuse_kernel(raw, path)
-        if raw.get("auto_map"):
+        _refuse_kernels(raw, path)
+        if code := _code_in(raw):
             raise ModelError(
-                f"{path} names model code of its own ({raw['auto_map']}), which is not run, and "
+                f"{path} names model code of its own ({shown(code)}), which is not run, and "
                 f"without it the model may compute something else; if you have read that code "
                 f"and trust it, pass trust_remote_code=True"
             )
-    try:
+    if raw.get("use_pretrained_backbone"):
+        raise ModelError(f"{path}: use_pretrained_backbone would fetch other weights from the hub")
+    with reading(path, "transformers cannot read this config"):
         config = AutoConfig.from_pretrained(
-            folder, trust_remote_code=options.trust_remote_code, **options.config_kwargs
+            folder,
+            trust_remote_code=options.trust_remote_code,
+            local_files_only=True,
+            **options.config_kwargs,
         )
-    except (ValueError, KeyError, OSError) as error:
-        raise ModelError(f"{path}: transformers cannot read this config: {error}") from error
-    _switch_cache_off(config, options.config_kwargs)
+        _switch_cache_off(config, options.config_kwargs)
     return config
 
 
@@ -123,27 +221,38 @@ def load_backbone(
     """
     if task not in TASKS:
         raise ModelError(f"{folder}: transformer_task {task!r} is unknown; known: {sorted(TASKS)}")
-    if (folder / ADAPTER_CONFIG).is_file():
-        return _load_adapter(folder, task, options, needs_pooler=needs_pooler)
-    if not any(folder.glob("*.safetensors")):
+    if options.root is None:
+        options = options.within(folder)
+    if (folder / ADAPTER_CONFIG).is_file() and importlib.util.find_spec("peft") is None:
+        raise ModelError(f"{folder} is a PEFT adapter, and peft is not installed: pip install peft")
+    base = adapter_base(
+        folder,
+        token=options.token,
+        cache_folder=options.cache_folder,
+        local_files_only=options.local_files_only,
+        allow_pickle=options.allow_pickle,
+    )
+    if base is not None:
+        return _load_adapter(folder, base, task, options, needs_pooler=needs_pooler)
+    files = weight_files(folder)
+    if _is_pickled(files) or not (files or any(folder.glob("*.safetensors"))):
         refuse_pickle(folder, SAFE_WEIGHTS, allow_pickle=options.allow_pickle)
+    for name in files:
+        if not (folder / name).is_file():
+            raise ModelError(f"{folder / name} is missing; the weights are not complete")
     config = load_config(folder, options)
     name = TASKS[task]
     if task == "feature-extraction" and config.model_type in _ENCODERS:
         name = _ENCODERS[config.model_type]
         config.is_encoder_decoder = False
-    try:
+    with reading(folder, f"transformers cannot load it as {name}"):
         model, info = getattr(transformers, name).from_pretrained(
             folder,
             config=config,
             output_loading_info=True,
             **_model_arguments(options, folder),
         )
-    except (ValueError, OSError, RuntimeError, SafetensorError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        raise ModelError(f"{folder}: transformers cannot load it as {name}: {error}") from error
-    _check_complete(info, folder, name, needs_pooler=needs_pooler)
+        _check_complete(info, folder, name, needs_pooler=needs_pooler)
     return model
 
 
@@ -153,12 +262,18 @@ def _model_arguments(options: LoadOptions, folder: Path) -> dict[str, Any]:
         arguments.setdefault("dtype", arguments.pop("torch_dtype"))
     if "dtype" in arguments:
         arguments["dtype"] = parse_dtype(arguments["dtype"])
-    safe = any(folder.glob("*.safetensors"))
+    safe = not _is_pickled(weight_files(folder))
     return {
         "trust_remote_code": options.trust_remote_code,
+        "local_files_only": True,  # what is not in the folder is not hashed
         "use_safetensors": safe,
         "weights_only": True,
     } | arguments
+
+
+def _is_pickled(files: list[str]) -> bool:
+    """Whether the first of a checkpoint's `weight_files` is a pickle, or an index of pickles."""
+    return bool(files) and files[0].startswith(PICKLED_WEIGHTS)
 
 
 def parse_dtype(value: str | torch.dtype | None) -> str | torch.dtype | None:
@@ -197,53 +312,84 @@ def _is_unused_pooler(key: str) -> bool:
     return "pooler" in key.split(".")
 
 
-def _load_adapter(folder: Path, task: str, options: LoadOptions, *, needs_pooler: bool) -> Any:  # noqa: ANN401
-    if importlib.util.find_spec("peft") is None:
-        raise ModelError(f"{folder} is a PEFT adapter, and peft is not installed: pip install peft")
-    base_name = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
-    if not base_name:
-        raise ModelError(f"{folder / ADAPTER_CONFIG}: base_model_name_or_path is missing")
-    base = resolve_folder(
-        base_name,
-        default_org=None,
-        token=options.token,
-        cache_folder=options.cache_folder,
-        local_files_only=options.local_files_only,
-        allow_pickle=options.allow_pickle,
-    )
-    if (base / ADAPTER_CONFIG).is_file():
-        raise ModelError(f"{folder}: the base {base} is an adapter itself; merge it first")
+def _load_adapter(
+    folder: Path, base: Base, task: str, options: LoadOptions, *, needs_pooler: bool
+) -> Any:  # noqa: ANN401
+    path = folder / ADAPTER_CONFIG
+    config = read_json(path)
+    check_sizes(config, path)
+    kind = config.get("peft_type")
+    if not isinstance(kind, str) or kind.upper() in _OTHER_ADAPTERS:
+        raise ModelError(f"{path}: adapters of peft_type {shown(kind)} cannot be loaded")
     if not options.allow_pickle and not (folder / ADAPTER_WEIGHTS).is_file():
         raise ModelError(f"{folder / ADAPTER_WEIGHTS} is missing; allow_pickle=True permits .bin")
-    model = load_backbone(base, task, options, needs_pooler=needs_pooler)
-    info = model.load_adapter(str(folder))
-    if info is not None:  # older versions of transformers give no account
-        keys = {"missing_keys": info.missing_keys, "mismatched_keys": info.mismatched_keys}
-        _check_complete(keys, folder, "the adapter", needs_pooler=True)
+    model = load_backbone(base.folder, task, _options_of(base, options), needs_pooler=needs_pooler)
+    with reading(path, "peft cannot load this adapter"):
+        info = model.load_adapter(str(folder), adapter_kwargs={"local_files_only": True})
+        if info is not None:  # older versions of transformers give no account
+            keys = {"missing_keys": info.missing_keys, "mismatched_keys": info.mismatched_keys}
+            _check_complete(keys, folder, "the adapter", needs_pooler=True)
     return model
+
+
+def _options_of(base: Base, options: LoadOptions) -> LoadOptions:
+    """Only code in the model's own folder was read by whoever trusts it."""
+    if base.is_inside:
+        return options
+    return replace(options, trust_remote_code=False, root=None)
 
 
 def load_tokenizer(folder: Path, options: LoadOptions) -> Any:  # noqa: ANN401  (untyped)
     """The tokenizer of a folder; that of the base where an adapter brings none.
 
     Raises:
-        ModelError: there is none that transformers can load.
+        ModelError: there is none that transformers can load, or it has no vocabulary.
     """
     path = folder / "tokenizer_config.json"
-    if path.is_file() and read_json(path).get("auto_map") and not options.trust_remote_code:
-        raise ModelError(f"{path} names tokenizer code of its own (auto_map), which is not run")
-    if not path.is_file() and (folder / ADAPTER_CONFIG).is_file():
-        base = read_json(folder / ADAPTER_CONFIG)["base_model_name_or_path"]
-        folder = resolve_folder(
-            base,
-            default_org=None,
+    if not path.is_file():
+        base = adapter_base(
+            folder,
             token=options.token,
             cache_folder=options.cache_folder,
             local_files_only=options.local_files_only,
         )
-    try:
-        return AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=options.trust_remote_code, **options.processor_kwargs
+        if base is not None:
+            return load_tokenizer(base.folder, _options_of(base, options))
+    if options.root is None:
+        options = options.within(folder)
+    if path.is_file() and _code_in(read_json(path)) and not options.trust_remote_code:
+        raise ModelError(f"{path} names tokenizer code of its own (auto_map), which is not run")
+    with reading(folder, "transformers cannot load the tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder,
+            trust_remote_code=options.trust_remote_code,
+            local_files_only=True,
+            **options.processor_kwargs,
         )
-    except (ValueError, KeyError, OSError, ImportError) as error:
-        raise ModelError(f"{folder}: transformers cannot load the tokenizer: {error}") from error
+        _check_vocabulary(tokenizer, folder)
+    return tokenizer
+
+
+def _check_vocabulary(tokenizer: Any, folder: Path) -> None:  # noqa: ANN401  (untyped)
+    """Refuse what transformers makes up where files are missing: a vocabulary of special tokens.
+
+    Raises:
+        ModelError: the files that this kind of tokenizer is built of are not there.
+    """
+    files: dict[str, str] = getattr(tokenizer, "vocab_files_names", {})
+    if not files or (folder / "tokenizer.json").is_file():  # bytes or characters: nothing to read
+        missing = []
+    else:
+        wanted = [name for key, name in files.items() if key in _VOCABULARY_FILES]
+        missing = [name for name in wanted if not (folder / name).is_file()]
+    if any(folder.glob("tokenizer.*")) or any(folder.glob("*tekken.json")):
+        missing = []  # of another age or library, which transformers converts
+    if missing or (files and len(tokenizer) <= len(tokenizer.all_special_tokens)):
+        raise ModelError(
+            f"{folder} has no vocabulary for its {type(tokenizer).__name__}: "
+            f"{' and '.join(missing) or 'tokenizer.json'} is missing or empty; fetch the tokenizer "
+            "that the model was trained with"
+        )
+
+
+_VOCABULARY_FILES = ("vocab_file", "merges_file", "vocab", "spm_file", "source_spm")

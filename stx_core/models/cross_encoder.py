@@ -14,6 +14,7 @@ from stx_core.errors import InputError, ModelError
 from stx_core.inference.packing import to_host
 from stx_core.inference.tokens import Pair, Tokens
 from stx_core.models.device import one_device
+from stx_core.models.float32_linear import keep_in_float32
 from stx_core.models.inputs import Unread, read_only_texts, read_pairs
 from stx_core.models.loading import CONFIG
 from stx_core.models.messages import tokenize_as_messages
@@ -23,6 +24,7 @@ from stx_core.models.modules.logit_score import LogitScore
 from stx_core.models.modules.module import Features, LoadOptions, is_transformer
 from stx_core.models.older_names import given, older_names
 from stx_core.models.plain_scorer import content_format, load_plain_scorer
+from stx_core.models.settings import shown
 from stx_core.models.text_model import ModelOptions, RunOptions, TextModel
 
 # N pairs of a call, B of a batch, K labels
@@ -105,6 +107,8 @@ class CrossEncoder(TextModel):
         if max_length is not None:
             self.max_seq_length = max_length
         self.activation_fn = self._saved_activation() if activation_fn is None else activation_fn
+        self.keep_in_fp32_modules: list[str] = self.saved_config.get("keep_in_fp32_modules") or []
+        keep_in_float32(self, self.keep_in_fp32_modules)
 
     def __setattr__(self, name: str, value: Any) -> None:  # noqa: ANN401
         # An nn.Module set the usual way would become one more step of the model.
@@ -172,6 +176,8 @@ class CrossEncoder(TextModel):
         """The activation of the folder, in the places of all ages, newest first (trap 3)."""
         backbone = getattr(self.transformers_model, "config", None)
         block = getattr(backbone, "sentence_transformers", None) or {}
+        if not isinstance(block, dict):
+            raise ModelError(f"config.json: sentence_transformers is {shown(block)}, not an object")
         places = (
             (self.saved_config.get("activation_fn"), f"{CONFIG}: activation_fn"),
             (block.get("activation_fn"), "config.json: sentence_transformers.activation_fn"),
@@ -188,7 +194,12 @@ class CrossEncoder(TextModel):
 
     def model_config(self) -> dict[str, Any]:
         """Settings of the whole model as they are saved."""
-        return super().model_config() | _saved_form(self.activation_fn)
+        kept = {"keep_in_fp32_modules": self.keep_in_fp32_modules}
+        return (
+            super().model_config()
+            | _saved_form(self.activation_fn)
+            | (kept if self.keep_in_fp32_modules else {})
+        )
 
     # --- Scoring ---------------------------------------------------------------------------------
 

@@ -1,9 +1,8 @@
 """Model folders: a name or path becomes a local folder; its files are read, written and hashed."""
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from fnmatch import fnmatch
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,18 +29,48 @@ SAFE_WEIGHTS = "model.safetensors"
 PICKLED_WEIGHTS = "pytorch_model.bin"
 
 # Weights of other runtimes: never loaded, so neither downloaded nor part of the fingerprint.
-_OTHER_RUNTIMES = (
+OTHER_RUNTIMES = (
     "*.onnx", "*.onnx_data", "onnx/*", "openvino/*", "openvino_model*", "coreml/*", "*.mlmodel",
     "*.h5", "*.msgpack", "*.ot", "*.tflite", "*.ckpt*", "*.gguf",
 )  # fmt: skip
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl")
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl")
 
-# Files that cannot change a vector: texts about the model, version control, traces of training.
-_WITHOUT_EFFECT = (
-    ".*", "*/.*", "*.md", "LICENSE*", "NOTICE*", "*.png", "*.jpg", "*.svg", "*.pdf", "*.csv",
-    "training_args.bin", "optimizer.*", "scheduler.*", "scaler.*", "rng_state*", "checkpoint-*",
-    "trainer_state.json", "eval/*", "runs/*", "logs/*", "events.out.tfevents*", "*/__pycache__/*",
-)  # fmt: skip
+# The hub's client keeps files of all repositories in one place where its cache has this mark.
+_SHARED_BLOBS_MARK = "blobs/.huggingface-shared-blobs"
+
+
+def short(error: BaseException) -> str:
+    """An error of another library in one line of bounded length, for our own."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
+
+
+@contextmanager
+def reading(where: str | Path, what: str) -> Iterator[None]:
+    """Turn whatever goes wrong in here into an error of the model.
+
+    Libraries that read files of others raise nearly anything when these are damaged.
+
+    Args:
+        where: file or folder that is read.
+        what: what cannot be done then, such as "transformers cannot read this config".
+
+    Raises:
+        ModelError: in place of any other error but of memory that ran out.
+    """
+    try:
+        yield
+    except (ModelError, MemoryError):
+        raise
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's own
+            raise
+        raise ModelError(f"{where}: {what}: {short(error)}") from error
+    except BaseException as error:
+        # A panic of a library in Rust, which asks not to be caught as other errors are.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ModelError(f"{where}: {what}: {short(error)}") from error
 
 
 def resolve_folder(
@@ -72,10 +101,12 @@ def resolve_folder(
     Raises:
         ModelError: there is no such folder, or the hub does not have it or cannot be reached.
     """
+    name = str(name_or_path)
+    if "\0" in name or not name.strip():
+        raise ModelError(f"{name!r} is no name of a model; give a folder or a name on the hub")
     path = Path(name_or_path).expanduser()
     if path.is_dir():
         return path
-    name = str(name_or_path)
     if path.exists():
         raise ModelError(f"{name} is a file; a model is a folder with a config.json")
     if name.count("/") > 1 or name.startswith((".", "/", "~")) or "\\" in name:
@@ -90,7 +121,7 @@ def resolve_folder(
                 token=token,
                 cache_dir=cache_folder,
                 local_files_only=local_files_only,
-                ignore_patterns=[*_OTHER_RUNTIMES, *(() if allow_pickle else _PICKLES)],
+                ignore_patterns=[*OTHER_RUNTIMES, *(() if allow_pickle else PICKLES)],
             )
         )
     except _HUB_ERRORS as error:
@@ -116,35 +147,57 @@ def _why_not(name: str, given: str, revision: str | None, error: Exception) -> s
     return f"the hub refused {name!r}: {error}"
 
 
-def inside(folder: Path, relative: str) -> Path:
+def inside(folder: Path, relative: str, root: Path | None = None) -> Path:
     """A path below a model folder, as a file of that folder names it.
 
     Links may stay inside the folder; in a download cache of the hub, where every file is a link,
     inside the repository's own cache.
 
+    Args:
+        folder: what the path is relative to.
+        relative: the path.
+        root: the model's own folder, in which links may stay; None: `folder` is it.
+
     Raises:
-        ModelError: the path leaves the folder.
+        ModelError: the path leaves the folder, or is none.
     """
+    if not isinstance(relative, str) or "\0" in relative:
+        raise ModelError(f"{folder}: {relative!r} is no path of a file")
     parts = Path(relative).parts
-    path = folder / relative
     if Path(relative).is_absolute() or ".." in parts or "\\" in relative or ":" in relative:
         raise ModelError(f"{folder}: path {relative!r} must be relative and stay inside the folder")
-    if not path.resolve().is_relative_to(_repository_cache(folder) or folder.resolve()):
+    path = folder / relative
+    if not is_within(path, root or folder):
         raise ModelError(
             f"{folder}: path {relative!r} is a link to {path.resolve()}, outside of it"
         )
     return path
 
 
-def _repository_cache(folder: Path) -> Path | None:
-    """The hub's cache of one repository that a folder, or module folder, lies in.
+def is_within(path: Path, folder: Path) -> bool:
+    """Whether a path, all links followed, stays inside a model folder or its download cache."""
+    try:
+        target = path.resolve()
+    except (OSError, RuntimeError):  # links in a circle
+        return False
+    if target.parent.name == "blobs" and target.parent.parent.name.startswith("models--"):
+        return True  # the hub's client filled folders with links to its cache, for years
+    return any(target.is_relative_to(place) for place in _places(folder))
 
-    <cache>/models--org--name/snapshots/<commit>/file links to <cache>/models--org--name/blobs/...
+
+def _places(folder: Path) -> list[Path]:
+    """Where files of a model may lie.
+
+    In a download cache <cache>/models--org--name/snapshots/<commit>/file links to
+    <cache>/models--org--name/blobs/..., which may link to <cache>/blobs/... in turn.
     """
-    for parent in folder.absolute().parents:
+    own = folder.resolve()
+    for parent in own.parents:
         if parent.name == "snapshots" and parent.parent.name.startswith("models--"):
-            return parent.parent.resolve()
-    return None
+            cache = parent.parent.parent
+            shared = [cache / "blobs"] if (cache / _SHARED_BLOBS_MARK).is_file() else []
+            return [parent.parent, *shared]
+    return [own]
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -169,8 +222,10 @@ def read_any_json(path: Path) -> Any:  # noqa: ANN401  (JSON has no narrower typ
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ModelError(f"{path} is missing; the model folder is not complete") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path} is not valid JSON: {error}") from error
+    except (ValueError, RecursionError) as error:  # not UTF-8, endless digits, brackets in brackets
+        raise ModelError(f"{path} is not valid JSON: {short(error)}") from error
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
@@ -190,21 +245,21 @@ def load_weights(folder: Path, *, allow_pickle: bool) -> "dict[str, Tensor]":
 
     path = folder / SAFE_WEIGHTS
     if path.is_file():
-        try:
-            return dict(load_file(path))
-        except SafetensorError as error:
-            raise ModelError(f"{path} is damaged ({error}); fetch it again") from error
+        with reading(path, "these weights cannot be read"):
+            try:
+                return dict(load_file(path))
+            except SafetensorError as error:
+                raise ModelError(f"{path} is damaged ({error}); fetch it again") from error
     refuse_pickle(folder, SAFE_WEIGHTS, allow_pickle=allow_pickle)
-    import pickle
-
     import torch
 
     path = folder / PICKLED_WEIGHTS
-    try:
+    with reading(path, "is not a plain file of weights"):
         # weights_only: the unpickler builds tensors and containers, it calls nothing else.
-        return dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (pickle.UnpicklingError, EOFError) as error:
-        raise ModelError(f"{path} is not a plain file of weights: {error}") from error
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(weights, dict) or not all(map(torch.is_tensor, weights.values())):
+            raise ModelError(f"{path} is not a plain file of weights: no tensors by name")
+    return dict(weights)
 
 
 def refuse_pickle(folder: Path, wanted: str, *, allow_pickle: bool) -> None:
@@ -237,61 +292,3 @@ def save_weights(folder: Path, weights: "Mapping[str, Tensor]") -> None:
 
     tensors = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
     save_file(tensors, folder / SAFE_WEIGHTS, metadata={"format": "pt"})
-
-
-def refuse_foreign_code(folder: Path) -> None:
-    """Check that trusted code lies in the model folder, where the fingerprint covers it.
-
-    A class named ``other/repository--file.Class`` would be downloaded from there, at whatever
-    commit is newest.
-
-    Raises:
-        ModelError: a config file names code of another repository.
-    """
-    for path in sorted(folder.rglob("*.json")):
-        named = _auto_map(path)
-        for reference in named:
-            if "--" in reference:
-                raise ModelError(
-                    f"{path} names code of another repository ({reference!r}), which no revision "
-                    "pins; copy that code into the model folder and name it without '--'"
-                )
-
-
-def _auto_map(path: Path) -> Iterator[str]:
-    """Classes that a config file wants loaded from code beside the weights."""
-    try:
-        value = read_any_json(path)
-    except ModelError:
-        return
-    named = value.get("auto_map") if isinstance(value, dict) else None
-    for entry in named.values() if isinstance(named, dict) else ():
-        yield from (str(item) for item in (entry if isinstance(entry, list) else [entry]))
-
-
-def fingerprint_files(folder: Path) -> str:
-    """Hash of all files that can change a model's output: sha256, hex.
-
-    Unknown files count, so that nothing that matters is forgotten. Left out are texts about the
-    model, traces of training, weights of other runtimes, and pickled weights beside safetensors:
-    a git clone and a download of the same model have the same fingerprint.
-    """
-    digest = hashlib.sha256()
-    for relative in sorted(_files_with_effect(folder)):
-        content = hashlib.sha256()
-        with (folder / relative).open("rb") as file:
-            while part := file.read(1 << 20):
-                content.update(part)
-        digest.update(f"{relative}\0{content.hexdigest()}\n".encode())
-    return digest.hexdigest()
-
-
-def _files_with_effect(folder: Path) -> Iterator[str]:
-    for path in folder.rglob("*"):
-        relative = path.relative_to(folder).as_posix()
-        patterns = list(_WITHOUT_EFFECT + _OTHER_RUNTIMES)
-        if any(path.parent.glob("*.safetensors")):
-            patterns += _PICKLES
-        ignored = any(fnmatch(relative, p) or fnmatch(path.name, p) for p in patterns)
-        if path.is_file() and not ignored:
-            yield relative

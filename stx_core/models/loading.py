@@ -2,7 +2,7 @@
 
 import logging
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,32 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from torch import nn
 
 from stx_core.errors import ModelError
+from stx_core.models.contents import MODULES, module_paths
 from stx_core.models.folder import inside, read_any_json, read_json, write_json
 from stx_core.models.modules import module_class, saved_type
 from stx_core.models.modules.module import InputModule, LoadOptions, Module
+from stx_core.models.modules.word_weights import WordWeights
+from stx_core.models.settings import check_settings, shown
 
 logger = logging.getLogger(__name__)
 
-MODULES = "modules.json"
 CONFIG = "config_sentence_transformers.json"
+
+# What the file of the whole model may say, and an entry of its list of modules. Unknown keys of the
+# first change nothing in the reference either.
+_MODEL_SETTINGS = {
+    "__version__": dict[str, Any] | None,
+    "activation_fn": str | None,
+    "default_prompt_name": str | None,
+    "keep_in_fp32_modules": list[str] | None,
+    "max_active_dims": int | None,
+    "model_type": str,
+    "prompts": dict[str, str | None] | None,
+    "requirements": dict[str, str | dict[str, str | None]] | None,
+    "similarity_fn_name": str | None,
+    "truncate_dim": int | None,
+}
+_ENTRY = {"idx": int, "name": str, "path": str, "type": str, "kwargs": list[str] | None}
 
 # A folder without a model type was written by a library that knew only dense models.
 _OLDEST_MODEL_TYPE = "SentenceTransformer"
@@ -36,6 +54,12 @@ def read_model_config(folder: Path, model_type: str) -> dict[str, Any]:
     """
     path = folder / CONFIG
     config = read_json(path) if path.is_file() else {}
+    check_settings(config, _MODEL_SETTINGS, path, closed=False)
+    if unknown := sorted(set(config) - set(_MODEL_SETTINGS)):
+        logger.warning("%s: unknown keys are not used: %s", path, ", ".join(unknown))
+    for key in ("truncate_dim", "max_active_dims"):
+        if (value := config.get(key)) is not None and value < 1:
+            raise ModelError(f"{path}: {key} is {shown(value)}, not 1 or more")
     is_model = (folder / MODULES).is_file()
     saved_type_name = config.get("model_type", _OLDEST_MODEL_TYPE if is_model else model_type)
     if saved_type_name != model_type:
@@ -89,22 +113,29 @@ def load_modules(
             or a module cannot be loaded.
     """
     path = folder / MODULES
-    entries = read_any_json(path)
-    if not isinstance(entries, list) or not entries:
-        raise ModelError(f"{path}: expected a list of modules, found {type(entries).__name__}")
+    module_paths(folder)  # checks the list
     modules: dict[str, nn.Module] = {}
     arguments: dict[str, list[str]] = {}
-    for position, entry in enumerate(entries):
-        try:
-            name, relative, type_string = entry["name"], entry["path"], entry["type"]
-        except (KeyError, TypeError) as error:
-            raise ModelError(f"{path}: module {position} needs name, path and type") from error
+    for position, entry in enumerate(read_any_json(path)):
+        check_settings(entry, _ENTRY, f"{path}: module {position}")
+        name, relative, type_string = entry["name"], entry["path"], entry["type"]
         if name in modules or not name or "." in name:
             raise ModelError(f"{path}: module name {name!r} is empty, has a dot or appears twice")
         found = module_class(type_string, str(path))
-        modules[name] = found.from_folder(inside(folder, relative), options)
-        arguments[name] = list(entry.get("kwargs", []))
+        modules[name] = found.from_folder(inside(folder, relative, options.root), options)
+        arguments[name] = list(entry.get("kwargs") or [])
+    _check_words(list(modules.values()), path)
     return modules, arguments
+
+
+def _check_words(modules: Sequence[nn.Module], path: Path) -> None:
+    """Weights of words are looked up by the ids that the first module gives."""
+    n_words = len(getattr(getattr(modules[0], "tokenizer", None), "vocab", ()))
+    for module in modules:
+        if isinstance(module, WordWeights) and len(module.vocab) < n_words:
+            raise ModelError(
+                f"{path}: WordWeights knows {len(module.vocab)} words, the tokenizer {n_words}"
+            )
 
 
 def save_model(

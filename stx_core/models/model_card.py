@@ -8,6 +8,7 @@ import yaml
 
 if TYPE_CHECKING:
     from stx_core.models.module_row import ModuleRow
+from stx_core.models.folder import is_within
 
 README = "README.md"
 
@@ -100,7 +101,9 @@ class ModelCardData:
 
 
 def read_card(folder: Path) -> str | None:
-    """The README of a model folder, if there is one that is text."""
+    """The README of a model folder, if there is one in it that is text."""
+    if not is_within(folder / README, folder):
+        return None
     try:
         return (folder / README).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from stx_core.errors import ModelError
+
 
 def choose_prompts(
     defaults: Iterable[str],
@@ -22,13 +24,14 @@ def choose_prompts(
         Prompts by name, and the name of the default one.
 
     Raises:
-        ValueError: the default prompt does not exist.
+        ValueError: the default prompt does not exist; a ModelError where the folder names it.
     """
     own = {name: text for name, text in (given or {}).items() if text is not None}
     prompts = dict.fromkeys(defaults, "") | dict(saved.get("prompts") or {}) | own
     name = default_name or saved.get("default_prompt_name")
     if name is not None and name not in prompts:
-        raise ValueError(f"default_prompt_name {name!r} is not a prompt; there are {list(prompts)}")
+        error = ValueError if default_name else ModelError
+        raise error(f"default_prompt_name {name!r} is not a prompt; there are {list(prompts)}")
     return {key: text or "" for key, text in prompts.items()}, name
 
 

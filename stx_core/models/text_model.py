@@ -18,10 +18,11 @@ from stx_core.inference.machine import keep_pages
 from stx_core.inference.packing import filled
 from stx_core.inference.tokens import Pair, Tokens
 from stx_core.inference.trial import trial_tokens, why_not_packed
+from stx_core.models.contents import MODULES
 from stx_core.models.device import default_device, progress_bar, to_device
-from stx_core.models.folder import resolve_folder
+from stx_core.models.folder import reading, resolve_folder, short
 from stx_core.models.inputs import Unread, read_texts, unread
-from stx_core.models.loading import MODULES, load_modules, read_model_config
+from stx_core.models.loading import load_modules, read_model_config
 from stx_core.models.model_card import ModelCardData, read_card
 from stx_core.models.module_row import ModuleRow
 from stx_core.models.modules.checkpoints import check_backend
@@ -188,13 +189,15 @@ class TextModel(ModuleRow):
             local_files_only=options.local_files_only,
             allow_pickle=options.allow_pickle,
         )
-        self.saved_config = read_model_config(folder, self.model_type)
         if not Path(name_or_path).expanduser().is_dir():
             self.model_card_data.set_base_model(str(name_or_path), revision)
-        if not (folder / MODULES).is_file():
-            return self.default_modules(folder, options)
-        modules, self.module_kwargs = load_modules(folder, options)
-        self.model_card_text = read_card(folder)
+        with reading(folder, "this model cannot be loaded"):
+            options = options.within(folder)
+            self.saved_config = read_model_config(folder, self.model_type)
+            if not (folder / MODULES).is_file():
+                return self.default_modules(folder, options)
+            modules, self.module_kwargs = load_modules(folder, options)
+            self.model_card_text = read_card(folder)
         return modules
 
     @classmethod
@@ -263,7 +266,21 @@ class TextModel(ModuleRow):
         task: str | None = None,
     ) -> Tokens:
         """Tokenise N texts, or pairs of texts, without padding."""
-        tokens = self.input_module.to_tokens(inputs, prompt=prompt, task=task)
+        try:
+            tokens = self.input_module.to_tokens(inputs, prompt=prompt, task=task)
+        except (TypeError, ValueError) as error:
+            if (row := _not_unicode(inputs)) is None:
+                raise
+            raise InputError(
+                f"row {row}: the text holds half a character (a lone surrogate), which no encoding "
+                "has; read it again, or replace it: text.encode('utf-8', 'replace').decode()"
+            ) from error
+        except Exception as error:
+            if type(error) is not Exception:  # which is what the tokenizers library raises
+                raise
+            raise ModelError(
+                f"the model's tokenizer cannot read these texts: {short(error)}"
+            ) from error
         return replace(tokens, task=task)
 
     def read(
@@ -400,7 +417,10 @@ class TextModel(ModuleRow):
             size = filled(max(least, used), budget) if packed else None
             if not unread:
                 self._count(tokens.lengths[rows], size)
-            return collect(self._features_of(tokens, rows, size, extra, arguments))
+            try:
+                return collect(self._features_of(tokens, rows, size, extra, arguments))
+            except KeyError as error:
+                raise self._lacks(error) from error
 
         return run_batches(
             tokens.lengths,
@@ -452,7 +472,9 @@ class TextModel(ModuleRow):
         """
         key = (task, self.dtype, self.device, getattr(self[0], "unpad_inputs", None))
         if key not in self._why_padded:
-            self._why_padded[key] = self._try_packed(task)
+            # On made-up inputs all that can fail is the model.
+            with reading(type(self).__name__, "its modules do not fit together"):
+                self._why_padded[key] = self._try_packed(task)
         return self._why_padded[key]
 
     def _try_packed(self, task: str | None) -> str | None:
@@ -461,18 +483,30 @@ class TextModel(ModuleRow):
             return f"{type(first).__name__} has no attention"
         if first.unpad_inputs is False:
             return "unpad_inputs is False"
-        vocabulary = first.model.config.get_text_config().vocab_size
+        vocabulary = getattr(first.model.config.get_text_config(), "vocab_size", None)
+        if vocabulary is None:
+            return f"{type(first.model).__name__} reads characters, not a vocabulary"
         special = first.tokenizer.all_special_ids
         tokens = replace(trial_tokens(vocabulary, special, self.max_seq_length), task=task)
         rows = np.arange(len(tokens))
 
         def result(size: int | None) -> torch.Tensor:
             features = self._features_of(tokens, rows, size)
-            found: torch.Tensor = features[next(name for name in _RESULTS if name in features)]
+            name = next((name for name in _RESULTS if name in features), None)
+            if name is None:
+                raise self._lacks(_RESULTS[0])
+            found: torch.Tensor = features[name]
             return found
 
         size = filled(int(tokens.lengths.sum()), default_token_budget(self.device))
         return why_not_packed(lambda: result(size), lambda: result(None))
+
+    def _lacks(self, feature: object) -> ModelError:
+        names = ", ".join(type(module).__name__ for module in self)
+        return ModelError(
+            f"{type(self).__name__}: none of its modules ({names}) gives {feature}; token "
+            "embeddings, for example, become a sentence embedding by Pooling"
+        )
 
     def default_token_budget(self, device: str | torch.device | None = None) -> int:
         """Tokens of one batch that suit the model on a device, by default its own."""
@@ -489,3 +523,14 @@ class TextModel(ModuleRow):
         if target != self.device:
             self.to(target)
         return target
+
+
+def _not_unicode(inputs: Sequence[str] | Sequence[Pair]) -> int | None:
+    """The first input with a text that cannot be written as UTF-8."""
+    for row, item in enumerate(inputs):
+        for text in [item] if isinstance(item, str) else item:
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                return row
+    return None

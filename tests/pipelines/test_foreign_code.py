@@ -13,7 +13,7 @@ from pipelines.encoding.stored_encoder import stored_encoder
 from pipelines.search import search_snapshot
 from pipelines.verify import encode_again
 from stx_core.errors import ModelError, StoreError
-from stx_core.models.folder import refuse_foreign_code
+from stx_core.models.contents import refuse_foreign_code
 
 CODE = """
 from pathlib import Path

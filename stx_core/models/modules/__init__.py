@@ -112,7 +112,7 @@ def module_class(type_string: str, where: str) -> "type[Module]":
     Raises:
         ModelError: the string is not in the table.
     """
-    if type_string not in TYPES:
+    if not isinstance(type_string, str) or type_string not in TYPES:
         raise ModelError(
             f"{where}: module type {type_string!r} is unknown; code from model folders is not run, "
             f"so only the module types of Sentence Transformers itself can be loaded"

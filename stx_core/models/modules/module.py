@@ -1,23 +1,28 @@
 """What every module of a model folder has in common."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeGuard
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeGuard, get_type_hints
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from stx_core.errors import ModelError
 from stx_core.inference.tokens import Pair, Tokens
+from stx_core.models.contents import check_contents
 from stx_core.models.folder import (
     inside,
     load_weights,
     read_json,
+    reading,
     resolve_folder,
     save_weights,
+    short,
     write_json,
 )
+from stx_core.models.settings import check_settings, check_sizes
 
 if TYPE_CHECKING:
     from stx_core.models.modules.transformer import Transformer
@@ -56,6 +61,19 @@ class LoadOptions:
     cache_folder: str | None = None
     local_files_only: bool = False
     token: str | bool | None = None
+    root: Path | None = None
+    """The model's own folder, once it is known that nothing leaves it."""
+
+    def within(self, folder: Path) -> Self:
+        """The same for what lies in a model's folder, see `check_contents`.
+
+        Raises:
+            ModelError: something that would be read leaves the folder.
+        """
+        check_contents(
+            folder, allow_pickle=self.allow_pickle, trust_remote_code=self.trust_remote_code
+        )
+        return replace(self, root=folder)
 
 
 _OLDER_NAMES = {
@@ -85,15 +103,30 @@ class Module(nn.Module):
             ModelError: a setting is unknown or missing, or the weights' names or shapes differ
                 from the module's.
         """
-        try:
-            module = cls(**cls.read_config(folder))
-        except (TypeError, ValueError) as error:
-            if isinstance(error, ModelError):
-                raise
-            where = folder / cls.config_file_name
-            raise ModelError(f"{where}: settings do not fit {cls.__name__}: {error}") from error
-        if module.state_dict():
-            module.fill(load_weights(folder, allow_pickle=options.allow_pickle), folder)
+        settings = cls.checked_config(folder)
+        with reading(folder / cls.config_file_name, f"settings do not fit {cls.__name__}"):
+            with torch.device("meta"):
+                has_weights = bool(cls(**settings).state_dict())
+            if not has_weights:
+                return cls(**settings)
+        weights = load_weights(folder, allow_pickle=options.allow_pickle)
+        return cls.of_weights(settings, weights, folder)
+
+    @classmethod
+    def of_weights(
+        cls, settings: Mapping[str, Any], weights: Mapping[str, Tensor], folder: Path
+    ) -> Self:
+        """A module with these settings and weights.
+
+        Raises:
+            ModelError: they do not fit together.
+        """
+        with reading(folder / cls.config_file_name, f"settings do not fit {cls.__name__}"):
+            # Shapes alone first: settings could ask for more memory than there is.
+            with torch.device("meta"):
+                cls(**settings).fill(weights, folder, assign=True)
+            module = cls(**settings)
+            module.fill(weights, folder)
         return module
 
     @classmethod
@@ -134,17 +167,17 @@ class Module(nn.Module):
             local_files_only=local_files_only,
             allow_pickle=allow_pickle,
         )
-        given = {key: dict(value or {}) for key, value in options.items()}
+        given: dict[str, Any] = {key: dict(value or {}) for key, value in options.items()}
+        settings = LoadOptions(
+            trust_remote_code=trust_remote_code,
+            allow_pickle=allow_pickle,
+            cache_folder=cache_folder,
+            local_files_only=local_files_only,
+            token=token,
+            **given,
+        )
         return cls.from_folder(
-            inside(folder, subfolder) if subfolder else folder,
-            LoadOptions(
-                trust_remote_code=trust_remote_code,
-                allow_pickle=allow_pickle,
-                cache_folder=cache_folder,
-                local_files_only=local_files_only,
-                token=token,
-                **given,
-            ),
+            inside(folder, subfolder) if subfolder else folder, settings.within(folder)
         )
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401
@@ -160,17 +193,42 @@ class Module(nn.Module):
         config = read_json(folder / cls.config_file_name)
         return {cls.config_key_renames.get(key, key): value for key, value in config.items()}
 
-    def fill(self, weights: Mapping[str, Tensor], folder: Path) -> None:
+    @classmethod
+    def checked_config(cls, folder: Path) -> dict[str, Any]:
+        """The same, once types and sizes of all settings are known to be possible.
+
+        Raises:
+            ModelError: a setting is unknown, of another type, or larger than in any model.
+        """
+        where = f"{folder / cls.config_file_name}: settings do not fit {cls.__name__}"
+        config = cls.read_config(folder)
+        check_settings(config, cls.setting_types(), where)
+        check_sizes(config, where)
+        return config
+
+    @classmethod
+    def setting_types(cls) -> dict[str, Any]:
+        """Types of the settings that a folder may give, by name: those of the constructor."""
+        return {
+            name: hint for name, hint in get_type_hints(cls.__init__).items() if name != "return"
+        }
+
+    def fill(self, weights: Mapping[str, Tensor], folder: Path, *, assign: bool = False) -> None:
         """Load weights, each key of which must match.
+
+        Args:
+            weights: tensors by name.
+            folder: where they are from, for errors.
+            assign: take the tensors themselves instead of their values.
 
         Raises:
             ModelError: keys or shapes differ; the message names them.
         """
         try:
-            self.load_state_dict(weights)
+            self.load_state_dict(weights, assign=assign)
         except RuntimeError as error:
             name = type(self).__name__
-            raise ModelError(f"{folder}: weights do not fit {name}: {error}") from error
+            raise ModelError(f"{folder}: weights do not fit {name}: {short(error)}") from error
 
     def get_config_dict(self) -> dict[str, Any]:
         """Settings as they are saved."""

@@ -11,6 +11,7 @@ import torch
 
 from stx_core.models.modules.module import Features, Module
 from stx_core.models.modules.segments import Segments, flat, highest, segments, total
+from stx_core.models.settings import check_settings
 
 # Spelling up to 5.3, in the order in which several modes are concatenated.
 _OLD_MODES = {
@@ -63,6 +64,7 @@ class Pooling(Module):
         """Settings of both generations; the older one has a flag per mode, and none means mean."""
         config = super().read_config(folder)
         flags = {key: config.pop(key) for key in _OLD_MODES if key in config}
+        check_settings(flags, dict.fromkeys(flags, bool | None), folder / cls.config_file_name)
         if flags and "pooling_mode" not in config:
             active = [mode for key, mode in _OLD_MODES.items() if flags.get(key)]
             config["pooling_mode"] = active or "mean"

@@ -12,10 +12,11 @@ from torch import nn
 
 from stx_core.errors import ModelError
 from stx_core.inference.tokens import Pair, Tokens
-from stx_core.models.folder import inside, read_json, write_json
+from stx_core.models.folder import inside, read_json, reading, write_json
 from stx_core.models.modules import module_class, saved_type
 from stx_core.models.modules.module import Features, InputModule, LoadOptions, Module
 from stx_core.models.own_readers import own_reader, read_with
+from stx_core.models.settings import check_settings
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +24,18 @@ Route = tuple[str | None, str | tuple[str, ...] | None]
 """(task, modality) that a route is for; None for any."""
 
 _MODALITY = "text"
+
+# What the file may say, and what may stand under its ``parameters``.
+_FILE = {
+    "types": dict[str, str],
+    "structure": dict[str, list[str]],
+    "parameters": dict[str, Any] | None,
+}
+_PARAMETERS = {
+    "default_route": str | None,
+    "allow_empty_key": bool,
+    "route_mappings": dict[str, str] | None,
+}
 
 
 class Router(InputModule):
@@ -87,24 +100,27 @@ class Router(InputModule):
         path = folder / cls.config_file_name
         path = path if path.is_file() else folder / "config.json"
         config = read_json(path)
-        try:
-            types, structure = dict(config["types"]), dict(config["structure"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ModelError(f"{path}: a router needs types and structure") from error
-        modules = {
-            name: module_class(type_string, str(path)).from_folder(inside(folder, name), options)
-            for name, type_string in types.items()
-        }
+        if not all(isinstance(config.get(key), dict) for key in ("types", "structure")):
+            raise ModelError(f"{path}: a router needs types and structure")
+        check_settings(config, _FILE, path)
         settings = dict(config.get("parameters") or {})
+        check_settings(settings, _PARAMETERS, f"{path}: the routes do not fit together")
+        modules = {}
+        for name, type_string in config["types"].items():
+            place = inside(folder, name, options.root)
+            if place.resolve() == folder.resolve():
+                raise ModelError(f"{path}: module {name!r} would be the router itself")
+            modules[name] = module_class(type_string, str(path)).from_folder(place, options)
         mappings = settings.pop("route_mappings", None) or {}
-        try:
+        with reading(path, "the routes do not fit together"):
             return cls(
-                {route: [modules[name] for name in names] for route, names in structure.items()},
+                {
+                    route: [modules[name] for name in names]
+                    for route, names in config["structure"].items()
+                },
                 route_mappings={_parse_route(key, path): to for key, to in mappings.items()},
                 **settings,
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise ModelError(f"{path}: the routes do not fit together: {error}") from error
 
     def get_config_dict(self) -> dict[str, Any]:
         """Settings as they are saved, under ``parameters``."""

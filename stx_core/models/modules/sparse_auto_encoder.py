@@ -63,10 +63,9 @@ class SparseAutoEncoder(Module):
     @classmethod
     def from_folder(cls, folder: Path, options: LoadOptions) -> Self:
         """Build from settings and weights, whichever of its two names the matrix has."""
-        module = cls(**cls.read_config(folder))
-        weights = load_weights(folder, allow_pickle=options.allow_pickle)
-        module.fill(_untie(weights, folder), folder)
-        return module
+        settings = cls.checked_config(folder)
+        weights = _untie(load_weights(folder, allow_pickle=options.allow_pickle), folder)
+        return cls.of_weights(settings, weights, folder)
 
     def write_files(self, folder: Path) -> None:
         """Write settings and weights; the matrix once, under the name that the reference writes."""

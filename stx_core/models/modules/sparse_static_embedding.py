@@ -10,7 +10,7 @@ from torch import nn
 
 from stx_core.errors import ModelError
 from stx_core.inference.tokens import UNLIMITED, Pair, Tokens, from_lists
-from stx_core.models.folder import inside, load_weights, read_json
+from stx_core.models.folder import inside, load_weights, read_json, reading
 from stx_core.models.modules.bags import bag_rows, collate_bags, with_prompt
 from stx_core.models.modules.module import Features, InputModule, LoadOptions
 
@@ -43,17 +43,29 @@ class SparseStaticEmbedding(InputModule):
     @classmethod
     def from_folder(cls, folder: Path, options: LoadOptions) -> Self:
         """Build from settings, tokenizer and weights (or the JSON table that ``path`` names)."""
-        from transformers import AutoTokenizer
+        from stx_core.models.backbone import load_tokenizer  # transformers, which take seconds
 
-        config = read_json(folder / cls.config_file_name)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        config = cls.checked_config(folder)
+        tokenizer = load_tokenizer(folder, options)
         table = config.pop("path", None)
         if table is not None:
-            return cls.from_json(inside(folder, table), tokenizer, **config)
+            path = inside(folder, table, options.root)
+            with reading(path, "this is no table of token weights"):
+                return cls.from_json(path, tokenizer, **config)
         weights = load_weights(folder, allow_pickle=options.allow_pickle)
         if set(weights) != {"weight"}:
             raise ModelError(f"{folder}: expected one tensor 'weight', found {sorted(weights)}")
+        if weights["weight"].shape != (len(tokenizer.get_vocab()),):
+            raise ModelError(
+                f"{folder}: weights of shape {tuple(weights['weight'].shape)} do not fit a "
+                f"vocabulary of {len(tokenizer.get_vocab())} tokens"
+            )
         return cls(tokenizer, weights["weight"], **config)
+
+    @classmethod
+    def setting_types(cls) -> dict[str, Any]:
+        """Settings that a folder may give."""
+        return {"frozen": bool, "path": str | None}
 
     @classmethod
     def from_json(

@@ -11,7 +11,7 @@ from torch import nn
 
 from stx_core.errors import ModelError
 from stx_core.inference.tokens import Pair, Tokens, from_lists
-from stx_core.models.folder import load_weights, save_weights
+from stx_core.models.folder import load_weights, reading, save_weights
 from stx_core.models.modules.bags import collate_bags, with_prompt
 from stx_core.models.modules.module import Features, InputModule, LoadOptions
 
@@ -63,14 +63,22 @@ class StaticEmbedding(InputModule):
             raise ModelError(f"{folder} has no tokenizer.json, which StaticEmbedding needs")
         weights = load_weights(folder, allow_pickle=options.allow_pickle)
         table = weights.get("embedding.weight")
-        if table is None:
-            table = _model2vec_table(weights, folder)
-        return cls(Tokenizer.from_file(str(path)), table)
+        with reading(path, "the tokenizer, or its table of embeddings, cannot be used"):
+            if table is None:
+                table = _model2vec_table(weights, folder)
+            module = cls(Tokenizer.from_file(str(path)), table)
+            last = max(module.tokenizer.get_vocab().values(), default=-1)
+            if not 0 <= last < len(module.embedding.weight):
+                raise ModelError(
+                    f"{path}: token ids go up to {last}, the table of embeddings has "
+                    f"{len(module.embedding.weight)} rows"
+                )
+        return module
 
     @classmethod
     def from_model2vec(cls, folder: str | Path) -> Self:
         """Load a local model2vec folder. Its own normalisation is a module of its own here."""
-        return cls.from_folder(Path(folder), LoadOptions())
+        return cls.from_folder(Path(folder), LoadOptions().within(Path(folder)))
 
     def write_files(self, folder: Path) -> None:
         """Write the table and ``tokenizer.json``; there are no settings."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -25,10 +25,12 @@ from stx_core.models.backbone import (
     load_backbone,
     load_tokenizer,
 )
-from stx_core.models.folder import read_json, write_json
+from stx_core.models.folder import read_json, reading, write_json
+from stx_core.models.messages import MessageFormat
 from stx_core.models.modules.checkpoints import check_backend, checkpoint_folder, options_of
 from stx_core.models.modules.module import Features, InputModule, LoadOptions
 from stx_core.models.older_names import older_names
+from stx_core.models.settings import check_settings, fits, shown
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +51,42 @@ _OUTPUTS: dict[TransformerTask, tuple[str, str]] = {
     "text-generation": ("logits", "causal_logits"),
 }
 
+_Groups = dict[str, Any] | None
+
+# What a config file may say, of any age.
+_FILE: dict[str, Any] = {
+    "transformer_task": str,
+    "modality_config": dict[str, dict[str, Any]] | None,
+    "module_output_name": str | None,
+    "max_seq_length": int | None,
+    "do_lower_case": bool | None,
+    "query_length": int | None,
+    "document_length": int | None,
+    "processing_kwargs": dict[str, Any] | None,
+    "query_expansion": dict[str, Any] | None,
+    "unpad_inputs": bool | None,
+    "tokenizer_name_or_path": str | None,
+    **dict.fromkeys(("model_kwargs", "processor_kwargs", "config_kwargs"), _Groups),
+    **dict.fromkeys(("model_args", "tokenizer_args", "config_args"), _Groups),
+}
+
 # A folder names a method of the backbone; these compute, others save, load or upload.
 _METHODS = re.compile(r"forward|get_\w+_features")
+
+
+# Of ``processing_kwargs``: groups for other inputs than texts, and options that change no number,
+# as they only shape the batch in which a text comes.
+_OTHER_GROUPS = ("audio", "image", "video", "chat_template")
+_TEXT_OPTIONS: dict[str, Any] = {
+    "max_length": int,
+    "truncation": bool | str,
+    "add_special_tokens": bool,
+    "padding_side": Literal["left", "right"],
+    **dict.fromkeys(("padding", "pad_to_multiple_of", "return_tensors"), bool | int | str | None),
+    **dict.fromkeys(("return_attention_mask", "return_token_type_ids", "verbose"), bool | None),
+    "logits_to_keep": int,
+}
+_CUT, _UNCUT = (True, "longest_first", "only_first", None), (False, "do_not_truncate")
 
 
 class Transformer(InputModule):
@@ -79,7 +115,9 @@ class Transformer(InputModule):
         unpad_inputs: False runs every batch padded. Never saved.
         tokenizer_name_or_path: another folder for the tokenizer.
         query_expansion: only None: it belongs to multi-vector models.
-        processing_kwargs: kept for chat templates, under the key ``chat_template``.
+        processing_kwargs: how inputs are tokenised. Under ``text`` or ``common``: ``max_length``,
+            ``truncation``, ``add_special_tokens`` and ``padding_side``, and what changes no number;
+            under ``chat_template``: variables of the template.
     """
 
     default_task: ClassVar[TransformerTask] = "feature-extraction"
@@ -142,12 +180,14 @@ class Transformer(InputModule):
         self.query_length = query_length
         self.document_length = document_length
         self.processing_kwargs = dict(processing_kwargs or {})
+        self._text = _text_options(self.processing_kwargs)
         self._limit_length(max_seq_length)
         if do_lower_case:
             _lower_case(tokenizer)
         if transformer_task == "text-generation":
             # The last position must be a real token: it is the only one whose logits are kept.
             tokenizer.padding_side = "left"
+        tokenizer.padding_side = self._text.get("padding_side", tokenizer.padding_side)
         if getattr(model.config, "pad_token_id", 0) is None:
             # Decoders that classify look for the last token before padding.
             model.config.pad_token_id = self.pad_token_id
@@ -199,6 +239,7 @@ class Transformer(InputModule):
         """
         settings = dict(config or {})
         where = folder / _CONFIG_FILES[0]
+        check_settings(settings, _FILE, where)
         merged = replace(
             options,
             model_kwargs=folder_arguments(settings, "model_kwargs", "model_args", where)
@@ -223,10 +264,9 @@ class Transformer(InputModule):
         model = load_backbone(
             folder, task, merged, needs_pooler=_reads(modalities, "pooler_output")
         )
-        try:
-            return cls(model, load_tokenizer(folder, merged), **settings)
-        except TypeError as error:
-            raise ModelError(f"{where}: a setting is unknown: {error}") from error
+        tokenizer = load_tokenizer(folder, merged)
+        with reading(where, "its settings do not fit the backbone"):
+            return cls(model, tokenizer, **settings)
 
     @classmethod
     def read_config(cls, folder: Path) -> dict[str, Any]:
@@ -272,9 +312,12 @@ class Transformer(InputModule):
     @max_seq_length.setter
     def max_seq_length(self, value: int | None) -> None:
         positions = self.position_limit
-        if value is not None and positions is not None and value > positions:
+        if value is None:
+            value = UNLIMITED if positions is None else positions
+        elif positions is not None and value > positions:
             raise ValueError(f"max_seq_length {value} is more than the {positions} positions of it")
-        self.tokenizer.model_max_length = UNLIMITED if value is None else value
+        self._check_length(value)
+        self.tokenizer.model_max_length = value
 
     @property
     def position_limit(self) -> int | None:
@@ -284,6 +327,8 @@ class Transformer(InputModule):
         """
         for module in self.model.modules():
             table = getattr(module, "position_embeddings", None)
+            if table is None:  # CANINE's
+                table = getattr(module, "char_position_embeddings", None)
             if isinstance(table, nn.Embedding):
                 padding_id = getattr(module, "padding_idx", None)
                 offset = padding_id + 1 if isinstance(padding_id, int) else 0
@@ -311,7 +356,20 @@ class Transformer(InputModule):
             )
         if positions is not None:
             limits.append(positions)
+        self._check_length(min(limits))
         self.tokenizer.model_max_length = min(limits)
+
+    def _check_length(self, value: float) -> None:
+        """Inputs are cut to their special tokens at the least.
+
+        Raises:
+            ValueError: not even these fit.
+        """
+        special = self.tokenizer.num_special_tokens_to_add(pair=False)
+        if not value >= max(special, 1):
+            raise ValueError(
+                f"max_seq_length {value} leaves no room beside {special} special tokens of an input"
+            )
 
     def to_tokens(
         self, inputs: Sequence[str] | Sequence[Pair], *, prompt: str = "", task: str | None = None
@@ -328,16 +386,28 @@ class Transformer(InputModule):
                 f"this model reads {sorted(self.modality_config)}, not plain texts "
                 f"(modality_config in {_CONFIG_FILES[0]})"
             )
+        if "message" in self.modality_config:
+            raise ModelError(
+                "this model reads chat messages (modality_config in "
+                f"{_CONFIG_FILES[0]}), which only CrossEncoder makes of texts; name only the "
+                "modality text there, if it was trained on plain texts"
+            )
         limit = {"query": self.query_length, "document": self.document_length}.get(task or "")
-        limit = limit or self.max_seq_length
-        tokens = tokenize_ragged(self.tokenizer, _with_prompt(inputs, prompt), limit)
+        limit = self._text.get("max_length") or limit or self.max_seq_length
+        if self._text.get("truncation") in _UNCUT:
+            limit = self.position_limit
+        tokens = self._tokenize(_with_prompt(inputs, prompt), limit)
         return (
             replace(tokens, prompt_length=self._prompt_length(prompt, limit)) if prompt else tokens
         )
 
+    def _tokenize(self, inputs: Sequence[str] | Sequence[Pair], limit: int | None) -> Tokens:
+        special = self._text.get("add_special_tokens", True)
+        return tokenize_ragged(self.tokenizer, inputs, limit, special_tokens=special)
+
     def _prompt_length(self, prompt: str, limit: int | None) -> int:
         """Tokens of the prompt alone, without a special token at its end (trap 11)."""
-        ids = tokenize_ragged(self.tokenizer, [prompt], limit).ids
+        ids = self._tokenize([prompt], limit).ids
         ends_special = len(ids) > 0 and int(ids[-1]) in self.tokenizer.all_special_ids
         return len(ids) - int(ends_special)
 
@@ -397,14 +467,22 @@ class Transformer(InputModule):
         method = getattr(self.model, call["method"])
         declared = inspect.signature(method).parameters
         arguments = {key: value for key, value in {**inputs, **options}.items() if key in declared}
-        path = call["method_output_name"]
+        path = call.get("method_output_name")
         steps = [path] if isinstance(path, str) else list(path or ())
         if "hidden_states" in steps:
             arguments["output_hidden_states"] = True
         output = method(**arguments, return_dict=True)
         value = output
-        for step in steps:
-            value = value[step]
+        try:
+            for step in steps:
+                value = value[step]
+        except (KeyError, IndexError, TypeError):
+            value = None
+        if not isinstance(value, torch.Tensor):
+            raise ModelError(
+                f"method_output_name {path!r} (modality_config in {_CONFIG_FILES[0]}) is no tensor "
+                f"of what {call['method']} of {type(self.model).__name__} gives: {list(output)}"
+            )
         return output, value
 
 
@@ -412,6 +490,21 @@ class MLMTransformer(Transformer):
     """A backbone with its masked-LM head, as sparse models up to 5.3 name it."""
 
     default_task: ClassVar[TransformerTask] = "fill-mask"
+
+
+def _text_options(processing: Mapping[str, Any]) -> dict[str, Any]:
+    """How texts are tokenised, of all groups that speak of them.
+
+    Raises:
+        ModelError: an option is unknown or of another type; each changes what a model computes.
+    """
+    groups = ("text", "common", *_OTHER_GROUPS)
+    check_settings(processing, dict.fromkeys(groups, dict[str, Any] | None), "processing_kwargs")
+    options = {**(processing.get("common") or {}), **(processing.get("text") or {})}
+    check_settings(options, _TEXT_OPTIONS, "processing_kwargs of texts")
+    if options.get("truncation") not in (*_CUT, *_UNCUT) or options.get("max_length", 1) < 1:
+        raise ModelError(f"processing_kwargs of texts: {shown(options)} cannot be followed")
+    return options
 
 
 def _with_prompt(
@@ -453,6 +546,14 @@ def _check_modalities(
             raise ModelError(
                 f"{where}: modality_config of {modality} names method {call.get('method')!r}; "
                 f"allowed are forward and get_..._features"
+            )
+        if (kind := (call or {}).get("format")) not in (None, "auto", *get_args(MessageFormat)):
+            raise ModelError(f"{where}: modality_config: format {shown(kind)} is unknown")
+        path = (call or {}).get("method_output_name")
+        if not fits(path, str | list[str | int] | None):
+            raise ModelError(
+                f"{where}: modality_config of {modality} takes {shown(path)} of the method's "
+                "output, which is no name and no list of names"
             )
     if not {"text", "message"} & set(config):
         raise ModelError(f"{where}: the model reads {sorted(config)}, but not text")

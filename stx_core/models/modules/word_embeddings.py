@@ -10,7 +10,7 @@ from torch import nn
 
 from stx_core.errors import ModelError
 from stx_core.inference.tokens import Pair, Tokens, from_lists, pad
-from stx_core.models.folder import load_weights, read_json
+from stx_core.models.folder import load_weights, reading
 from stx_core.models.modules.bags import with_prompt
 from stx_core.models.modules.module import Features, InputModule, LoadOptions
 from stx_core.models.modules.word_tokenizers import WordTokenizer, load_word_tokenizer
@@ -50,14 +50,30 @@ class WordEmbeddings(InputModule):
     @classmethod
     def from_folder(cls, folder: Path, options: LoadOptions) -> Self:
         """Build from ``wordembedding_config.json``, the tokenizer's own config and the table."""
-        config = read_json(folder / cls.config_file_name)
-        tokenizer = load_word_tokenizer(config.pop("tokenizer_class"), folder)
+        config = cls.checked_config(folder)
+        tokenizer = load_word_tokenizer(config.pop("tokenizer_class", None), folder)
         weights = load_weights(folder, allow_pickle=options.allow_pickle)
         if "emb_layer.weight" not in weights:
             raise ModelError(
                 f"{folder}: expected a tensor 'emb_layer.weight', the file has {sorted(weights)}"
             )
-        return cls(tokenizer, weights["emb_layer.weight"], **config)
+        with reading(folder, "table and tokenizer do not fit together"):
+            module = cls(tokenizer, weights["emb_layer.weight"], **config)
+            if len(tokenizer.vocab) > len(module.emb_layer.weight):
+                raise ModelError(
+                    f"{folder}: {len(tokenizer.vocab)} words, but a table of "
+                    f"{len(module.emb_layer.weight)} rows"
+                )
+        return module
+
+    @classmethod
+    def setting_types(cls) -> dict[str, Any]:
+        """Settings that a folder may give."""
+        return {
+            "tokenizer_class": str,
+            "update_embeddings": bool,
+            "max_seq_length": int | None,
+        }
 
     def get_config_dict(self) -> dict[str, Any]:
         """Settings as they are saved."""

@@ -4,10 +4,11 @@ import importlib
 import string
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, get_type_hints
 
 from stx_core.errors import ModelError
-from stx_core.models.folder import read_json, write_json
+from stx_core.models.folder import read_json, reading, write_json
+from stx_core.models.settings import check_settings
 
 
 class WordTokenizer:
@@ -40,10 +41,12 @@ class WordTokenizer:
             ModelError: a setting is missing or unknown. The stop words are never guessed.
         """
         path = folder / cls.config_file_name
-        try:
-            return cls(**read_json(path))
-        except TypeError as error:
-            raise ModelError(f"{path}: settings do not fit the tokenizer: {error}") from error
+        config = read_json(path)
+        hints = get_type_hints(cls.__init__)
+        # A set of words is a list in a file.
+        check_settings(config, hints | {"stop_words": list[str]}, f"{path}: settings do not fit")
+        with reading(path, "settings do not fit the tokenizer"):
+            return cls(**config)
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer's config file."""
@@ -153,7 +156,7 @@ WORD_TOKENIZERS: dict[str, type[WordTokenizer]] = {
 }
 
 
-def load_word_tokenizer(name: str, folder: Path) -> WordTokenizer:
+def load_word_tokenizer(name: str | None, folder: Path) -> WordTokenizer:
     """Load the tokenizer that a config names by its dotted class.
 
     Raises:

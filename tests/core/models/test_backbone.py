@@ -181,9 +181,11 @@ def test_a_folder_cannot_choose_code_or_files(group):
 
 
 def test_the_new_group_name_wins_over_the_old_one():
-    config = {"config_kwargs": {"a": 1}, "config_args": {"a": 2}}
+    config = {"config_kwargs": {"num_labels": 1}, "config_args": {"num_labels": 2}}
 
-    assert folder_arguments(config, "config_kwargs", "config_args", Path("x")) == {"a": 1}
+    arguments = folder_arguments(config, "config_kwargs", "config_args", Path("x"))
+
+    assert arguments == {"num_labels": 1}
 
 
 def test_a_complete_checkpoint_is_loaded_without_complaint(tmp_path, caplog):

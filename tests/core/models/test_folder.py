@@ -8,8 +8,8 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from stx_core.errors import ModelError
 from stx_core.models import folder as model_folder
+from stx_core.models.contents import fingerprint_files
 from stx_core.models.folder import (
-    fingerprint_files,
     inside,
     load_weights,
     read_json,
