@@ -47,6 +47,7 @@ from stx_core.store import clock, ledger, log
 from stx_core.store.commit import commit_snapshot
 from stx_core.store.corpus.shards import Mark
 from stx_core.store.files import create
+from stx_core.store.files.apart import refuse_overlap
 from stx_core.store.files.retries import add_counts, take_counts
 from stx_core.store.files.s3 import use_options
 from stx_core.store.snapshot import output_schema, snapshot_state
@@ -71,6 +72,7 @@ def run_encode(spec: EncodeSpec, view: View | None = None, *, dry_run: bool = Fa
 
 
 def _plan_and_run(spec: EncodeSpec, view: View, started: float, *, dry_run: bool) -> Report:
+    refuse_overlap(spec.output.path, spec.inputs.paths)
     corpus = list_corpus(spec.inputs, spec.backfill)
     failpoints.hit("plan.listed")
     encoders = {name: encoder_settings(model) for name, model in spec.models.items()}

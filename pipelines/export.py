@@ -21,6 +21,7 @@ from pipelines.exports.qdrant import write_qdrant
 from pipelines.exports.top_ranked import write_top_ranked
 from pipelines.exports.trec import write_trec
 from stx_core.errors import SpecError
+from stx_core.store.files.apart import refuse_overlap
 from stx_core.store.files.filesystem import SCHEMES, refuse_credentials
 from stx_core.store.files.urls import scheme
 from stx_core.store.snapshot import SnapshotInfo, open_snapshot, read_manifest, snapshot_info
@@ -99,6 +100,8 @@ def run_export(
             raise SpecError(f"--{name} goes with {', '.join(_OTHER_OPTIONS[name])}, not {format}")
     if scheme(destination) in SCHEMES:
         refuse_credentials(destination)
+    if not more.get("catalog"):
+        refuse_overlap(destination, [path], "the destination")
     info = snapshot_info(path)
     dataset = open_snapshot(path, output=output, version=info.version)
     name = output or next(iter(info.outputs))

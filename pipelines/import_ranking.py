@@ -18,6 +18,7 @@ from stx_core.evaluation.whole_queries import best_first, whole_queries, with_ra
 from stx_core.store import ledger
 from stx_core.store.commit import commit_snapshot
 from stx_core.store.files import create
+from stx_core.store.files.apart import refuse_overlap
 from stx_core.store.files.filesystem import file_info
 from stx_core.store.files.urls import redact
 from stx_core.store.units import Unit, unit_key
@@ -54,6 +55,7 @@ def run_import(spec: ImportSpec, view: View | None = None) -> Report:
 
 
 def _import(spec: ImportSpec, view: View, began: float, *, dry_run: bool) -> Report:  # noqa: ARG001
+    refuse_overlap(spec.path, [spec.source], "the dataset")
     identity = [file_info(url).identity for url in list_parts(spec.source)]
     print_ = digest([identity, spec.ids, spec.format, _FORMAT])
     root, spec_hash = spec.path, digest([print_, spec.name])

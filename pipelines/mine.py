@@ -3,6 +3,7 @@
 Tables only: nothing is searched or encoded, so other rules cost one more pass over the rankings.
 """
 
+import itertools
 import tempfile
 import time
 import uuid
@@ -45,6 +46,7 @@ from stx_core.errors import InputError
 from stx_core.store.commit import commit_snapshot
 from stx_core.store.data_file import read_columns
 from stx_core.store.files import create
+from stx_core.store.files.apart import refuse_overlap
 from stx_core.store.files.retries import take_counts
 from stx_core.store.files.s3 import use_options
 from stx_core.store.files.urls import join, redact
@@ -66,6 +68,9 @@ def run_mine(spec: MineSpec, view: View | None = None, *, dry_run: bool = False)
 
 def _plan_and_run(spec: MineSpec, view: View, began: float, *, dry_run: bool) -> Report:
     root = spec.output.path
+    texts = [side.paths for side in (spec.queries, spec.documents) if side is not None]
+    rankings = [each.path for each in spec.candidates.values()]
+    refuse_overlap(root, [*rankings, spec.positives, *itertools.chain.from_iterable(texts)])
     mining = find_mining(spec)
     miner = Miner(spec.rules.to_core(), spec.formats, spec.scores, None, None)
     kinds = schemas(miner, _candidates_schema(spec, mining))

@@ -1,5 +1,6 @@
 """The rerank job: cross-encoder scores of candidates, and one ranking per reranker by them."""
 
+import itertools
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -32,6 +33,7 @@ from stx_core.store import clock
 from stx_core.store.commit import commit_snapshot
 from stx_core.store.data_file import read_columns
 from stx_core.store.files import create
+from stx_core.store.files.apart import refuse_overlap
 from stx_core.store.files.retries import take_counts
 from stx_core.store.files.s3 import use_options
 from stx_core.store.files.urls import join, redact
@@ -51,6 +53,9 @@ def run_rerank(spec: RerankSpec, view: View | None = None, *, dry_run: bool = Fa
 
 def _plan_and_run(spec: RerankSpec, view: View, began: float, *, dry_run: bool) -> Report:
     root = spec.output.path
+    texts = [side.paths for side in (spec.queries, spec.documents) if side is not None]
+    pairs = [spec.candidates.path, *([spec.positives] if spec.positives else [])]
+    refuse_overlap(root, [*pairs, *itertools.chain.from_iterable(texts)])
     task = find_task(spec)
     units = task.found.units
     spec_hash = digest([task.keys, [unit.identity for unit in units]])

@@ -34,6 +34,7 @@ from stx_core.store import clock
 from stx_core.store.commit import commit_snapshot
 from stx_core.store.data_file import read_columns
 from stx_core.store.files import create
+from stx_core.store.files.apart import refuse_overlap
 from stx_core.store.files.retries import take_counts
 from stx_core.store.files.s3 import use_options
 from stx_core.store.files.urls import join
@@ -54,6 +55,8 @@ def run_retrieve(spec: RetrieveSpec, view: View | None = None, *, dry_run: bool 
 
 def _plan_and_run(spec: RetrieveSpec, view: View, began: float, *, dry_run: bool) -> Report:
     root = spec.output.path
+    judged = [spec.positives] if spec.positives else []
+    refuse_overlap(root, [spec.queries.path, spec.corpus.path, *judged])
     grid = find_grid(spec)
     spec_hash = digest([grid.fingerprint, [unit.identity for unit in grid.units]])
     held = read_held(root, spec_hash)

@@ -9,7 +9,7 @@ from stx_core.evaluation.delimited import Layout, read_delimited
 from stx_core.evaluation.records import NAMES, Convert, read_jsonl, read_parquet
 from stx_core.evaluation.text_blocks import first_line
 from stx_core.store.corpus.table_folders import refuse_tables
-from stx_core.store.files.filesystem import list_files
+from stx_core.store.files.listing import list_files
 from stx_core.store.files.urls import redact
 
 _ENDINGS = {".parquet": "parquet", ".pq": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}

@@ -16,7 +16,7 @@ from stx_core.errors import InputError
 from stx_core.evaluation.delimited import Layout
 from stx_core.evaluation.files import list_parts, read_tables, require
 from stx_core.evaluation.records import Convert, ids, numbers
-from stx_core.store.files.filesystem import MAGIC
+from stx_core.store.files.listing import is_glob
 from stx_core.store.files.urls import redact
 from stx_core.store.schema import QRELS
 
@@ -69,7 +69,7 @@ def read_qrels(url: str, format: str | None = None) -> pa.Table:
         InputError: nothing is there, or a line or row is bad; names it.
     """
     urls = list_parts(url)
-    if len(urls) > 1 and not any(sign in url for sign in MAGIC):
+    if len(urls) > 1 and not is_glob(url):
         # Usually the splits train, dev and test, which must not be mixed by accident.
         names = ", ".join(each.rsplit("/", 1)[-1] for each in urls[:5])
         raise InputError(f"{redact(url)}: holds {len(urls)} files ({names} …); name one of them")

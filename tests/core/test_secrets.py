@@ -5,7 +5,8 @@ import pytest
 from stx_core.errors import SpecError, StxError
 from stx_core.store.corpus.readers import list_shards
 from stx_core.store.files.create import create
-from stx_core.store.files.filesystem import arrow_filesystem, list_files, read_bytes, write_new
+from stx_core.store.files.filesystem import arrow_filesystem, read_bytes, write_new
+from stx_core.store.files.listing import list_files
 from stx_core.store.files.urls import holds_secret, redact
 from stx_core.store.snapshot import open_snapshot
 

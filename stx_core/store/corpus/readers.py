@@ -15,7 +15,8 @@ from stx_core.store.corpus.filters import Filter, check_filters, keep_file
 from stx_core.store.corpus.select_rows import concat
 from stx_core.store.corpus.shards import Format, Rows, Shard
 from stx_core.store.corpus.table_folders import refuse_tables
-from stx_core.store.files.filesystem import FileInfo, file_info, list_files
+from stx_core.store.files.filesystem import FileInfo, file_info
+from stx_core.store.files.listing import list_files, once
 from stx_core.store.files.retries import retry
 from stx_core.store.files.urls import redact
 from stx_core.store.units import Unit, plan_units
@@ -91,11 +92,9 @@ def list_shards(
         SpecError: a filter is wrong.
     """
     check_filters(filters)
-    files: dict[str, FileInfo] = {}
-    for url in urls:
-        files.update((file.url, file) for file in _find(url, format))
-    refuse_tables(url for url in files if not arrow_dataset.is_dataset(url))
-    kept = [file for file in prune(list(files.values()), filters)]
+    files = once(file for url in urls for file in _find(url, format))
+    refuse_tables(file.url for file in files if not arrow_dataset.is_dataset(file.url))
+    kept = prune(files, filters)
     with ThreadPoolExecutor(_THREADS) as pool:
         shards = list(pool.map(lambda file: shard_rows(file, format, max_text_bytes), kept))
     return sorted(shards, key=lambda shard: shard.url)

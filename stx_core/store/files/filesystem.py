@@ -18,14 +18,13 @@ import pyarrow.fs
 
 from stx_core.errors import SpecError, StoreError
 from stx_core.store.files import s3
-from stx_core.store.files.local_disk import copy, link_new, replace
+from stx_core.store.files.local_disk import copy, find, link_new, replace
 from stx_core.store.files.retries import retry
 from stx_core.store.files.urls import (
     LOCAL,
     S3,
     credentials_in,
     has_credentials,
-    join,
     local_path,
     normal,
     redact,
@@ -34,7 +33,6 @@ from stx_core.store.files.urls import (
 
 # A closed list: fsspec would also fetch http:// or github:// and unpack zip:// on a spec's word.
 SCHEMES = (LOCAL, "memory", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf")
-MAGIC = "*?["
 
 # What clients call the time of the last write; those of S3, local files, Azure, GCS, and memory.
 _TIME_KEYS = ("LastModified", "mtime", "last_modified", "updated", "created")
@@ -52,12 +50,14 @@ class FileInfo:
         identity: differs when the content may differ: the store's etag, else size and mtime.
         modified_s: last write, seconds since 1970, by the clock of the store; None where it does
             not say.
+        place: the same for all names of one file; empty where that is not known.
     """
 
     url: str
     size: int
     identity: str
     modified_s: float | None = None
+    place: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,8 @@ def connect(url: str) -> tuple[Any, str]:
     Raises:
         SpecError: the scheme is unknown, or needs a package that is not installed.
     """
+    if "\0" in url:
+        raise SpecError(f"{redact(url)}: holds a NUL character, which no path can; remove it")
     if "::" in url:
         raise SpecError(f"{redact(url)}: chained URLs are not supported; give the inner one")
     kind = scheme(url)
@@ -95,7 +97,7 @@ def connect(url: str) -> tuple[Any, str]:
         filesystem = _s3_client(s3.current_options(), os.getpid())
     else:
         filesystem = _client(kind, "/".join(url.split("/")[:3]), os.getpid())
-    return filesystem, filesystem._strip_protocol(url)
+    return filesystem, filesystem._strip_protocol(f"{kind}://{url.partition('://')[2]}")
 
 
 def refuse_credentials(url: str) -> None:
@@ -149,10 +151,15 @@ def file_info(url: str) -> FileInfo:
     """
     filesystem, path = connect(url)
     url = normal(url)
-    return retry(lambda: _describe(filesystem, path, url, filesystem.info(path)), url)
+    return retry(lambda: describe(filesystem, path, url, filesystem.info(path)), url)
 
 
-def _describe(filesystem: Any, path: str, url: str, info: dict[str, Any]) -> FileInfo:  # noqa: ANN401
+def describe(filesystem: Any, path: str, url: str, info: dict[str, Any]) -> FileInfo:  # noqa: ANN401
+    """What a client says of a file, as ours.
+
+    Raises:
+        IsADirectoryError: it is a folder.
+    """
     if info["type"] == "directory":
         raise IsADirectoryError(f"{redact(url)} is a folder, not a file")
     version = next((info[key] for key in _VERSION_KEYS if info.get(key)), None)
@@ -163,54 +170,11 @@ def _describe(filesystem: Any, path: str, url: str, info: dict[str, Any]) -> Fil
     else:
         identity = f"{info['size']}-{int(filesystem.modified(path).timestamp() * 1e9)}"
     told = any(info.get(key) is not None for key in _TIME_KEYS)
-    return FileInfo(url, int(info["size"]), identity, _modified_s(info) if told else None)
-
-
-def list_files(url: str) -> list[FileInfo]:
-    """List a file, a folder with all below it, or a glob, sorted by URL.
-
-    Below the folder that is listed, names that start with ``_`` or ``.`` are left out with all
-    that is in them, and so are folder markers (keys that end in ``/``).
-
-    Raises:
-        FileNotFoundError: nothing is there, or the glob matches nothing.
-    """
-    # Here, where it is whole: a "?" of a password is no glob.
-    refuse_credentials(url)
-    url = normal(url)
-    base = _glob_base(url)
-    filesystem, base_path = connect(base)
-    pattern = connect(url)[1]
-    look = filesystem.find if base == url else filesystem.glob
-    try:
-        found = retry(lambda: look(pattern, detail=True), url)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{redact(url)}: no such bucket or folder") from error
-    files = []
-    for path, info in found.items():
-        below = path[len(base_path) :].strip("/")
-        if path.endswith("/") or _is_hidden(below) or not _is_file(path, info):
-            continue
-        files.append(_describe(filesystem, path, join(base, below) if below else base, info))
-    if not files and not retry(lambda: filesystem.isdir(base_path), url):
-        raise FileNotFoundError(f"{redact(url)}: no such file or folder")
-    if not files and base != url:
-        raise FileNotFoundError(f"{redact(url)}: no file matches")
-    return sorted(files, key=lambda file: file.url)
-
-
-def _is_file(path: str, info: dict[str, Any]) -> bool:
-    """Whether a listed thing is a file or a local link to one.
-
-    Raises:
-        FileNotFoundError: a link leads to a folder, which could be a circle, or to nothing.
-    """
-    if info.get("islink") and not os.path.isfile(path):
-        raise FileNotFoundError(
-            f"{redact(path)}: a link to a folder or to nothing; remove it, and name the folder "
-            "itself among the inputs"
-        )
-    return bool(info["type"] == "file" or info.get("islink"))
+    modified = _modified_s(info) if told else None
+    # s3:// and s3a://, say, are one place.
+    return FileInfo(
+        url, int(info["size"]), identity, modified, f"{type(filesystem).__name__}:{path}"
+    )
 
 
 def refuse_links(root: str) -> None:
@@ -228,11 +192,6 @@ def refuse_links(root: str) -> None:
                     f"{redact(path)}: a link in an output folder; stx does not write through "
                     "links, put a real folder there"
                 )
-
-
-def _glob_base(url: str) -> str:
-    magic = min((url.find(char) for char in MAGIC if char in url), default=len(url))
-    return url if magic == len(url) else url[: url.rfind("/", 0, magic)]
 
 
 def _is_hidden(path: str) -> bool:
@@ -282,6 +241,9 @@ def list_objects(folder: str) -> list[Listed]:
 
 def _find(folder: str) -> dict[str, dict[str, Any]]:
     filesystem, path = connect(folder)
+    if scheme(folder) == LOCAL:
+        # Not fsspec's, which leaves out in silence what it cannot list.
+        return retry(lambda: find(path), folder)
     try:
         found = retry(lambda: filesystem.find(path, detail=True), folder)
     except FileNotFoundError:

@@ -1,11 +1,12 @@
-"""Writing on a local disk: all of a file is visible under its name, or nothing."""
+"""Writing on a local disk: all of a file is visible under its name, or nothing. And listing it."""
 
 import io
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any
 
 from stx_core import failpoints
 
@@ -61,3 +62,33 @@ def _temporary(path: str) -> Iterator[str]:
     finally:
         if os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def find(folder: str) -> dict[str, dict[str, Any]]:
+    """Size and ``mtime`` of all that lies below a folder and is none, by path relative to it.
+
+    Links are not followed, but have the size of their file. An absent folder holds nothing.
+
+    Raises:
+        OSError: a folder cannot be listed.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    waiting = [folder]
+    while waiting:
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                inside = list(entries)
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # never there, or removed meanwhile
+        for entry in inside:
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append(entry.path)
+                continue
+            with suppress(FileNotFoundError):
+                told = entry.stat(follow_symlinks=False)
+                size = told.st_size
+                if entry.is_symlink() and os.path.exists(entry.path):
+                    size = entry.stat().st_size
+                name = os.path.relpath(entry.path, folder)
+                found[name] = {"size": size, "mtime": told.st_mtime}
+    return found

@@ -6,7 +6,8 @@ import re
 LOCAL = "file"
 S3 = ("s3", "s3a")
 
-_START = re.compile(r"\b([A-Za-z][\w+.-]*)://")
+# file:///path, file://localhost/path and file:/path; file://path too, as a path.
+_FILE = re.compile(r"^file:(?://(?:localhost(?=/))?(.*)|(/.*))$", re.IGNORECASE | re.DOTALL)_START = re.compile(r"\b([A-Za-z][\w+.-]*)://")
 _PLACE_END = re.compile(r"[\s/?#'\"]")
 _SPACE, _SPACE_OR_QUOTE = re.compile(r"\s"), re.compile(r"[\s'\"]")
 _PORT = re.compile(r":\d{0,5}$")
@@ -72,13 +73,17 @@ def scheme(url: str) -> str:
 
 
 def local_path(url: str) -> str:
-    """Absolute path of a local URL or plain path."""
-    return os.path.abspath(url.removeprefix("file://"))
+    """Absolute path of a local URL or plain path, whatever its slashes: one spelling per place."""
+    path = os.path.abspath(_FILE.sub(r"\1\2", url))
+    # POSIX leaves two slashes at the start to the system; all that stx runs on take them as one.
+    return "/" + path.lstrip("/") if path.startswith("//") else path
 
 
 def normal(url: str) -> str:
-    """One spelling per place: local paths become absolute, no slash at the end."""
-    return local_path(url) if scheme(url) == LOCAL else url.rstrip("/")
+    """One spelling per place: local paths become absolute, schemes small, no slash at the end."""
+    if scheme(url) == LOCAL:
+        return local_path(url)
+    return f"{scheme(url)}://{url.partition('://')[2].rstrip('/')}"
 
 
 def join(url: str, *parts: str) -> str:

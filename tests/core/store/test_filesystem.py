@@ -9,7 +9,6 @@ from stx_core.store.files.create import probe
 from stx_core.store.files.filesystem import (
     connect,
     file_info,
-    list_files,
     list_names,
     list_sizes,
     open_file,
@@ -17,6 +16,7 @@ from stx_core.store.files.filesystem import (
     retry,
     write_new,
 )
+from stx_core.store.files.listing import list_files
 from stx_core.store.files.urls import join, redact
 
 

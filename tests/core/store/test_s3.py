@@ -18,13 +18,13 @@ from stx_core.store.files.create import create, probe
 from stx_core.store.files.filesystem import (
     arrow_filesystem,
     file_info,
-    list_files,
     list_names,
     list_sizes,
     open_file,
     read_bytes,
     write_new,
 )
+from stx_core.store.files.listing import list_files
 from stx_core.store.files.s3 import S3Options, use_options
 from stx_core.store.files.urls import join
 from stx_core.store.schema import to_parquet
