@@ -43,12 +43,19 @@ def list_corpus(inputs: Inputs, backfill: Backfill | None = None) -> Corpus:
         SpecError: the backfill does not fit the inputs.
     """
     conditions = [*filters(inputs), *partition_filters(backfill)]
-    shards = list_shards(inputs.paths, inputs.format, conditions, inputs.max_text_bytes)
-    columns = [*([inputs.id_column] if inputs.id_column else []), *inputs.text_columns]
+    ids = [inputs.id_column] if inputs.id_column else []
+    columns = [*ids, *inputs.text_columns]
+    shards = list_shards(
+        inputs.paths,
+        inputs.format,
+        conditions,
+        inputs.max_text_bytes,
+        [*columns, *inputs.columns],
+    )
     if not any(shard.n_rows for shard in shards):
         return Corpus(tuple(shards), pa.schema([(name, pa.string()) for name in columns]))
     filled = [shard for shard in shards if shard.n_rows]
-    schema = corpus_schema(filled, [*columns, *inputs.columns])
+    schema = corpus_schema(filled, [*columns, *inputs.columns], ids)
     for name in inputs.text_columns:
         check_text(schema, name)
     if inputs.id_column:

@@ -100,7 +100,7 @@ def _read_ids(ids: str | Sequence[str | int], kind: pa.DataType, column: str) ->
     if not isinstance(ids, str):
         return _typed(pa.array(list(ids)), kind, "backfill.ids")
     parts = []
-    for shard in list_shards([ids]):
+    for shard in list_shards([ids], columns=[column]):
         if column not in shard.schema.names:
             raise InputError(
                 f"{shard.url}: no column {column!r} with ids; it has "

@@ -1,6 +1,7 @@
 """Candidates that are texts: tables with a ``query`` and a ``document`` in each row."""
 
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +27,7 @@ def is_text_table(urls: Sequence[str]) -> bool:
     """Whether files have a column ``query`` or ``document``; the first one is looked at."""
     if not urls[0].lower().endswith(_ENDINGS):
         return False
-    return bool(set(TEXTS) & set(shard_rows(file_info(urls[0])).schema.names))
+    return bool(set(TEXTS) & set(shard_rows(file_info(urls[0]), columns=()).schema.names))
 
 
 def read_text_table(urls: Sequence[str]) -> pa.Table:
@@ -43,9 +44,11 @@ def read_text_table(urls: Sequence[str]) -> pa.Table:
     Raises:
         InputError: a column is missing, or a row is bad; names it.
     """
-    shards = [shard for shard in list_shards(urls) if shard.n_rows]
+    wanted = [*TEXTS, *chain.from_iterable(_COLUMNS.values())]
+    shards = [shard for shard in list_shards(urls, columns=wanted) if shard.n_rows]
     names = _names(urls[0], shards[0].schema if shards else pa.schema([]))
-    schema = corpus_schema(shards, list(names))
+    id_columns = [name for name, ours in names.items() if ours in ("query_id", "doc_id")]
+    schema = corpus_schema(shards, list(names), id_columns)
     table = pa.concat_tables(
         [_rows(unit, schema, names) for unit in plan_units(shards, _ROWS_AT_ONCE)]
     )

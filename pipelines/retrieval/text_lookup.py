@@ -159,8 +159,8 @@ def _texts_of_rows(
 
 def _told(shard: Shard, inputs: Inputs) -> str:
     """All of a shard that its readers need, and what decides which of its rows are indexed."""
-    values = asdict(replace(shard, schema=pa.schema([]), modified_s=None))
-    del values["schema"]
+    values = asdict(replace(shard, schema=pa.schema([]), modified_s=None, profiles=None))
+    del values["schema"], values["profiles"]
     rows = inputs.model_dump(mode="json", include={"id_column", "filter", "max_text_bytes"})
     return canonical_json({"shard": values, "rows": rows}).decode()
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from stx_core.errors import InputError
-from stx_core.store.corpus.jsonl import open_lines
+from stx_core.store.corpus.lines import open_lines
 from stx_core.store.files.urls import redact
 
 BLOCK_BYTES = 8 << 20

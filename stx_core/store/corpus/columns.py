@@ -1,40 +1,48 @@
 """Types of the columns that a job reads: one schema for all shards, checked before work starts."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from stx_core.errors import InputError
 from stx_core.store.corpus.extensions import is_opaque, plain_extension
+from stx_core.store.corpus.json_types import merged, type_of
 from stx_core.store.corpus.shards import Shard
 from stx_core.store.files.urls import redact
 
-# In files of lines a column may be absent from the rows that planning looks at.
-_OPEN_FORMATS = ("jsonl",)
 
-
-def corpus_schema(shards: Sequence[Shard], columns: Sequence[str]) -> pa.Schema:
+def corpus_schema(
+    shards: Sequence[Shard], columns: Sequence[str], ids: Collection[str] = ()
+) -> pa.Schema:
     """Find one type per column that holds the values of all shards.
 
-    Strings of any kind become ``string``, integers ``int64``; dictionaries are decoded.
+    Strings of any kind become ``string``, integers ``int64``; dictionaries are decoded. JSON lines
+    have the type that keeps most of their values, see `json_types`.
+
+    Args:
+        shards: not empty.
+        columns: their names.
+        ids: those of them that are ids.
 
     Raises:
         InputError: a shard lacks a column, or two shards disagree about its type.
     """
-    return pa.schema([_common_field(shards, name) for name in dict.fromkeys(columns)])
+    return pa.schema([_common_field(shards, name, name in ids) for name in dict.fromkeys(columns)])
 
 
-def _common_field(shards: Sequence[Shard], name: str) -> pa.Field:
-    common: Any = None
-    first = ""
+def _common_field(shards: Sequence[Shard], name: str, is_id: bool) -> pa.Field:  # noqa: FBT001
+    common, first = _json_type(shards, name, is_id)
     for shard in shards:
-        if name not in shard.schema.names:
-            if shard.format in _OPEN_FORMATS:
-                continue
+        n_fields = shard.schema.names.count(name)
+        if shard.profiles is not None and name in shard.profiles:
+            continue
+        if n_fields == 0 and shard.format == "jsonl":
+            continue
+        if n_fields == 0:
             has = ", ".join(shard.schema.names)
             raise InputError(f"{redact(shard.url)}: no column {name!r}; it has {has}")
-        if shard.schema.names.count(name) > 1:
+        if n_fields > 1:
             raise InputError(
                 f"{redact(shard.url)}: two columns are named {name!r}; rename one of them"
             )
@@ -52,6 +60,15 @@ def _common_field(shards: Sequence[Shard], name: str) -> pa.Field:
         where = redact(shards[0].url) if shards else "the corpus"
         raise InputError(f"{where}: no row has a column {name!r}")
     return pa.field(name, common)
+
+
+def _json_type(shards: Sequence[Shard], name: str, is_id: bool) -> tuple[Any, str]:  # noqa: FBT001
+    """Type of a column in all files of JSON lines, and the first of them; None if none has it."""
+    having = [shard for shard in shards if name in (shard.profiles or {})]
+    if not having:
+        return None, ""
+    profile = merged(shard.profiles[name] for shard in having if shard.profiles)
+    return type_of(profile, name, "id" if is_id else "any"), having[0].url
 
 
 def _wider(one: Any, other: Any, name: str, first: str, second: str) -> Any:  # noqa: ANN401

@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from stx_core.errors import InputError
 from stx_core.store.corpus.filters import Filter
-from stx_core.store.corpus.jsonl import MARK_ROWS, in_batches, open_lines, read_line
+from stx_core.store.corpus.jsonl import MARK_ROWS, in_batches
+from stx_core.store.corpus.lines import open_lines, read_line
 from stx_core.store.corpus.select_rows import concat, select_rows
 from stx_core.store.corpus.shards import BadRow, Mark, Rows, Shard, partitions, with_partitions
 from stx_core.store.files.filesystem import FileInfo

@@ -39,11 +39,11 @@ _ENDINGS: dict[str, Format] = {
 # Longer strings than any document that a model reads; short enough to hold some in memory.
 MAX_TEXT_BYTES = 64 << 20
 
-_SHARDS: dict[Format, Callable[[FileInfo, int], Shard]] = {
-    "parquet": lambda file, _: parquet.shard(file),
+_SHARDS: dict[Format, Callable[[FileInfo, int, Sequence[str] | None], Shard]] = {
+    "parquet": lambda file, *_: parquet.shard(file),
     "jsonl": jsonl.shard,
-    "csv": csv_rows.shard,
-    "arrow": lambda file, _: arrow_dataset.shard(file),
+    "csv": lambda file, max_bytes, _: csv_rows.shard(file, max_bytes),
+    "arrow": lambda file, *_: arrow_dataset.shard(file),
 }
 _READERS: dict[Format, Callable[[Unit, pa.Schema, Sequence[Filter], str | None, int], Rows]] = {
     "parquet": parquet.read,
@@ -74,6 +74,7 @@ def list_shards(
     format: Format | None = None,
     filters: Sequence[Filter] = (),
     max_text_bytes: int = MAX_TEXT_BYTES,
+    columns: Sequence[str] | None = None,
 ) -> list[Shard]:
     """List the shards of a corpus, sorted by URL, and look into each.
 
@@ -85,6 +86,8 @@ def list_shards(
         format: of all of them; None to tell by name.
         filters: checked here for their form.
         max_text_bytes: as for `read_rows`: it decides where broken CSV records end.
+        columns: those that will be read, if that is known: of JSON lines it takes time to find
+            types.
 
     Raises:
         InputError: nothing is there, or a file cannot be used or belongs to a table, see
@@ -96,7 +99,9 @@ def list_shards(
     refuse_tables(file.url for file in files if not arrow_dataset.is_dataset(file.url))
     kept = prune(files, filters)
     with ThreadPoolExecutor(_THREADS) as pool:
-        shards = list(pool.map(lambda file: shard_rows(file, format, max_text_bytes), kept))
+        shards = list(
+            pool.map(lambda file: shard_rows(file, format, max_text_bytes, columns), kept)
+        )
     return sorted(shards, key=lambda shard: shard.url)
 
 
@@ -120,9 +125,12 @@ def prune(files: Sequence[FileInfo], filters: Sequence[Filter]) -> list[FileInfo
 
 
 def shard_rows(
-    file: FileInfo, format: Format | None = None, max_text_bytes: int = MAX_TEXT_BYTES
+    file: FileInfo,
+    format: Format | None = None,
+    max_text_bytes: int = MAX_TEXT_BYTES,
+    columns: Sequence[str] | None = None,
 ) -> Shard:
-    """Describe one file: its rows, row groups and columns.
+    """Describe one file: its rows, row groups and columns. Arguments as of `list_shards`.
 
     Raises:
         InputError: it cannot be read; says why.
@@ -130,7 +138,7 @@ def shard_rows(
     if format is None:
         format = "arrow" if arrow_dataset.is_dataset(file.url) else format_of(file.url)
     describe = _SHARDS[format]
-    found = retry(lambda: describe(file, max_text_bytes), file.url)
+    found = retry(lambda: describe(file, max_text_bytes, columns), file.url)
     return replace(found, modified_s=file.modified_s)
 
 

@@ -1,11 +1,14 @@
 """What planning and reading share: a file of the corpus, the rows read from it, the bad ones."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
+
+from stx_core.store.corpus.json_types import Profile
 
 Format = Literal["parquet", "jsonl", "csv", "arrow"]
 
@@ -44,6 +47,8 @@ class Shard:
         schema: its columns, hive partition columns of the path (as strings) included.
         marks: for files of lines, ascending; empty for others.
         modified_s: see `FileInfo`.
+        profiles: of JSON lines, what the columns hold that were asked for; types of the others are
+            not known, and null in the schema.
     """
 
     url: str
@@ -54,6 +59,7 @@ class Shard:
     schema: pa.Schema
     marks: tuple[Mark, ...] = ()
     modified_s: float | None = None
+    profiles: Mapping[str, Profile] | None = None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 from stx_core.errors import InputError, StoreError
@@ -248,7 +249,7 @@ def _all_below(filesystem: Any, path: str, url: str) -> Iterator[tuple[str, dict
     except FileNotFoundError:
         return
     if not isinstance(found, dict):  # adlfs, of a single file
-        found = {name: retry(lambda name=name: filesystem.info(name), url) for name in found}
+        found = {name: retry(partial(filesystem.info, name), url) for name in found}
     yield from found.items()
 
 

@@ -1,0 +1,243 @@
+"""One pass over a file of JSON lines: its rows, places to start from, and what its columns hold.
+
+As fast as pyarrow's parser where a block of lines holds what the lines before it let expect, which
+that parser proves and counts; any other block is parsed by Python, which takes whatever comes.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.json
+
+from stx_core.store.corpus.json_types import LAST_EXACT, Profile, is_text
+from stx_core.store.corpus.lines import read_line
+from stx_core.store.corpus.shards import Mark
+
+BOM = b"\xef\xbb\xbf"
+
+_BLOCK_BYTES = 4 << 20
+# The first rows say what to expect of the others.
+_SAMPLE_BYTES = 1 << 16
+# Column names that messages can choose from; rows of dynamic keys may have millions.
+_MAX_NAMES = 1000
+
+_NEWLINE = 10
+_SPACES = np.array([9, 10, 11, 12, 13, 32, BOM[0]], np.uint8)
+
+
+@dataclass
+class Scan:
+    """What a file holds.
+
+    Attributes:
+        n_rows: lines that are not blank.
+        n_objects: about how many of them can be parsed.
+        marks: where every so many rows start.
+        names: of columns, in the order of their appearance; some 1,000 at most.
+        profiles: by name, of the columns that were asked for and have a value.
+    """
+
+    n_rows: int = 0
+    n_objects: int = 0
+    marks: tuple[Mark, ...] = ()
+    names: dict[str, None] = field(default_factory=dict)
+    profiles: dict[str, Profile] = field(default_factory=dict)
+
+    def add(self, objects: Sequence[dict[str, Any]], columns: Sequence[str] | None) -> None:
+        """Count what parsed rows hold."""
+        self.n_objects += len(objects)
+        keys = dict.fromkeys(chain.from_iterable(objects))
+        for name in filter(is_text, keys):
+            if len(self.names) < _MAX_NAMES or (columns and name in columns):
+                self.names.setdefault(name)
+        for name in self.names if columns is None else columns:
+            if name in keys:
+                values = [row.get(name) for row in objects]
+                self.profiles.setdefault(name, Profile()).add(values)
+
+
+def scan(stream: IO[bytes], max_bytes: int, mark_rows: int, columns: Sequence[str] | None) -> Scan:
+    """Look at all lines of a stream.
+
+    Args:
+        stream: at its start.
+        max_bytes: longer lines are rows, too, but not looked into.
+        mark_rows: rows from one mark to the next.
+        columns: those to look into; None for all.
+    """
+    found, marks = Scan(), []
+    n_lines = position = 0
+    for data, size in _blocks(stream, max_bytes):
+        starts, ends = _lines(data, size)
+        filled = _filled(data, starts, ends, max_bytes)
+        rows = found.n_rows + np.arange(len(filled))
+        for place in np.flatnonzero(rows % mark_rows == 0).tolist():
+            line = int(filled[place])
+            marks.append(Mark(int(rows[place]), n_lines + line, position + int(starts[line])))
+        found.n_rows += len(filled)
+        short = filled[(ends - starts)[filled] <= max_bytes]
+        if data is not None and not (
+            len(short) == len(filled) and _as_expected(data, found, columns)
+        ):
+            lines = [data[starts[line] : ends[line]] for line in short.tolist()]
+            found.add(_objects(lines), columns)
+        n_lines += len(starts)
+        position += size
+    found.marks = tuple(marks)
+    return found
+
+
+def _blocks(stream: IO[bytes], max_bytes: int) -> Iterator[tuple[bytes | None, int]]:
+    """Whole lines, and their size; None for a line that is far too long."""
+    n_bytes = _SAMPLE_BYTES
+    while data := stream.read(n_bytes):
+        n_bytes = _BLOCK_BYTES
+        if data.endswith(b"\n"):
+            yield data, len(data)
+            continue
+        rest, size = read_line(stream, max_bytes)
+        if rest is not None:
+            yield data + rest, len(data) + size
+            continue
+        head, newline, tail = data.rpartition(b"\n")
+        if newline:
+            yield head + newline, len(head) + 1
+        yield None, len(tail) + size
+
+
+def _lines(data: bytes | None, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Start and end of each line, without its newline."""
+    if data is None:
+        return np.array([0]), np.array([size])
+    ends = np.flatnonzero(np.frombuffer(data, np.uint8) == _NEWLINE)
+    if not data.endswith(b"\n"):
+        ends = np.append(ends, size)
+    return np.concatenate([[0], ends[:-1] + 1]), ends
+
+
+def _filled(data: bytes | None, starts: np.ndarray, ends: np.ndarray, max_bytes: int) -> np.ndarray:
+    """Numbers of the lines that are not blank, or too long to tell."""
+    if data is None:
+        return np.array([0])
+    # One that is blank begins with a space, a newline, or what editors put in front of a file.
+    firsts = np.frombuffer(data, np.uint8)[np.minimum(starts, len(data) - 1)]
+    doubtful = np.flatnonzero(np.isin(firsts, _SPACES) & (ends - starts <= max_bytes))
+    blank = [line for line in doubtful.tolist() if is_blank(data[starts[line] : ends[line]])]
+    return np.setdiff1d(np.arange(len(starts)), blank, assume_unique=True)
+
+
+def is_blank(line: bytes) -> bool:
+    """Whether a line is no row."""
+    return line.strip() in (b"", BOM)
+
+
+def _as_expected(data: bytes, found: Scan, columns: Sequence[str] | None) -> bool:
+    """Whether a block holds only values of the expected types; then they are counted."""
+    if columns is None or not found.names:
+        return False
+    types = {name: _expected(found.profiles.get(name)) for name in columns}
+    if None in types.values():
+        return False
+    schema = pa.schema([pa.field(name, kind) for name, kind in types.items()])
+    options = pa.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
+    blocks = pa.json.ReadOptions(use_threads=False, block_size=len(data) + 1)
+    try:
+        table = pa.json.read_json(pa.BufferReader(data.removeprefix(BOM)), blocks, options)
+        counts = {name: _profile(table[name]) for name in types}
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError, _DoubtfulError):
+        return False
+    found.n_objects += len(table)
+    for name, profile in counts.items():
+        if name in found.profiles:
+            found.profiles[name].merge(profile)
+    return True
+
+
+class _DoubtfulError(Exception):
+    """What a column held can no longer be told."""
+
+
+def _expected(profile: Profile | None) -> Any:  # noqa: ANN401  (a DataType)
+    """The type that the next values of a column likely have; None if only Python can tell."""
+    if profile is None:
+        return pa.null()
+    counts = {
+        pa.string(): profile.strings,
+        pa.int64(): profile.ints,
+        pa.float64(): profile.floats,
+        pa.bool_(): profile.bools,
+        None: profile.lists + profile.objects,
+    }
+    kind = max(counts, key=lambda one: counts[one])
+    return kind if counts[kind] else pa.null()
+
+
+def _profile(column: pa.ChunkedArray) -> Profile:
+    """What a column of an expected type holds."""
+    n_values = len(column) - column.null_count
+    if pa.types.is_string(column.type):
+        return Profile(strings=n_values)
+    if pa.types.is_boolean(column.type):
+        return Profile(bools=n_values)
+    if not n_values:
+        return Profile()
+    values = column.drop_null().to_numpy()
+    if pa.types.is_integer(column.type):
+        # Not abs(): that of -2**63 is itself.
+        long = (values > LAST_EXACT) | (values < -LAST_EXACT)
+        return Profile(ints=n_values, negative=int((values < 0).sum()), inexact=int(long.sum()))
+    if np.any(np.isfinite(values) & (np.abs(values) > LAST_EXACT)):
+        # They may have been whole numbers.
+        raise _DoubtfulError
+    return Profile(floats=n_values)
+
+
+def _objects(lines: Sequence[bytes]) -> list[dict[str, Any]]:
+    """What the good ones of some lines hold."""
+    try:
+        parsed: list[Any] = [_decode(line.removeprefix(BOM).decode()) for line in lines]
+    except (ValueError, RecursionError):
+        parsed = [parse(line.removeprefix(BOM)) for line in lines]
+    return [value for value in parsed if type(value) is dict]
+
+
+class _TwiceError(ValueError):
+    """An object has two values under one key."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs) and any(values[key] != value for key, value in pairs):
+        raise _TwiceError
+    return values
+
+
+# Types do not depend on keys that stand twice; looking for them takes a third of the time.
+_decode = json.JSONDecoder().decode
+_decode_strictly = json.JSONDecoder(object_pairs_hook=_object).decode
+
+
+def parse(line: bytes) -> dict[str, Any] | tuple[str, str]:
+    """Parse a line to an object, or give the reason and detail of a bad row.
+
+    ``NaN``, ``Infinity`` and ``-Infinity`` are taken as Python writes them. A key may stand twice
+    if its values are equal: of others one would be lost.
+    """
+    try:
+        value = _decode_strictly(line.decode())
+    except UnicodeDecodeError as error:
+        return "invalid_utf8", f"byte {error.start} of the line is not valid UTF-8"
+    except json.JSONDecodeError as error:
+        return "malformed", f"no JSON: {error.msg} at character {error.pos}"
+    except _TwiceError:
+        return "malformed", "a key stands twice in one object, with different values"
+    except (RecursionError, ValueError) as error:
+        return "malformed", f"no JSON: {type(error).__name__}"
+    if not isinstance(value, dict):
+        return "malformed", f"expected a JSON object, found {type(value).__name__}"
+    return value
