@@ -25,7 +25,7 @@ import pyarrow.dataset as ds
 from stx_core.errors import InputError
 from stx_core.evaluation.delimited import Layout
 from stx_core.evaluation.files import list_parts, read_tables, require
-from stx_core.evaluation.records import Convert, ids, numbers
+from stx_core.evaluation.records import Convert, as_numbers, ids, numbers
 from stx_core.evaluation.whole_queries import best_first, whole_queries, with_ranks
 from stx_core.store.files.filesystem import list_names
 from stx_core.store.files.urls import LOCAL, join, local_path, redact, scheme
@@ -128,7 +128,7 @@ def _from_rows(table: pa.Table) -> pa.Table:
     if has_score and not has_rank:
         score = numbers(table["score"], "score", _SCORE)
     elif has_score:
-        score = pc.coalesce(table["score"].cast(_SCORE, safe=False), score)
+        score = pc.coalesce(as_numbers(table["score"], "score", _SCORE), score)
     columns = [ids(table["query_id"], "query_id"), ids(table["doc_id"], "doc_id"), rank, score]
     return pa.table(columns, schema=RANKING)
 

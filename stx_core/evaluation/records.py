@@ -1,8 +1,9 @@
 """Files of named columns, Parquet and JSONL, whatever their authors call the columns."""
 
 import bisect
-import json
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +12,9 @@ import pyarrow.json
 import pyarrow.parquet as pq
 
 from stx_core.errors import InputError
-from stx_core.evaluation.text_blocks import first_line, parse_blocks
+from stx_core.evaluation.text_blocks import parse_blocks, read_blocks
+from stx_core.store.corpus.json_scan import objects
+from stx_core.store.corpus.json_types import Profile, merged, type_of
 from stx_core.store.files.filesystem import open_file
 from stx_core.store.files.urls import redact
 
@@ -45,7 +48,10 @@ def read_parquet(url: str, convert_of: Callable[[list[str]], Convert]) -> Iterat
             parquet = pq.ParquetFile(file)
         except pa.ArrowInvalid as error:
             raise InputError(f"{redact(url)}: no Parquet file ({error})") from None
-        names = _names(parquet.schema_arrow)
+        columns = parquet.schema_arrow.names
+        names = _names(columns)
+        if twice := [name for name in names if columns.count(name) > 1]:
+            raise InputError(f"{redact(url)}: has two columns {twice[0]!r}; rename one of them")
         convert = convert_of(list(names.values()))
         n_read = 0
         for batch in parquet.iter_batches(_BATCH_ROWS, columns=list(names)):
@@ -75,49 +81,126 @@ def _converted(url: str, n_before: int, table: pa.Table, convert: Convert) -> pa
 def read_jsonl(url: str, convert_of: Callable[[list[str]], Convert]) -> Iterator[pa.Table]:
     """Read a file of JSON objects, one a line; as `read_parquet`.
 
-    Types are those of the first object; another type further down is a bad line.
+    Which columns there are is decided by the first megabytes. Other columns may hold anything.
     """
-    schema = _schema_of(url, first_line(url))
-    names = _names(schema)
-    convert = convert_of(list(names.values()))
-    schema = pa.schema([schema.field(name) for name in names])
-    options = pa.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
+    first = next(read_blocks(url), None)
+    if first is None:
+        convert_of([])
+        return
+    types = _Types(url, objects(first.data.split(b"\n")))
+    convert = convert_of(list(types.names.values()))
 
     def parse(data: bytes) -> pa.Table:
-        table = schema.empty_table()
-        if data.strip():
-            blocks = pa.json.ReadOptions(block_size=len(data) + 1)
-            table = pa.json.read_json(pa.BufferReader(data), blocks, options)
-        return convert(table.select(list(names)).rename_columns(names))
+        return convert(types.parse(data).select(list(types.names)).rename_columns(types.names))
 
-    fields = ", ".join(f'"{field.name}": {field.type}' for field in schema)
-    yield from parse_blocks(url, parse, f"{{{fields}}}")
+    yield from parse_blocks(url, parse, types.expected())
 
 
-def _schema_of(url: str, line: bytes) -> pa.Schema:
-    try:
-        value: Any = json.loads(line) if line else {}
-        schema = pa.Table.from_pylist([value]).schema
-    except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{redact(url)}: the first line is no JSON object ({error}); name another format"
-        ) from None
-    # A whole number on the first line does not make the column whole numbers.
-    return pa.schema(
-        [
-            field.with_type(pa.float64())
-            if field.name in NAMES["score"] or pa.types.is_null(field.type)
-            else field
-            for field in schema
+class _Types:
+    """The types of the columns that matter, widened block by block.
+
+    Args:
+        url: the file, for messages.
+        rows: the first ones.
+    """
+
+    def __init__(self, url: str, rows: Sequence[dict[str, Any]]) -> None:
+        if not rows:
+            raise InputError(
+                f"{redact(url)}: the first line is no JSON object; name another format, or write "
+                "one object a line (of one array: jq -c '.[]')"
+            )
+        self._url = url
+        self._profiles = _profiles(rows)
+        keys = set(chain.from_iterable(rows))
+        self.names = _names([name for theirs in NAMES.values() for name in theirs if name in keys])
+        # A name that would win over one of these, or stand for a column that none of them is.
+        self._absent = [
+            name
+            for ours, theirs in NAMES.items()
+            for name in itertools.takewhile(lambda name: name not in self.names, theirs)
         ]
-    )
+        self._schema = self._types()
+
+    def expected(self) -> str:
+        """A line as it should be, for messages."""
+        fields = ", ".join(f'"{name}": {self._schema.field(name).type}' for name in self.names)
+        return f"{{{fields}}}"
+
+    def parse(self, data: bytes) -> pa.Table:
+        """The columns of a block.
+
+        Raises:
+            InputError: a column appears that the first lines lack.
+            pa.ArrowInvalid: a line is bad.
+        """
+        if not data.strip():
+            return self._schema.empty_table()
+        try:
+            return self._read(data)
+        except pa.ArrowInvalid:
+            if not self._widen(data):
+                raise
+        return self._read(data)
+
+    def _read(self, data: bytes) -> pa.Table:
+        options = pa.json.ParseOptions(
+            explicit_schema=self._schema, unexpected_field_behavior="ignore"
+        )
+        blocks = pa.json.ReadOptions(block_size=len(data) + 1)
+        return pa.json.read_json(pa.BufferReader(data), blocks, options)
+
+    def _widen(self, data: bytes) -> bool:
+        """Look at a block that does not fit: whether the types are others now."""
+        rows = objects(data.split(b"\n"))
+        for name in self._absent:
+            if any(row.get(name) is not None for row in rows):
+                raise InputError(
+                    f"{redact(self._url)}: a column {name!r} appears after lines without one; "
+                    "give all lines the same columns"
+                )
+        before = self._schema
+        for name, profile in _profiles(rows).items():
+            # An id is not a string here and a number there.
+            if len(_kinds(total := merged([self._profiles[name], profile]))) <= 1:
+                self._profiles[name] = total
+        self._schema = self._types()
+        return not self._schema.equals(before)
+
+    def _types(self) -> pa.Schema:
+        fields = [(name, self._type(name, ours)) for name, ours in self.names.items()]
+        return pa.schema([*fields, *((name, pa.null()) for name in self._absent)])
+
+    def _type(self, name: str, ours: str) -> pa.DataType:
+        profile = self._profiles[name]
+        kind = type_of(profile, name, "number" if ours == "score" else "id")
+        if ours == "score":
+            # A whole number on the first lines does not make the column whole numbers.
+            return pa.string() if profile.strings else pa.float64()
+        if pa.types.is_list(kind) and pa.types.is_null(kind.value_type):
+            return pa.list_(pa.string())
+        return pa.string() if pa.types.is_null(kind) else kind
 
 
-def _names(schema: pa.Schema) -> dict[str, str]:
+def _profiles(rows: Sequence[dict[str, Any]]) -> dict[str, Profile]:
+    profiles = {name: Profile() for name in chain.from_iterable(NAMES.values())}
+    for name, profile in profiles.items():
+        profile.add([row.get(name) for row in rows])
+    return profiles
+
+
+def _kinds(profile: Profile) -> set[str]:
+    """Kinds of values that a column, or the lists in it, hold."""
+    one = profile.items or profile
+    kinds = ("strings", "ints", "floats", "lists", "objects", "bools")
+    return {kind for kind in kinds if getattr(one, kind)}
+
+
+def _names(columns: Sequence[str]) -> dict[str, str]:
     """Our name by the file's name, for the columns that we know."""
     found = {}
     for ours, theirs in NAMES.items():
-        name = next((name for name in theirs if name in schema.names), None)
+        name = next((name for name in theirs if name in columns), None)
         if name is not None:
             found[name] = ours
     return found
@@ -127,7 +210,8 @@ def ids(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
     """Ids as strings.
 
     Raises:
-        pa.ArrowInvalid: one is null or empty, or they are neither strings nor whole numbers.
+        pa.ArrowInvalid: one is null, empty or no UTF-8, or they are neither strings nor whole
+            numbers.
     """
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
@@ -138,6 +222,8 @@ def ids(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
     if not text and not pa.types.is_integer(column.type):
         raise pa.ArrowInvalid(f"{name} is {column.type}, expected strings or whole numbers")
     column = column.cast(pa.string())
+    # Parsers of JSON and Parquet believe that it is UTF-8.
+    column.validate(full=True)
     if column.null_count or pc.any(pc.equal(column, "")).as_py():
         raise pa.ArrowInvalid(f"{name} is null or empty")
     return column
@@ -151,6 +237,11 @@ def numbers(column: pa.ChunkedArray, name: str, kind: pa.DataType) -> pa.Chunked
     """
     if column.null_count:
         raise pa.ArrowInvalid(f"{name} is null")
+    return as_numbers(column, name, kind)
+
+
+def as_numbers(column: pa.ChunkedArray, name: str, kind: pa.DataType) -> pa.ChunkedArray:
+    """As `numbers`, but some may be null."""
     try:
         # Only whole numbers must be kept exactly.
         return column.cast(kind, safe=pa.types.is_integer(kind))

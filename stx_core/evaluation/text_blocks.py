@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from stx_core.errors import InputError
+from stx_core.store.corpus.foreign import refuse_foreign, refuse_old_line_ends
 from stx_core.store.corpus.lines import open_lines
 from stx_core.store.files.urls import redact
 
@@ -39,6 +40,7 @@ def read_blocks(url: str) -> Iterator[Block]:
     """
     number, rest = 1, b""
     with open_lines(url) as stream:
+        refuse_foreign(stream, url)
         while data := stream.read(BLOCK_BYTES):
             if number == 1 and not rest:
                 data = data.removeprefix(_BOM)
@@ -56,11 +58,18 @@ def read_blocks(url: str) -> Iterator[Block]:
 
 
 def first_line(url: str) -> bytes:
-    """The first line that is not blank; empty if there is none."""
+    """The first line that is not blank; empty if there is none.
+
+    Raises:
+        InputError: lines end in CR alone, or as `read_blocks`.
+    """
     for block in read_blocks(url):
         for line in block.data.split(b"\n"):
-            if line.strip():
-                return line
+            if not line.strip():
+                continue
+            if b"\r" in line.strip() and len(line) == len(block.data):
+                refuse_old_line_ends(url)
+            return line
     return b""
 
 

@@ -293,3 +293,102 @@ def test_a_query_that_comes_back_is_refused():
         list(whole_queries([table.slice(row, 1) for row in range(3)]))
     with pytest.raises(InputError, match="query 'q1': its rows do not stand together"):
         list(whole_queries([table]))
+
+
+@pytest.mark.parametrize("block_bytes", [40, 1000])
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        # What is no column of a ranking may hold anything.
+        (['{"qid": "q", "pid": "a", "rank": 1, "x": [1, "a", {}]}',
+          '{"qid": "q", "pid": "b", "rank": 2, "x": 5, "y": null}'], ["a", "b"]),
+        (['{"query-id": "p", "corpus-ids": []}',
+          '{"query-id": "q", "corpus-ids": ["a", "b"]}'], ["a", "b"]),
+        (['{"query-id": 0, "corpus-ids": []}', '{"query-id": 1, "corpus-ids": [5, 6]}'],
+         ["5", "6"]),
+        (['{"qid": 1, "pid": 5, "score": 2}',
+          '{"qid": 1, "pid": 18446744073709551615, "score": 1.5}'], ["5", "18446744073709551615"]),
+        (['{"qid": "q", "pid": "a", "rank": 1, "score": null}',
+          '{"qid": "q", "pid": "b", "rank": 2, "score": 0.5}'], ["a", "b"]),
+    ],
+)  # fmt: skip
+def test_lines_are_typed_by_all_of_them(tmp_path, monkeypatch, lines, expected, block_bytes):
+    monkeypatch.setattr(text_blocks, "BLOCK_BYTES", block_bytes)
+
+    found = read_all(save(tmp_path / "a.jsonl", "\n".join(lines) + "\n"))
+
+    assert [row[1] for row in found] == expected
+
+
+@pytest.mark.parametrize("block_bytes", [40, 1000])
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        ('{"qid": 5, "pid": "b", "score": 1}', "line 2"),
+        ('{"qid": ["q"], "pid": "b", "score": 1}', "line 2"),
+        ('{"qid": "q", "pid": "b", "score": "high"}', "line 2|score is string"),
+        ('{"qid": "q", "pid": "b", "score": 1, "score": 2}', "line 2.*twice"),
+        ('{"qid": "q", "pid": "\\ud800", "score": 1}', "line 2"),
+    ],
+)
+def test_lines_that_do_not_fit_the_others_are_named(
+    tmp_path, monkeypatch, second, message, block_bytes
+):
+    monkeypatch.setattr(text_blocks, "BLOCK_BYTES", block_bytes)
+    first = '{"qid": "q", "pid": "a", "score": 1.5}\n'
+
+    with pytest.raises(InputError, match=message):
+        read_all(save(tmp_path / "a.jsonl", first + second + "\n"))
+
+
+def test_a_column_that_appears_late_is_not_lost_in_silence(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_blocks, "BLOCK_BYTES", 40)
+    rows = ['{"qid": "q", "pid": "a", "score": 1}', '{"qid": "q", "pid": "b", "rank": 1}']
+
+    with pytest.raises(InputError, match="'rank' appears after lines without one"):
+        read_all(save(tmp_path / "a.jsonl", "\n".join(rows)))
+
+
+def test_ids_that_are_no_text_are_named(tmp_path):
+    raw = pa.array([b"a", b"\xff"], pa.binary())
+    text = pa.StringArray.from_buffers(2, raw.buffers()[1], raw.buffers()[2])
+    pq.write_table(pa.table({"qid": text, "pid": text, "score": [1, 1]}), tmp_path / "a.parquet")
+
+    with pytest.raises(InputError, match="row 1: .*UTF8"):
+        read_qrels(str(tmp_path / "a.parquet"))
+    with pytest.raises(InputError, match="line 2: .*UTF8"):
+        read_qrels(
+            save(tmp_path / "a.jsonl", GOOD.encode() + GOOD.encode().replace(b'q"', b'\xff"'))
+        )
+
+
+def test_a_column_that_stands_twice_is_named(tmp_path):
+    table = pa.table([["q"], ["d"], [1], [2]], ["qid", "pid", "score", "score"])
+    pq.write_table(table, tmp_path / "a.parquet")
+
+    with pytest.raises(InputError, match="two columns 'score'"):
+        read_qrels(str(tmp_path / "a.parquet"))
+
+
+@pytest.mark.parametrize("name", ["a.run", "a.tsv", "a.jsonl"])
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (GOOD.encode("utf-16"), "is UTF-16 text.*iconv"),
+        (GOOD.encode("utf-16-le"), "begins with NUL bytes"),
+        (gzip.compress(b"q Q0 d 1 1 t\n"), "is compressed by gzip.*ends in .gz"),
+        (b"PK\x03\x04rest", "is a zip archive"),
+        (b"PAR1rest", "is a Parquet file"),
+        (b"WARC/1.0\r\n", r"web archive \(WARC\)"),
+    ],
+)
+def test_files_of_other_kinds_are_called_what_they_are(tmp_path, name, data, message):
+    (tmp_path / name).write_bytes(data)
+
+    with pytest.raises(InputError, match=rf"{name}: .*{message}"):
+        read_qrels(str(tmp_path / name))
+
+
+def test_lines_that_end_in_cr_alone_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"lines end in CR alone.*tr '\\r' '\\n'"):
+        read_all(save(tmp_path / "a.run", "q Q0 d 1 1 t\rq Q0 e 2 1 t\r"))

@@ -48,16 +48,16 @@ class Scan:
     names: dict[str, None] = field(default_factory=dict)
     profiles: dict[str, Profile] = field(default_factory=dict)
 
-    def add(self, objects: Sequence[dict[str, Any]], columns: Sequence[str] | None) -> None:
+    def add(self, rows: Sequence[dict[str, Any]], columns: Sequence[str] | None) -> None:
         """Count what parsed rows hold."""
-        self.n_objects += len(objects)
-        keys = dict.fromkeys(chain.from_iterable(objects))
+        self.n_objects += len(rows)
+        keys = dict.fromkeys(chain.from_iterable(rows))
         for name in filter(is_text, keys):
             if len(self.names) < _MAX_NAMES or (columns and name in columns):
                 self.names.setdefault(name)
         for name in self.names if columns is None else columns:
             if name in keys:
-                values = [row.get(name) for row in objects]
+                values = [row.get(name) for row in rows]
                 self.profiles.setdefault(name, Profile()).add(values)
 
 
@@ -85,7 +85,7 @@ def scan(stream: IO[bytes], max_bytes: int, mark_rows: int, columns: Sequence[st
             len(short) == len(filled) and _as_expected(data, found, columns)
         ):
             lines = [data[starts[line] : ends[line]] for line in short.tolist()]
-            found.add(_objects(lines), columns)
+            found.add(objects(lines), columns)
         n_lines += len(starts)
         position += size
     found.marks = tuple(marks)
@@ -197,8 +197,8 @@ def _profile(column: pa.ChunkedArray) -> Profile:
     return Profile(floats=n_values)
 
 
-def _objects(lines: Sequence[bytes]) -> list[dict[str, Any]]:
-    """What the good ones of some lines hold."""
+def objects(lines: Sequence[bytes]) -> list[dict[str, Any]]:
+    """What those of some lines hold that are objects; others are left out."""
     try:
         parsed: list[Any] = [_decode(line.removeprefix(BOM).decode()) for line in lines]
     except (ValueError, RecursionError):
