@@ -52,6 +52,8 @@ WRITERS: dict[str, Writer] = {
     "ciff": write_ciff,
 }
 
+# Forms of a single file, which may lie anywhere.
+_ONE_FILE = ("trec", "top_ranked", "jsonl", "ciff")
 # Forms that carry nothing but ids and vectors.
 _BARE = ("anserini", "seismic", "ciff")
 _OTHER_OPTIONS: dict[str, tuple[str, ...]] = {
@@ -100,7 +102,7 @@ def run_export(
             raise SpecError(f"--{name} goes with {', '.join(_OTHER_OPTIONS[name])}, not {format}")
     if scheme(destination) in SCHEMES:
         refuse_credentials(destination)
-    if not more.get("catalog"):
+    if format not in _ONE_FILE and not more.get("catalog"):
         refuse_overlap(destination, [path], "the destination")
     info = snapshot_info(path)
     dataset = open_snapshot(path, output=output, version=info.version)

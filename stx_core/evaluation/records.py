@@ -176,7 +176,8 @@ class _Types:
         kind = type_of(profile, name, "number" if ours == "score" else "id")
         if ours == "score":
             # A whole number on the first lines does not make the column whole numbers.
-            return pa.string() if profile.strings else pa.float64()
+            numbers = profile.ints + profile.floats
+            return pa.string() if profile.strings > numbers else pa.float64()
         if pa.types.is_list(kind) and pa.types.is_null(kind.value_type):
             return pa.list_(pa.string())
         return pa.string() if pa.types.is_null(kind) else kind

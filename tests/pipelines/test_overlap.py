@@ -53,7 +53,7 @@ def mine(**paths):
         lambda: mine(documents="./here"),
         lambda: mine(positives="here"),
         lambda: run_import(ImportSpec(source="here", path="here/out")),
-        lambda: run_export("here", "here/out", "jsonl"),
+        lambda: run_export("here", "here/out", "huggingface"),
         lambda: run_export("here/data", "here", "parquet"),
     ],
 )

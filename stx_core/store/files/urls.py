@@ -7,7 +7,8 @@ LOCAL = "file"
 S3 = ("s3", "s3a")
 
 # file:///path, file://localhost/path and file:/path; file://path too, as a path.
-_FILE = re.compile(r"^file:(?://(?:localhost(?=/))?(.*)|(/.*))$", re.IGNORECASE | re.DOTALL)_START = re.compile(r"\b([A-Za-z][\w+.-]*)://")
+_FILE = re.compile(r"^file:(?://(?:localhost(?=/))?(.*)|(/.*))$", re.IGNORECASE | re.DOTALL)
+_START = re.compile(r"\b([A-Za-z][\w+.-]*)://")
 _PLACE_END = re.compile(r"[\s/?#'\"]")
 _SPACE, _SPACE_OR_QUOTE = re.compile(r"\s"), re.compile(r"[\s'\"]")
 _PORT = re.compile(r":\d{0,5}$")
