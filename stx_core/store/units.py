@@ -15,6 +15,10 @@ from stx_core.store.corpus.shards import Format, Mark, Shard
 # Part of every key: raise it when files of the same unit would be written differently.
 FORMAT_VERSION = 1
 
+# The same for one format: raise its number when its files are read differently. What older versions
+# read otherwise is then read again; texts that did not change are carried over.
+_READ_AS = {"jsonl": 2, "csv": 2}
+
 HASH_MODULUS = 1 << 128
 
 
@@ -98,13 +102,15 @@ def unit_key(unit: Unit, fields: Mapping[str, Any]) -> str:
         fields: all else that decides the content, as plain JSON values: the output's
             fingerprint, columns passed through, filters, chunking, schema.
     """
-    content = {
+    content: dict[str, Any] = {
         "version": FORMAT_VERSION,
         "url": unit.url,
         "identity": unit.identity,
         "rows": [unit.start, unit.stop],
         "fields": dict(fields),
     }
+    if unit.format in _READ_AS:
+        content["read_as"] = _READ_AS[unit.format]
     return xxhash.xxh3_128_hexdigest(canonical_json(content))
 
 
