@@ -13,6 +13,7 @@ _HOME = {
     "Normalize": "modules.normalize",
     "Dense": "modules.dense",
     "Router": "modules.router",
+    "Asym": "modules.router",
     "StaticEmbedding": "modules.static_embedding",
     "WordEmbeddings": "modules.word_embeddings",
     "WordWeights": "modules.word_weights",
@@ -27,6 +28,7 @@ _HOME = {
     "SparseStaticEmbedding": "modules.sparse_static_embedding",
     "LogitScore": "modules.logit_score",
     "Module": "modules.module",
+    "InputModule": "modules.module",
 }
 
 __all__ = [*_HOME]

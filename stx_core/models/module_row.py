@@ -1,5 +1,6 @@
 """Modules in a row: what a model is, and how it is saved."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -148,6 +149,17 @@ class ModuleRow(nn.Sequential):
         own = {name for module in self.modules() for name in getattr(module, "forward_kwargs", ())}
         return sorted(listed | own)
 
+    def evaluate(self, evaluator: Callable[..., Any], output_path: str | None = None) -> Any:  # noqa: ANN401
+        """What an evaluator gives for this model.
+
+        Args:
+            evaluator: called with the model and the folder.
+            output_path: folder for its files, made where it is missing; None for none.
+        """
+        if output_path is not None:
+            Path(output_path).mkdir(parents=True, exist_ok=True)
+        return evaluator(self, output_path)
+
     # --- Saving ----------------------------------------------------------------------------------
 
     def model_config(self) -> dict[str, Any]:
@@ -187,6 +199,9 @@ class ModuleRow(nn.Sequential):
             return
         folder = Path(path)
         modules = {name: module for name, module in self.named_children()}
+        for module in self.modules():  # what cannot be saved is refused before a file is written
+            if isinstance(module, Module):
+                module.get_config_dict()
         save_model(folder, modules, self.module_kwargs, self.model_config())
         if create_model_card:
             write_model_card(self, folder, model_name, train_datasets)

@@ -18,7 +18,8 @@ def older_names(
         **newer: older name -> name of the function's own argument.
 
     Returns:
-        A decorator. The function raises a ValueError where an argument is given by both names.
+        A decorator. The function raises a ValueError where an argument is given by both names; its
+        attribute `older_names` is the set of them.
     """
 
     def decorate(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
@@ -33,6 +34,7 @@ def older_names(
                 kwargs.pop(name, None)
             return function(*args, **kwargs)
 
+        renamed.older_names = {*without_effect, *newer}  # type: ignore[attr-defined]
         return renamed
 
     return decorate

@@ -182,13 +182,11 @@ class SparseEncoder(TextEncoder):
         inputs: Texts,
         prompt_name: str | None = None,
         prompt: str | None = None,
-        **options: Any,  # noqa: ANN401
+        **options: Unpack[EncodeOptions],
     ) -> Tensor | list[Tensor]:
         """`encode` with the prompt "query", unless one is given, along the route "query"."""
         name = self.prompt_name_for("query", prompt, prompt_name)
-        return self.encode(
-            inputs=inputs, prompt_name=name, prompt=prompt, **({"task": "query"} | options)
-        )
+        return self.encode(inputs=inputs, prompt_name=name, prompt=prompt, task="query", **options)
 
     @older_names(sentences="inputs")
     def encode_document(
@@ -196,12 +194,12 @@ class SparseEncoder(TextEncoder):
         inputs: Texts,
         prompt_name: str | None = None,
         prompt: str | None = None,
-        **options: Any,  # noqa: ANN401
+        **options: Unpack[EncodeOptions],
     ) -> Tensor | list[Tensor]:
         """`encode` with the prompt "document", unless one is given, along the route "document"."""
         name = self.prompt_name_for("document", prompt, prompt_name)
         return self.encode(
-            inputs=inputs, prompt_name=name, prompt=prompt, **({"task": "document"} | options)
+            inputs=inputs, prompt_name=name, prompt=prompt, task="document", **options
         )
 
     def embed(

@@ -18,6 +18,7 @@ from stx_core.inference.machine import keep_pages
 from stx_core.inference.packing import filled
 from stx_core.inference.tokens import Pair, Tokens
 from stx_core.inference.trial import trial_tokens, why_not_packed
+from stx_core.models.backends import check_backend
 from stx_core.models.contents import MODULES
 from stx_core.models.device import default_device, progress_bar, to_device
 from stx_core.models.folder import reading, resolve_folder, short
@@ -25,7 +26,6 @@ from stx_core.models.inputs import Unread, read_texts, unread
 from stx_core.models.loading import load_modules, read_model_config
 from stx_core.models.model_card import ModelCardData, read_card
 from stx_core.models.module_row import ModuleRow
-from stx_core.models.modules.checkpoints import check_backend
 from stx_core.models.modules.module import Features, LoadOptions, is_transformer
 from stx_core.models.own_readers import own_reader, read_with
 from stx_core.models.prompts import choose_prompts, task_prompt_name

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from stx_core.models.modules.module import Features, Module
+from stx_core.models.older_names import older_names
 
 
 class CNN(Module):
@@ -30,6 +31,7 @@ class CNN(Module):
         "in_word_embedding_dimension": "in_embedding_dimension"
     }
 
+    @older_names(in_word_embedding_dimension="in_embedding_dimension")
     def __init__(
         self,
         in_embedding_dimension: int,

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from stx_core.models.modules.module import Features, Module
+from stx_core.models.older_names import older_names
 
 
 class LSTM(Module):
@@ -32,6 +33,7 @@ class LSTM(Module):
         "word_embedding_dimension": "embedding_dimension"
     }
 
+    @older_names(word_embedding_dimension="embedding_dimension")
     def __init__(
         self,
         embedding_dimension: int,

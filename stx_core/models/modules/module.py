@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from stx_core.errors import ModelError
 from stx_core.inference.tokens import Pair, Tokens
+from stx_core.models.backends import check_backend
 from stx_core.models.contents import check_contents
 from stx_core.models.folder import (
     inside,
@@ -139,8 +140,12 @@ class Module(nn.Module):
         revision: str | None = None,
         local_files_only: bool = False,
         trust_remote_code: bool = False,
+        model_kwargs: Mapping[str, Any] | None = None,
+        processor_kwargs: Mapping[str, Any] | None = None,
+        config_kwargs: Mapping[str, Any] | None = None,
+        backend: str = "torch",
+        *,
         allow_pickle: bool = False,
-        **options: Any,  # noqa: ANN401  (of `LoadOptions`, for backbones)
     ) -> Self:
         """Load the module alone, as `save` wrote it.
 
@@ -152,8 +157,11 @@ class Module(nn.Module):
             revision: branch, tag or commit on the hub.
             local_files_only: never use the network.
             trust_remote_code: let transformers run code of the folder for a backbone.
+            model_kwargs: arguments of a backbone.
+            processor_kwargs: arguments of its tokenizer.
+            config_kwargs: overrides of its config.
+            backend: only "torch".
             allow_pickle: load ``.bin`` weights.
-            **options: ``model_kwargs``, ``processor_kwargs`` and ``config_kwargs`` of a backbone.
 
         Raises:
             ModelError: the folder is missing, or does not hold this module.
@@ -167,14 +175,16 @@ class Module(nn.Module):
             local_files_only=local_files_only,
             allow_pickle=allow_pickle,
         )
-        given: dict[str, Any] = {key: dict(value or {}) for key, value in options.items()}
+        check_backend(backend)
         settings = LoadOptions(
+            dict(model_kwargs or {}),
+            dict(processor_kwargs or {}),
+            dict(config_kwargs or {}),
             trust_remote_code=trust_remote_code,
             allow_pickle=allow_pickle,
             cache_folder=cache_folder,
             local_files_only=local_files_only,
             token=token,
-            **given,
         )
         return cls.from_folder(
             inside(folder, subfolder) if subfolder else folder, settings.within(folder)

@@ -272,6 +272,10 @@ class Router(InputModule):
         return features
 
 
+Asym = Router
+"""Older name."""
+
+
 def _width(modules: Sequence[nn.Module]) -> int | None:
     """Output width of modules in a row: that of the last one that knows its own."""
     for module in reversed(modules):

@@ -70,7 +70,7 @@ class SparseStaticEmbedding(InputModule):
     @classmethod
     def from_json(
         cls,
-        path: str | Path,
+        json_path: str | Path,
         tokenizer: Any,  # noqa: ANN401
         frozen: bool = False,
     ) -> Self:
@@ -79,11 +79,11 @@ class SparseStaticEmbedding(InputModule):
         Raises:
             ModelError: the table names a token that the tokenizer does not have.
         """
-        table = read_json(Path(path))
+        table = read_json(Path(json_path))
         vocab = tokenizer.get_vocab()
         if unknown := sorted(set(table) - set(vocab)):
             raise ModelError(
-                f"{path}: {len(unknown)} of {len(table)} tokens are not in the tokenizer's "
+                f"{json_path}: {len(unknown)} of {len(table)} tokens are not in the tokenizer's "
                 f"vocabulary, such as {unknown[:3]}; use the tokenizer that the table was made with"
             )
         weight = torch.zeros(len(vocab))

@@ -11,6 +11,7 @@ from stx_core.errors import ModelError
 from stx_core.inference.linear import highest_outputs, project
 from stx_core.models.modules.module import Features, Module
 from stx_core.models.modules.segments import Segments, flat, highest, segments
+from stx_core.models.older_names import older_names
 
 # B inputs, L tokens of the longest, K tokens that count, H width, V vocabulary entries
 Strategy = Literal["max", "sum"]
@@ -36,6 +37,9 @@ class SpladePooling(Module):
             result nor memory here, where the vocabulary is pooled in parts. Never saved.
     """
 
+    SPLADE_POOLING_MODES: ClassVar[tuple[str, ...]] = get_args(Strategy)
+    SPLADE_ACTIVATION: ClassVar[tuple[str, ...]] = get_args(Activation)
+
     config_keys: ClassVar[tuple[str, ...]] = (
         "pooling_strategy",
         "activation_function",
@@ -46,6 +50,7 @@ class SpladePooling(Module):
         "word_embedding_dimension": "embedding_dimension"
     }
 
+    @older_names(word_embedding_dimension="embedding_dimension")
     def __init__(
         self,
         pooling_strategy: Strategy = "max",

@@ -76,9 +76,12 @@ class StaticEmbedding(InputModule):
         return module
 
     @classmethod
-    def from_model2vec(cls, folder: str | Path) -> Self:
-        """Load a local model2vec folder. Its own normalisation is a module of its own here."""
-        return cls.from_folder(Path(folder), LoadOptions().within(Path(folder)))
+    def from_model2vec(cls, model_id_or_path: str | Path) -> Self:
+        """Load a model2vec folder, or one of the hub.
+
+        Its own normalisation is a module of its own here.
+        """
+        return cls.load(model_id_or_path)
 
     def write_files(self, folder: Path) -> None:
         """Write the table and ``tokenizer.json``; there are no settings."""

@@ -25,9 +25,10 @@ from stx_core.models.backbone import (
     load_backbone,
     load_tokenizer,
 )
+from stx_core.models.backends import check_backend
 from stx_core.models.folder import read_json, reading, write_json
 from stx_core.models.messages import MessageFormat
-from stx_core.models.modules.checkpoints import check_backend, checkpoint_folder, options_of
+from stx_core.models.modules.checkpoints import checkpoint_folder, options_of
 from stx_core.models.modules.module import Features, InputModule, LoadOptions
 from stx_core.models.older_names import older_names
 from stx_core.models.settings import check_settings, fits, shown

@@ -7,6 +7,7 @@ from torch import nn
 
 from stx_core.errors import ModelError
 from stx_core.models.modules.module import Features, Module
+from stx_core.models.older_names import older_names
 
 
 class WeightedLayerPooling(Module):
@@ -16,6 +17,7 @@ class WeightedLayerPooling(Module):
         embedding_dimension: width of the token embeddings.
         num_hidden_layers: layers of the backbone, the embedding layer not counted.
         layer_start: first layer that counts; 0 is the embedding layer.
+        layer_weights: one for each layer that counts, to start from; default: ones.
     """
 
     config_keys: ClassVar[tuple[str, ...]] = (
@@ -28,14 +30,23 @@ class WeightedLayerPooling(Module):
         "word_embedding_dimension": "embedding_dimension"
     }
 
+    @older_names(word_embedding_dimension="embedding_dimension")
     def __init__(
-        self, embedding_dimension: int, num_hidden_layers: int = 12, layer_start: int = 4
+        self,
+        embedding_dimension: int,
+        num_hidden_layers: int = 12,
+        layer_start: int = 4,
+        layer_weights: torch.Tensor | None = None,
     ) -> None:
         super().__init__()
         self.embedding_dimension = embedding_dimension
         self.num_hidden_layers = num_hidden_layers
         self.layer_start = layer_start
-        self.layer_weights = nn.Parameter(torch.ones(num_hidden_layers + 1 - layer_start))
+        n_layers = num_hidden_layers + 1 - layer_start
+        given = torch.ones(n_layers) if layer_weights is None else layer_weights.detach().clone()
+        if given.shape != (n_layers,):
+            raise ValueError(f"layer_weights must be {n_layers} numbers, got {tuple(given.shape)}")
+        self.layer_weights = nn.Parameter(given.float())
 
     def get_embedding_dimension(self) -> int:
         """Width of the token embeddings."""
