@@ -4,6 +4,7 @@ Shapes: B inputs, L tokens of the longest, N tokens, K of them that count, D wid
 """
 
 from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -11,6 +12,7 @@ import torch
 
 from stx_core.models.modules.module import Features, Module
 from stx_core.models.modules.segments import Segments, flat, highest, segments, total
+from stx_core.models.older_names import older_names
 from stx_core.models.settings import check_settings
 
 # Spelling up to 5.3, in the order in which several modes are concatenated.
@@ -22,6 +24,27 @@ _OLD_MODES = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
+
+
+def _with_mode(config: dict[str, Any]) -> dict[str, Any]:
+    """Settings in which flags of the older spelling have become modes."""
+    flags = {key: config.pop(key) for key in _OLD_MODES if key in config}
+    if flags and "pooling_mode" not in config:
+        active = [mode for key, mode in _OLD_MODES.items() if flags.get(key)]
+        config["pooling_mode"] = active or "mean"
+    return config
+
+
+def _with_older_flags(init: Callable[..., None]) -> Callable[..., None]:
+    """Lets a constructor take ``pooling_mode_mean_tokens=True`` and its like."""
+
+    @wraps(init)
+    def taking_flags(self: "Pooling", *args: Any, **settings: Any) -> None:  # noqa: ANN401
+        init(self, *args, **_with_mode(settings))
+
+    names = {*_OLD_MODES, "word_embedding_dimension"}
+    taking_flags.older_names = names  # type: ignore[attr-defined]
+    return taking_flags
 
 
 class Pooling(Module):
@@ -44,6 +67,10 @@ class Pooling(Module):
         "word_embedding_dimension": "embedding_dimension"
     }
 
+    POOLING_MODES: ClassVar[tuple[str, ...]] = tuple(_OLD_MODES.values())
+
+    @_with_older_flags
+    @older_names(word_embedding_dimension="embedding_dimension")
     def __init__(
         self,
         embedding_dimension: int,
@@ -63,12 +90,10 @@ class Pooling(Module):
     def read_config(cls, folder: Path) -> dict[str, Any]:
         """Settings of both generations; the older one has a flag per mode, and none means mean."""
         config = super().read_config(folder)
-        flags = {key: config.pop(key) for key in _OLD_MODES if key in config}
-        check_settings(flags, dict.fromkeys(flags, bool | None), folder / cls.config_file_name)
-        if flags and "pooling_mode" not in config:
-            active = [mode for key, mode in _OLD_MODES.items() if flags.get(key)]
-            config["pooling_mode"] = active or "mean"
-        return config
+        flags = dict.fromkeys(_OLD_MODES.keys() & config.keys(), bool | None)
+        given = {key: config[key] for key in flags}
+        check_settings(given, flags, folder / cls.config_file_name)
+        return _with_mode(config)
 
     def get_embedding_dimension(self) -> int:
         """Width of the sentence embedding."""
@@ -76,13 +101,17 @@ class Pooling(Module):
 
     def forward(self, features: Features) -> Features:
         """Add ``sentence_embedding``, (B, M x D), in the dtype of the token embeddings."""
-        skip = 0 if self.include_prompt else features.get("prompt_length", 0)
+        prompt = 0 if self.include_prompt else features.get("prompt_length", 0)
+        skip = int(prompt.flatten()[0]) if isinstance(prompt, torch.Tensor) else prompt
         batch = _Batch(
             flat(features["token_embeddings"]),
             segments(features, skip),
             features.get("token_weights_sum"),
         )
-        pooled = [_POOL[mode](batch) for mode in self._modes]
+        cls = features.get("cls_token_embeddings")
+        pooled = [
+            _POOL[mode](batch) if cls is None or mode != "cls" else cls for mode in self._modes
+        ]
         features["sentence_embedding"] = torch.cat(pooled, dim=-1)
         return features
 

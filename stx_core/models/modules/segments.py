@@ -3,7 +3,7 @@
 B inputs, K tokens that count, N tokens with padding, D numbers per token.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -37,10 +37,25 @@ class Segments:
 
 
 def segments(features: Features, skip: int = 0) -> Segments:
-    """All real tokens, without the first `skip` of each input."""
+    """All real tokens, without the first `skip` of each input; without a mask all tokens."""
     if "layout" in features:
         return _packed(features["layout"], skip)
-    return _padded(features["attention_mask"].bool(), skip)
+    if "cu_seq_lens_q" in features:
+        return _flattened(features["cu_seq_lens_q"], skip)
+    mask, tokens = features.get("attention_mask"), features.get("token_embeddings")
+    if tokens is not None and (mask is None or mask.shape[-1] != tokens.shape[1]):
+        mask = tokens.new_ones(tokens.shape[:2], dtype=torch.bool)  # all of them count
+    return _padded(torch.as_tensor(mask).bool(), skip)
+
+
+def _flattened(ends: torch.Tensor, skip: int) -> Segments:
+    """As transformers' own packing has it: (B + 1,) where each input starts, and the end."""
+    starts, lengths = ends[:-1].long(), ends.diff().long()
+    places = torch.arange(int(lengths.max()) if len(lengths) else 0, device=ends.device)
+    padded = _padded(places < lengths[:, None], skip)
+    # The same tokens, without the places of the padding between them.
+    index = starts[padded.owner] + padded.place
+    return replace(padded, index=index, first=starts.clamp(max=max(0, int(ends[-1]) - 1)))
 
 
 def _packed(layout: Layout, skip: int) -> Segments:

@@ -84,3 +84,60 @@ def test_weights_of_words_replace_the_count_of_tokens():
 def test_an_unknown_mode_is_refused(mode):
     with pytest.raises(ValueError, match="is unknown; modes are"):
         Pooling(4, mode)
+
+
+# --- As others give it ---------------------------------------------------------------------------
+
+LENGTHS = [4, 1, 3]
+
+
+def padded_and_flattened(width=5):
+    torch.manual_seed(0)
+    rows = [torch.randn(length, width) for length in LENGTHS]
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=9.0)
+    mask = torch.arange(4) < torch.tensor(LENGTHS)[:, None]
+    ends = torch.tensor([0, *LENGTHS]).cumsum(0).int()
+    return (
+        {"token_embeddings": padded, "attention_mask": mask.long()},
+        {"token_embeddings": torch.cat(rows)[None], "cu_seq_lens_q": ends},
+    )
+
+
+@pytest.mark.parametrize("mode", Pooling.POOLING_MODES)
+@pytest.mark.parametrize("prompt", [None, 1, torch.tensor(1), torch.tensor([1, 1, 1])])
+def test_flattened_inputs_are_pooled_as_padded_ones(mode, prompt):
+    pooling = Pooling(5, mode, include_prompt=prompt is None)
+    padded, flattened = (
+        pooling(features if prompt is None else features | {"prompt_length": prompt})
+        for features in padded_and_flattened()
+    )
+
+    torch.testing.assert_close(padded["sentence_embedding"], flattened["sentence_embedding"])
+
+
+def test_without_a_mask_all_tokens_count():
+    features, _ = padded_and_flattened()
+    tokens = features["token_embeddings"]
+
+    pooled = Pooling(5)({"token_embeddings": tokens})["sentence_embedding"]
+
+    torch.testing.assert_close(pooled, tokens.mean(1))
+
+
+def test_a_given_cls_embedding_is_taken():
+    features, _ = padded_and_flattened()
+
+    pooled = Pooling(5, ("cls", "max"))(features | {"cls_token_embeddings": torch.ones(3, 5)})
+
+    assert pooled["sentence_embedding"][:, :5].eq(1).all()
+
+
+def test_flags_of_the_older_spelling_choose_modes():
+    both = Pooling(
+        word_embedding_dimension=5, pooling_mode_cls_token=True, pooling_mode_mean_tokens=True
+    )
+
+    assert list(both.pooling_mode) == ["cls", "mean"]
+    assert both.get_embedding_dimension() == both.get_sentence_embedding_dimension() == 10
+    assert Pooling(5, pooling_mode_mean_tokens=False).pooling_mode == "mean"
+    assert Pooling(5, pooling_mode="max", pooling_mode_cls_token=True).pooling_mode == "max"

@@ -99,3 +99,21 @@ def test_a_setting_that_does_not_exist_is_refused(tmp_path):
 
     with pytest.raises(ModelError, match=r"settings do not fit SpladePooling.*'strategy'"):
         SpladePooling.from_folder(tmp_path, LoadOptions())
+
+
+@pytest.mark.parametrize("strategy", SpladePooling.SPLADE_POOLING_MODES)
+def test_flattened_inputs_are_pooled_as_padded_ones(strategy):
+    rows = [torch.randn(length, 6) for length in (3, 1, 2)]
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=9.0)
+    mask = torch.arange(3) < torch.tensor([3, 1, 2])[:, None]
+    module = SpladePooling(strategy, word_embedding_dimension=6)
+
+    expected = module({"token_embeddings": padded, "attention_mask": mask})
+    flattened = module(
+        {
+            "token_embeddings": torch.cat(rows)[None],
+            "cu_seq_lens_q": torch.tensor([0, 3, 4, 6], dtype=torch.int32),
+        }
+    )
+
+    torch.testing.assert_close(flattened["sentence_embedding"], expected["sentence_embedding"])
