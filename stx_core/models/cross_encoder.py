@@ -204,12 +204,19 @@ class CrossEncoder(TextModel):
     # --- Scoring ---------------------------------------------------------------------------------
 
     def to_tokens(
-        self, inputs: Sequence[str] | Sequence[Pair], *, prompt: str = "", task: str | None = None
+        self,
+        inputs: Sequence[str] | Sequence[Pair],
+        *,
+        prompt: str = "",
+        task: str | None = None,
+        processing_kwargs: Mapping[str, Any] | None = None,
     ) -> Tokens:
         """Tokenise N pairs; as chat messages where the model was trained on those."""
         first = self[0]
         if not (is_transformer(first) and "message" in first.modality_config):
-            return super().to_tokens(inputs, prompt=prompt, task=task)
+            own = {} if processing_kwargs is None else {"processing_kwargs": processing_kwargs}
+            return super().to_tokens(inputs, prompt=prompt, task=task, **own)
+        first = first.processing_by(processing_kwargs)
         content = first.modality_config["message"].get("format", "auto")
         return tokenize_as_messages(
             first.tokenizer,

@@ -32,6 +32,8 @@ from stx_core.models.prompts import choose_prompts, task_prompt_name
 
 logger = logging.getLogger(__name__)
 
+PROCESSING = "processing_kwargs"
+
 Output = TypeVar("Output")
 
 # What the last module of a model gives for each input.
@@ -264,10 +266,13 @@ class TextModel(ModuleRow):
         *,
         prompt: str = "",
         task: str | None = None,
+        processing_kwargs: Mapping[str, Any] | None = None,
     ) -> Tokens:
         """Tokenise N texts, or pairs of texts, without padding."""
+        first = self.input_module
         try:
-            tokens = self.input_module.to_tokens(inputs, prompt=prompt, task=task)
+            own = first.processing(processing_kwargs)
+            tokens = first.to_tokens(inputs, prompt=prompt, task=task, **own)
         except (TypeError, ValueError) as error:
             if (row := _not_unicode(inputs)) is None:
                 raise
@@ -304,7 +309,8 @@ class TextModel(ModuleRow):
         if self._own_reader() is not None:
             known = {} if task is None else {"task": task}
             return unread(list(inputs), prompt or None, task, known | dict(options or {}))
-        return self.to_tokens(inputs, prompt=prompt, task=task, **dict(options or {}))
+        own = {key: value for key, value in (options or {}).items() if key == PROCESSING}
+        return self.to_tokens(inputs, prompt=prompt, task=task, **own)
 
     def _own_reader(self) -> Callable[..., Features] | None:
         """A `preprocess` or `tokenize` that is not of this package, if inputs go through one."""
@@ -353,7 +359,8 @@ class TextModel(ModuleRow):
         if reader is not None:
             known = {} if task is None else {"task": task}
             return dict(read_with(reader, listed, prompt, known | options))
-        tokens = self.to_tokens(listed, prompt=prompt or "", task=task, **options)
+        own = {key: value for key, value in options.items() if key == PROCESSING}
+        tokens = self.to_tokens(listed, prompt=prompt or "", task=task, **own)
         return self.collate(tokens, np.arange(len(tokens)))
 
     def tokenize(

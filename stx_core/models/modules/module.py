@@ -295,7 +295,10 @@ class InputModule(Module):
     Attributes:
         max_seq_length: tokens that the model reads of an input; None for no limit.
         modalities: kinds of input that it reads.
+        takes_processing: whether `to_tokens` takes ``processing_kwargs``, of a tokenizer.
     """
+
+    takes_processing: ClassVar[bool] = False
 
     max_seq_length: int | None
 
@@ -303,6 +306,11 @@ class InputModule(Module):
     def modalities(self) -> list[str]:
         """Kinds of input that the module reads."""
         return ["text"]
+
+    def processing(self, processing_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Arguments of `to_tokens` for a call's `processing_kwargs`; none for other modules."""
+        takes = processing_kwargs is not None and self.takes_processing
+        return {"processing_kwargs": processing_kwargs} if takes else {}
 
     def to_tokens(
         self, inputs: Sequence[str] | Sequence[Pair], *, prompt: str = "", task: str | None = None
@@ -319,13 +327,15 @@ class InputModule(Module):
         inputs: Sequence[str] | Sequence[Pair],
         prompt: str | None = None,
         task: str | None = None,
+        processing_kwargs: Mapping[str, Any] | None = None,
         **options: Any,  # noqa: ANN401
     ) -> Features:
         """Tokenise N inputs into the features of one padded batch, on the CPU.
 
         Options that other kinds of input modules know do nothing.
         """
-        tokens = self.to_tokens(inputs, prompt=prompt or "", task=task)
+        own = self.processing(processing_kwargs)
+        tokens = self.to_tokens(inputs, prompt=prompt or "", task=task, **own)
         features = self.collate(tokens, np.arange(len(tokens)))
         if tokens.prompt_length:
             features["prompt_length"] = tokens.prompt_length

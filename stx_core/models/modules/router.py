@@ -15,6 +15,7 @@ from stx_core.inference.tokens import Pair, Tokens
 from stx_core.models.folder import inside, read_json, reading, write_json
 from stx_core.models.modules import module_class, saved_type
 from stx_core.models.modules.module import Features, InputModule, LoadOptions, Module
+from stx_core.models.older_names import given
 from stx_core.models.own_readers import own_reader, read_with
 from stx_core.models.settings import check_settings
 
@@ -54,6 +55,7 @@ class Router(InputModule):
     """
 
     config_file_name: ClassVar[str] = "router_config.json"
+    takes_processing: ClassVar[bool] = True
     forward_kwargs: ClassVar[frozenset[str]] = frozenset({"task", "modality"})
 
     def __init__(
@@ -220,10 +222,12 @@ class Router(InputModule):
         *,
         prompt: str = "",
         task: str | None = None,
-        **options: Any,  # noqa: ANN401  (of the route's first module)
+        processing_kwargs: Mapping[str, Any] | None = None,
     ) -> Tokens:
         """Ragged tokens of N texts, made by the route of the task."""
-        tokens = self._reader(task).to_tokens(inputs, prompt=prompt, task=task, **options)
+        reader = self._reader(task)
+        own = reader.processing(processing_kwargs)
+        tokens = reader.to_tokens(inputs, prompt=prompt, task=task, **own)
         return replace(tokens, task=task)
 
     def preprocess(
@@ -231,14 +235,22 @@ class Router(InputModule):
         inputs: Sequence[str] | Sequence[Pair],
         prompt: str | None = None,
         task: str | None = None,
+        processing_kwargs: Mapping[str, Any] | None = None,
         **options: Any,  # noqa: ANN401  (of the route's first module)
     ) -> Features:
         """Tokenise N inputs into one padded batch, by the first module of the task's route."""
         first = next(self.sub_modules[self.route_for(task)].children())
         reader = own_reader(first)
         if reader is None:
-            return super().preprocess(inputs, prompt=prompt, task=task, **options)
-        features = dict(read_with(reader, inputs, prompt, options | {"task": task}))
+            return super().preprocess(inputs, prompt, task, processing_kwargs)
+        features = dict(
+            read_with(
+                reader,
+                inputs,
+                prompt,
+                options | given(task=task, processing_kwargs=processing_kwargs),
+            )
+        )
         return features | {"task": task}
 
     def collate(self, tokens: Tokens, rows: np.ndarray) -> Features:

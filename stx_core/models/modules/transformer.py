@@ -4,6 +4,7 @@ import inspect
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, get_args
@@ -124,6 +125,7 @@ class Transformer(InputModule):
     default_task: ClassVar[TransformerTask] = "feature-extraction"
     saved_as: ClassVar[str] = "Transformer"
     is_transformer: ClassVar[bool] = True
+    takes_processing: ClassVar[bool] = True
 
     @older_names(
         model_args="model_kwargs", tokenizer_args="processor_kwargs", config_args="config_kwargs"
@@ -181,14 +183,14 @@ class Transformer(InputModule):
         self.query_length = query_length
         self.document_length = document_length
         self.processing_kwargs = dict(processing_kwargs or {})
-        self._text = _text_options(self.processing_kwargs)
+        text = _text_options(self.processing_kwargs)
         self._limit_length(max_seq_length)
         if do_lower_case:
             _lower_case(tokenizer)
         if transformer_task == "text-generation":
             # The last position must be a real token: it is the only one whose logits are kept.
             tokenizer.padding_side = "left"
-        tokenizer.padding_side = self._text.get("padding_side", tokenizer.padding_side)
+        tokenizer.padding_side = text.get("padding_side", tokenizer.padding_side)
         if getattr(model.config, "pad_token_id", 0) is None:
             # Decoders that classify look for the last token before padding.
             model.config.pad_token_id = self.pad_token_id
@@ -372,16 +374,47 @@ class Transformer(InputModule):
                 f"max_seq_length {value} leaves no room beside {special} special tokens of an input"
             )
 
+    def processing_by(self, processing_kwargs: Mapping[str, Any] | None) -> Self:
+        """This module with further `processing_kwargs`, group by group; weights are shared.
+
+        Raises:
+            ModelError: an option is unknown or of another type.
+        """
+        if not processing_kwargs:
+            return self
+        _text_options(processing_kwargs)
+        merged = {
+            group: {**(self.processing_kwargs.get(group) or {}), **(options or {})}
+            for group, options in processing_kwargs.items()
+        }
+        other = copy(self)
+        other.processing_kwargs = self.processing_kwargs | merged
+        return other
+
     def to_tokens(
-        self, inputs: Sequence[str] | Sequence[Pair], *, prompt: str = "", task: str | None = None
+        self,
+        inputs: Sequence[str] | Sequence[Pair],
+        *,
+        prompt: str = "",
+        task: str | None = None,
+        processing_kwargs: Mapping[str, Any] | None = None,
     ) -> Tokens:
         """Ragged tokens of N texts or pairs. A prompt goes before a text, or a pair's first text.
 
         A chat template that the tokenizer may have is not used (trap 10).
 
+        Args:
+            inputs: N texts or pairs.
+            prompt: text to put before each.
+            task: "query" or "document", which may have a length of its own.
+            processing_kwargs: for this call, over those of the module, group by group.
+
         Raises:
-            ModelError: the model reads chat messages only.
+            ModelError: the model reads chat messages only, or an option is unknown.
         """
+        if processing_kwargs:
+            other = self.processing_by(processing_kwargs)
+            return other.to_tokens(inputs, prompt=prompt, task=task)
         if "text" not in self.modality_config:
             raise ModelError(
                 f"this model reads {sorted(self.modality_config)}, not plain texts "
@@ -394,8 +427,9 @@ class Transformer(InputModule):
                 "modality text there, if it was trained on plain texts"
             )
         limit = {"query": self.query_length, "document": self.document_length}.get(task or "")
-        limit = self._text.get("max_length") or limit or self.max_seq_length
-        if self._text.get("truncation") in _UNCUT:
+        text = _text_options(self.processing_kwargs)
+        limit = text.get("max_length") or limit or self.max_seq_length
+        if text.get("truncation") in _UNCUT:
             limit = self.position_limit
         tokens = self._tokenize(_with_prompt(inputs, prompt), limit)
         return (
@@ -403,7 +437,7 @@ class Transformer(InputModule):
         )
 
     def _tokenize(self, inputs: Sequence[str] | Sequence[Pair], limit: int | None) -> Tokens:
-        special = self._text.get("add_special_tokens", True)
+        special = _text_options(self.processing_kwargs).get("add_special_tokens", True)
         return tokenize_ragged(self.tokenizer, inputs, limit, special_tokens=special)
 
     def _prompt_length(self, prompt: str, limit: int | None) -> int:

@@ -218,3 +218,191 @@ def test_further_features_reach_the_modules(model):
     seen = [f["k"] for _, f in model.run(model.to_tokens(["a"]), dict, extra={"k": 5})]
 
     assert seen == [5]
+
+
+# --- Processing of one call ----------------------------------------------------------------------
+
+
+def test_a_call_may_cut_texts_and_leave_special_tokens_out(model):
+    short = {"text": {"max_length": 4}}
+    bare = {"common": {"add_special_tokens": False}}
+    text = "the weather is lovely"
+
+    np.testing.assert_allclose(
+        model.encode([text], processing_kwargs=short), model.encode(["the weather"]), atol=1e-6
+    )
+    assert model.preprocess([text], processing_kwargs=short)["input_ids"].shape == (1, 4)
+    assert model.preprocess([text], processing_kwargs=bare)["input_ids"].shape == (1, 4)
+    assert model[0].preprocess([text], processing_kwargs=short)["input_ids"].shape == (1, 4)
+    assert model.preprocess([text])["input_ids"].shape == (1, 6)
+    assert model[0].processing_kwargs == {}
+
+
+def test_an_unknown_option_of_a_call_is_refused(model):
+    with pytest.raises(ModelError, match="processing_kwargs"):
+        model.encode(["a"], processing_kwargs={"text": {"max_len": 4}})
+
+
+def test_pairs_of_texts_are_embedded(model):
+    pairs = [("the weather", "is lovely"), ("so", "")]
+    tokens = model[0].to_tokens(pairs)
+
+    embedded = model.encode([list(pair) for pair in pairs])
+
+    assert tokens.lengths.tolist() == [7, 4]
+    np.testing.assert_allclose(embedded, model.encode(pairs), atol=1e-6)
+    assert not np.allclose(embedded[0], model.encode("the weather is lovely"), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "choices"),
+    [
+        ("output_value", "token_embedding", "sentence_embedding, token_embeddings or None"),
+        ("precision", "int4", "float32, int8, uint8, binary, ubinary or None"),
+    ],
+)
+def test_words_that_are_no_choice_are_refused_with_those_there_are(option, value, choices, model):
+    with pytest.raises(
+        ValueError, match=f"no {option} is called '{value}'; choose one of {choices}"
+    ):
+        model.encode(["a"], **{option: value})
+    with pytest.raises(ValueError, match="choose one of cosine, dot, euclidean, manhattan"):
+        model.similarity_fn_name = "cosin"
+    with pytest.raises(ValueError, match="no task is called 'querry'; choose one of query"):
+        model.embed(["a"], task="querry")
+    with pytest.raises(ValueError, match="device 'gpu' cannot be used"):
+        model.encode(["a"], device="gpu")
+
+
+def test_all_features_keep_the_leading_dimensions_of_the_embedding(model):
+    whole = model.encode(TEXTS, output_value=None)
+
+    cut = model.encode(TEXTS, output_value=None, truncate_dim=5)
+
+    for one, other in zip(cut, whole, strict=True):
+        assert torch.equal(one["sentence_embedding"], other["sentence_embedding"][:5])
+        assert torch.equal(one["token_embeddings"], other["token_embeddings"])
+    with model.truncate_embeddings(3):
+        assert model.encode("a", output_value=None)["sentence_embedding"].shape == (3,)
+    tokens = model.encode(TEXTS, output_value="token_embeddings", truncate_dim=5)
+    assert {t.shape[1] for t in tokens} == {32}
+    with pytest.raises(ValueError, match="truncate_dim must be at least 1, got 0"):
+        model.encode("a", output_value=None, truncate_dim=0)
+
+
+def test_token_embeddings_share_the_ranges_of_a_call(model):
+    plain = model.encode(TEXTS[:2], output_value="token_embeddings")
+
+    quantised = model.encode(TEXTS[:2], output_value="token_embeddings", precision="int8")
+
+    assert [q.shape for q in quantised] == [tuple(p.shape) for p in plain]
+    assert {q.dtype for q in quantised} == {np.dtype(np.int8)}
+    assert min(q.min() for q in quantised) == -128
+
+
+def test_a_model_tells_what_it_is(model, tiny_bert):
+    assert model.config is model.transformers_model.config
+    assert model.processor is model.tokenizer
+    assert model.modalities == ["text"]
+    assert model.supports("text")
+    assert not model.supports("image")
+    assert not model.supports(("text", "image"))
+    assert model.is_singular_input("a")
+    assert not model.is_singular_input(["a"])
+    assert model.get_backend() == model.backend == "torch"
+    assert model._target_device == model.device
+    assert model.SUPPORTED_SIMILARITY_FN_NAMES == ("cosine", "dot", "euclidean", "manhattan")
+    assert model.evaluate(lambda asked, path: (asked is model, path)) == (True, None)
+    assert isinstance(SentenceTransformer.load(str(tiny_bert)), SentenceTransformer)
+
+
+def test_the_backbone_behind_a_router_is_the_models(tiny_bert):
+    from stx_core.models import Router
+
+    route = [Transformer(tiny_bert), Pooling(32)]
+    model = SentenceTransformer(modules=[Router({"query": route, "document": route})])
+
+    assert model.transformers_model is route[0].model
+    assert model.config.hidden_size == 32
+
+
+@pytest.mark.parametrize("backend", ["onnx", "openvino"])
+def test_other_backends_are_one_clear_error(backend, tiny_bert):
+    with pytest.raises(ModelError, match=f"backend '{backend}' is not built in: leave it out"):
+        SentenceTransformer(tiny_bert, backend=backend)
+    assert SentenceTransformer(tiny_bert, backend="torch", use_auth_token=False).backend == "torch"
+
+
+# --- Saving --------------------------------------------------------------------------------------
+
+
+def test_a_saved_model_has_a_card_and_keeps_the_one_that_it_came_with(tiny_bert, tmp_path):
+    model = SentenceTransformer(tiny_bert, device="cpu")
+    model.model_card_data.set_language("en")
+    model.model_card_data.set_license("apache-2.0")
+    model.model_card_data.add_tags("mine")
+
+    model.save(str(tmp_path / "a"), model_name="me/mine", train_datasets=["SNLI"])
+
+    card = (tmp_path / "a" / "README.md").read_text()
+    for fact in ("language:", "- en", "license: apache-2.0", "- mine", "SNLI", "'me/mine'"):
+        assert fact in card
+    (tmp_path / "a" / "README.md").write_text("# My own card")
+    again = SentenceTransformer(tmp_path / "a", device="cpu")
+    again.save_pretrained(tmp_path / "b")
+    assert (tmp_path / "b" / "README.md").read_text() == "# My own card"
+    again.save_pretrained(tmp_path / "c", create_model_card=False)
+    assert not (tmp_path / "c" / "README.md").exists()
+    assert again.save(None) is None
+    np.testing.assert_array_equal(again.encode(TEXTS), model.encode(TEXTS))
+
+
+def test_what_clients_read_of_a_model_card_is_there(model):
+    data = model.model_card_data
+
+    assert (data.model_name, data.base_model, data.base_model_revision) == (None, None, None)
+    assert data.set_base_model("org/base", "main")
+    assert (data.base_model, data.base_model_revision) == ("org/base", "main")
+    assert "sentence-transformers" in data.tags
+    data.set_model_id("me/mine")
+    assert data.model_id == "me/mine"
+
+
+class Hub:
+    """What the hub's client is asked to do."""
+
+    def __init__(self, token=None):
+        self.calls.append(("token", token))
+
+    def create_repo(self, repo_id, **options):
+        self.calls.append(("create", repo_id, options))
+        return type("Url", (), {"repo_id": repo_id})
+
+    def file_exists(self, *args, **options):
+        return False
+
+    def upload_folder(self, **options):
+        from pathlib import Path
+
+        names = sorted(path.name for path in Path(options.pop("folder_path")).iterdir())
+        self.calls.append(("upload", names, options))
+        return type("Commit", (), {"commit_url": "commit", "pr_url": "pr"})
+
+
+def test_a_model_goes_to_the_hub_with_its_card(model, monkeypatch):
+    import huggingface_hub
+
+    calls = Hub.calls = []
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+
+    assert model.push_to_hub("me/mine", token="t", private=True, commit_message="New") == "commit"
+    assert calls[:2] == [
+        ("token", "t"),
+        ("create", "me/mine", {"private": True, "exist_ok": False}),
+    ]
+    assert {"README.md", "modules.json", "model.safetensors"} <= set(calls[2][1])
+    assert calls[2][2]["commit_message"] == "New"
+    assert model.save_to_hub(repo_name="mine", organization="me", exist_ok=True) == "commit"
+    assert calls[4] == ("create", "me/mine", {"private": None, "exist_ok": True})
+    with pytest.raises(ValueError, match="pickles"):
+        model.push_to_hub("me/mine", safe_serialization=False)
