@@ -63,6 +63,7 @@ class CrossEncoder(TextModel):
             label and nothing for several.
         device: see `TextModel`.
         classifier_dropout: of the backbone's config, for training.
+        keep_in_fp32_modules: see `set_keep_in_fp32_modules`; None: what the folder says.
         **options: see `TextModel`.
 
     Raises:
@@ -93,6 +94,7 @@ class CrossEncoder(TextModel):
         device: str | torch.device | None = None,
         *,
         classifier_dropout: float | None = None,
+        keep_in_fp32_modules: Sequence[str] | None = None,
         **options: Unpack[ModelOptions],
     ) -> None:
         if classifier_dropout is not None:
@@ -107,8 +109,21 @@ class CrossEncoder(TextModel):
         if max_length is not None:
             self.max_seq_length = max_length
         self.activation_fn = self._saved_activation() if activation_fn is None else activation_fn
-        self.keep_in_fp32_modules: list[str] = self.saved_config.get("keep_in_fp32_modules") or []
-        keep_in_float32(self, self.keep_in_fp32_modules)
+        if keep_in_fp32_modules is None:
+            keep_in_fp32_modules = self.saved_config.get("keep_in_fp32_modules")
+        self.set_keep_in_fp32_modules(keep_in_fp32_modules or [])
+
+    def set_keep_in_fp32_modules(self, module_names: Sequence[str]) -> None:
+        """Let linear layers, and no others, compute and return float32; saved with the model.
+
+        Args:
+            module_names: their paths, such as ``0.model.classifier``.
+
+        Raises:
+            ModelError: a path names no plain linear layer.
+        """
+        keep_in_float32(self, module_names)
+        self.keep_in_fp32_modules = list(module_names)
 
     def __setattr__(self, name: str, value: Any) -> None:  # noqa: ANN401
         # An nn.Module set the usual way would become one more step of the model.

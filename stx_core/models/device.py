@@ -45,6 +45,18 @@ def one_device(
     return device[0] if isinstance(device, list | tuple) else device  # type: ignore[return-value]
 
 
+def as_device(device: str | torch.device) -> torch.device:
+    """The device of that name, with its number.
+
+    Raises:
+        ValueError: there is none, or torch cannot use it here.
+    """
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # of torch without CUDA: AssertionError
+        raise ValueError(f"device {device!r} cannot be used: {error}") from error
+
+
 def to_device(features: Features, device: torch.device) -> Features:
     """Features with all tensors on a device."""
     return {

@@ -18,6 +18,8 @@ class _Float32Linear(nn.Linear):
 def keep_in_float32(model: nn.Module, names: Sequence[str]) -> None:
     """Let linear layers of a model compute and return float32; their weights stay as they are.
 
+    Layers that did so before and are not named do so no longer.
+
     Args:
         model: the whole model.
         names: paths of plain linear layers in it, such as ``0.model.classifier``.
@@ -25,6 +27,7 @@ def keep_in_float32(model: nn.Module, names: Sequence[str]) -> None:
     Raises:
         ModelError: a path names no plain linear layer.
     """
+    chosen = []
     for name in names:
         try:
             layer = model.get_submodule(name)
@@ -35,4 +38,9 @@ def keep_in_float32(model: nn.Module, names: Sequence[str]) -> None:
                 f"keep_in_fp32_modules: {name!r} is "
                 f"{'not there' if layer is None else 'a ' + type(layer).__name__}, no linear layer"
             )
+        chosen.append(layer)
+    before: list[nn.Module] = [part for part in model.modules() if type(part) is _Float32Linear]
+    for part in before:
+        part.__class__ = nn.Linear
+    for layer in chosen:
         layer.__class__ = _Float32Linear

@@ -20,7 +20,7 @@ from stx_core.inference.tokens import Pair, Tokens
 from stx_core.inference.trial import trial_tokens, why_not_packed
 from stx_core.models.backends import check_backend
 from stx_core.models.contents import MODULES
-from stx_core.models.device import default_device, progress_bar, to_device
+from stx_core.models.device import as_device, default_device, progress_bar, to_device
 from stx_core.models.folder import reading, resolve_folder, short
 from stx_core.models.inputs import Unread, read_texts, unread
 from stx_core.models.loading import load_modules, read_model_config
@@ -172,7 +172,7 @@ class TextModel(ModuleRow):
         self._add_modules(modules or {})
         self._follow_first_dtype()
         if "device_map" not in (model_kwargs or {}):
-            self.to(device or default_device())
+            self.to(as_device(device or default_device()))
         self.prompts, self.default_prompt_name = choose_prompts(
             self.default_prompts, self.saved_config, prompts, default_prompt_name
         )
@@ -523,10 +523,7 @@ class TextModel(ModuleRow):
         """Move the model unless it is there; "cuda" and "cuda:0" may name the same device."""
         if device is None:
             return self.device
-        try:
-            target = torch.empty(0, device=device).device
-        except (RuntimeError, AssertionError) as error:  # of torch without CUDA: AssertionError
-            raise ValueError(f"device {device!r} cannot be used: {error}") from error
+        target = as_device(device)
         if target != self.device:
             self.to(target)
         return target

@@ -44,7 +44,6 @@ ABSENT = {
     "clear_placement_cache": "of Accelerate's hooks",
     "get_sentence_features": INSIDE,
     "model_card_data_class": INSIDE,
-    "set_keep_in_fp32_modules": "an experiment of the reference",
 }  # fmt: skip
 ABSENT_OF_MODULES = {
     **dict.fromkeys(
@@ -92,7 +91,6 @@ NOT_TAKEN = {
     ("load", "module_classes"): INSIDE,
     ("preprocess", "modality"): "texts only",
     ("MLMTransformer", "_from_auto_load"): INSIDE,
-    ("CrossEncoder", "keep_in_fp32_modules"): "an experiment of the reference",
 }
 
 # Names of earlier versions that the reference's decorators still take.

@@ -397,3 +397,20 @@ def test_rank_goes_through_the_predict_of_a_subclass(one_label):
     model = Length(modules=list(one_label), device="cpu")
 
     assert [hit["corpus_id"] for hit in model.rank("a", ["b", "b c d", "b c"])] == [1, 2, 0]
+
+
+def test_layers_that_compute_in_float32_are_chosen_anew(tmp_path):
+    half = {"model_kwargs": {"dtype": "bfloat16"}, "device": "cpu"}
+    head = "0.model.classifier"
+    model = CrossEncoder(bert_folder(tmp_path), keep_in_fp32_modules=[head], **half)
+
+    model.save(tmp_path / "saved")
+
+    def dtype(model):
+        return model.get_submodule(head)(torch.zeros(1, 16, dtype=torch.bfloat16)).dtype
+
+    assert dtype(model) == dtype(CrossEncoder(tmp_path / "saved", **half)) == torch.float32
+    model.set_keep_in_fp32_modules([])
+    assert dtype(model) == torch.bfloat16
+    with pytest.raises(ModelError, match="'0.model.head' is not there"):
+        model.set_keep_in_fp32_modules(["0.model.head"])

@@ -272,6 +272,8 @@ def test_words_that_are_no_choice_are_refused_with_those_there_are(option, value
         model.embed(["a"], task="querry")
     with pytest.raises(ValueError, match="device 'gpu' cannot be used"):
         model.encode(["a"], device="gpu")
+    with pytest.raises(ValueError, match="device 'gpu' cannot be used"):
+        SentenceTransformer(modules=list(model), device="gpu")
 
 
 def test_all_features_keep_the_leading_dimensions_of_the_embedding(model):
