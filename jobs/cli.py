@@ -27,6 +27,7 @@ from jobs.spec import spec
 from stx_core.errors import (
     InputError,
     ModelError,
+    Pinned,
     QualityRefused,
     SpecError,
     Stopped,
@@ -64,7 +65,7 @@ def run(application: typer.Typer) -> None:
 
     Exit codes: 0 done, 1 storage or an internal error, 2 the user's mistake, 3 more rows
     quarantined than allowed, 4 stopped before the end as asked for, 5 refused by a check of the
-    spec's `quality`, 130 interrupted.
+    spec's `quality`, 6 held by a rollback, 130 interrupted.
     """
     try:
         application()
@@ -94,6 +95,8 @@ def run(application: typer.Typer) -> None:
 def _exit_code(error: StxError) -> int:
     if isinstance(error, QualityRefused):
         return 5
+    if isinstance(error, Pinned):
+        return 6
     return 2 if isinstance(error, (SpecError, ModelError, InputError)) else 1
 
 

@@ -37,6 +37,8 @@ def gc(
             f"  spared     {counted(garbage.n_spared, 'file')} younger than {older_than:g} h "
             f"(--older-than); the first can go in {garbage.next_in_s / 3600:,.1f} h"
         )
+    if garbage.n_uploads:
+        print(f"  uploads    {counted(garbage.n_uploads, 'unfinished upload')} aborted")
     if garbage.versions:
         print(f"  versions   {', '.join(map(str, garbage.versions))}")
     for run in garbage.runs:

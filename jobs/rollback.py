@@ -7,10 +7,31 @@ import typer
 
 def rollback(
     path: Annotated[str, typer.Argument(help="Dataset that `stx encode` wrote.")],
-    version: Annotated[int, typer.Argument(help="One of `stx show PATH --versions`.")],
+    version: Annotated[
+        int | None, typer.Argument(help="One of `stx show PATH --versions`.")
+    ] = None,
+    release: Annotated[
+        bool, typer.Option("--release", help="End the hold: runs may commit again.")
+    ] = False,
 ) -> None:
-    """Publish the content of an older version as a new one; nothing is deleted."""
-    from stx_core.store.commit import rollback as restore
+    """Publish the content of an older version as a new one, and hold it; nothing is deleted.
 
+    While it is held no run commits: they leave with exit code 6 until --release.
+    """
+    from jobs.console import configure_logging
+    from stx_core.errors import SpecError
+    from stx_core.store import log
+    from stx_core.store.commit import rollback as restore
+    from stx_core.store.files.urls import redact
+
+    if (version is None) != release:
+        raise SpecError("stx rollback: give a version to go back to, or --release")
+    if version is None:
+        held = log.release(path)
+        said = "no version was held" if held is None else f"version {held} is not held any more"
+        print(f"{path}: {said}; runs may commit")
+        return
+    configure_logging()
     info = restore(path, version)
     print(f"{path}: version {info.version} is current, with {info.rows:,} rows of run {info.run}")
+    print(f"  held: no run commits until `stx rollback {redact(path)} --release`")

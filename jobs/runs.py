@@ -61,7 +61,7 @@ def run_spec(
     from jobs.console import Console
     from pipelines.telemetry.alerts import tell_failure, tell_report
     from pipelines.telemetry.report import Report
-    from stx_core.errors import RunActive, Stopped
+    from stx_core.errors import Pinned, RunActive, Stopped
 
     resources = getattr(spec, "resources", None)
     began = _process_start() if began is None else began
@@ -73,7 +73,7 @@ def run_spec(
     except RunActive as active:
         print(f"nothing to do: {active}")
         return None
-    except Stopped:
+    except (Pinned, Stopped):
         raise  # as asked for
     except Exception as error:
         if not silent:

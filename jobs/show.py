@@ -22,6 +22,7 @@ def show(
 ) -> None:
     """Show the current snapshot, or list its files for other engines."""
     from pipelines.telemetry.report import page_url
+    from stx_core.store.data_file import head
     from stx_core.store.files.filesystem import list_names
     from stx_core.store.snapshot import open_snapshot, snapshot_files, snapshot_info, versions
 
@@ -35,11 +36,12 @@ def show(
             print(url)
         return
     if rows is not None:
-        for row in open_snapshot(path, output=output, version=version).head(rows).to_pylist():
+        for row in head(open_snapshot(path, output=output, version=version), rows).to_pylist():
             print("\n".join(f"  {name:<14} {_short(value)}" for name, value in row.items()) + "\n")
         return
     info = snapshot_info(path, version=version)
     print(f"{path}: version {info.version}, committed {info.created} by run {info.run}")
+    _tell_state(path)
     page = page_url(path, info.version)
     if list_names(page.rpartition("/")[0]):
         print(f"  report: {page}")
@@ -53,6 +55,21 @@ def show(
             print(f"    quarantined  {part['rows_quarantined']:,} rows")
             for field in open_snapshot(path, output=name, version=version).schema:
                 print(f"    {field.name:<18} {field.type}")
+
+
+def _tell_state(path: str) -> None:
+    """Whether a version is held, and when all bytes were last read and compared."""
+    from stx_core.store import log
+    from stx_core.store.verify import last_verified
+
+    last = log.latest(path)
+    if last is not None and (held := log.pinned_version(last.state)) is not None:
+        print(f"  held         version {held}, by `stx rollback`; --release lets runs commit")
+    told = last_verified(path)
+    said = "never (stx verify)"
+    if told is not None:
+        said = f"version {told['version']}, {told['at']}, problems: {told['problems']}"
+    print(f"  verified     {one_line(said)}")
 
 
 def _short(value: Any) -> str:  # noqa: ANN401  (a cell)

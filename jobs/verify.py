@@ -13,6 +13,9 @@ def verify(
     ] = 0,
     model: Annotated[str | None, typer.Option(help="Where the model is now, if moved.")] = None,
     output: Annotated[str | None, typer.Option(help="Encode only this output again.")] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Encode the units of damaged files again, and commit.")
+    ] = False,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code of the model's folder.")
     ] = False,
@@ -20,17 +23,29 @@ def verify(
         bool, typer.Option("--allow-pickle", help="Load pickled weights.")
     ] = False,
 ) -> None:
-    """Read everything and count again; one line per problem, exit code 1 if there is any."""
+    """Read everything and count again; one line per problem, exit code 1 if there is any.
+
+    Damaged files are noted: the next `stx encode` encodes their units again, or --repair now.
+    """
     from pipelines.telemetry.words import counted
+    from stx_core.errors import SpecError
     from stx_core.store.snapshot import snapshot_info
-    from stx_core.store.verify import find_problems
+    from stx_core.store.verify import verify as check
 
     n_problems = 0
-    for problem in find_problems(path, version):
+    for problem in check(path, version):
         n_problems += 1
         print(problem)
+    if repair and version is not None:
+        raise SpecError("stx verify: --repair goes with the current version only")
     if n_problems:
         print(f"{path}: {counted(n_problems, 'problem')}")
+        if not repair:
+            raise typer.Exit(1)
+        _repair(path, model, (trust_remote_code, allow_pickle))
+        n_problems = sum(1 for line in check(path) if not print(line))
+    if n_problems:
+        print(f"{path}: {counted(n_problems, 'problem')} left")
         raise typer.Exit(1)
     info = snapshot_info(path, version)
     files = sum(part["files"] for part in info.outputs.values())
@@ -40,6 +55,27 @@ def verify(
         path, reencode, output, version, model, (trust_remote_code, allow_pickle)
     ):
         raise typer.Exit(1)
+
+
+def _repair(path: str, model: str | None, trusted: tuple[bool, bool]) -> None:
+    from jobs.console import Console
+    from jobs.runs import prepare
+    from pipelines.repair import repair
+    from pipelines.telemetry.words import counted
+    from stx_core.store.files.urls import redact
+
+    prepare()
+    console = Console(None)
+    code, pickle = trusted
+    done = repair(path, console, model=model, trust_remote_code=code, allow_pickle=pickle)
+    if done.report is not None:
+        console.report(done.report)
+    if done.lost:
+        print(
+            f"{path}: damaged files of {counted(len(done.lost), 'shard')} stay as they are, as "
+            f"their input is gone or has changed (for example {redact(done.lost[0])}): run "
+            "`stx encode` with the corpus of now, or go back with `stx rollback`"
+        )
 
 
 def _encode_again(

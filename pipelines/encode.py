@@ -1,6 +1,5 @@
 """The encode job: its units, stages and writer, and what is done before and after the stream."""
 
-import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -16,7 +15,14 @@ from pipelines.encoding.repeated import encode_repeated, with_repeated
 from pipelines.encoding.results import Sink, output_facts, output_schemas, vector_field, write_unit
 from pipelines.encoding.stages import Encode, EncoderSettings
 from pipelines.encoding.tokenizing import Tokenize, actors_needed
-from pipelines.planning.corpus import Corpus, list_corpus, priority, read_unit, sample_texts
+from pipelines.planning.corpus import (
+    Corpus,
+    list_corpus,
+    priority,
+    read_unit,
+    sample_texts,
+    with_held_identities,
+)
 from pipelines.planning.estimate import SAMPLE_ROWS, EncoderProbe, probe_encoders, probe_here
 from pipelines.planning.number_format import settled
 from pipelines.planning.plan import (
@@ -32,11 +38,12 @@ from pipelines.planning.plan import (
 )
 from pipelines.planning.pool import available_cores, make_pool
 from pipelines.planning.runner import with_runner
+from pipelines.planning.scope import Scope
 from pipelines.planning.time_units import in_microseconds
 from pipelines.quality.gate import QualityGate
 from pipelines.running import cluster, stream, unit_table
 from pipelines.running.retention import give_up_old
-from pipelines.running.runs import Start, View, claimed, finish_units, run_job
+from pipelines.running.runs import Start, View, check_output, claimed, finish_units, run_job
 from pipelines.spec.encode import EncodeSpec
 from pipelines.telemetry.report import Report, output_report
 from pipelines.telemetry.run_report import EncodeRun, with_encode_page
@@ -46,8 +53,8 @@ from stx_core.errors import InputError, SpecError
 from stx_core.store import clock, ledger, log
 from stx_core.store.commit import commit_snapshot
 from stx_core.store.corpus.shards import Mark
-from stx_core.store.files import create
 from stx_core.store.files.apart import refuse_overlap
+from stx_core.store.files.local_disk import scratch_space
 from stx_core.store.files.retries import add_counts, take_counts
 from stx_core.store.files.s3 import use_options
 from stx_core.store.snapshot import output_schema, snapshot_state
@@ -57,10 +64,23 @@ from stx_core.store.units import Unit, plan_units
 _FEW_ROWS = 0.05
 
 
-def run_encode(spec: EncodeSpec, view: View | None = None, *, dry_run: bool = False) -> Report:
+def run_encode(
+    spec: EncodeSpec,
+    view: View | None = None,
+    *,
+    dry_run: bool = False,
+    repairs: frozenset[str] = frozenset(),
+) -> Report:
     """Bring a dataset up to date with a spec: encode what is due, commit one snapshot.
 
     When another run commits meanwhile, it is planned again on top of that; finished units are kept.
+
+    Args:
+        spec: of the job.
+        view: watches the run.
+        dry_run: only plan.
+        repairs: URLs of shards, to write their damaged files again and nothing else; a rollback
+            that holds the current version lets such a run commit.
 
     Raises:
         RunActive: another start of the same run is at work.
@@ -68,18 +88,25 @@ def run_encode(spec: EncodeSpec, view: View | None = None, *, dry_run: bool = Fa
         StxError: the spec, the input, a model or the store does not allow it. Finished units are
             kept: the next start goes on from there.
     """
-    return run_job(spec, view, _plan_and_run, dry_run=dry_run)
+    attempt = partial(_plan_and_run, repairs=repairs)
+    return run_job(spec, view, attempt, dry_run=dry_run)
 
 
-def _plan_and_run(spec: EncodeSpec, view: View, started: float, *, dry_run: bool) -> Report:
+def _plan_and_run(
+    spec: EncodeSpec, view: View, started: float, *, dry_run: bool, repairs: frozenset[str]
+) -> Report:
     refuse_overlap(spec.output.path, spec.inputs.paths)
     corpus = list_corpus(spec.inputs, spec.backfill)
+    if repairs:
+        some = tuple(shard for shard in corpus.shards if shard.url in repairs)
+        corpus = replace(corpus, shards=some, scope=Scope(urls=repairs))
     failpoints.hit("plan.listed")
     encoders = {name: encoder_settings(model) for name, model in spec.models.items()}
-    was_begun = partial(_was_begun, spec)
+    was_begun = partial(_was_begun, spec, repairs=repairs)
     encoders = settled(encoders, current_outputs(spec.output.path), spec.resources, was_begun)
-    spec_hash = _spec_hash(spec, encoders)
+    spec_hash = _spec_hash(spec, encoders, repairs)
     held = read_held(spec.output.path, spec_hash, corpus.scope)
+    corpus = with_held_identities(corpus, held.identities)
     corpus, notes = in_microseconds(corpus, spec.inputs, _schemas_before(spec, held))
     units = plan_units(corpus.shards, spec.resources.rows_per_unit)
     plan = replace(make_plan(spec, units, corpus.schema, encoders, held), notes=notes)
@@ -88,8 +115,8 @@ def _plan_and_run(spec: EncodeSpec, view: View, started: float, *, dry_run: bool
     spec = with_runner(spec, plan.n_due, plan.n_due_rows)
     if not dry_run:
         # Before models are loaded and actors start: a store that refuses us ends it here.
-        create.probe(spec.output.path)
-    with tempfile.TemporaryDirectory(prefix="stx-") as scratch:
+        check_output(spec.output.path, repairs=bool(repairs))
+    with scratch_space() as scratch:
         with span("plan", units=plan.n_due):
             plan = sources.with_sources(plan, spec, corpus, held, spec_hash, scratch)
         plan = _with_pool(plan, spec)
@@ -116,14 +143,20 @@ def _schemas_before(spec: EncodeSpec, held: Held) -> dict[str, pa.Schema]:
     return {name: output_schema(facts) for name, facts in outputs.items()}
 
 
-def _spec_hash(spec: EncodeSpec, encoders: Mapping[str, EncoderSettings]) -> str:
-    return content_hash(spec, {name: fingerprint(one) for name, one in encoders.items()})
+def _spec_hash(
+    spec: EncodeSpec, encoders: Mapping[str, EncoderSettings], repairs: frozenset[str]
+) -> str:
+    prints = {name: fingerprint(one) for name, one in encoders.items()}
+    return content_hash(spec, prints, sorted(repairs))
 
 
-def _was_begun(spec: EncodeSpec, encoders: Mapping[str, EncoderSettings]) -> bool:
+def _was_begun(
+    spec: EncodeSpec, encoders: Mapping[str, EncoderSettings], repairs: frozenset[str]
+) -> bool:
     """Whether there is an unfinished run of the spec with such encoders."""
     entry = log.latest(spec.output.path)
-    return entry is not None and bool(log.unfinished_run(entry.state, _spec_hash(spec, encoders)))
+    spec_hash = _spec_hash(spec, encoders, repairs)
+    return entry is not None and bool(log.unfinished_run(entry.state, spec_hash))
 
 
 def _with_pool(plan: Plan, spec: EncodeSpec) -> Plan:
@@ -224,7 +257,14 @@ def _run(
     stage: stream.StageSpec,
 ) -> Report:
     root = spec.output.path
-    with claimed(root, spec, spec_hash, held.version, held.run, started) as start:
+    with claimed(
+        root,
+        spec,
+        spec_hash,
+        held,
+        started,
+        repairs=spec.backfill is None and not corpus.scope.is_all,
+    ) as start:
         claim = start.claim
         plan = sources.publish(plan, claim.run)
         facts = output_facts(plan)
@@ -232,7 +272,7 @@ def _run(
         if held.kept:
             _check_schemas(root, held, schemas)
         streaming, began = time.monotonic(), clock.now()
-        sink = Sink(root, claim.run, claim.epoch, schemas, facts)
+        sink = Sink(root, claim.run, claim.epoch, schemas, facts, start.damaged)
         with span("encode", run=claim.run, units=plan.n_due, rows=plan.n_due_rows):
             fresh = _stream(spec, plan, corpus, sink, view, start, stage)
         stream_seconds = time.monotonic() - streaming
@@ -323,7 +363,7 @@ def _read(
     table = read_unit(_unit(description), schema, spec.inputs, spec.output)
     names = list(description["keys"])
     for name in taken.keys() & set(names):
-        table = carry.mark(table, name, taken[name])
+        table = carry.mark(table, name, taken[name], spec.output.path)
     left = {name: carry.texts_to_encode(table, name) for name in names}
     due = [name for name, texts in left.items() if texts.null_count < len(texts)]
     return unit_table.with_notes(table, due=due, retries=take_counts())

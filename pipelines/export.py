@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
@@ -107,18 +108,20 @@ def run_export(
     info = snapshot_info(path)
     dataset = open_snapshot(path, output=output, version=info.version)
     name = output or next(iter(info.outputs))
+    files = _files(path, info, name)
     options = ExportOptions(
         source=path,
         facts=info.outputs[name],
-        file_rows=_file_rows(path, info, name),
+        file_rows=tuple(files["rows_out"].to_pylist()),
+        checksums=tuple(files["checksum"].to_pylist()),
         tag=tag,
         **more,
     )
     return WRITERS[format](dataset, destination, options)
 
 
-def _file_rows(path: str, info: SnapshotInfo, output: str) -> tuple[int, ...]:
-    """Rows of each file of an output, in the order in which it is opened."""
+def _files(path: str, info: SnapshotInfo, output: str) -> pa.Table:
+    """Manifest rows of the files of an output, in the order in which it is opened."""
     manifest = read_manifest(path, info.version)
     mine = pc.and_(pc.equal(manifest["output"], output), pc.not_equal(manifest["file"], ""))
-    return tuple(manifest.filter(mine)["rows_out"].to_pylist())
+    return manifest.filter(mine)

@@ -8,7 +8,7 @@ import pyarrow as pa
 from pipelines.planning.plan import read_held
 from pipelines.planning.work import Target, digest, finish
 from pipelines.retrieval.rankings import ranking_schema
-from pipelines.running.runs import View, claimed, run_job
+from pipelines.running.runs import View, check_output, claimed, run_job
 from pipelines.spec.parts import Name, Part, Store
 from pipelines.telemetry.report import Report, simple_report
 from stx_core.errors import InputError
@@ -17,7 +17,6 @@ from stx_core.evaluation.rankings import read_rankings
 from stx_core.evaluation.whole_queries import best_first, whole_queries, with_ranks
 from stx_core.store import ledger
 from stx_core.store.commit import commit_snapshot
-from stx_core.store.files import create
 from stx_core.store.files.apart import refuse_overlap
 from stx_core.store.files.filesystem import file_info
 from stx_core.store.files.urls import redact
@@ -61,9 +60,9 @@ def _import(spec: ImportSpec, view: View, began: float, *, dry_run: bool) -> Rep
     root, spec_hash = spec.path, digest([print_, spec.name])
     held = read_held(root, spec_hash)
     before = {name: facts["fingerprint"] for name, facts in held.outputs.items()}
-    if held.version and before == {spec.name: print_}:
+    if held.version and before == {spec.name: print_} and not held.damaged:
         return Report(root, held.version, committed=False)
-    create.probe(root)
+    check_output(root)
     kind = pa.string() if spec.ids == "string" else pa.int64()
     schema = ranking_schema(kind, kind)
     facts = {
@@ -72,8 +71,8 @@ def _import(spec: ImportSpec, view: View, began: float, *, dry_run: bool) -> Rep
         "by": "import",
         "source": redact(spec.source),
     }
-    with claimed(root, spec, spec_hash, held.version, held.run, began) as start:
-        target = Target(root, start.claim.run, start.claim.epoch)
+    with claimed(root, spec, spec_hash, held, began) as start:
+        target = Target(root, start.claim.run, start.claim.epoch, start.damaged)
         done = set(start.records["key"].to_pylist())
         planned: dict[str, Unit] = {}
         fresh, row = [], 0

@@ -4,7 +4,6 @@ Tables only: nothing is searched or encoded, so other rules cost one more pass o
 """
 
 import itertools
-import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -38,15 +37,15 @@ from pipelines.retrieval.query_spans import Spans, find_spans, publish_spans, qu
 from pipelines.retrieval.rankings import ranking_schema
 from pipelines.retrieval.text_lookup import TextSource, index_texts, publish_texts
 from pipelines.running import cluster, stream, unit_table
-from pipelines.running.runs import Start, View, claimed, finish_units, run_job
+from pipelines.running.runs import Start, View, check_output, claimed, finish_units, run_job
 from pipelines.spec.parts import Inputs
 from pipelines.spec.retrieval import MineSpec
 from pipelines.telemetry.report import Report, simple_report
 from stx_core.errors import InputError
 from stx_core.store.commit import commit_snapshot
 from stx_core.store.data_file import read_columns
-from stx_core.store.files import create
 from stx_core.store.files.apart import refuse_overlap
+from stx_core.store.files.local_disk import scratch_space
 from stx_core.store.files.retries import take_counts
 from stx_core.store.files.s3 import use_options
 from stx_core.store.files.urls import join, redact
@@ -90,8 +89,8 @@ def _plan_and_run(spec: MineSpec, view: View, began: float, *, dry_run: bool) ->
     view.plan(work)
     if dry_run:
         return Report(root, None, committed=False)
-    create.probe(root)
-    with claimed(root, spec, spec_hash, held.version, held.run, began) as start:
+    check_output(root)
+    with claimed(root, spec, spec_hash, held, began) as start:
         spans = _find_spans(mining)
         work = replace(work, facts=_with_notes(work, list(_notes(spec, mining, spans))))
         fresh = _stream(spec, mining, miner, work, spans, pool, start, view)
@@ -255,7 +254,7 @@ def _stream(
     miner = _with_texts(spec, mining, miner, folder)
     setting = _Setting(
         spec,
-        Target(work.root, start.claim.run, start.claim.epoch),
+        Target(work.root, start.claim.run, start.claim.epoch, start.damaged),
         _published(spec, mining, spans, folder),
     )
     units = [{"unit": asdict(work.units[index]), "keys": keys} for index, keys in work.due.items()]
@@ -290,7 +289,7 @@ def _with_texts(spec: MineSpec, mining: Mining, miner: Miner, folder: str) -> Mi
     def find(inputs: Inputs | None, corpus: Corpus | None) -> TextSource | None:
         if inputs is None:
             return None
-        with tempfile.TemporaryDirectory(prefix="stx-texts-") as scratch:
+        with scratch_space() as scratch:
             return publish_texts(index_texts(inputs, scratch, corpus, folder), folder)
 
     return replace(

@@ -1,7 +1,6 @@
 """The rerank job: cross-encoder scores of candidates, and one ranking per reranker by them."""
 
 import itertools
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -22,7 +21,7 @@ from pipelines.reranking.scorers import Score
 from pipelines.reranking.task import RerankTask, find_task
 from pipelines.retrieval.text_lookup import TextSource, index_texts, publish_texts
 from pipelines.running import cluster, stream, unit_table
-from pipelines.running.runs import Start, View, claimed, finish_units, run_job
+from pipelines.running.runs import Start, View, check_output, claimed, finish_units, run_job
 from pipelines.spec.retrieval import RerankSpec
 from pipelines.telemetry.ranking_report import RankingRun, with_ranking_page
 from pipelines.telemetry.report import Report, simple_report
@@ -32,8 +31,8 @@ from stx_core.evaluation.qrels import read_qrels
 from stx_core.store import clock
 from stx_core.store.commit import commit_snapshot
 from stx_core.store.data_file import read_columns
-from stx_core.store.files import create
 from stx_core.store.files.apart import refuse_overlap
+from stx_core.store.files.local_disk import scratch_space
 from stx_core.store.files.retries import take_counts
 from stx_core.store.files.s3 import use_options
 from stx_core.store.files.urls import join, redact
@@ -71,8 +70,8 @@ def _plan_and_run(spec: RerankSpec, view: View, began: float, *, dry_run: bool) 
     view.plan(work)
     if dry_run:
         return Report(root, None, committed=False)
-    create.probe(root)
-    with claimed(root, spec, spec_hash, held.version, held.run, began) as start:
+    check_output(root)
+    with claimed(root, spec, spec_hash, held, began) as start:
         streamed, worked = time.monotonic(), clock.now()
         fresh = _stream(spec, task, work, pool, start, view)
         seconds = time.monotonic() - streamed
@@ -145,13 +144,13 @@ def _stream(
     folder = join(work.root, "_stx", "runs", start.claim.run, "index")
     texts: dict[str, TextSource] = {}
     if work.due:
-        with tempfile.TemporaryDirectory(prefix="stx-") as scratch:
+        with scratch_space() as scratch:
             for side, (inputs, corpus) in task.corpora.items():
                 source = index_texts(inputs, scratch, corpus, folder)
                 texts[side] = publish_texts(source, folder)
     setting = _Setting(
         spec,
-        Target(work.root, start.claim.run, start.claim.epoch),
+        Target(work.root, start.claim.run, start.claim.epoch, start.damaged),
         PairSource(
             tuple(task.found.schema.names),
             spec.candidates.depth,

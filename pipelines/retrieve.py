@@ -22,7 +22,7 @@ from pipelines.retrieval.rankings import best_hits, hits_schema, positives_of, t
 from pipelines.retrieval.retrievers import HYBRID, Cell, Grid, find_grid, positives_output
 from pipelines.retrieval.top_k import FOUND, HITS, POSITIVES, VECTOR, TopKStage, to_hits
 from pipelines.running import cluster, stream, unit_table
-from pipelines.running.runs import Amount, Start, View, claimed, finish_units, run_job
+from pipelines.running.runs import Amount, Start, View, check_output, claimed, finish_units, run_job
 from pipelines.spec.retrieval import Fusion, RetrieveSpec
 from pipelines.telemetry.ranking_report import RankingRun, with_ranking_page
 from pipelines.telemetry.report import Report, simple_report
@@ -33,7 +33,6 @@ from stx_core.fusion import reciprocal_rank_fusion, weighted_fusion
 from stx_core.store import clock
 from stx_core.store.commit import commit_snapshot
 from stx_core.store.data_file import read_columns
-from stx_core.store.files import create
 from stx_core.store.files.apart import refuse_overlap
 from stx_core.store.files.retries import take_counts
 from stx_core.store.files.s3 import use_options
@@ -75,9 +74,9 @@ def _plan_and_run(spec: RetrieveSpec, view: View, began: float, *, dry_run: bool
     view.plan(work)
     if dry_run:
         return Report(root, None, committed=False)
-    create.probe(root)
+    check_output(root)
     watched = _Recalls(view)
-    with claimed(root, spec, spec_hash, held.version, held.run, began) as start:
+    with claimed(root, spec, spec_hash, held, began) as start:
         streamed, worked = time.monotonic(), clock.now()
         fresh = _stream(spec, grid, work, cells, pool, start, watched)
         seconds = time.monotonic() - streamed
@@ -187,7 +186,7 @@ def _stream(
     """Finish the cells, then the blocks; their records."""
     setting = _Setting(
         spec,
-        Target(work.root, start.claim.run, start.claim.epoch),
+        Target(work.root, start.claim.run, start.claim.epoch, start.damaged),
         {leg.name: leg.column for leg in grid.legs},
         grid.doc_type,
         work.schemas,

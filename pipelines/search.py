@@ -14,6 +14,7 @@ from pipelines.spec.parts import RESERVED_COLUMNS
 from stx_core.errors import SpecError
 from stx_core.models.sparse_rows import SparseRows, to_coo
 from stx_core.similarity import SimilarityFunction
+from stx_core.store.data_file import read_batches
 from stx_core.store.files.urls import redact
 from stx_core.store.schema import dense_matrix, sparse_csr
 from stx_core.store.snapshot import open_snapshot, snapshot_info
@@ -71,7 +72,7 @@ def search_snapshot(
     columns = ["id", *_chosen(path, dataset.schema.names, show)]
     vector = "embedding" if isinstance(wanted, np.ndarray) else "sparse_embedding"
     best: list[list[_Hit]] = [[] for _ in queries]
-    for batch in dataset.to_batches(columns=[*columns, vector], batch_size=_ROWS_AT_ONCE):
+    for batch in read_batches(dataset, [*columns, vector], _ROWS_AT_ONCE):
         table = pa.Table.from_batches([batch]).select(columns)
         scores_QN = _scores(wanted, batch.column(vector), str(info["similarity"]))
         for query, scores in enumerate(scores_QN):

@@ -7,20 +7,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 
 from pipelines.encoding.results import VECTOR_COLUMN
 from pipelines.encoding.stages import Encoder, EncoderSettings, encode_texts
 from pipelines.encoding.stored_encoder import stored_encoder
-from pipelines.planning.corpus import read_unit
+from pipelines.planning.corpus import earlier_content_hashes, read_unit
 from pipelines.running import unit_table
 from pipelines.spec.file import read_spec
 from stx_core.errors import InputError, StoreError
 from stx_core.models.sparse_rows import SparseRows, to_coo
 from stx_core.store.corpus.arrow_dataset import is_dataset
 from stx_core.store.corpus.readers import format_of
-from stx_core.store.files.filesystem import open_file
+from stx_core.store.data_file import read_columns
 from stx_core.store.files.urls import join, redact
 from stx_core.store.schema import dense_matrix, sparse_csr
 from stx_core.store.snapshot import read_manifest, snapshot_info
@@ -135,8 +134,7 @@ def _sample(
         except (InputError, FileNotFoundError) as error:
             unread += [redact(str(error))] * len(rows)
             continue
-        with open_file(join(root, row["file"])) as file:
-            found = pq.read_table(file, columns=["content_hash", vector]).take(pa.array(rows))
+        found = read_columns(join(root, row["file"]), ["content_hash", vector], rows)
         texts = [texts_by_hash.get(each) for each in found["content_hash"].to_pylist()]
         columns = {"vector": found[vector], "text": pa.array(texts, pa.string())}
         tables.append(pa.table(columns))
@@ -151,8 +149,14 @@ def _read_texts(root: str, row: Mapping[str, Any]) -> dict[str, str]:
     unit = Unit(0, row["url"], row["identity"], kind, row["start"], row["stop"])
     schema = pa.schema([(name, pa.string()) for name in inputs.text_columns])
     table = read_unit(unit, schema, inputs, spec.output)
-    columns = (table.column(name).to_pylist() for name in (unit_table.HASH, unit_table.TEXT))
-    return dict(zip(*columns, strict=True))
+    texts = table.column(unit_table.TEXT)
+    # Files of an earlier stx have its hashes; a text that only shares one has another vector.
+    both = (table.column(unit_table.HASH), earlier_content_hashes(texts))
+    return {
+        hashed: text
+        for hashes in both
+        for hashed, text in zip(hashes.to_pylist(), texts.to_pylist(), strict=True)
+    }
 
 
 def _compare(

@@ -38,10 +38,12 @@ _HOME = {
     "ModelError": "stx_core.errors",
     "RunActive": "stx_core.errors",
     "Stopped": "stx_core.errors",
+    "Pinned": "stx_core.errors",
     "QualityRefused": "stx_core.errors",
     "StoreError": "stx_core.errors",
     "CommitConflict": "stx_core.errors",
     "Fenced": "stx_core.errors",
+    "DamagedFile": "stx_core.errors",
     "SnapshotExpired": "stx_core.errors",
 }
 _SUBMODULES = ("models", "util")

@@ -7,9 +7,11 @@
     ├── RunActive                   another start of this run is at work; exit code 0
     ├── QualityRefused              what was encoded fails a check of the spec; exit code 5
     ├── Stopped                     before the end, as asked for: run again to go on; exit code 4
+    ├── Pinned                      an operator holds the current version; exit code 6
     └── StoreError (OSError)        storage, after its retries; exit code 1
         ├── CommitConflict          another run committed first: plan again
         ├── Fenced                  a newer start of this run took over: stop
+        ├── DamagedFile             bytes of a dataset are missing or not those that were written
         └── SnapshotExpired         gc removed this version: open a kept one
 
 They cross process borders (Ray pickles them), so each takes one message and nothing else.
@@ -30,6 +32,10 @@ class Stopped(StxError):
 
 class QualityRefused(StxError):
     """What a run made fails the checks of its spec. Nothing is published, finished units stay."""
+
+
+class Pinned(StxError):
+    """A rollback holds the current version: nothing is committed until it is released."""
 
 
 class InputError(StxError, ValueError):
@@ -54,6 +60,10 @@ class CommitConflict(StoreError):
 
 class Fenced(StoreError):
     """A newer start of the same run took over; this one must stop and publish nothing."""
+
+
+class DamagedFile(StoreError):
+    """A file of a dataset is missing, or its bytes are not those that were written."""
 
 
 class SnapshotExpired(StoreError):

@@ -1,8 +1,11 @@
 """Rows of a unit that the current snapshot has already: looked up by content hash, not encoded.
 
 The reader marks them, the encoder gets the texts that are left, the writer fetches the results.
+Both check all bytes of a file before they rely on it: what was damaged is not written again under a
+new checksum.
 """
 
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -11,11 +14,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.running import unit_table
-from stx_core.errors import StoreError
-from stx_core.store.data_file import read_columns
+from stx_core.errors import DamagedFile, StoreError
+from stx_core.store import damage
+from stx_core.store.data_file import check_whole, read_columns
 from stx_core.store.files.urls import join, redact
-from stx_core.store.hash_index import open_index, to_hashes
+from stx_core.store.hash_index import HashIndex, name_of, open_index, to_hashes
 from stx_core.store.schema import dense_column, dense_matrix
+
+logger = logging.getLogger(__name__)
 
 PLACE = pa.struct([("file", pa.int32()), ("row", pa.int64())])
 
@@ -46,22 +52,44 @@ class Source:
     index: str = ""
 
 
-def mark(table: pa.Table, output: str, source: Source) -> pa.Table:
+def mark(
+    table: pa.Table, output: str, source: Source, root: str, *, notes: bool = True
+) -> pa.Table:
     """Add ``<output>.carried``: where each row's results are in the snapshot, null where nowhere.
 
     Args:
         table: of a unit, as it was read.
         output: that is due.
-        source: of its rows.
+        source: of its rows; those of damaged files count as nowhere.
+        root: the dataset.
+        notes: leave notes of damaged files; a plan that is only shown writes nothing.
     """
     hashes = table.column(unit_table.HASH).combine_chunks()
     known = hashes.is_valid().to_numpy(zero_copy_only=False)
     files, rows = np.full(len(table), -1, np.int32), np.zeros(len(table), np.int64)
-    files[known], rows[known] = open_index(source.index).find(to_hashes(hashes.drop_null()))
+    index = open_index(source.index)
+    files[known], rows[known] = index.find(to_hashes(hashes.drop_null()))
+    bad = _damaged(root, index, np.unique(files[files >= 0]))
+    for number in bad if notes else ():
+        damage.note(root, name_of(index.files[number])[0])
+    files[np.isin(files, bad)] = -1
     places = pa.StructArray.from_arrays(
         [pa.array(files), pa.array(rows)], fields=list(PLACE), mask=pa.array(files < 0)
     )
     return table.append_column(_name(output), places)
+
+
+def _damaged(root: str, index: HashIndex, files: np.ndarray) -> list[int]:
+    """Which of some files of an index are not what was written."""
+    bad = []
+    for number in files.tolist():
+        file, checksum = name_of(index.files[number])
+        try:
+            check_whole(join(root, file), checksum)
+        except DamagedFile as error:
+            logger.warning("its rows are encoded again: %s", error)
+            bad.append(number)
+    return bad
 
 
 def n_carried(table: pa.Table, output: str) -> int:
@@ -110,6 +138,7 @@ def complete(
         The table with ``<output>.vector``, ``.n_tokens``, ``.truncated`` and ``.rejected``.
 
     Raises:
+        DamagedFile: a file of the snapshot was damaged since its rows were marked.
         StoreError: a file of the snapshot cannot be read.
     """
     kinds = {"vector": vector.type, **_COUNTS, "rejected": unit_table.REJECTION}
@@ -148,7 +177,9 @@ def _fetch(
     index = open_index(source.index)
 
     def read(group: np.ndarray) -> pa.Table:
-        url = join(root, index.files[files[group[0]]])
+        file, checksum = name_of(index.files[files[group[0]]])
+        url = join(root, file)
+        check_whole(url, checksum)
         return read_columns(url, [vector, *_COUNTS, "content_hash"], rows[group])
 
     with ThreadPoolExecutor(_READERS) as pool:

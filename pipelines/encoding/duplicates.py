@@ -1,16 +1,19 @@
 """Ids that occur more than once in what is about to be committed."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import xxhash
 
 from pipelines.planning.plan import Held
-from stx_core.store.files.filesystem import open_file
-from stx_core.store.files.retries import retry
+from stx_core.errors import CommitConflict, DamagedFile
+from stx_core.store import damage
+from stx_core.store.data_file import read_columns
+from stx_core.store.digests import blake2b
 from stx_core.store.files.urls import join
 from stx_core.store.snapshot import read_manifest
 
@@ -23,14 +26,18 @@ _EXAMPLES = 3
 def find_duplicates(root: str, held: Held, keys: Iterable[str], records: pa.Table) -> list[str]:
     """Say in a line how many ids occur more than once, with examples; no line if none does.
 
-    Memory is bounded: ids are compared by 64-bit hashes, a share of them at a time. Above
-    64 million rows they are not compared, and the line says that.
+    Memory is bounded: ids are compared by 64-bit hashes, a share of them at a time; those whose
+    hash occurs twice by hashes that nobody can forge. Above 64 million rows they are not compared,
+    and the line says that.
 
     Args:
         root: the dataset.
         held: the current snapshot, whose files are carried over.
         keys: of the units of one output.
         records: finished units of this run, see `ledger.RECORDS`.
+
+    Raises:
+        CommitConflict: a file is damaged; it is noted, and a new plan does its unit again.
     """
     wanted = pa.array(keys, pa.string())
     rows = _files_of(records, wanted)
@@ -38,18 +45,21 @@ def find_duplicates(root: str, held: Held, keys: Iterable[str], records: pa.Tabl
     if len(carried):
         rows = pa.concat_tables([rows, _files_of(read_manifest(root, held.version), carried)])
     n_rows = pc.sum(rows["rows_out"]).as_py() or 0
-    files = [file for file in rows["file"].unique().to_pylist() if file]
+    # Damaged files of units that a backfill does not speak about stay as they are.
+    left_out = {"", *held.damaged_files}
+    files = [file for file in rows["file"].unique().to_pylist() if file not in left_out]
     passes = -(-n_rows // _IDS_AT_ONCE)
     if passes > _MAX_PASSES:
         return [f"{n_rows:,} rows are too many to look for ids that occur more than once"]
     repeated = np.concatenate(
         [np.empty(0, np.uint64), *(_repeated(root, files, passes, i) for i in range(passes))]
     )
-    if not len(repeated):
+    number, ids = _proved(root, files, repeated) if len(repeated) else (0, [])
+    if not number:
         return []
-    examples = ", ".join(_places(root, files, repeated[:_EXAMPLES]))
+    examples = ", ".join(map(repr, ids))
     return [
-        f"{len(repeated):,} ids occur more than once, for example {examples}; remove the repeated "
+        f"{number:,} ids occur more than once, for example {examples}; remove the repeated "
         "rows from the input (output.duplicate_ids: fail refuses to commit them)"
     ]
 
@@ -68,27 +78,26 @@ def _repeated(root: str, files: list[str], passes: int, share: int) -> np.ndarra
     return hashes[counts > 1]
 
 
-def _places(root: str, files: list[str], wanted: np.ndarray) -> Iterator[str]:
-    """The ids behind some hashes, each once."""
-    left = set(wanted.tolist())
+def _proved(root: str, files: list[str], hashes: np.ndarray) -> tuple[int, list[Any]]:
+    """How many ids with one of these hashes do occur more than once, and some of them."""
+    seen: Counter[bytes] = Counter()
+    examples: list[Any] = []
     for file in files:
-        for ids, hashes in _hashes(root, file):
-            for row in np.flatnonzero(np.isin(hashes, wanted)).tolist():
-                if int(hashes[row]) in left:
-                    left.discard(int(hashes[row]))
-                    yield repr(ids[row].as_py())
-        if not left:
-            return
+        for ids, found in _hashes(root, file):
+            for place in np.flatnonzero(np.isin(found, hashes)).tolist():
+                id_ = ids[place].as_py()
+                seen[digest := blake2b(str(id_).encode())] += 1
+                if seen[digest] == 2 and len(examples) < _EXAMPLES:
+                    examples.append(id_)
+    return sum(count > 1 for count in seen.values()), examples
 
 
 def _hashes(root: str, file: str) -> Iterator[tuple[pa.Array, np.ndarray]]:
-    url = join(root, file)
-    for batch in retry(lambda: _read_ids(url), url):
-        ids = batch.column(0)
+    try:
+        column = read_columns(join(root, file), ["id"]).column(0)
+    except DamagedFile as error:
+        damage.note(root, file)
+        raise CommitConflict(str(error)) from error
+    for ids in column.chunks:
         values = ids.cast(pa.string()).cast(pa.binary()).to_pylist()
         yield ids, np.fromiter(map(xxhash.xxh3_64_intdigest, values), np.uint64, len(values))
-
-
-def _read_ids(url: str) -> list[pa.RecordBatch]:
-    with open_file(url) as source, pq.ParquetFile(source) as parquet:
-        return list(parquet.iter_batches(columns=["id"]))

@@ -6,7 +6,6 @@ The units proper find them there, the way they find rows of the snapshot before 
 """
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -14,15 +13,22 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import xxhash
 
 from pipelines.encoding import carry
 from pipelines.running import stream, unit_table
 from pipelines.running.runs import Start, finish_units, unit_name
 from pipelines.spec.parts import Resources
+from stx_core.store.digests import blake2b
 from stx_core.store.files.filesystem import write_over
+from stx_core.store.files.local_disk import scratch_space
 from stx_core.store.files.urls import join
-from stx_core.store.hash_index import build_index, open_index, publish_index, to_hashes
+from stx_core.store.hash_index import (
+    build_index,
+    named,
+    open_index,
+    publish_index,
+    to_hashes,
+)
 from stx_core.store.schema import to_parquet
 from stx_core.store.units import id_hash
 
@@ -53,7 +59,7 @@ def encode_repeated(
         Stopped: a limit was reached; what is finished is kept.
     """
     folder = join(start.root, "_stx", "runs", start.claim.run)
-    with tempfile.TemporaryDirectory(prefix="stx-") as scratch:
+    with scratch_space() as scratch:
         path = os.path.join(scratch, "repeated.arrow")
         build_index(folder, _note_hashes(folder, work, read, limits), path, repeated=True)
         url = publish_index(path, join(folder, "index"))
@@ -82,12 +88,14 @@ def with_repeated(taken: Mapping[str, carry.Source], records: pa.Table, start: S
         before = taken.get(name)
         if before is not None and before.output != name:
             continue
-        files = records.filter(pc.equal(records["output"], name))["file"].to_pylist()
+        mine = records.filter(pc.equal(records["output"], name))
+        pairs = zip(mine["file"].to_pylist(), mine["checksum"].to_pylist(), strict=True)
+        files = [named(*pair) for pair in pairs if pair[0]]
         if before is not None:
             files = [*open_index(before.index).files, *files]
-        with tempfile.TemporaryDirectory(prefix="stx-") as scratch:
+        with scratch_space() as scratch:
             path = os.path.join(scratch, "index.arrow")
-            build_index(start.root, [file for file in files if file], path)
+            build_index(start.root, files, path)
             sources[name] = carry.Source(name, index=publish_index(path, folder))
     return sources
 
@@ -95,8 +103,7 @@ def with_repeated(taken: Mapping[str, carry.Source], records: pa.Table, start: S
 def _keys(keys: Mapping[str, str], total: int) -> dict[str, str]:
     """Keys of the file with a unit's repeated texts: they say which texts these are."""
     return {
-        name: xxhash.xxh3_128_hexdigest(f"{key} repeated {total}".encode())
-        for name, key in keys.items()
+        name: blake2b(f"{key} repeated {total}".encode()).hex()[:32] for name, key in keys.items()
     }
 
 

@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from pipelines.spec.parts import Inputs
 from pipelines.telemetry.unit_counts import TRUNCATED_CARRIED, count_rows
 from stx_core.store import ledger
 from stx_core.store.data_file import NO_FILE, write_table
-from stx_core.store.schema import QUARANTINE, dense_type, sparse_type
+from stx_core.store.schema import QUARANTINE, dense_type, sparse_type, with_exact_ids
 from stx_core.store.units import Unit, id_hash
 
 VECTOR_COLUMN = {"dense": "embedding", "sparse": "sparse_embedding"}
@@ -33,6 +33,7 @@ class Sink:
         epoch: which start of the run this is.
         schemas: Arrow schema of each output's files, fixed by the plan.
         facts: see `output_facts`.
+        damaged: see `ledger.record`.
     """
 
     root: str
@@ -40,6 +41,7 @@ class Sink:
     epoch: int
     schemas: Mapping[str, pa.Schema]
     facts: Mapping[str, Mapping[str, Any]]
+    damaged: Collection[str] = ()
 
 
 def output_facts(plan: Plan) -> dict[str, dict[str, Any]]:
@@ -71,7 +73,7 @@ def output_schemas(
     for name, known in facts.items():
         sparse = known["type"] == "sparse"
         vector = sparse_type() if sparse else dense_type(known["dim"], known["store_as"])
-        schemas[name] = pa.schema(
+        columns = pa.schema(
             [
                 pa.field("id", id_type),
                 *copied,
@@ -81,6 +83,7 @@ def output_schemas(
                 pa.field("content_hash", pa.string()),
             ]
         )
+        schemas[name] = with_exact_ids(columns, "id")
     return schemas
 
 
@@ -169,7 +172,7 @@ def _write_output(
             TRUNCATED_CARRIED: carry.truncated_carried(good, name),
         },
     )
-    return ledger.record(sink.root, sink.run, record)
+    return ledger.record(sink.root, sink.run, record, sink.damaged)
 
 
 def _quality(good: pa.Table, name: str, rejected: pa.Array) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import xxhash
 
 from pipelines.encoding import carry
 from pipelines.planning.corpus import Corpus, read_unit
@@ -15,11 +14,13 @@ from pipelines.running import unit_table
 from pipelines.spec.encode import EncodeSpec
 from stx_core.store import log
 from stx_core.store.files.urls import join
-from stx_core.store.hash_index import build_index, publish_index, published_index
+from stx_core.store.hash_index import build_index, index_name, named, publish_index, published_index
 from stx_core.store.manifest import split_shards
 from stx_core.store.snapshot import read_manifest
 
 _SAMPLE_UNITS = 8
+
+_NAMED = ("file", "checksum")
 
 
 def with_sources(
@@ -51,7 +52,11 @@ def with_sources(
             continue
         if part.source.output != name:
             left = manifest.filter(pc.equal(manifest["output"], part.source.output))
-        files = [file for file in left["file"].to_pylist() if file]
+        files = [
+            named(file, checksum)
+            for file, checksum in zip(*(left[n].to_pylist() for n in _NAMED), strict=True)
+            if file and file not in held.damaged_files
+        ]
         url = _index(plan.output, files, run, folder) if files else ""
         source = replace(part.source, index=url) if url else None
         parts[name] = replace(parts[name], source=source)
@@ -68,8 +73,7 @@ def _index(root: str, files: Sequence[str], run: str | None, folder: str) -> str
     if run and (url := published_index(_published(root, run), files)):
         return url
     # Two outputs that take from the same files share an index.
-    name = xxhash.xxh3_128_hexdigest("\n".join(files).encode())
-    path = os.path.join(folder, f"{name}.arrow")
+    path = os.path.join(folder, f"{index_name(files)}.arrow")
     if not os.path.exists(path):
         build_index(root, files, path)
     return path
@@ -105,7 +109,8 @@ def _estimated(plan: Plan, spec: EncodeSpec, corpus: Corpus) -> Plan:
         table = read_unit(plan.units[index], corpus.schema, spec.inputs, output)
         n_good = table.column(unit_table.REJECTED).null_count
         for name in sources.keys() & set(plan.due[index]):
-            n_carried = carry.n_carried(carry.mark(table, name, sources[name]), name)
+            marked = carry.mark(table, name, sources[name], plan.output, notes=False)
+            n_carried = carry.n_carried(marked, name)
             seen = (plan.units[index].n_rows, n_carried, n_good - n_carried)
             counts[name] = [a + b for a, b in zip(counts[name], seen, strict=True)]
     parts = dict(plan.parts)

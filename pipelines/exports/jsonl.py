@@ -7,12 +7,13 @@ from pipelines.exports.new_file import new_lines
 from pipelines.exports.options import ExportOptions
 from pipelines.exports.payload import json_rows, to_json
 from stx_core.errors import InputError, SpecError
+from stx_core.store.data_file import read_batches
 from stx_core.store.files.urls import redact
 
 _ROWS_AT_ONCE = 1024
 
 
-def write_jsonl(dataset: ds.Dataset, destination: str, options: ExportOptions) -> int:
+def write_jsonl(dataset: ds.FileSystemDataset, destination: str, options: ExportOptions) -> int:
     """Write the rows as JSON lines, by gzip if the name ends so; gives the rows written.
 
     Values as `json_rows` has them. Memory is some thousand rows.
@@ -25,7 +26,7 @@ def write_jsonl(dataset: ds.Dataset, destination: str, options: ExportOptions) -
         raise SpecError(f"{redact(destination)}: end the name in .jsonl or .jsonl.gz")
     n_rows = 0
     with new_lines(destination) as stream:
-        for batch in dataset.to_batches(batch_size=_ROWS_AT_ONCE):
+        for batch in read_batches(dataset, None, _ROWS_AT_ONCE):
             stream.write(_lines(batch, n_rows, options.source))
             n_rows += len(batch)
     return n_rows

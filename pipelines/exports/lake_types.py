@@ -7,7 +7,10 @@ import pyarrow as pa
 
 from pipelines.exports.vectors import Vectors
 from stx_core.errors import InputError, SpecError
+from stx_core.store.data_file import read_batches
 from stx_core.store.files.urls import redact
+
+_ROWS_AT_ONCE = 65_536
 
 # Digits of a decimal number that both of them hold, and those of the highest unsigned integer.
 _MAX_DIGITS, _UINT64_DIGITS = 38, 20
@@ -99,7 +102,7 @@ def _may_lose(kind: Any) -> bool:  # noqa: ANN401
 
 
 def _check(vectors: Vectors, field: pa.Field, kind: Any) -> None:  # noqa: ANN401
-    for batch in vectors.dataset.to_batches(columns=[field.name]):
+    for batch in read_batches(vectors.dataset, [field.name], _ROWS_AT_ONCE):
         try:
             batch.column(0).cast(kind)
         except pa.ArrowInvalid as error:

@@ -13,6 +13,7 @@ class ExportOptions:
         source: path of the dataset, for messages.
         facts: what the snapshot remembers of the output: model, similarity, rows …
         file_rows: rows of each file of the dataset, in their order.
+        checksums: of each file, see `store.data_file.Written`.
         tag: name of the ranking in a TREC run file.
         columns: copied columns that go along with vectors; None for all of them.
         name: of what is made inside an engine: table, document type, namespace; None for the usual.
@@ -24,6 +25,7 @@ class ExportOptions:
     source: str
     facts: Mapping[str, Any] = field(default_factory=dict)
     file_rows: tuple[int, ...] = ()
+    checksums: tuple[str, ...] = ()
     tag: str = "stx"
     columns: tuple[str, ...] | None = None
     name: str | None = None

@@ -4,9 +4,11 @@ import os
 import tempfile
 
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
 from pipelines.exports.options import ExportOptions
-from stx_core.errors import SpecError
+from stx_core.errors import DamagedFile, SpecError
+from stx_core.store.data_file import WAY_BACK, hash_bytes
 from stx_core.store.files.filesystem import arrow_filesystem, download, list_objects, upload
 from stx_core.store.files.urls import join, redact
 
@@ -23,12 +25,18 @@ def write_parquet(dataset: ds.FileSystemDataset, destination: str, options: Expo
     """
     if list_objects(destination):
         raise SpecError(f"{redact(destination)}: exists; remove it, or export to another name")
+    n_rows = 0
     root = arrow_filesystem(options.source)[1].rstrip("/")
     with tempfile.TemporaryDirectory(prefix="stx-") as folder:
         path = os.path.join(folder, "file")
         for number, file in enumerate(dataset.files):
             # Paths of a dataset have no scheme; what follows its root is the same in its URL.
-            download(join(options.source, file.removeprefix(root).lstrip("/")), path)
+            url = join(options.source, file.removeprefix(root).lstrip("/"))
+            download(url, path)
+            if hash_bytes(path)[1] != options.checksums[number]:
+                raise DamagedFile(
+                    f"{redact(url)}: damaged, its checksum does not match; {WAY_BACK}"
+                )
+            n_rows += pq.read_metadata(path).num_rows
             upload(path, join(destination, f"part-{number:05}.parquet"))
-    rows: int = dataset.count_rows()
-    return rows
+    return n_rows

@@ -16,6 +16,7 @@ import xxhash
 from pipelines.exports.options import ExportOptions
 from pipelines.spec.parts import RESERVED_COLUMNS
 from stx_core.errors import InputError, SpecError
+from stx_core.store.data_file import read_batches
 from stx_core.store.files.urls import redact
 from stx_core.store.schema import dense_matrix, sparse_csr
 
@@ -125,11 +126,7 @@ class Vectors:
         """All rows in order, some thousand at a time."""
         names = [field.name for field in self.payload]
         wanted = ["id", *names, self.column]
-        # Little is read ahead: batches of wide vectors are large.
-        scan = self.dataset.to_batches(
-            columns=wanted, batch_size=_ROWS_AT_ONCE, batch_readahead=2, fragment_readahead=2
-        )
-        for batch in scan:
+        for batch in read_batches(self.dataset, wanted, _ROWS_AT_ONCE):
             if len(batch):
                 ids = batch.column("id").cast(pa.string())
                 payload = pa.Table.from_batches([batch]).select(names)

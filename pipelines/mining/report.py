@@ -13,6 +13,7 @@ from pipelines.telemetry.report import write_page
 from stx_core.mining.report import html_report, markdown_report
 from stx_core.mining.rules import MiningRules
 from stx_core.mining.statistics import MiningCounts, ScoreCounts
+from stx_core.store.data_file import head, whole
 from stx_core.store.files.urls import redact
 from stx_core.store.snapshot import open_snapshot, snapshot_info
 
@@ -56,7 +57,7 @@ def read_summary(root: str, version: int) -> Summary:
         StoreError: there is no such snapshot, or a file of it cannot be read.
     """
     facts = snapshot_info(root, version).outputs[STATISTICS]
-    table = open_snapshot(root, output=STATISTICS, version=version).to_table()
+    table = whole(open_snapshot(root, output=STATISTICS, version=version))
     counts = MiningCounts()
     for text in table["counts"].to_pylist():
         counts += MiningCounts.from_json(json.loads(text))
@@ -108,8 +109,7 @@ def write_reports(root: str, summary: Summary) -> str:
 
 
 def _head(root: str, version: int, output: str, n_rows: int) -> pa.Table:
-    dataset = open_snapshot(root, output=output, version=version)
-    return dataset.head(n_rows, batch_size=n_rows, batch_readahead=0, fragment_readahead=0)
+    return head(open_snapshot(root, output=output, version=version), n_rows)
 
 
 def _examples(root: str, version: int) -> list[tuple[str, str, str]]:

@@ -1,7 +1,7 @@
 """The corpus: its shards, a sample of its texts, and the rows of a unit as the unit's table."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,6 +16,8 @@ from stx_core.store.corpus.columns import check_id, check_text, corpus_schema
 from stx_core.store.corpus.filters import Filter
 from stx_core.store.corpus.readers import list_shards, read_rows
 from stx_core.store.corpus.shards import BadRow, Rows, Shard
+from stx_core.store.digests import blake2b
+from stx_core.store.files.filesystem import without_change_time
 from stx_core.store.files.urls import redact
 from stx_core.store.units import Unit, id_hash, plan_units
 
@@ -53,7 +55,9 @@ def list_corpus(inputs: Inputs, backfill: Backfill | None = None) -> Corpus:
         [*columns, *inputs.columns],
     )
     if not any(shard.n_rows for shard in shards):
-        return Corpus(tuple(shards), pa.schema([(name, pa.string()) for name in columns]))
+        schema = pa.schema([(name, pa.string()) for name in columns])
+        # A backfill of an empty part says nothing about the other ones.
+        return Corpus(tuple(shards), schema, find_scope(backfill, shards, schema, inputs))
     filled = [shard for shard in shards if shard.n_rows]
     schema = corpus_schema(filled, [*columns, *inputs.columns], ids)
     for name in inputs.text_columns:
@@ -183,8 +187,41 @@ def _readable_rows(unit: Unit, rows: Rows, inputs: Inputs, refuse_empty: bool) -
     return table
 
 
+def with_held_identities(corpus: Corpus, known: Collection[tuple[str, str]]) -> Corpus:
+    """The same corpus; shards that an earlier stx knew by size and mtime are known by them still.
+
+    So a dataset that it wrote is carried over by reference, not encoded again.
+
+    Args:
+        corpus: as listed.
+        known: shards, by URL and identity, that the dataset has.
+    """
+
+    def settled(shard: Shard) -> Shard:
+        earlier = without_change_time(shard.identity)
+        if (shard.url, shard.identity) in known or (shard.url, earlier) not in known:
+            return shard
+        return replace(shard, identity=earlier)
+
+    return replace(corpus, shards=tuple(settled(shard) for shard in corpus.shards))
+
+
 def content_hashes(texts: pa.ChunkedArray) -> pa.Array:
-    """(N,) 128-bit xxh3 of each text's UTF-8 bytes in hex, null for null."""
+    """(N,) BLAKE2b of each text's UTF-8 bytes, 32 bytes in hex, null for null.
+
+    Two texts have one hash by no accident and by nobody's will: who has the hash has the text.
+    """
+    values = texts.cast(pa.large_binary()).to_pylist()
+    return pa.array(
+        [None if value is None else blake2b(value).hex() for value in values], pa.string()
+    )
+
+
+def earlier_content_hashes(texts: pa.ChunkedArray) -> pa.Array:
+    """(N,) the hashes of texts that earlier versions of stx wrote: 128-bit xxh3 in hex.
+
+    Who can choose texts can make two with the same one: good for finding a row, no proof.
+    """
     values = texts.cast(pa.large_binary()).to_pylist()
     return pa.array(
         [None if value is None else xxhash.xxh3_128_hexdigest(value) for value in values],

@@ -3,12 +3,13 @@
 import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.encoding.carry import Source
 from pipelines.encoding.stages import HUB_ORGANISATION, EncoderSettings
@@ -17,15 +18,21 @@ from pipelines.planning.pool import Pool
 from pipelines.planning.scope import Scope
 from pipelines.reranking.scorers import RerankerSettings
 from pipelines.spec.encode import EncodeSpec
-from pipelines.spec.parts import Model
+from pipelines.spec.parts import Inputs, Model
 from pipelines.spec.retrieval import Reranker
 from stx_core.errors import SpecError
 from stx_core.models.contents import fingerprint_files
 from stx_core.models.folder import resolve_folder
-from stx_core.store import ledger, log
-from stx_core.store.manifest import split_shards
+from stx_core.store import damage, ledger, log
+from stx_core.store.manifest import MANIFEST, split_shards
 from stx_core.store.snapshot import read_manifest, snapshot_info, to_info
 from stx_core.store.units import Unit, unit_key
+
+# Keys of `inputs` that every hash has.
+_FIRST_INPUTS = (
+    *("path", "format", "id_column", "text_column", "text_separator", "columns"),
+    *("max_text_bytes", "filter"),
+)
 
 # Part of every unit key: what is written for the same input changes with it.
 FORMAT_VERSION = 1
@@ -173,10 +180,18 @@ def fingerprint(settings: EncoderSettings | RerankerSettings) -> str:
     return _digest(values)
 
 
-def content_hash(spec: EncodeSpec, fingerprints: Mapping[str, str]) -> str:
-    """Hash of what the spec asks for: two starts with the same one are the same run."""
-    asked = {
-        "inputs": spec.inputs.model_dump(mode="json"),
+def content_hash(
+    spec: EncodeSpec, fingerprints: Mapping[str, str], repairs: Sequence[str] = ()
+) -> str:
+    """Hash of what the spec asks for: two starts with the same one are the same run.
+
+    Args:
+        spec: of the job.
+        fingerprints: of its encoders, by output.
+        repairs: shards whose damaged files alone are to be written again; none for a usual run.
+    """
+    asked: dict[str, object] = {
+        "inputs": _asked_inputs(spec.inputs),
         "fingerprints": dict(fingerprints),
         "backfill": spec.backfill and spec.backfill.model_dump(mode="json"),
         "empty_text": spec.output.empty_text,
@@ -184,7 +199,23 @@ def content_hash(spec: EncodeSpec, fingerprints: Mapping[str, str]) -> str:
         "format": FORMAT_VERSION,
         **_joining(spec),
     }
+    if repairs:
+        asked["repairs"] = list(repairs)
     return _digest(asked)
+
+
+def _asked_inputs(inputs: Inputs, exclude: Set[str] = frozenset()) -> dict[str, Any]:
+    """What decides how rows are read; a key that came later only where it is set.
+
+    So what an earlier stx made of the same spec is still the same work.
+    """
+    later = {
+        name
+        for name, field in Inputs.model_fields.items()
+        if name not in _FIRST_INPUTS
+        and getattr(inputs, name) == field.get_default(call_default_factory=True)
+    }
+    return inputs.model_dump(mode="json", exclude={*exclude, *later})
 
 
 def _digest(values: Mapping[str, object]) -> str:
@@ -205,7 +236,7 @@ def unit_keys(
         "types": {field.name: str(field.type) for field in schema if field.name in written},
         "output": output,
         "fingerprint": output_fingerprint,
-        "inputs": spec.inputs.model_dump(mode="json", exclude={"path"}),
+        "inputs": _asked_inputs(spec.inputs, exclude={"path"}),
         "empty_text": spec.output.empty_text,
         "format": FORMAT_VERSION,
         **_joining(spec),
@@ -233,6 +264,10 @@ class Held:
         done: keys with a record of an interrupted start.
         run: the unfinished run of the spec that they belong to; empty for none.
         kept: (output, key) pairs of the shards that stay as they are.
+        damaged: (output, key) pairs in the snapshot, of shards that the run speaks about, whose
+            files are not what was written: they are to be done again.
+        damaged_files: names of all such files, see `damage.damaged_files`.
+        identities: shards, by URL and identity, that the snapshot or the records speak of.
     """
 
     version: int
@@ -241,6 +276,9 @@ class Held:
     done: frozenset[str]
     run: str = ""
     kept: frozenset[tuple[str, str]] = frozenset()
+    damaged: frozenset[tuple[str, str]] = frozenset()
+    damaged_files: frozenset[str] = frozenset()
+    identities: frozenset[tuple[str, str]] = frozenset()
 
 
 def read_held(root: str, spec_hash: str, scope: Scope = Scope()) -> Held:  # noqa: B008  (frozen)
@@ -249,13 +287,32 @@ def read_held(root: str, spec_hash: str, scope: Scope = Scope()) -> Held:  # noq
     if entry is None:
         return Held(0, {}, frozenset(), frozenset())
     run = log.unfinished_run(entry.state, spec_hash) or ""
-    done = frozenset(ledger.load(root, run)["key"].to_pylist()) if run else frozenset()
-    if entry.state["snapshot"] is None:
-        return Held(0, {}, frozenset(), done, run)
-    info = snapshot_info(root)
-    manifest = read_manifest(root, info.version)
-    kept, carried = (_pairs(rows) for rows in split_shards(manifest, scope.keeps))
-    return Held(info.version, info.outputs, carried, done, run, kept)
+    records = ledger.load(root, run) if run else ledger.RECORDS.empty_table()
+    version, outputs, manifest = 0, {}, MANIFEST.empty_table()
+    if entry.state["snapshot"] is not None:
+        info = snapshot_info(root)
+        version, outputs = info.version, info.outputs
+        manifest = read_manifest(root, version)
+    names = ["url", "identity", *damage.NAMING]
+    both = pa.concat_tables([manifest.select(names), records.select(names)])
+    bad = damage.damaged_files(root, both)
+    if run and bad:
+        records = ledger.load(root, run, bad)
+    kept, mine = split_shards(manifest, scope.keeps)
+    is_bad = damage.names_one(mine, bad)
+    return Held(
+        version,
+        outputs,
+        carried=_pairs(mine.filter(pc.invert(is_bad))),
+        done=frozenset(records["key"].to_pylist()),
+        run=run,
+        kept=_pairs(kept),
+        damaged=_pairs(mine.filter(is_bad)),
+        damaged_files=bad,
+        identities=frozenset(
+            zip(*(both[name].to_pylist() for name in ("url", "identity")), strict=True)
+        ),
+    )
 
 
 def current_outputs(root: str) -> Mapping[str, Mapping[str, Any]]:
@@ -359,4 +416,4 @@ def is_current(plan: Plan, held: Held) -> bool:
     # A corpus without rows has no keys to compare.
     fingerprints = {name: part.fingerprint for name, part in plan.parts.items()}
     same = {name: facts["fingerprint"] for name, facts in held.outputs.items()} == fingerprints
-    return held.version > 0 and same and wanted == held.carried
+    return held.version > 0 and same and wanted == held.carried and not held.damaged

@@ -8,7 +8,7 @@ import hashlib
 import time
 import uuid
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -79,7 +79,8 @@ class Work:
         wanted = {(output, key) for output, keys in self.keys.items() for key in keys}
         prints = {name: facts["fingerprint"] for name, facts in self.facts.items()}
         same = {name: facts["fingerprint"] for name, facts in self.held.outputs.items()} == prints
-        return self.held.version > 0 and same and wanted == self.held.carried
+        is_whole = wanted == self.held.carried and not self.held.damaged
+        return self.held.version > 0 and same and is_whole
 
     @property
     def planned(self) -> dict[str, dict[str, Unit]]:
@@ -141,11 +142,12 @@ class Lost(NamedTuple):
 
 
 class Target(NamedTuple):
-    """Where the units of one run go."""
+    """Where the units of one run go; `damaged` as in `ledger.record`."""
 
     root: str
     run: str
     epoch: int
+    damaged: Collection[str] = ()
 
 
 def finish(
@@ -222,4 +224,4 @@ def finish(
         epoch=target.epoch,
         counts=dict(counts),
     )
-    return ledger.record(target.root, target.run, record)
+    return ledger.record(target.root, target.run, record, target.damaged)

@@ -16,8 +16,8 @@ from pipelines.quality.statistics import (
     merge_texts,
     stability_index,
 )
-from pipelines.spec.quality import LOW_IS_BAD, Quality
-from stx_core.errors import QualityRefused
+from pipelines.spec.quality import ABOVE, LOW_IS_BAD, Quality
+from stx_core.errors import DamagedFile, QualityRefused
 from stx_core.store.commit import Base
 from stx_core.store.files.urls import redact
 
@@ -98,7 +98,12 @@ class QualityGate:
             return
         old = Version(parts.before, base.outputs[parts.name])
         new = Version(parts.new, self._facts[parts.name])
-        value = neighbour_overlap(self._root, old, new, self._limits.sample)
+        try:
+            value = neighbour_overlap(self._root, old, new, self._limits.sample)
+        except DamagedFile as error:
+            # What follows the damaged version is not to wait for it.
+            self.warnings.append(f"quality: output {parts.name}: no neighbours compared: {error}")
+            return
         if value is not None:
             yield Check(
                 "neighbour_overlap", value,
@@ -130,10 +135,14 @@ class QualityGate:
 def _crosses(check: Check, limit: float | None) -> bool:
     if limit is None:
         return False
-    return check.value <= limit if check.name in LOW_IS_BAD else check.value >= limit
+    if check.name in LOW_IS_BAD:
+        return check.value <= limit
+    return check.value > limit if check.name in ABOVE else check.value >= limit
 
 
 def _bound(check: Check, what: str, limit: float | None) -> str:
+    if check.name in ABOVE:
+        return f"{what} above {limit:g}"
     return f"{what} {'up to' if check.name in LOW_IS_BAD else 'from'} {limit:g}"
 
 
@@ -167,6 +176,7 @@ def _checks(parts: _Parts, min_rows: int) -> Iterator[Check]:
 
 
 def _row_checks(parts: _Parts) -> Iterator[Check]:
+    yield from _lost_rows(parts)
     before, now = (_sum(rows, "rows_in") for rows in (parts.before, parts.rows))
     if before:
         change = 1 - min(before, now) / max(before, now)
@@ -180,6 +190,24 @@ def _row_checks(parts: _Parts) -> Iterator[Check]:
             "duplicate_texts", share,
             f"about {share:.0%} of {parts.statistics.rows:,} rows repeat a text",
             "is a file in the corpus twice, or a column of constants taken for the text?",
+        )  # fmt: skip
+
+
+def _lost_rows(parts: _Parts) -> Iterator[Check]:
+    read, bad, out = (_sum(parts.rows, f"rows_{name}") for name in ("in", "quarantined", "out"))
+    found = f"all {bad:,} rows are quarantined" if bad else "the corpus has no rows"
+    if not read and (filtered := _sum(parts.rows, "rows_filtered")):
+        found = f"the filters leave none of {filtered:,} rows"
+    yield Check(
+        "no_rows", float(not out), found,
+        "is the input there, and is inputs right about its columns and filters?",
+    )  # fmt: skip
+    if before := _sum(parts.before, "rows_out"):
+        yield Check(
+            "rows_lost", max(0.0, 1 - out / before),
+            f"{before:,} rows of the version before became {out:,}"
+            + (f", {bad:,} are quarantined" if bad else ""),
+            "are all files of the corpus there, and are its filters what they were?",
         )  # fmt: skip
 
 

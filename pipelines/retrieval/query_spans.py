@@ -16,11 +16,12 @@ import pyarrow.compute as pc
 import xxhash
 
 from pipelines.planning.work import DataFile
+from stx_core.errors import StoreError
 from stx_core.mining.coded import ranges
 from stx_core.store.data_file import read_columns
 from stx_core.store.files.filesystem import read_bytes, write_new
 from stx_core.store.files.parallel import parallel
-from stx_core.store.files.urls import LOCAL, local_path, scheme
+from stx_core.store.files.urls import LOCAL, local_path, redact, scheme
 
 _FILES = b"files"
 _SCHEMA = pa.schema(
@@ -107,7 +108,10 @@ def open_spans(url: str) -> Spans:
     """Spans that were published; on a local disk they are mapped and not read."""
     local = scheme(url) == LOCAL
     source = pa.memory_map(local_path(url)) if local else pa.BufferReader(read_bytes(url))
-    table = pa.ipc.open_file(source).read_all().combine_chunks()
+    try:
+        table = pa.ipc.open_file(source).read_all().combine_chunks()
+    except pa.ArrowException as error:
+        raise StoreError(f"{redact(url)}: damaged; run again, it is made again") from error
     columns = [table[name].to_numpy() for name in _SCHEMA.names]
     return Spans(json.loads(table.schema.metadata[_FILES]), *columns)
 

@@ -15,7 +15,6 @@ from functools import lru_cache
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import xxhash
 
 from pipelines.planning.corpus import Corpus, filters, ids_of, list_corpus, texts_of
 from pipelines.spec.parts import Inputs
@@ -25,6 +24,7 @@ from stx_core.store.corpus.shards import Mark, Shard
 from stx_core.store.files.urls import redact
 from stx_core.store.hash_index import (
     hash_ids,
+    index_name,
     open_index,
     publish_index,
     published_index,
@@ -82,8 +82,7 @@ def index_texts(
     schema = pa.schema([corpus.schema.field(name) for name in inputs.text_columns])
     if published and (url := published_index(published, files)):
         return TextSource(inputs, url, schema)
-    name = xxhash.xxh3_128_hexdigest("\n".join(files).encode())
-    path = os.path.join(scratch, f"{name}.arrow")
+    path = os.path.join(scratch, f"{index_name(files)}.arrow")
     if not os.path.exists(path):
         write_index(files, path, _entries(shards, corpus.schema, inputs))
     return TextSource(inputs, path, schema)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from pipelines.running.leftovers import end_leftovers, note_session
 from pipelines.running.safe_path import safe_entries, safe_environment
 from pipelines.running.stopping import kept_signal_handlers
 from stx_core.errors import SpecError
@@ -94,6 +95,7 @@ def start_ray(cpus: int) -> None:
             run hangs (ray issue 44687).
     """
     import ray
+    import ray._private.worker
 
     if ray.is_initialized():
         return
@@ -103,8 +105,10 @@ def start_ray(cpus: int) -> None:
         with kept_signal_handlers():
             ray.init(**quiet)
     else:
+        end_leftovers()
         with _silent_stderr(), kept_signal_handlers(), safe_environment():
             ray.init(address="local", num_cpus=cpus + 1, include_dashboard=False, **quiet)
+        note_session(os.path.basename(ray._private.worker._global_node.get_session_dir_path()))
 
 
 def _job_config() -> Any:  # noqa: ANN401  (ray ships no usable types)

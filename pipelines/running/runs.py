@@ -2,10 +2,10 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pyarrow as pa
 from pydantic import BaseModel
@@ -18,12 +18,16 @@ from pipelines.telemetry.lineage import told
 from pipelines.telemetry.metrics import metered
 from pipelines.telemetry.progress import Progress
 from pipelines.telemetry.report import Report
-from stx_core.errors import CommitConflict, Stopped
+from stx_core.errors import CommitConflict, SnapshotExpired, Stopped
 from stx_core.store import ledger, log
 from stx_core.store.beat import Heartbeat
+from stx_core.store.files import create
 from stx_core.store.files.retries import add_counts
 from stx_core.store.files.s3 import use_options
 from stx_core.store.files.urls import redact
+
+if TYPE_CHECKING:
+    from pipelines.planning.plan import Held
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +74,7 @@ class Start:
         claim: of the run.
         beat: tells others that it is alive.
         records: of earlier starts, see `ledger.RECORDS`.
+        damaged: see `ledger.record`.
         began: `time.monotonic` when the command began.
     """
 
@@ -78,12 +83,29 @@ class Start:
     claim: log.Claim
     beat: Heartbeat
     records: pa.Table
+    damaged: Collection[str]
     began: float
+
+
+def check_output(root: str, *, repairs: bool = False) -> None:
+    """Before models are loaded and actors start: what refuses the run in the end ends it here.
+
+    Args:
+        root: the dataset.
+        repairs: see `log.claim`.
+
+    Raises:
+        Pinned: a rollback holds the current version.
+        StoreError: the store cannot be committed to.
+    """
+    create.probe(root)
+    if not repairs:
+        log.refuse_pinned(root)
 
 
 @contextmanager
 def claimed(
-    root: str, spec: BaseModel, spec_hash: str, version: int, run: str, began: float
+    root: str, spec: BaseModel, spec_hash: str, held: "Held", began: float, *, repairs: bool = False
 ) -> Iterator[Start]:
     """Claim the dataset for a run, or go on with one; in the block it is held.
 
@@ -91,24 +113,26 @@ def claimed(
         root: the dataset.
         spec: kept beside the records.
         spec_hash: two starts with the same one are the same run.
-        version: current snapshot when this start planned.
-        run: unfinished run of the spec that it found then; empty for none.
+        held: what this start found when it planned.
         began: see `Start`.
+        repairs: see `log.claim`.
 
     Raises:
         RunActive: another start of the same run is at work.
+        Pinned: a rollback holds the current version.
         CommitConflict: another start changed the dataset since it was looked at.
     """
     job = type(spec).__name__.removesuffix("Spec").lower()
-    claim = log.claim(root, spec_hash)
+    claim = log.claim(root, spec_hash, repairs=repairs)
     with log.hold(root, claim) as beat, pausing(root, claim), told(root, job, claim, spec):
         write_spec(root, claim.run, spec)
-        if (claim.base, claim.run if claim.resumed else "") != (version, run):
+        if (claim.base, claim.run if claim.resumed else "") != (held.version, held.run):
             raise CommitConflict(
                 f"{redact(root)}: another start changed the dataset while this one planned"
             )
-        records = ledger.load(root, claim.run) if claim.resumed else ledger.to_table([])
-        yield Start(root, job, claim, beat, records, began)
+        bad = held.damaged_files
+        records = ledger.load(root, claim.run, bad) if claim.resumed else ledger.to_table([])
+        yield Start(root, job, claim, beat, records, bad, began)
 
 
 def finish_units(
@@ -175,7 +199,10 @@ Attempt = Callable[..., Report]
 
 
 def run_job(spec: Job, view: View | None, attempt: Attempt, *, dry_run: bool) -> Report:
-    """Plan and run a job; again, when another run commits meanwhile: finished units are kept."""
+    """Plan and run a job; again, when the dataset changes meanwhile: finished units are kept.
+
+    That is when another run commits, or gc gives up the version that the plan began with.
+    """
     view = view or View()
     # Whoever only has the two methods is a view too.
     began = getattr(view, "began", None)
@@ -184,6 +211,6 @@ def run_job(spec: Job, view: View | None, attempt: Attempt, *, dry_run: bool) ->
     for _ in range(_MAX_PLANS - 1):
         try:
             return attempt(spec, view, began, dry_run=dry_run)
-        except CommitConflict as conflict:
+        except (CommitConflict, SnapshotExpired) as conflict:
             logger.info("planning again: %s", conflict)
     return attempt(spec, view, began, dry_run=dry_run)

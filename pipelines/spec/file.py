@@ -88,7 +88,11 @@ def read_spec(root: str, run: str) -> EncodeSpec:
         SpecError: it is not valid any more.
     """
     url = join(root, "_stx", "runs", run, _SPEC_FILE)
-    return parse_spec(yaml.safe_load(read_bytes(url)), source=redact(url), kind=EncodeSpec)
+    try:
+        values = yaml.safe_load(read_bytes(url))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SpecError(f"{redact(url)}: damaged: {_yaml_problem(error)}") from None
+    return parse_spec(values, source=redact(url), kind=EncodeSpec)
 
 
 def _yaml_problem(error: Exception) -> str:

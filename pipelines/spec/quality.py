@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 from pipelines.spec.parts import Part
 
 LOW_IS_BAD = ("neighbour_overlap",)
+# Bad above the threshold; others already at it.
+ABOVE = ("rows_lost",)
 
 
 class Limits(Part):
@@ -44,6 +46,12 @@ class Quality(Part):
     """Share of the ten nearest neighbours that stayed the same; low is bad."""
     text_shift: Limits = Limits(warn=1.0)
     """Population stability index of text lengths or scripts: above 0.25 is a shift."""
+    no_rows: Limits = Limits(refuse=1.0)
+    """1 when the snapshot would have no row of the output: the corpus or what its filters leave is
+    empty, or every row was quarantined; else 0. Judged for any number of rows."""
+    rows_lost: Limits = Limits(refuse=0.5)
+    """Share of the rows of the version before that the snapshot would have less; refused above the
+    threshold, not at it. Judged for any number of rows."""
     rows_change: Limits = Limits(warn=0.5)
     """Rows of the smaller of the old and the new snapshot that the other has more: 0.5 is half
     of them lost, or twice as many."""

@@ -8,6 +8,7 @@ import pyarrow.csv
 
 from stx_core.evaluation.records import Convert
 from stx_core.evaluation.text_blocks import parse_blocks
+from stx_core.store.buffers import owned
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def _parse(data: bytes, layout: Layout) -> pa.Table:
     if not data.strip(b"\n"):
         return pa.schema([column for column in layout.columns if column[0]]).empty_table()
     return pa.csv.read_csv(
-        pa.BufferReader(data),
+        pa.BufferReader(owned(data)),
         pa.csv.ReadOptions(column_names=names, block_size=1 << 20),
         pa.csv.ParseOptions(
             delimiter="\t" if layout.tabs else " ", quote_char=False, double_quote=False

@@ -27,6 +27,7 @@ from stx_core.evaluation.delimited import Layout
 from stx_core.evaluation.files import list_parts, read_tables, require
 from stx_core.evaluation.records import Convert, as_numbers, ids, numbers
 from stx_core.evaluation.whole_queries import best_first, whole_queries, with_ranks
+from stx_core.store.data_file import read_batches
 from stx_core.store.files.filesystem import list_names
 from stx_core.store.files.urls import LOCAL, join, local_path, redact, scheme
 from stx_core.store.schema import RANKING
@@ -89,7 +90,7 @@ def is_dataset(path: str) -> bool:
     return bool(list_names(join(path, "_stx", "log")))
 
 
-def dataset_tables(dataset: ds.Dataset, name: str) -> Iterator[pa.Table]:
+def dataset_tables(dataset: ds.FileSystemDataset, name: str) -> Iterator[pa.Table]:
     """Read a ranking from a dataset that is open; as `read_rankings`.
 
     Args:
@@ -101,7 +102,7 @@ def dataset_tables(dataset: ds.Dataset, name: str) -> Iterator[pa.Table]:
             f"{redact(name)}: no ranking, it lacks {', '.join(lacking)}; "
             f"it has {', '.join(dataset.schema.names)}"
         )
-    for batch in dataset.to_batches(columns=RANKING.names, batch_size=_ROWS_AT_ONCE):
+    for batch in read_batches(dataset, RANKING.names, _ROWS_AT_ONCE):
         try:
             yield _from_rows(pa.Table.from_batches([batch]))
         except pa.ArrowInvalid as error:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from stx_core.errors import InputError
 from stx_core.evaluation.text_blocks import parse_blocks, read_blocks
+from stx_core.store.buffers import owned
 from stx_core.store.corpus.json_scan import objects
 from stx_core.store.corpus.json_types import Profile, merged, type_of
 from stx_core.store.files.filesystem import open_file
@@ -148,7 +149,7 @@ class _Types:
             explicit_schema=self._schema, unexpected_field_behavior="ignore"
         )
         blocks = pa.json.ReadOptions(block_size=len(data) + 1)
-        return pa.json.read_json(pa.BufferReader(data), blocks, options)
+        return pa.json.read_json(pa.BufferReader(owned(data)), blocks, options)
 
     def _widen(self, data: bytes) -> bool:
         """Look at a block that does not fit: whether the types are others now."""

@@ -8,10 +8,13 @@ builds them beside their sources, for images that are to run without a compiler.
 """
 
 import ctypes
+import grp
 import hashlib
 import logging
 import os
+import pwd
 import shutil
+import stat
 import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -234,6 +237,8 @@ def build(folder: Path) -> Path:
     """The shared library in a folder, built when it is not there; raises as `_built`."""
     path = folder / _file_name()
     if path.exists():
+        if path.stat().st_uid not in (0, os.getuid()):
+            raise PermissionError(f"{path}: belongs to somebody else")
         return path
     compiler = shutil.which(os.environ.get("CXX", "c++"))
     if compiler is None:
@@ -276,15 +281,41 @@ def _cache_folder() -> Path:
     """Of this user: what lies there is loaded as code.
 
     Raises:
-        PermissionError: it belongs to, or can be written by, somebody else.
+        PermissionError: it, or a folder above it, belongs to somebody else or can be written by
+            others, who could put another one in its place.
     """
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    folder = Path(base, "stx", "native")
+    folder = Path(os.path.abspath(base), "stx", "native")
     if folder.exists():
         status = folder.stat()
         if status.st_uid != os.getuid() or status.st_mode & 0o022:
             raise PermissionError(f"{folder}: others could write to it")
+    # Of a link both ways count: to where it stands, and to where it leads.
+    for above in {*folder.parents, *folder.resolve().parents}:
+        if above.exists() and _is_open_to_others(above.stat()):
+            raise PermissionError(
+                f"{folder}: others could replace it, as they may write to {above}"
+            )
     return folder
+
+
+def _is_open_to_others(status: os.stat_result) -> bool:
+    """Whether somebody but this user and root can replace what is in a folder."""
+    if status.st_uid not in (0, os.getuid()):
+        return True
+    if status.st_mode & stat.S_ISVTX:
+        return False  # as /tmp is: everybody may add, nobody may replace what is another's
+    own_group = status.st_gid in (0, _private_group())
+    return bool(status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and not own_group))
+
+
+def _private_group() -> int | None:
+    """The group of this user that has the user's name: distributions give each user one."""
+    try:
+        user = pwd.getpwuid(os.getuid())
+        return user.pw_gid if grp.getgrgid(user.pw_gid).gr_name == user.pw_name else None
+    except KeyError:
+        return None
 
 
 if __name__ == "__main__":

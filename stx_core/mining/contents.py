@@ -117,11 +117,29 @@ def _rows(table: pa.Table, name: str, column: str, ids: pa.Array) -> pa.Table:
 
 def _compared(tables: list[pa.Table]) -> str:
     for column in ("content_hash", "text"):
-        if all(column in table.column_names for table in tables):
+        if all(column in table.column_names for table in tables) and (
+            column == "text" or _one_kind(tables)
+        ):
             return column
     raise InputError(
-        "same_content needs a column 'text', or 'content_hash', in documents and in queries"
+        "same_content needs a column 'text', or 'content_hash' of one kind, in documents and in "
+        "queries (stx wrote 32 digits until it wrote 64: encode the older again, or give texts)"
     )
+
+
+def _one_kind(tables: list[pa.Table]) -> bool:
+    """Whether one function made the hashes: else equal texts may have different ones."""
+    hashes = [table["content_hash"] for table in tables]
+    if any(not _has_length(column.type) for column in hashes):
+        return True
+    lengths = pa.chunked_array(
+        [pc.binary_length(each).unique().cast(pa.int64()).drop_null() for each in hashes]
+    )
+    return bool(len(lengths.unique()) <= 1)
+
+
+def _has_length(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _content(table: pa.Table, column: str) -> pa.ChunkedArray:

@@ -8,7 +8,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
-import xxhash
 
 from stx_core.errors import InputError, SpecError
 from stx_core.mining.coded import Coded
@@ -22,6 +21,7 @@ from stx_core.mining.rules import Against, MiningRules, Sampling
 from stx_core.mining.summary import summary_lines
 from stx_core.mining.texts import Texts
 from stx_core.mining.texts import flat as flatten
+from stx_core.store.digests import blake2b
 
 logger = logging.getLogger(__name__)
 
@@ -336,9 +336,7 @@ def _query_ids(pairs: Pairs, rules: MiningRules) -> pa.Array:
     """(Q,) row numbers; for random samples, which are not to depend on other queries, hashes."""
     if rules.sampling_strategy != "random":
         return pa.array(np.arange(len(pairs.queries)))
-    return pa.array(
-        xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass")) for text in pairs.queries
-    )
+    return pa.array(blake2b(text.encode("utf-8", "surrogatepass")).hex() for text in pairs.queries)
 
 
 def _documents(pairs: Pairs, rows: np.ndarray) -> pa.Table:

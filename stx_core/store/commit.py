@@ -1,15 +1,16 @@
 """Publish snapshots: check that a run is complete, make it current; go back to an older one."""
 
 import base64
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
-from stx_core.errors import CommitConflict, StoreError
+from stx_core.errors import CommitConflict, DamagedFile, StoreError
 from stx_core.store import log
-from stx_core.store.files.filesystem import list_sizes
+from stx_core.store.damage import named_files, sizes
 from stx_core.store.files.urls import join, redact
 from stx_core.store.ledger import find_problem, to_records
 from stx_core.store.log import Claim
@@ -22,7 +23,10 @@ from stx_core.store.manifest import (
     summarise,
     write_segments,
 )
+from stx_core.store.schema import exact_ids
 from stx_core.store.snapshot import SnapshotInfo, check_kept, snapshot_state, to_info
+
+logger = logging.getLogger(__name__)
 
 Keeps = Callable[[str], bool]
 """Says of a shard, by its URL, that a run does not speak about it: its rows stay as they are."""
@@ -83,9 +87,12 @@ def commit_snapshot(
     base = _base(root, claim.base)
     while True:
         rows = assemble(planned, records, base.rows, root)
+        kept = MANIFEST.empty_table()
         if keeps is not None:
-            rows = pa.concat_tables([_kept_rows(root, base, planned, outputs, keeps), rows])
-        _check_files(root, rows)
+            kept = _kept_rows(root, base, planned, outputs, keeps)
+            rows = pa.concat_tables([kept, rows])
+        # What the run does not speak about is no worse than it was.
+        _check_files(root, rows, {name for name, _, _ in named_files(kept)})
         added = judge(rows, base) if judge else {}
         told = {name: {**facts, **added.get(name, {})} for name, facts in outputs.items()}
         body = _body(root, rows, told, schemas)
@@ -148,27 +155,38 @@ def _check_records(root: str, records: pa.Table) -> None:
             raise StoreError(f"{redact(root)}: record of unit {record.key}: {problem}")
 
 
-def _check_files(root: str, rows: pa.Table) -> None:
-    """Each named file is there, with its size, and named once by an output."""
-    sizes = {
-        f"{folder}/{name}": size
-        for folder in ("data", "quarantine")
-        for name, size in list_sizes(join(root, folder)).items()
-    }
+def _check_files(root: str, rows: pa.Table, spared: Collection[str] = ()) -> list[str]:
+    """Each named file is there, with its size, and named once by an output.
+
+    Args:
+        root: the dataset.
+        rows: of its manifest.
+        spared: files that may be missing.
+
+    Returns:
+        Those of them that are.
+    """
+    there = sizes(root)
+    missing = []
     columns = ("output", "key", "file", "size", "quarantine_file", "quarantine_size")
     seen: set[tuple[str, str]] = set()
     for output, key, file, size, bad, bad_size in zip(
         *(rows[name].to_pylist() for name in columns), strict=True
     ):
         for name, expected in ((file, size), (bad, bad_size)):
-            if name and sizes.get(name) != expected:
-                raise StoreError(
-                    f"{redact(join(root, name))}: {sizes.get(name, 'no')} bytes found, the record "
-                    f"of unit {key} says {expected}; restore the file, or remove the record"
+            if not name or there.get(name) == expected:
+                continue
+            if name not in spared:
+                raise DamagedFile(
+                    f"{redact(join(root, name))}: {there.get(name, 'no')} bytes found, the record "
+                    f"of unit {key} says {expected}; restore the file, or run again: "
+                    "its unit is done again"
                 )
+            missing.append(name)
         if file and (output, file) in seen:
             raise StoreError(f"{redact(root)}: two units name the same file; nothing was published")
         seen.add((output, file))
+    return missing
 
 
 def _body(
@@ -190,6 +208,7 @@ def _body(
         "outputs": {
             name: {
                 **outputs[name],
+                "exact_ids": exact_ids(schemas[name]),
                 "schema": base64.b64encode(schemas[name].serialize().to_pybytes()).decode(),
                 **{key: value for key, value in summaries[name].items() if not key.endswith("_in")},
             }
@@ -201,21 +220,43 @@ def _body(
 
 
 def rollback(root: str, version: int) -> SnapshotInfo:
-    """Make the content of an older version current again, as a new version.
+    """Make the content of an older version current again, as a new version, and hold it.
+
+    Until `log.release`, no run can commit: a schedule would bring back what was rolled back. Going
+    back to the current version only holds it.
 
     Raises:
         SnapshotExpired: gc removed that version.
-        StoreError: there never was such a version, or a file of it is missing.
+        StoreError: there never was such a version, or a file of it is missing that the current one
+            has, or does not name.
     """
     old = snapshot_state(root, version)
-    _check_files(root, read_segments(root, old["segments"]))
+    rows = read_segments(root, old["segments"])
+    if missing := _check_files(root, rows, _current_files(root)):
+        logger.warning(
+            "%s: %d files of version %d are missing or cut, as they are in the current one (%s); "
+            "`stx verify PATH --repair` encodes their units again",
+            redact(root), len(missing), version, missing[0],
+        )  # fmt: skip
 
     def change(state: log.State, number: int) -> log.State | None:
         # Once more: gc may have come between, and what it dropped is about to be deleted.
         check_kept(root, state, version)
         if version == log.current_version(state):
-            return None
-        log.publish(state, number, old)
+            if log.pinned_version(state) == version:
+                return None
+        else:
+            log.publish(state, number, old)
+        log.pin(state, number)
         return state
 
     return to_info(log.append(root, "rollback", change).state["snapshot"])
+
+
+def _current_files(root: str) -> set[str]:
+    """Files that the current snapshot names; none where its manifest is damaged."""
+    try:
+        rows = read_segments(root, snapshot_state(root)["segments"])
+    except StoreError:
+        return set()
+    return {name for name, _, _ in named_files(rows)}

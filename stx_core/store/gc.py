@@ -6,6 +6,7 @@ has written all of its objects later. Ages are differences between times that th
 gave, and log entries stay for ever.
 """
 
+import logging
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
@@ -13,12 +14,21 @@ from dataclasses import dataclass, replace
 
 from stx_core import failpoints
 from stx_core.errors import RunActive, StoreError
-from stx_core.store import clock, log
+from stx_core.store import clock, damage, log
 from stx_core.store.beat import beat_url, wait_until_silent
-from stx_core.store.files.filesystem import Listed, list_objects, modified_s, remove
+from stx_core.store.files.filesystem import (
+    Listed,
+    abort_upload,
+    list_objects,
+    modified_s,
+    remove,
+    unfinished_uploads,
+)
 from stx_core.store.files.parallel import parallel
 from stx_core.store.files.urls import join, redact
 from stx_core.store.manifest import read_segments
+
+logger = logging.getLogger(__name__)
 
 KEEP = 10
 # Clocks of a store's machines differ, readers hold a snapshot open for a while.
@@ -40,6 +50,7 @@ class Garbage:
         runs: interrupted ones that were given up.
         files: paths relative to the dataset.
         size: of the files, bytes.
+        n_uploads: unfinished uploads of killed processes, which nobody sees and which cost money.
         n_spared: files that nothing needs and that are too young to be deleted.
         next_in_s: when the first of them is old enough; None where none was spared.
     """
@@ -48,6 +59,7 @@ class Garbage:
     runs: tuple[str, ...]
     files: tuple[str, ...]
     size: int
+    n_uploads: int = 0
     n_spared: int = 0
     next_in_s: float | None = None
 
@@ -82,27 +94,48 @@ def gc(
     before = log.latest(root)
     if before is None:
         raise StoreError(f"{redact(root)}: no dataset of stx is here")
+    deletes = False
     if dry_run:
         spared = _recent(root, before.state, before.n, keep_for_s)
         state, now_s = _without_expired(before.state, keep, spared), clock.now()
         state = _without_runs(state, _old_runs(root, state, now_s - abandon_after_s))
     else:
-        fence = _fence(root, keep, keep_for_s, abandon_after_s)
-        state, now_s = fence.state, modified_s(log.entry_url(root, fence.n))
+        fence = _fence(root, keep, keep_for_s, abandon_after_s, margin_s)
+        deletes = fence is not None
+        state, now_s = before.state, clock.now()
+        if fence is not None:
+            state, now_s = fence.state, modified_s(log.entry_url(root, fence.n))
         failpoints.hit("gc.after_fence")
     unneeded = list(_unneeded(root, state))
     garbage = [each for each in unneeded if each.modified_s < now_s - margin_s]
     young = [each.modified_s for each in unneeded if each.modified_s >= now_s - margin_s]
-    if not dry_run:
+    if not dry_run and not deletes:
+        # Nothing was old enough when it was decided that no fence is needed.
+        garbage = []
+    if deletes:
         parallel(lambda each: _delete(join(root, each.name)), garbage)
     return Garbage(
         versions=tuple(sorted(map(int, before.state["kept"].keys() - state["kept"].keys()))),
         runs=tuple(run for run, facts in state["runs"].items() if facts["state"] == "abandoned"),
         files=tuple(each.name for each in garbage),
         size=sum(each.size for each in garbage),
+        n_uploads=_abort_uploads(root, now_s - margin_s, dry_run=dry_run),
         n_spared=len(young),
         next_in_s=max(0.0, min(young) + margin_s - now_s) if young else None,
     )
+
+
+def _abort_uploads(root: str, before_s: float, *, dry_run: bool) -> int:
+    """Abort multipart uploads that were begun before some time of the store; how many."""
+    try:
+        old = [each for each in unfinished_uploads(root) if each.begun_s < before_s]
+        if not dry_run:
+            parallel(abort_upload, old)
+    except StoreError as error:
+        # Some stores and policies do not let them be listed: that is no reason to fail.
+        logger.warning("unfinished uploads were left: %s", error)
+        return 0
+    return len(old)
 
 
 def _delete(url: str) -> None:
@@ -110,19 +143,30 @@ def _delete(url: str) -> None:
     remove(url)
 
 
-def _fence(root: str, keep: int, keep_for_s: float | None, abandon_after_s: float) -> log.Entry:
-    """Append what gives up versions, and then what gives up runs, if there are such."""
+def _fence(
+    root: str, keep: int, keep_for_s: float | None, abandon_after_s: float, margin_s: float
+) -> log.Entry | None:
+    """Append what gives up versions, and then what gives up runs, if there are such.
 
-    def expire(state: log.State, number: int) -> log.State:
-        return _without_expired(state, keep, _recent(root, state, number - 1, keep_for_s))
+    None where nothing is to be given up, and by the local clock nothing is old enough to be
+    deleted: a schedule does not fill the log.
+    """
 
+    def expire(state: log.State, number: int) -> log.State | None:
+        after = _without_expired(state, keep, _recent(root, state, number - 1, keep_for_s))
+        before_s = clock.now() - margin_s
+        if after == state and not any(x.modified_s < before_s for x in _unneeded(root, state)):
+            return None
+        return after
+
+    last = log.latest(root)
     fence = log.append(root, "gc", expire)
-    now_s = modified_s(log.entry_url(root, fence.n))
+    now_s = modified_s(log.entry_url(root, fence.n)) if last != fence else clock.now()
     old = _old_runs(root, fence.state, now_s - abandon_after_s)
     given_up = {run: epoch for run, epoch in old.items() if _is_silent(root, fence.state, run)}
-    if not given_up:
-        return fence
-    return log.append(root, "gc", lambda state, _: _without_runs(state, given_up))
+    if given_up:
+        return log.append(root, "gc", lambda state, _: _without_runs(state, given_up))
+    return fence if fence.kind == "gc" and fence != last else None
 
 
 def _recent(root: str, state: log.State, last: int, keep_for_s: float | None) -> list[int]:
@@ -217,6 +261,10 @@ def _unneeded(root: str, state: log.State) -> Iterator[Listed]:
         # The spec says how the texts of rows that are still served were read.
         if run not in spared and not (name == "spec.yaml" and run in makers):
             yield replace(each, name=f"_stx/runs/{each.name}")
+    notes = set(map(damage.note_name, needed))
+    for each in list_objects(join(root, damage.FOLDER)):
+        if each.name not in notes:
+            yield replace(each, name=f"{damage.FOLDER}/{each.name}")
     for each in list_objects(join(root, "_stx/reports")):
         version = each.name.partition("/")[0]
         if version.isdecimal() and version not in state["kept"]:

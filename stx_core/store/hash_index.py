@@ -7,8 +7,8 @@ byte b, sorted by hash; the names of the files stand in the schema's metadata. S
 
 import functools
 import json
+import logging
 import os
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,29 +17,32 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import xxhash
+import pyarrow.compute as pc
 
-from stx_core.errors import StoreError
-from stx_core.store.data_file import read_columns
+from stx_core.errors import DamagedFile, StoreError
+from stx_core.store.data_file import hash_bytes, read_columns
+from stx_core.store.digests import SIZE, blake2b
 from stx_core.store.files.filesystem import download, list_names, upload
+from stx_core.store.files.local_disk import own_folder, scratch_space
 from stx_core.store.files.urls import LOCAL, join, local_path, redact, scheme
 
-# numpy compares the 16 bytes of S16 like memcmp does.
-HASH = np.dtype("S16")
+logger = logging.getLogger(__name__)
+
+# numpy compares these bytes like memcmp does.
+HASH = np.dtype(f"S{SIZE}")
+_DIGITS = 2 * SIZE
 _ENTRY = np.dtype([("hash", HASH), ("file", "<i4"), ("row", "<i4")])
 _FIELDS = [
-    pa.field("hash", pa.binary(16)),
+    pa.field("hash", pa.binary(SIZE)),
     pa.field("file", pa.int32()),
     pa.field("row", pa.int32()),
 ]
 _PARTITIONS = 256
 
-# 24 MB of entries between two visits of the partitions' files.
+# 40 MB of entries between two visits of the partitions' files.
 _ENTRIES_AT_ONCE = 1_000_000
 _THREADS = 16
 _FILES_AT_ONCE = 64
-_COPY_BYTES = 2**20
-
 _MAX_AGE_S = 24 * 3600.0
 
 
@@ -81,7 +84,7 @@ class HashIndex:
         totals = np.zeros(len(self.files), np.uint64)
         for partition in range(self._reader.num_record_batches):
             entries = self._reader.get_batch(partition)
-            heads = _hashes(entries.column("hash")).view(np.uint64).reshape(-1, 2)[:, 1]
+            heads = _hashes(entries.column("hash")).view(np.uint64).reshape(-1, SIZE // 8)[:, 1]
             np.add.at(totals, entries.column("file").to_numpy(), heads)
         counted = np.zeros(len(self.files), bool)
         for partition in range(self._reader.num_record_batches):
@@ -89,15 +92,24 @@ class HashIndex:
         return {int(file): int(totals[file]) for file in np.flatnonzero(counted)}
 
 
+def is_hash(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """(N,) bool, whether each is a hash as `to_hashes` takes it; false for null.
+
+    Earlier versions of stx wrote 32 digits, of xxh3: they prove nothing.
+    """
+    length = pc.binary_length(column.cast(pa.string()))
+    return pc.fill_null(pc.equal(length, _DIGITS), False)
+
+
 def to_hashes(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """(N,) `HASH` of a column of 32 hexadecimal digits without nulls."""
+    """(N,) `HASH` of a column of 64 hexadecimal digits without nulls."""
     return np.frombuffer(bytes.fromhex("".join(column.to_pylist())), HASH)
 
 
 def hash_ids(ids: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """(N,) `HASH` of ids without nulls; the integer 1 and the string "1" are the same id here."""
     values = ids.cast(pa.string()).cast(pa.large_binary()).to_pylist()
-    return np.frombuffer(b"".join(map(xxhash.xxh3_128_digest, values)), HASH)
+    return np.frombuffer(b"".join(map(blake2b, values)), HASH)
 
 
 def _hashes(column: pa.FixedSizeBinaryArray) -> np.ndarray:
@@ -121,7 +133,8 @@ def build_index(root: str, files: Sequence[str], path: str, *, repeated: bool = 
 
     Args:
         root: the dataset.
-        files: relative to it.
+        files: relative to it, or see `named`. Rows of damaged ones are left out, and so are hashes
+            of an earlier stx.
         path: local file to write.
         repeated: index only hashes that are in several files.
 
@@ -129,6 +142,17 @@ def build_index(root: str, files: Sequence[str], path: str, *, repeated: bool = 
         StoreError: a data file cannot be read.
     """
     write_index(files, path, _entries(root, files), repeated=repeated)
+
+
+def named(file: str, checksum: str) -> str:
+    """A data file with its checksum, in one word: who takes rows from it can check it."""
+    return f"{checksum} {file}"
+
+
+def name_of(entry: str) -> tuple[str, str]:
+    """The file, relative to its dataset, and the checksum that `named` was given."""
+    checksum, known, file = entry.partition(" ")
+    return (file, checksum) if known else (entry, "")
 
 
 def write_index(
@@ -143,7 +167,7 @@ def write_index(
         repeated: index only hashes that are in several files.
     """
     chosen = _firsts_of_repeated if repeated else _firsts
-    with tempfile.TemporaryDirectory(dir=os.path.dirname(path)) as folder:
+    with scratch_space(os.path.dirname(path)) as folder:
         partitions = [Path(folder, f"{number:02x}") for number in range(_PARTITIONS)]
         with ExitStack() as stack:
             opened = [stack.enter_context(partition.open("wb")) for partition in partitions]
@@ -172,9 +196,14 @@ def _entries(root: str, files: Sequence[str]) -> Iterator[np.ndarray]:
         yield np.concatenate(waiting)
 
 
-def _file_entries(root: str, file: str, number: int) -> np.ndarray:
-    column = read_columns(join(root, file), ["content_hash"]).column(0)
-    return _firsts(to_entries(to_hashes(column), number, np.arange(len(column))))
+def _file_entries(root: str, entry: str, number: int) -> np.ndarray:
+    try:
+        column = read_columns(join(root, name_of(entry)[0]), ["content_hash"]).column(0)
+    except DamagedFile as error:
+        logger.warning("its rows are encoded again: %s", error)
+        return np.empty(0, _ENTRY)
+    rows = np.flatnonzero(is_hash(column).to_numpy())
+    return _firsts(to_entries(to_hashes(column.take(pa.array(rows))), number, rows))
 
 
 def to_entries(hashes: np.ndarray, file: int, rows: np.ndarray) -> np.ndarray:
@@ -210,7 +239,7 @@ def _batch(entries: np.ndarray, schema: pa.Schema) -> pa.RecordBatch:
     hashes = pa.py_buffer(entries["hash"].tobytes())
     return pa.record_batch(
         [
-            pa.Array.from_buffers(pa.binary(16), len(entries), [None, hashes]),
+            pa.Array.from_buffers(pa.binary(SIZE), len(entries), [None, hashes]),
             pa.array(np.ascontiguousarray(entries["file"])),
             pa.array(np.ascontiguousarray(entries["row"])),
         ],
@@ -228,16 +257,29 @@ def publish_index(path: str, folder: str) -> str:
     Returns:
         Its URL.
     """
-    url = join(folder, f"{_files_hash(HashIndex(path).files)}-{_checksum(path)}.arrow")
+    url = join(folder, f"{index_name(HashIndex(path).files)}-{_checksum(path)}.arrow")
     upload(path, url)
     return url
 
 
+def is_sound(url: str) -> bool:
+    """Whether the bytes of a published index are those that its name says."""
+    try:
+        _, found = hash_bytes(url)
+    except FileNotFoundError:
+        return False
+    return found == _said_checksum(url)
+
+
 def published_index(folder: str, files: Sequence[str]) -> str | None:
     """URL of the index of these data files that an earlier start has published, if one did."""
-    head = f"{_files_hash(files)}-"
-    found = [name for name in list_names(folder) if name.startswith(head)]
-    return join(folder, found[0]) if found else None
+    head = f"{index_name(files)}-"
+    urls = [join(folder, name) for name in list_names(folder) if name.startswith(head)]
+    for url in urls:
+        if is_sound(url):
+            return url
+        logger.warning("%s: a damaged index, building it again", redact(url))
+    return None
 
 
 @functools.lru_cache(maxsize=4)
@@ -247,36 +289,32 @@ def open_index(url: str) -> HashIndex:
     Raises:
         StoreError: it cannot be fetched whole.
     """
-    return HashIndex(local_path(url) if scheme(url) == LOCAL else _fetched(url))
+    if scheme(url) != LOCAL:
+        return HashIndex(_fetched(url))
+    if _said_checksum(url) and not is_sound(url):
+        raise StoreError(f"{redact(url)}: a damaged index of hashes; run again, it is built again")
+    return HashIndex(local_path(url))
 
 
 def _fetched(url: str) -> str:
     """Local copy of a published index; several processes may fetch it at once."""
-    folder = _own_folder()
+    folder = own_folder("stx-index")
     name = url.rsplit("/", 1)[-1]
     path = os.path.join(folder, name)
     if os.path.exists(path):
         os.utime(path)
         return path
     _remove_old(folder)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+    with scratch_space(folder) as scratch:
         part = os.path.join(scratch, name)
         download(url, part)
-        if _checksum(part) != name.removesuffix(".arrow").split("-")[1]:
-            raise StoreError(f"{redact(url)}: its bytes do not match its name; run again")
+        if _checksum(part) != _said_checksum(url):
+            raise StoreError(
+                f"{redact(url)}: its bytes do not match its name; run again, it is built again"
+            )
         # Whole or absent for everybody else: no lock is needed.
         os.replace(part, path)
     return path
-
-
-def _own_folder() -> str:
-    """A folder for copies that no other user of the machine can write to."""
-    folder = os.path.join(tempfile.gettempdir(), f"stx-index-{os.getuid()}")
-    os.makedirs(folder, mode=0o700, exist_ok=True)
-    status = os.lstat(folder)
-    if status.st_uid != os.getuid() or status.st_mode & 0o077:
-        raise StoreError(f"{folder}: belongs to others or is open to them; remove it")
-    return folder
 
 
 def _remove_old(folder: str) -> None:
@@ -287,13 +325,16 @@ def _remove_old(folder: str) -> None:
                 os.unlink(entry.path)
 
 
-def _files_hash(files: Sequence[str]) -> str:
-    return xxhash.xxh3_128_hexdigest("\n".join(files).encode())
+def index_name(files: Sequence[str]) -> str:
+    """What to call the index of some files: 32 hexadecimal digits."""
+    return blake2b("\n".join(files).encode()).hex()[:32]
+
+
+def _said_checksum(url: str) -> str:
+    """What the name of a published index says; empty for another file."""
+    _, published, checksum = url.rsplit("/", 1)[-1].removesuffix(".arrow").partition("-")
+    return checksum if published else ""
 
 
 def _checksum(path: str) -> str:
-    digest = xxhash.xxh3_128()
-    with open(path, "rb") as file:
-        while data := file.read(_COPY_BYTES):
-            digest.update(data)
-    return digest.hexdigest()
+    return hash_bytes(path)[1]

@@ -7,7 +7,7 @@ some 1,400 bytes a unit.
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import partial
 from itertools import count
@@ -15,16 +15,16 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import xxhash
 
 from stx_core import failpoints
 from stx_core.store import clock
+from stx_core.store.damage import names_one
 from stx_core.store.files.create import create
 from stx_core.store.files.filesystem import list_folders, list_names, read_bytes, write_new
 from stx_core.store.files.parallel import parallel
 from stx_core.store.files.urls import join, redact
-from stx_core.store.schema import to_parquet
+from stx_core.store.schema import from_parquet, to_parquet
 from stx_core.store.sealed import decode, is_whole, seal
 from stx_core.store.units import HASH_MODULUS
 
@@ -135,8 +135,14 @@ def _cell(value: Any) -> str | int:  # noqa: ANN401
     return json.dumps(value) if isinstance(value, dict) else value
 
 
-def record(root: str, run: str, new: Record) -> Record:
+def record(root: str, run: str, new: Record, damaged: Collection[str] = ()) -> Record:
     """Make a unit done; the first valid record wins.
+
+    Args:
+        root: the dataset.
+        run: id of the run.
+        new: what was done.
+        damaged: files that are not what was written: records that name one count for nothing.
 
     Returns:
         The winner: the new record, or that of another attempt, whose file is then the one to use.
@@ -150,7 +156,7 @@ def record(root: str, run: str, new: Record) -> Record:
     failpoints.hit("ledger.before")
     for attempt in count():
         created = create(_url(root, run, new.key, attempt), seal(asdict(new)))
-        winner = new if created.won else _parse(created.body, new.key)
+        winner = new if created.won else _parse(created.body, new.key, damaged)
         if winner is not None:
             failpoints.hit("ledger.after")
             return winner
@@ -158,30 +164,34 @@ def record(root: str, run: str, new: Record) -> Record:
     raise AssertionError("count() has no end")
 
 
-def find(root: str, run: str, key: str) -> Record | None:
-    """Read the valid record of a unit, or None if the unit is not done."""
+def find(root: str, run: str, key: str, damaged: Collection[str] = ()) -> Record | None:
+    """Read the valid record of a unit, None if it is not done; `damaged` as in `record`."""
     for attempt in count():
         url = _url(root, run, key, attempt)
         try:
             data = read_bytes(url)
         except FileNotFoundError:
             return None
-        if found := _parse(decode(data), key):
+        if found := _parse(decode(data), key, damaged):
             return found
         logger.warning("%s: damaged record ignored", redact(url))
     raise AssertionError("count() has no end")
 
 
-def load(root: str, run: str) -> pa.Table:
-    """Read the valid records of a run, one row per unit key, see `RECORDS`."""
+def load(root: str, run: str, damaged: Collection[str] = ()) -> pa.Table:
+    """Read the valid records of a run, one row per unit key, see `RECORDS`; `damaged` as there."""
     folded = _load_folds(root, run)
+    if damaged:
+        folded = folded.filter(pc.invert(names_one(folded, damaged)))
     folder = _folder(root, run)
     names = parallel(lambda prefix: list_names(join(folder, prefix)), list_folders(folder))
     known = set(folded["key"].to_pylist())
     keys = sorted({name.split(".")[0] for group in names for name in group} - known)
     tables = [folded]
     for start in range(0, len(keys), _FOLD_RECORDS):
-        found = parallel(partial(find, root, run), keys[start : start + _FOLD_RECORDS])
+        found = parallel(
+            partial(find, root, run, damaged=damaged), keys[start : start + _FOLD_RECORDS]
+        )
         tables.append(to_table([item for item in found if item is not None]))
     return pa.concat_tables(tables)
 
@@ -202,7 +212,7 @@ def _read_fold(url: str) -> pa.Table:
     if xxhash.xxh3_128_hexdigest(data) != checksum:
         logger.warning("%s: damaged, reading the records that it was made of", redact(url))
         return RECORDS.empty_table()
-    table = pq.read_table(pa.BufferReader(data))
+    table = from_parquet(data)
     if not set(RECORDS.names) <= set(table.column_names):
         # Folded by an earlier stx.
         return RECORDS.empty_table()
@@ -285,8 +295,10 @@ def _url(root: str, run: str, key: str, attempt: int) -> str:
     return join(_folder(root, run), key[:2], f"{key}.{attempt}.json")
 
 
-def _parse(body: Mapping[str, Any], key: str) -> Record | None:
+def _parse(body: Mapping[str, Any], key: str, damaged: Collection[str] = ()) -> Record | None:
     if not is_whole(body) or body.get("key") != key or not body.keys() >= _NEEDED:
         return None
     found = Record(**{name: body[name] for name in _FIELDS if name in body})
+    if found.file in damaged or found.quarantine_file in damaged:
+        return None
     return None if find_problem(found) else found

@@ -5,13 +5,19 @@ Each entry carries the whole small state::
     snapshot  None, or {version, run, created, outputs, segments, rows, id_hash}
     kept      {version: number of the log entry that committed it}
     runs      {run: {spec_hash, epoch, state, base, adopts, writer, claimed}}
+    pin       {version, since: number of the entry}, while a rollback holds the current version
 
 A run's state is open, paused, done or abandoned. Who wants to change something reads the latest
 entry and creates the next number; of two only one can. A stalled process that wakes up finds its
 number taken, reads again, and sees whether it may still act.
+
+Beside the log, `head.json` has the number of an entry that was there: it may fall behind, but a log
+that ends before it has lost its end.
 """
 
 import copy
+import json
+import logging
 import random
 import uuid
 from collections.abc import Callable
@@ -20,15 +26,22 @@ from datetime import UTC, datetime
 from typing import Any
 
 from stx_core import failpoints
-from stx_core.errors import CommitConflict, Fenced, StoreError
+from stx_core.errors import CommitConflict, Fenced, Pinned, StoreError
 from stx_core.store import clock
 from stx_core.store.beat import Heartbeat, this_process, wait_until_silent
 from stx_core.store.files.create import create
-from stx_core.store.files.filesystem import list_names, read_bytes
+from stx_core.store.files.filesystem import list_names, read_bytes, write_over
 from stx_core.store.files.urls import join, redact
 from stx_core.store.sealed import decode, is_whole, seal
 
+logger = logging.getLogger(__name__)
+
 FORMAT = 1
+
+_WAY_BACK = (
+    "restore it from a copy of the folder or an older version of the object; the log is never "
+    "repaired by guessing"
+)
 
 State = dict[str, Any]
 
@@ -39,7 +52,7 @@ class Entry:
 
     Attributes:
         n: its number, from 1 without gaps.
-        kind: ``claim``, ``pause``, ``commit``, ``rollback`` or ``gc``.
+        kind: ``claim``, ``pause``, ``commit``, ``rollback``, ``release`` or ``gc``.
         digest: SHA-256 of its content.
         previous: digest of the entry before; empty for the first.
         state: the whole state after it.
@@ -105,12 +118,14 @@ def read_entry(root: str, number: int) -> Entry:
     try:
         return _to_entry(decode(read_bytes(url)), number, url)
     except FileNotFoundError as error:
-        raise StoreError(f"{redact(url)}: this log entry is missing") from error
+        raise StoreError(f"{redact(url)}: this log entry is missing; {_WAY_BACK}") from error
 
 
 def _to_entry(body: dict[str, Any], number: int, url: str) -> Entry:
     if not is_whole(body) or body.get("n") != number:
-        raise StoreError(f"{redact(url)}: damaged log entry (its digest does not match)")
+        raise StoreError(
+            f"{redact(url)}: damaged log entry (its digest does not match); {_WAY_BACK}"
+        )
     if body["format"] != FORMAT:
         raise StoreError(
             f"{redact(url)}: log format {body['format']}, this stx knows {FORMAT}; use a newer stx"
@@ -139,6 +154,8 @@ def append(root: str, kind: str, change: Callable[[State, int], State | None]) -
     while True:
         last = latest(root)
         number = last.n + 1 if last else 1
+        if problem := lost_end(root, number - 1):
+            raise StoreError(problem)
         state = change(copy.deepcopy(last.state) if last else _empty(), number)
         if state is None and last is not None:
             return last
@@ -153,9 +170,93 @@ def append(root: str, kind: str, change: Callable[[State, int], State | None]) -
         url = entry_url(root, number)
         created = create(url, seal(body))
         if created.won:
+            _note_head(root, number)
             return _to_entry(created.body, number, url)
         # Somebody moved on. Writers that lose together should not try again together.
         clock.sleep(random.uniform(0, 0.05))
+
+
+def _note_head(root: str, number: int) -> None:
+    try:
+        write_over(_head_url(root), json.dumps({"n": number}).encode())
+    except StoreError as error:
+        # The entry is there, and this is only a hint.
+        logger.info("the end of the log could not be noted: %s", error)
+
+
+def lost_end(root: str, last: int) -> str | None:
+    """Say that a log went on behind entry `last` once, if it did; its number must not be used."""
+    try:
+        head = decode(read_bytes(_head_url(root))).get("n", 0)
+    except FileNotFoundError:
+        return None
+    if not isinstance(head, int) or head <= last:
+        return None
+    try:
+        # A listing may be older than the hint.
+        read_bytes(entry_url(root, head))
+    except FileNotFoundError:
+        return (
+            f"{redact(_folder(root))}: the log ends with entry {last}, but entry {head} was there: "
+            f"the newest entries were deleted; {_WAY_BACK} (after restoring the whole dataset as "
+            f"it was before them, delete {redact(_head_url(root))})"
+        )
+    return None
+
+
+def _head_url(root: str) -> str:
+    return join(root, "_stx", "head.json")
+
+
+def pinned_version(state: State) -> int | None:
+    """The version that a rollback holds; None for none."""
+    pin = state.get("pin")
+    return pin["version"] if pin else None
+
+
+def pin(state: State, number: int) -> None:
+    """Hold the current version of a state, until it is released; changed in place."""
+    state["pin"] = {"version": current_version(state), "since": number}
+
+
+def refuse_pinned(root: str) -> None:
+    """Look whether a rollback holds the current version, before work is done for another.
+
+    Raises:
+        Pinned: it does.
+    """
+    last = latest(root)
+    if last is not None:
+        _refuse_pinned(root, last.state)
+
+
+def _refuse_pinned(root: str, state: State) -> None:
+    version = pinned_version(state)
+    if version is not None:
+        raise Pinned(
+            f"{redact(root)}: `stx rollback` holds version {version}, nothing is committed; "
+            "finished units are kept. To go on: stx rollback PATH --release"
+        )
+
+
+def release(root: str) -> int | None:
+    """Let runs commit again after a rollback.
+
+    Returns:
+        The version that was held; None where none was.
+    """
+    held: list[int | None] = []
+
+    def change(state: State, number: int) -> State | None:  # noqa: ARG001
+        held[:] = [pinned_version(state)]
+        if held[0] is None:
+            return None
+        return {key: value for key, value in state.items() if key != "pin"}
+
+    if latest(root) is None:
+        raise StoreError(f"{redact(root)}: no dataset of stx is here")
+    append(root, "release", change)
+    return held[0]
 
 
 def unfinished_run(state: State, spec_hash: str) -> str | None:
@@ -168,20 +269,27 @@ def unfinished_run(state: State, spec_hash: str) -> str | None:
     return runs[-1] if runs else None
 
 
-def claim(root: str, spec_hash: str) -> Claim:
+def claim(root: str, spec_hash: str, *, repairs: bool = False) -> Claim:
     """Take the unfinished run of a spec, or open a new one.
 
     An open run is taken only when the start that holds it shows no life, see
     `beat.wait_until_silent`; a paused one at once. A taken run gets a higher epoch: from then on
     its earlier starts cannot commit. What they recorded stays valid.
 
+    Args:
+        root: the dataset.
+        spec_hash: says what the run does.
+        repairs: the run writes damaged files of the current version again, and nothing else: it
+            may do so while a rollback holds that version.
+
     Raises:
         RunActive: another start is at work on it.
+        Pinned: a rollback holds the current version.
     """
     new_run = _run_name()
     while True:
         free = _free_run(root, spec_hash)
-        if taken := _take(root, spec_hash, free, new_run):
+        if taken := _take(root, spec_hash, free, new_run, repairs=repairs):
             return taken
         # Another start was faster while this one watched: see whether it is at work.
 
@@ -198,7 +306,9 @@ def _free_run(root: str, spec_hash: str) -> tuple[str, int] | None:
     return run, facts["epoch"]
 
 
-def _take(root: str, spec_hash: str, free: tuple[str, int] | None, new_run: str) -> Claim | None:
+def _take(
+    root: str, spec_hash: str, free: tuple[str, int] | None, new_run: str, *, repairs: bool
+) -> Claim | None:
     """Claim, unless the unfinished run is not what it was when this start looked."""
     taken: list[Claim] = []
 
@@ -208,6 +318,8 @@ def _take(root: str, spec_hash: str, free: tuple[str, int] | None, new_run: str)
         found = (unfinished, state["runs"][unfinished]["epoch"]) if unfinished else None
         if found != free:
             return None
+        if not repairs:
+            _refuse_pinned(root, state)
         run, epoch = (free[0], free[1] + 1) if free else (new_run, 1)
         base = current_version(state)
         state["runs"][run] = {
@@ -219,6 +331,7 @@ def _take(root: str, spec_hash: str, free: tuple[str, int] | None, new_run: str)
             "adopts": [],
             "writer": this_process(),
             "claimed": number,
+            **({"repairs": True} if repairs else {}),
         }
         taken.append(Claim(run, epoch, base, resumed=free is not None))
         failpoints.hit("claim.before")
@@ -286,6 +399,7 @@ def commit(
 
     Raises:
         Fenced: a newer start took the run over.
+        Pinned: a rollback holds the current version.
         CommitConflict: the version that it was built on is not the current one any more.
     """
     committed_at: list[int] = []
@@ -297,6 +411,8 @@ def commit(
             committed_at.append(facts["committed"])
             return None
         facts = _held(root, state, run, epoch)
+        if not facts.get("repairs"):
+            _refuse_pinned(root, state)
         built_on = facts["base"] if base is None else base
         if current_version(state) != built_on:
             raise CommitConflict(
@@ -326,6 +442,9 @@ def publish(state: State, number: int, snapshot: dict[str, Any]) -> None:
     created = datetime.now(UTC).isoformat(timespec="seconds")
     state["snapshot"] = {**snapshot, "version": version, "created": created}
     state["kept"][str(version)] = number
+    if state.get("pin"):
+        # The same content, repaired, or another rollback.
+        pin(state, number)
 
 
 def current_version(state: State) -> int:

@@ -7,7 +7,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import xxhash
 
 from stx_core import failpoints
@@ -15,7 +14,7 @@ from stx_core.errors import StoreError
 from stx_core.store.files.filesystem import read_bytes, write_new
 from stx_core.store.files.parallel import parallel
 from stx_core.store.files.urls import join, redact
-from stx_core.store.schema import to_parquet
+from stx_core.store.schema import from_parquet, to_parquet
 from stx_core.store.units import HASH_MODULUS, Unit
 
 Planned = Mapping[str, Mapping[str, Unit]]
@@ -55,6 +54,11 @@ MANIFEST = pa.schema(
 # shards it touched. A segment holds one bucket in large manifests, more in small ones.
 BUCKETS = 64
 _ROWS_PER_SEGMENT = 1024
+
+_WAY_BACK = (
+    "restore it from a copy, or go back to a version that does not need it with `stx rollback` "
+    "(`stx show --versions` lists them)"
+)
 
 _ORDER = [("output", "ascending"), ("url", "ascending"), ("start", "ascending")]
 _UNIT = ["url", "identity", "start", "stop"]
@@ -196,10 +200,23 @@ def read_segments(root: str, segments: Sequence[Mapping[str, Any]]) -> pa.Table:
         try:
             data = read_bytes(url)
         except FileNotFoundError as error:
-            raise StoreError(f"{redact(url)}: a segment of the manifest is missing") from error
+            raise StoreError(
+                f"{redact(url)}: a segment of the manifest is missing; {_WAY_BACK}"
+            ) from error
         if hashlib.sha256(data).hexdigest() != segment["sha256"]:
-            raise StoreError(f"{redact(url)}: damaged segment (its checksum does not match)")
-        return pq.read_table(pa.BufferReader(data), schema=MANIFEST)
+            raise StoreError(
+                f"{redact(url)}: damaged segment (its checksum does not match); {_WAY_BACK}"
+            )
+        return _as_manifest(from_parquet(data))
 
     table = pa.concat_tables([MANIFEST.empty_table(), *parallel(read, segments)])
     return table.sort_by(_ORDER)
+
+
+def _as_manifest(table: pa.Table) -> pa.Table:
+    """Columns that an earlier stx did not write are null."""
+    columns = [
+        table[field.name] if field.name in table.column_names else pa.nulls(len(table), field.type)
+        for field in MANIFEST
+    ]
+    return pa.table(columns, names=MANIFEST.names).cast(MANIFEST)

@@ -23,6 +23,20 @@ QUARANTINE = pa.schema(
     ]
 )
 
+_EXACT_IDS = b"stx.exact_ids"
+
+
+def with_exact_ids(schema: pa.Schema, column: str) -> pa.Schema:
+    """Declare that files of a schema have one row for each row of the unit, with its id here."""
+    return schema.with_metadata({**(schema.metadata or {}), _EXACT_IDS: column.encode()})
+
+
+def exact_ids(schema: pa.Schema) -> str | None:
+    """The column that `with_exact_ids` named; None where a row in may give several or none."""
+    column = (schema.metadata or {}).get(_EXACT_IDS)
+    return None if column is None else str(column.decode())
+
+
 # Queries with their documents, best first: what search writes, reranking reads, measures judge.
 RANKING = pa.schema(
     [
@@ -161,6 +175,8 @@ def write_options(schema: pa.Schema) -> dict[str, Any]:
         "use_dictionary": [path for path, kind in leaves if _repeats(kind)],
         "use_byte_stream_split": [path for path, kind in in_list if pa.types.is_float32(kind)],
         "write_page_index": True,
+        # Readers that check them see a flipped bit; the others are not troubled.
+        "write_page_checksum": True,
         "use_content_defined_chunking": _CONTENT_CHUNKS,
     }
 
@@ -194,3 +210,15 @@ def to_parquet(table: pa.Table, metadata: Mapping[str, str] | None = None) -> by
     pq.write_table(table, sink, row_group_size=max(1, rows), **write_options(table.schema))
     data: bytes = sink.getvalue().to_pybytes()
     return data
+
+
+def from_parquet(data: bytes) -> pa.Table:
+    """Read a file that `to_parquet` wrote, in this thread.
+
+    Not by `pq.read_table`: that goes through a scanner whose threads may still hold the bytes when
+    the interpreter ends, which aborts the process.
+    """
+    source = pa.BufferReader(data)
+    with pq.ParquetFile(source, page_checksum_verification=True) as parquet:
+        table: pa.Table = parquet.read(use_threads=False)
+    return table

@@ -13,9 +13,7 @@ from stx_core.errors import SnapshotExpired, SpecError, StoreError
 from stx_core.store import log
 from stx_core.store.files.filesystem import arrow_filesystem
 from stx_core.store.files.urls import join, redact
-from stx_core.store.manifest import (
-    read_segments,
-)
+from stx_core.store.manifest import read_segments
 
 Result = TypeVar("Result")
 
@@ -168,10 +166,25 @@ def _open(root: str, snapshot: Mapping[str, Any], output: str | None) -> ds.File
     filesystem, path = arrow_filesystem(root)
     return ds.FileSystemDataset.from_paths(
         [join(path, file) for file in _files(root, snapshot, name)],
-        schema=output_schema(snapshot["outputs"][name]),
-        format=ds.ParquetFileFormat(),
+        schema=output_schema(snapshot["outputs"][name]).remove_metadata(),
+        format=ds.ParquetFileFormat(
+            default_fragment_scan_options=ds.ParquetFragmentScanOptions(
+                page_checksum_verification=True
+            )
+        ),
         filesystem=filesystem,
     )
+
+
+def exact_ids(facts: Mapping[str, Any]) -> str | None:
+    """The column of an output's files that has exactly the ids of the unit's rows, if there is one.
+
+    The schema declares it; snapshots of an earlier stx do by the name of the column.
+    """
+    if "exact_ids" in facts:
+        column: str | None = facts["exact_ids"]
+        return column
+    return "id" if "id" in output_schema(facts).names else None
 
 
 def output_schema(facts: Mapping[str, Any]) -> pa.Schema:

@@ -1,28 +1,29 @@
 """Everything that a snapshot says of itself, counted and hashed again from what is on the store."""
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-import xxhash
-
-from stx_core.errors import StoreError
-from stx_core.store import log
-from stx_core.store.files.filesystem import open_file, open_stream
+from stx_core.errors import DamagedFile, StoreError
+from stx_core.store import damage, log
+from stx_core.store.data_file import hash_bytes, open_parquet
+from stx_core.store.files.filesystem import read_bytes, write_over
 from stx_core.store.files.parallel import parallel
 from stx_core.store.files.retries import retry
 from stx_core.store.files.urls import join, redact
 from stx_core.store.manifest import bucket, read_segments
-from stx_core.store.snapshot import output_schema, snapshot_state
+from stx_core.store.sealed import decode
+from stx_core.store.snapshot import exact_ids, output_schema, snapshot_state
 from stx_core.store.units import HASH_MODULUS, id_hash
 
-# Each thread holds one piece of one file: memory stays small, however large the files are.
-_PIECE_BYTES = 4 * 2**20
 _BATCH_ROWS = 65_536
+
+_VERIFIED = "_stx/verified.json"
 
 _COUNTED = (
     *("rows", "file_rows", "bytes", "files", "rows_quarantined", "id_hash"),
@@ -39,27 +40,67 @@ class _File:
     size: int
     checksum: str
     id_hash: str | None
+    id_column: str
     id_type: Any
+
+
+class _Problem(NamedTuple):
+    """A line for people; and, where it is damage of a file, which one and what."""
+
+    line: str
+    file: str = ""
+    kind: damage.Kind = "bytes"
 
 
 def find_problems(root: str, version: int | None = None) -> Iterator[str]:
     """Read a snapshot from end to end; give one line for each thing that is not as it should be.
 
-    Checked are the chain of the log, the segments of the manifest, each named file (size,
-    checksum, rows, ids), that no row of the corpus is in two units, and the totals.
+    Checked are the chain of the log and its end, the segments of the manifest, each named file
+    (size, checksum, rows, ids), that no row of the corpus is in two units, and the totals.
 
     Args:
         root: the dataset.
         version: None for the current one.
     """
+    return (problem.line for problem in _problems(root, version))
+
+
+def verify(root: str, version: int | None = None) -> Iterator[str]:
+    """As `find_problems`; and leave notes: of damaged files, and when all was read.
+
+    The next run does the units of damaged files again. Where nothing may be written, nothing is.
+    """
+    n_problems = 0
+    for problem in _problems(root, version):
+        n_problems += 1
+        if problem.file:
+            damage.note(root, problem.file, problem.kind)
+        yield problem.line
+    with suppress(StoreError, OSError):
+        number = snapshot_state(root, version)["version"]
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        told = {"version": number, "at": at, "problems": n_problems}
+        write_over(join(root, _VERIFIED), json.dumps(told).encode())
+
+
+def last_verified(root: str) -> dict[str, Any] | None:
+    """``version``, ``at`` and number of ``problems`` of the last `verify`; None for never."""
+    try:
+        found = decode(read_bytes(join(root, _VERIFIED)))
+    except FileNotFoundError:
+        return None
+    return found if found.keys() >= {"version", "at", "problems"} else None
+
+
+def _problems(root: str, version: int | None) -> Iterator[_Problem]:
     in_log = list(_log_problems(root))
-    yield from in_log
+    yield from map(_Problem, in_log)
     try:
         state = snapshot_state(root, version)
     except StoreError as error:
         # A damaged entry has been named already.
         if str(error) not in in_log:
-            yield str(error)
+            yield _Problem(str(error))
         return
     totals: dict[str, Counter[str]] = {name: Counter() for name in state["outputs"]}
     is_whole = True
@@ -69,21 +110,24 @@ def find_problems(root: str, version: int | None = None) -> Iterator[str]:
             rows = read_segments(root, [segment]).to_pylist()
         except StoreError as error:
             is_whole = False
-            yield str(error)
+            yield _Problem(str(error))
             continue
         yield from _files_problems(root, _named_files(rows, state["outputs"]))
-        yield from (f"{redact(root)}: {line}" for line in _row_problems(rows, segment))
+        lines = _row_problems(rows, segment)
+        yield from (_Problem(f"{redact(root)}: {line}") for line in lines)
         for row in rows:
             totals[row["output"]].update(_counts(row))
     # Without all segments nothing adds up: that has been said.
     if is_whole:
-        yield from (f"{redact(root)}: {line}" for line in _total_problems(totals, state))
+        lines = _total_problems(totals, state)
+        yield from (_Problem(f"{redact(root)}: {line}") for line in lines)
 
 
 def _log_problems(root: str) -> Iterator[str]:
     """Entries that are damaged, missing, or do not follow the entry before them."""
     previous: str | None = ""
-    for number in range(1, log.last_number(root) + 1):
+    last = log.last_number(root)
+    for number in range(1, last + 1):
         try:
             entry = log.read_entry(root, number)
         except StoreError as error:
@@ -96,73 +140,71 @@ def _log_problems(root: str) -> Iterator[str]:
                 "them was replaced by hand, restore it"
             )
         previous = entry.digest
+    if problem := log.lost_end(root, last):
+        yield problem
 
 
 def _named_files(rows: list[dict[str, Any]], outputs: Mapping[str, Any]) -> list[_File]:
     """Each file once: two outputs of the same encoder share theirs."""
     files: dict[str, _File] = {}
     for row in rows:
-        schema = output_schema(outputs[row["output"]])
-        id_type = schema.field("id").type if "id" in schema.names else None
+        facts = outputs[row["output"]]
+        column = exact_ids(facts)
+        kind = output_schema(facts).field(column).type if column else None
         if name := row["file"]:
-            ids = row["id_hash_out"] if id_type else None
-            bytes_ = (row["size"], row["checksum"])
-            files[name] = _File(name, row["file_rows"], *bytes_, ids, id_type)
+            ids = row["id_hash_out"] if column else None
+            said = (row["file_rows"], row["size"], row["checksum"], ids, column or "", kind)
+            files[name] = _File(name, *said)
         if name := row["quarantine_file"]:
-            ids = row["id_hash_quarantined"] if id_type else None
+            ids = row["id_hash_quarantined"] if column else None
             bytes_ = (row["quarantine_size"], row["quarantine_checksum"])
-            files[name] = _File(name, row["rows_quarantined"], *bytes_, ids, id_type)
+            files[name] = _File(name, row["rows_quarantined"], *bytes_, ids, "id", kind)
     return list(files.values())
 
 
-def _files_problems(root: str, files: list[_File]) -> Iterator[str]:
+def _files_problems(root: str, files: list[_File]) -> Iterator[_Problem]:
     found = parallel(lambda file: _file_problem(root, file), files)
     for file, problem in zip(files, found, strict=True):
         if problem:
-            yield f"{redact(join(root, file.name))}: {problem}"
+            line, name, kind = problem
+            yield _Problem(f"{redact(join(root, file.name))}: {line}", name, kind)
 
 
-def _file_problem(root: str, file: _File) -> str | None:
+def _file_problem(root: str, file: _File) -> _Problem | None:
     """The first thing that is wrong with a file."""
     url = join(root, file.name)
     try:
-        size, checksum = retry(lambda: _hash_bytes(url), url)
+        size, checksum = hash_bytes(url)
         if size != file.size:
-            return f"{size} bytes, the manifest says {file.size}"
+            return _Problem(f"{size} bytes, the manifest says {file.size}", file.name)
         if checksum != file.checksum:
-            return f"its bytes have checksum {checksum}, the manifest says {file.checksum}"
-        rows, ids = retry(lambda: _hash_ids(url, file.id_type), url)
+            said = f"its bytes have checksum {checksum}, the manifest says {file.checksum}"
+            return _Problem(said, file.name)
+        rows, ids = retry(lambda: _hash_ids(url, file), url)
     except FileNotFoundError:
-        return "missing, the manifest names it"
+        return _Problem("missing, the manifest names it", file.name)
+    except DamagedFile:
+        # Its bytes are those of the manifest: a run took it over when it was damaged already.
+        return _Problem("not a whole Parquet file with ids", file.name, "rows")
     except StoreError as error:
-        return f"cannot be read ({error})"
-    except pa.ArrowException as error:
-        return f"not a whole Parquet file with ids ({str(error).splitlines()[0]})"
+        return _Problem(f"cannot be read ({error})")
     if rows != file.rows:
-        return f"{rows} rows, the manifest says {file.rows}"
+        return _Problem(f"{rows} rows, the manifest says {file.rows}", file.name, "rows")
     if file.id_hash is not None and ids != int(file.id_hash, 16):
-        return f"{rows} rows as the manifest says, but with other ids"
+        said = f"{rows} rows as the manifest says, but with other ids"
+        return _Problem(said, file.name, "rows")
     return None
 
 
-def _hash_bytes(url: str) -> tuple[int, str]:
-    size, digest = 0, xxhash.xxh3_128()
-    with open_stream(url) as stream:
-        while piece := stream.read(_PIECE_BYTES):
-            size += len(piece)
-            digest.update(piece)
-    return size, digest.hexdigest()
-
-
-def _hash_ids(url: str, id_type: Any) -> tuple[int, int]:  # noqa: ANN401
+def _hash_ids(url: str, file: _File) -> tuple[int, int]:
     """Rows of a Parquet file, and the hash of their ids; quarantine files hold ids as text."""
     rows, total = 0, 0
-    with open_file(url) as opened, pq.ParquetFile(opened) as parquet:
-        if id_type is None:
+    with open_parquet(url) as parquet:
+        if file.id_hash is None:
             return parquet.metadata.num_rows, 0
-        for batch in parquet.iter_batches(_BATCH_ROWS, columns=["id"]):
+        for batch in parquet.iter_batches(_BATCH_ROWS, columns=[file.id_column], use_threads=False):
             rows += batch.num_rows
-            total += id_hash(batch.column("id").cast(id_type))
+            total += id_hash(batch.column(file.id_column).cast(file.id_type))
     return rows, total % HASH_MODULUS
 
 

@@ -14,8 +14,7 @@ from pipelines.encode import run_encode
 from pipelines.running.cluster import start_ray
 from pipelines.running.runs import View
 from stx_core import SentenceTransformer
-from stx_core.errors import StoreError
-from stx_core.store.snapshot import open_snapshot, read_manifest
+from stx_core.store.snapshot import open_snapshot
 
 
 class Watcher(View):
@@ -350,15 +349,6 @@ def test_rows_are_carried_over_by_ray(base, spec_of, tmp_path):
     found = rows(tmp_path / "out")
     assert (report.parts["dense"].encoded_rows, report.parts["dense"].carried_rows) == (1, 249)
     assert {name for name in found if found[name] != before[name]} == {"d3"}
-
-
-def test_a_lost_file_of_the_snapshot_is_named(base, spec_of, tmp_path):
-    rewrite(base, read_corpus(base), 7)
-    first = read_manifest(str(tmp_path / "out"))["file"][0].as_py()
-    (tmp_path / "out" / first).unlink()
-
-    with pytest.raises(StoreError, match=rf"{first}: a file of the current snapshot cannot be"):
-        run_encode(spec_of(base), Watcher())
 
 
 def test_the_record_of_a_unit_says_how_many_rows_were_carried_over(base, spec_of, tmp_path):

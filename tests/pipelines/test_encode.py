@@ -1,6 +1,7 @@
 """The encode job from spec to snapshot, without Ray: the same plan, stages and files."""
 
 import json
+import os
 import shutil
 
 import datasets
@@ -12,9 +13,11 @@ import pytest
 
 from pipelines.encode import run_encode
 from stx_core import SentenceTransformer, SparseEncoder
-from stx_core.errors import CommitConflict, Fenced, RunActive, SpecError
+from stx_core.errors import CommitConflict, Fenced, RunActive, SnapshotExpired, SpecError
 from stx_core.store import beat, log
+from stx_core.store.files import filesystem, listing
 from stx_core.store.snapshot import open_snapshot, read_manifest, snapshot_info
+from tests.forged import forged_pair
 
 
 class Watcher:
@@ -373,3 +376,120 @@ def test_input_and_output_may_be_on_another_filesystem(spec_of, static_model):
 
     assert (first.version, first.committed, second.committed) == (1, True, False)
     assert set(rows("memory://lake/out")) == {"a", "b"}
+
+
+def test_a_rollback_holds_against_the_next_encode_until_it_is_released(
+    corpus, static_model, tmp_path, stx
+):
+    out = tmp_path / "out"
+    encode = (
+        "encode", corpus, out, "--model", static_model, "--set", "resources.runner=local",
+        "--set", "resources.supervised=false",
+    )  # fmt: skip
+    assert stx(*encode)[0] == 0
+    pq.write_table(pq.read_table(corpus / "part-2.parquet").slice(1), corpus / "part-2.parquet")
+    assert stx(*encode)[0] == 0
+
+    code, stdout, _ = stx("rollback", out, "1")
+    assert (code, "--release" in stdout) == (0, True)
+    code, _, stderr = stx(*encode)
+
+    assert (code, len(stderr.splitlines())) == (6, 1)
+    assert "holds version 3" in stderr
+    assert "held" in stx("show", out)[1]
+    assert stx(*encode, "--dry-run")[0] == 0
+    assert snapshot_info(str(out)).version == 3
+    assert stx("rollback", out)[0] == 2
+    assert stx("rollback", out, "1", "--release")[0] == 2
+
+    assert stx("rollback", out, "--release")[0] == 0
+    assert stx(*encode)[0] == 0
+    assert snapshot_info(str(out)).version == 4
+
+
+def test_a_local_file_whose_time_was_set_back_is_seen_and_costs_only_what_changed(
+    spec_of, tmp_path
+):
+    path = tmp_path / "lines" / "rows.jsonl"
+    path.parent.mkdir()
+    lines = [json.dumps({"id": f"d{i}", "text": f"plants eat {'light ' * i}"}) for i in range(9)]
+    path.write_text("\n".join(lines))
+    run_encode(spec_of(path.parent))
+    before = path.stat()
+    path.write_text("\n".join(lines).replace("plants eat light ", "rivers is  sand  ", 1))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+
+    assert run_encode(spec_of(path.parent)).parts["dense"].encoded_rows == 1
+    # A copy with the old times, as rsync makes it, is read again; nothing is encoded.
+    shutil.copy2(path, tmp_path / "copy")
+    os.replace(tmp_path / "copy", path)
+    assert run_encode(spec_of(path.parent)).parts["dense"].encoded_rows == 0
+
+
+def test_shards_that_an_earlier_stx_knew_by_size_and_time_are_carried_over_unread(
+    corpus, spec_of, tmp_path, monkeypatch
+):
+    def as_before(status):
+        return f"{status.st_size}-{status.st_mtime_ns}"
+
+    with monkeypatch.context() as patch:
+        for module in (filesystem, listing):
+            patch.setattr(module, "local_identity", as_before)
+        run_encode(spec_of(corpus))
+
+    assert not run_encode(spec_of(corpus)).committed
+
+
+def test_a_start_whose_version_gc_has_just_given_up_plans_again(corpus, spec_of, monkeypatch):
+    from pipelines.planning import plan
+
+    run_encode(spec_of(corpus))
+    read, calls = plan.read_manifest, []
+
+    def expired_once(root, version):
+        calls.append(version)
+        if len(calls) == 1:
+            raise SnapshotExpired("version 1 was removed by gc")
+        return read(root, version)
+
+    monkeypatch.setattr(plan, "read_manifest", expired_once)
+
+    assert not run_encode(spec_of(corpus)).committed
+    assert len(calls) == 2
+
+
+def test_two_texts_with_one_xxh3_keep_their_own_vectors(
+    spec_of, corpus, tmp_path, save_static_model
+):
+    one, other = forged_pair()
+    weights = np.eye(4, dtype=np.float32)[:3]
+    model = save_static_model(tmp_path / "model", ["Ftbbbb", "Ftbbbc"], weights)
+    models = {"dense": {"model": str(model)}}
+    for path in corpus.iterdir():
+        path.unlink()
+    pq.write_table(pa.table({"id": ["a"], "text": [one]}), corpus / "part-0.parquet")
+    run_encode(spec_of(corpus, models=models))
+
+    # By carry-over from the version before, and by the pass over equal texts of all units.
+    pq.write_table(pa.table({"id": ["a"], "text": [other]}), corpus / "part-0.parquet")
+    for number, text in enumerate((one, other, one, other)):
+        table = pa.table({"id": [f"b{number}"], "text": [text]})
+        pq.write_table(table, corpus / f"part-{number + 1}.parquet")
+    run_encode(spec_of(corpus, models=models, output={"dedupe": "corpus"}))
+
+    table = open_snapshot(str(tmp_path / "out")).to_table()
+    found = dict(zip(table["id"].to_pylist(), table["embedding"].to_pylist(), strict=True))
+    assert found["a"] == found["b1"] == found["b3"]
+    assert found["b0"] == found["b2"] != found["a"]
+
+
+def test_ids_that_only_share_a_hash_are_no_duplicates(spec_of, corpus):
+    for path in corpus.iterdir():
+        path.unlink()
+    ids = [*forged_pair(), "same", "same"]
+    pq.write_table(pa.table({"id": ids, "text": ["plants"] * 4}), corpus / "part-0.parquet")
+
+    (warning,) = [each for each in run_encode(spec_of(corpus)).warnings if "more than once" in each]
+
+    assert warning.startswith("1 ids occur more than once, for example 'same'")

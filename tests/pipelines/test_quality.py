@@ -448,3 +448,97 @@ def test_the_command_ends_with_5_and_commits_what_is_accepted(
     assert again == 0
     assert "committed version 1" in committed
     assert "warning  quality: output dense: zero_vectors" in committed
+
+
+def write_rows(folder, texts, lang="en"):
+    for path in folder.iterdir():
+        path.unlink()
+    ids = [f"d{i}" for i in range(len(texts))]
+    table = {"id": ids, "text": pa.array(texts, pa.string()), "lang": [lang] * len(ids)}
+    pq.write_table(pa.table(table), folder / "part-0.parquet")
+
+
+@pytest.mark.parametrize("n_rows", [3, 40, 150])
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda texts: [], "no_rows is 1, refused from 1: the corpus has no rows"),
+        (lambda texts: [None] * len(texts), "rows are quarantined"),
+        (lambda texts: texts[: len(texts) // 3], "rows_lost is 0.6"),
+        (lambda texts: [*texts[: len(texts) // 3], *[None] * 30], "30 are quarantined"),
+    ],
+)
+def test_a_commit_that_empties_or_halves_a_good_snapshot_is_refused_at_any_size(
+    gated, corpus, tmp_path, n_rows, change, line
+):
+    texts = [f"plants eat {'stars ' * i}" for i in range(n_rows)]
+    write_rows(corpus, texts)
+    run_encode(gated())
+    write_rows(corpus, change(texts))
+
+    with pytest.raises(QualityRefused, match="nothing was committed") as refused:
+        run_encode(gated())
+
+    assert line in str(refused.value) or n_rows == 3
+    assert snapshot_info(str(tmp_path / "out")).version == 1
+    assert run_encode(gated(accept=True)).version == 2
+
+
+def test_a_first_commit_without_rows_is_refused(gated, corpus, tmp_path):
+    write_rows(corpus, [])
+
+    with pytest.raises(QualityRefused, match="the corpus has no rows"):
+        run_encode(gated())
+
+    assert log.latest(str(tmp_path / "out")).state["snapshot"] is None
+    assert run_encode(gated(no_rows={})).version == 1
+
+
+def test_exactly_half_of_the_rows_may_go(gated, corpus):
+    write_rows(corpus, ["plants eat"] * 40)
+    run_encode(gated())
+    write_rows(corpus, ["plants eat"] * 20)
+
+    assert run_encode(gated()).version == 2
+
+
+def test_a_filter_that_leaves_too_little_is_refused_and_says_so(gated, corpus):
+    write_rows(corpus, ["plants eat"] * 40)
+    run_encode(gated())
+    spec = gated()
+    inputs = spec.model_dump(mode="json")["inputs"] | {"filter": [["lang", "==", "de"]]}
+    filtered = parse_spec(spec.model_dump(mode="json") | {"inputs": inputs})
+
+    with pytest.raises(QualityRefused, match="the filters leave none of 40 rows"):
+        run_encode(filtered)
+
+    allowed = filtered.model_dump(mode="json") | {"quality": {"no_rows": {}, "rows_lost": {}}}
+    assert run_encode(parse_spec(allowed)).version == 2
+
+
+def test_each_output_is_judged_by_its_own_rows(spec_of, corpus, static_model):
+    write_rows(corpus, ["plants eat"] * 40)
+    model = {"model": str(static_model)}
+    run_encode(spec_of(corpus, models={"dense": model}))
+
+    # A second output has no version before; the first has lost nothing.
+    both = {"dense": model, "second": model | {"prompt": "stars "}}
+    assert run_encode(spec_of(corpus, models=both)).version == 2
+
+
+def test_a_backfill_is_judged_by_the_whole_dataset(spec_of, tmp_path):
+    lake = tmp_path / "lake"
+    for day, n_rows in (("a", 30), ("b", 20)):
+        (lake / f"day={day}").mkdir(parents=True)
+        write_rows(lake / f"day={day}", ["plants eat"] * n_rows)
+    run_encode(spec_of(lake))
+    write_rows(lake / "day=b", [])
+
+    # Its own part is emptied, the dataset keeps more than half.
+    part = {"backfill": {"partitions": [["day", "==", "b"]]}}
+    whole = spec_of(lake).model_dump(mode="json")
+    assert run_encode(parse_spec(whole | part)).version == 2
+
+    write_rows(lake / "day=a", [])
+    with pytest.raises(QualityRefused, match="no_rows"):
+        run_encode(parse_spec(whole | {"backfill": {"partitions": [["day", "==", "a"]]}}))

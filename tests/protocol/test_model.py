@@ -21,7 +21,7 @@ import xxhash
 from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
 
-from stx_core.errors import CommitConflict, StoreError
+from stx_core.errors import CommitConflict, Pinned, StoreError
 from stx_core.store import beat, clock, gc, ledger, log
 from stx_core.store.commit import commit_snapshot, rollback
 from stx_core.store.corpus.shards import Shard
@@ -121,6 +121,14 @@ def drive(world, corpus):
             return
         except CommitConflict:
             continue
+        except Pinned:
+            return
+
+
+def release_and_drive(world):
+    if log.latest(ROOT):
+        log.release(ROOT)
+    drive(world, FIRST)
 
 
 def encode(world, claim, corpus, held):
@@ -151,6 +159,8 @@ def roll_back(world):
     last = log.latest(ROOT)
     if last and last.state["kept"]:
         rollback(ROOT, min(map(int, last.state["kept"])))
+        clock.sleep(5)
+        log.release(ROOT)
 
 
 def read(world):
@@ -226,7 +236,7 @@ def play(world, schedule):
             elif world.alive:
                 hurt(world, world.alive[who % len(world.alive)], action)
         settle(world)
-        last = world.start("last driver", lambda: drive(world, FIRST))
+        last = world.start("last driver", functools.partial(release_and_drive, world))
         settle(world)
     finally:
         for actor in world.alive:
@@ -314,6 +324,8 @@ def log_violations(chain):
         if entry["kind"] != "commit":
             continue
         run = state["snapshot"]["run"]
+        if log.pinned_version(before["state"]):
+            yield f"hold: run {run} committed while a rollback held the version before"
         committed[run] += 1
         if committed[run] > 1:
             yield f"commit: run {run} committed twice"
@@ -382,14 +394,14 @@ def delete_before_the_fence(patch):
     """gc decides and deletes as ever, but tells the log only afterwards."""
     collect_only, fence_only = gc.gc, gc._fence
 
-    def think(root, keep, keep_for_s, abandon_after_s):
+    def think(root, keep, keep_for_s, abandon_after_s, margin_s):
         last = log.latest(root)
         state = copy.deepcopy(last.state)
 
         def append(root, kind, change):
             nonlocal state
-            state = change(state, last.n + 1)
-            return replace(last, n=last.n + 1, state=state)
+            state = change(copy.deepcopy(state), last.n + 1) or state
+            return replace(last, n=last.n + 1, kind="gc", state=state)
 
         def modified_s(url):
             try:
@@ -399,13 +411,13 @@ def delete_before_the_fence(patch):
 
         patch.setattr(gc, "log", SimpleNamespace(**{**vars(log), "append": append}))
         patch.setattr(gc, "modified_s", modified_s)
-        return fence_only(root, keep, keep_for_s, abandon_after_s)
+        return fence_only(root, keep, keep_for_s, abandon_after_s, margin_s)
 
-    def collect(root, keep, abandon_after_s, **options):
-        collect_only(root, keep=keep, abandon_after_s=abandon_after_s, **options)
+    def collect(root, keep, abandon_after_s, margin_s):
+        collect_only(root, keep=keep, abandon_after_s=abandon_after_s, margin_s=margin_s)
         patch.setattr(gc, "log", log)
         patch.setattr(gc, "modified_s", filesystem.modified_s)
-        fence_only(root, keep, None, abandon_after_s)
+        fence_only(root, keep, None, abandon_after_s, margin_s)
 
     patch.setattr(gc, "_fence", think)
     patch.setattr(gc, "gc", collect)

@@ -15,7 +15,7 @@ from stx_core.store.corpus.filters import Filter, check_filters, keep_file
 from stx_core.store.corpus.select_rows import concat
 from stx_core.store.corpus.shards import Format, Rows, Shard
 from stx_core.store.corpus.table_folders import refuse_tables
-from stx_core.store.files.filesystem import FileInfo, file_info
+from stx_core.store.files.filesystem import FileInfo, file_info, without_change_time
 from stx_core.store.files.listing import list_files, once
 from stx_core.store.files.retries import retry
 from stx_core.store.files.urls import redact
@@ -228,6 +228,9 @@ def read_some(
 def check_identity(unit: Unit) -> None:
     """Refuse a shard that is not the one that was planned.
 
+    The time of a local inode's last change is left out: machines that share a folder may see
+    different ones. A shard that only this tells apart has another identity in the next plan.
+
     Raises:
         InputError: it changed or is gone.
     """
@@ -238,7 +241,7 @@ def check_identity(unit: Unit) -> None:
             identity = file_info(unit.url).identity
     except FileNotFoundError as error:
         raise _gone(unit) from error
-    if identity != unit.identity:
+    if without_change_time(identity) != without_change_time(unit.identity):
         raise InputError(
             f"{redact(unit.url)}: changed since it was planned (identity {identity}, planned "
             f"{unit.identity}); plan again"

@@ -11,7 +11,7 @@ import tenacity
 
 from stx_core.errors import StoreError
 from stx_core.store.files.filesystem import connect, read_bytes, refuse_links
-from stx_core.store.files.local_disk import link_new
+from stx_core.store.files.local_disk import is_full, link_new
 from stx_core.store.files.retries import DEADLINE_S, answer, count, explain, is_final, kind_of
 from stx_core.store.files.urls import LOCAL, join, local_path, redact, scheme
 from stx_core.store.sealed import decode
@@ -124,10 +124,13 @@ def _put_local(url: str, data: bytes) -> None:
         raise
     except OSError as error:
         # Disks do not answer later: no reason to try again.
-        raise StoreError(
-            f"{url}: {type(error).__name__}: {error} (the folder must be writable, on a file "
-            "system with hard links)"
-        ) from error
+        advice = (
+            "no space left on the disk, or of the quota: free some, and run again; nothing was "
+            "deleted"
+            if is_full(error)
+            else "the folder must be writable, on a file system with hard links"
+        )
+        raise StoreError(f"{url}: {type(error).__name__}: {error} ({advice})") from error
 
 
 def outcome_of(error: BaseException) -> Literal["exists", "failed", "unclear"]:

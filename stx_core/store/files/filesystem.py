@@ -7,9 +7,11 @@ and through fsspec for other stores.
 
 import functools
 import os
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import IO, Any
 
 import fsspec
@@ -39,6 +41,8 @@ _TIME_KEYS = ("LastModified", "mtime", "last_modified", "updated", "created")
 # What stores call the version of an object: S3 and Azure, GCS, the Hugging Face hub.
 _VERSION_KEYS = ("ETag", "etag", "blob_id")
 
+_LOCAL_IDENTITY = re.compile(r"\d+-\d+-\d+")
+
 
 @dataclass(frozen=True)
 class FileInfo:
@@ -47,7 +51,8 @@ class FileInfo:
     Attributes:
         url: absolute, in the spelling of the place that was listed.
         size: bytes.
-        identity: differs when the content may differ: the store's etag, else size and mtime.
+        identity: differs when the content may differ: the store's etag, else size and mtime; of a
+            local file also the time of its inode's last change, which nobody can set back.
         modified_s: last write, seconds since 1970, by the clock of the store; None where it does
             not say.
         place: the same for all names of one file; empty where that is not known.
@@ -166,7 +171,7 @@ def describe(filesystem: Any, path: str, url: str, info: dict[str, Any]) -> File
     if version is not None:
         identity = str(version).strip('"')
     elif scheme(url) == LOCAL:
-        identity = f"{info['size']}-{os.stat(path).st_mtime_ns}"
+        identity = local_identity(os.stat(path))
     else:
         identity = f"{info['size']}-{int(filesystem.modified(path).timestamp() * 1e9)}"
     told = any(info.get(key) is not None for key in _TIME_KEYS)
@@ -175,6 +180,16 @@ def describe(filesystem: Any, path: str, url: str, info: dict[str, Any]) -> File
     return FileInfo(
         url, int(info["size"]), identity, modified, f"{type(filesystem).__name__}:{path}"
     )
+
+
+def local_identity(status: os.stat_result) -> str:
+    """The identity of a local file, see `FileInfo`."""
+    return f"{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}"
+
+
+def without_change_time(identity: str) -> str:
+    """An identity as earlier versions of stx gave it: of a local file size and mtime."""
+    return identity.rpartition("-")[0] if _LOCAL_IDENTITY.fullmatch(identity) else identity
 
 
 def refuse_links(root: str) -> None:
@@ -355,6 +370,64 @@ def download(url: str, path: str) -> None:
     """
     filesystem, source = connect(url)
     retry(lambda: filesystem.get_file(source, path), url)
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A multipart upload that was begun and neither completed nor aborted.
+
+    Attributes:
+        url: of the object that it was to become.
+        id: of the upload.
+        begun_s: when, seconds since 1970, by the clock of the store.
+    """
+
+    url: str
+    id: str
+    begun_s: float
+
+
+def unfinished_uploads(folder: str) -> list[Upload]:
+    """Multipart uploads below a folder that killed processes left; none on stores but S3.
+
+    Nobody sees them, and they are paid for until they are aborted.
+
+    Raises:
+        StoreError: the store does not list them, or not to these credentials.
+    """
+    if scheme(folder) not in S3:
+        return []
+    filesystem, path = connect(folder)
+    bucket, _, prefix = path.partition("/")
+    found: list[Upload] = []
+    marker: dict[str, str] = {}
+    below = f"{prefix.rstrip('/')}/"
+    while True:
+        ask = partial(filesystem.call_s3, "list_multipart_uploads", Bucket=bucket, Prefix=below)
+        page = retry(partial(ask, **marker), folder)
+        for each in page.get("Uploads", []):
+            url = f"{scheme(folder)}://{bucket}/{each['Key']}"
+            found.append(Upload(url, each["UploadId"], each["Initiated"].timestamp()))
+        if not page.get("IsTruncated"):
+            return found
+        marker = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+
+
+def abort_upload(upload: Upload) -> None:
+    """Abort a multipart upload; one that is gone already is no error.
+
+    Raises:
+        StoreError: it cannot be aborted.
+    """
+    filesystem, path = connect(upload.url)
+    bucket, _, key = path.partition("/")
+    with suppress(FileNotFoundError):
+        retry(
+            lambda: filesystem.call_s3(
+                "abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload.id
+            ),
+            upload.url,
+        )
 
 
 def remove(url: str) -> None:

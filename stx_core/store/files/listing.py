@@ -12,7 +12,13 @@ from functools import partial
 from typing import Any
 
 from stx_core.errors import InputError, StoreError
-from stx_core.store.files.filesystem import FileInfo, connect, describe, refuse_credentials
+from stx_core.store.files.filesystem import (
+    FileInfo,
+    connect,
+    describe,
+    local_identity,
+    refuse_credentials,
+)
 from stx_core.store.files.retries import retry
 from stx_core.store.files.urls import LOCAL, join, local_path, normal, redact, scheme
 
@@ -201,7 +207,7 @@ def _local_file(path: str, found: os.stat_result) -> FileInfo:
     return FileInfo(
         path,
         found.st_size,
-        f"{found.st_size}-{found.st_mtime_ns}",
+        local_identity(found),
         found.st_mtime,
         # Size and time too: some network mounts give several files one number.
         f"{found.st_dev}-{found.st_ino}-{found.st_size}-{found.st_mtime_ns}",

@@ -1,14 +1,18 @@
 """Writing on a local disk: all of a file is visible under its name, or nothing. And listing it."""
 
+import errno
 import io
 import os
 import shutil
+import stat
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from stx_core import failpoints
+from stx_core.errors import StoreError
 
 
 def replace(path: str, data: bytes) -> None:
@@ -40,22 +44,65 @@ def link_new(path: str, data: bytes) -> None:
             os.fsync(file.fileno())
         failpoints.hit("link.before")
         os.link(temporary, path)
-    folder_handle = os.open(os.path.dirname(path), os.O_RDONLY)
+    _sync_folder(os.path.dirname(path))
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a write failed for want of space, or of the quota."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def scratch_space(parent: str | None = None) -> Iterator[str]:
+    """A temporary folder while the block runs.
+
+    Args:
+        parent: where; None for the folder of the system, or what TMPDIR names.
+
+    Raises:
+        StoreError: there is no room for temporary files, or none can be made; says where.
+    """
     try:
-        os.fsync(folder_handle)
-    finally:
-        os.close(folder_handle)
+        where = parent or tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise StoreError(
+            f"no temporary files can be made ({error}): free some space, or let TMPDIR name "
+            "another folder"
+        ) from error
+    try:
+        with tempfile.TemporaryDirectory(prefix="stx-", dir=where) as folder:
+            yield folder
+    except OSError as error:
+        named = error.filename
+        elsewhere = named is not None and not os.path.abspath(named).startswith(where)
+        if not is_full(error) or elsewhere:
+            raise
+        raise StoreError(
+            f"{where}: no space left on the disk for temporary files; free some, or let TMPDIR "
+            "name another folder, and run again; finished units are kept"
+        ) from error
+
+
+def own_folder(name: str) -> str:
+    """A folder among the temporary ones that no other user of the machine can write to.
+
+    Raises:
+        StoreError: its place is taken by somebody else.
+    """
+    folder = os.path.join(tempfile.gettempdir(), f"{name}-{os.getuid()}")
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    status = os.lstat(folder)
+    is_private = stat.S_ISDIR(status.st_mode) and not status.st_mode & 0o077
+    if status.st_uid != os.getuid() or not is_private:
+        raise StoreError(f"{folder}: belongs to others or is open to them; remove it")
+    return folder
 
 
 @contextmanager
 def _temporary(path: str) -> Iterator[str]:
     """A name beside a path that nobody else uses; the folder is made, the file removed."""
     folder, name = os.path.split(path)
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except FileExistsError as error:
-        # Of the folder, not of the file: must not look like a lost race.
-        raise NotADirectoryError(f"{error.filename} is a file, a folder is needed") from error
+    _make_folder(folder)
     temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
     try:
         yield temporary
@@ -92,3 +139,28 @@ def find(folder: str) -> dict[str, dict[str, Any]]:
                 name = os.path.relpath(entry.path, folder)
                 found[name] = {"size": size, "mtime": told.st_mtime}
     return found
+
+
+def _make_folder(folder: str) -> None:
+    """Make a folder with its parents, so that a crash of the machine does not lose a new one."""
+    missing = []
+    while folder and not os.path.isdir(folder):
+        missing.append(folder)
+        folder = os.path.dirname(folder)
+    for each in reversed(missing):
+        try:
+            os.mkdir(each)
+        except FileExistsError as error:
+            if os.path.isdir(each):
+                continue  # another writer was faster
+            # Of the folder, not of the file: must not look like a lost race.
+            raise NotADirectoryError(f"{each} is a file, a folder is needed") from error
+        _sync_folder(os.path.dirname(each))
+
+
+def _sync_folder(folder: str) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import tenacity
 
 from stx_core.errors import StoreError, StxError
+from stx_core.store.files.local_disk import is_full
 from stx_core.store.files.urls import LOCAL, redact, scheme
 
 logger = logging.getLogger(__name__)
@@ -123,6 +124,18 @@ def is_final(error: BaseException) -> bool:
     return status in _FINAL_STATUS and code not in _PASSING_CODES
 
 
+def is_decoding(error: BaseException) -> bool:
+    """Whether pyarrow could not make sense of bytes that it did read: no other attempt will."""
+    if isinstance(error, KeyError):
+        return True
+    if _module(error) == "pyarrow":
+        return type(error).__name__ not in ("ArrowCancelled", "ArrowMemoryError")
+    # Errors of the system have a number, those of S3 say whose they are; what is left is a plain
+    # OSError too.
+    plain = type(error) is OSError and error.errno is None
+    return plain and error.__cause__ is None and not _ARROW.search(str(error))
+
+
 def is_denied(error: BaseException) -> bool:
     """Whether a store refuses what these credentials, or the lack of any, ask for."""
     if isinstance(error, PermissionError) or type(error).__name__ in _NO_CREDENTIALS:
@@ -182,6 +195,8 @@ def explain(url: str, error: BaseException) -> str:
         advice = "; set store.region to the bucket's region"
     elif status == 411 or "x-amz-content-sha256" in str(error).lower():
         advice = "; the server knows no checksum trailers, set store.checksums: when_required"
+    elif is_full(error):
+        advice = "; free some space on that disk, or raise the quota, and run again"
     elif scheme(url) != LOCAL and is_transient(error) and kind_of(error) == "connection":
         advice = "; check the endpoint and the network"
     return redact(f"{url}: {_say(error)}{advice}")

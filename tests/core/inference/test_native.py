@@ -212,6 +212,32 @@ def test_a_cache_that_others_can_write_to_is_not_used(monkeypatch, tmp_path):
         native._built()
 
 
+def test_a_cache_below_a_folder_that_others_may_write_to_is_not_used(monkeypatch, tmp_path):
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(shared / "cache"))
+    assert native._cache_folder() == shared / "cache/stx/native"
+
+    shared.chmod(0o777)
+    with pytest.raises(PermissionError, match=rf"they may write to {shared}"):
+        native._cache_folder()
+
+    # As /tmp is: what is there cannot be replaced by others.
+    shared.chmod(0o1777)
+    assert native._cache_folder() == shared / "cache/stx/native"
+
+
+def test_a_link_to_a_cache_is_checked_where_it_leads(monkeypatch, tmp_path):
+    open_to_all = tmp_path / "open"
+    (open_to_all / "cache").mkdir(parents=True)
+    open_to_all.chmod(0o777)
+    (tmp_path / "link").symlink_to(open_to_all / "cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "link"))
+
+    with pytest.raises(PermissionError, match="others could replace it"):
+        native._cache_folder()
+
+
 @needs_kernels
 def test_kernels_that_were_built_beside_their_sources_need_no_compiler(monkeypatch, tmp_path):
     sources = shutil.copytree(native._SOURCES, tmp_path / "kernels")

@@ -231,6 +231,23 @@ def test_a_paused_run_of_last_week_is_not_given_up(job, age):
     assert log.claim(job.root, "slow").run == claim.run
 
 
+def test_a_gc_that_has_nothing_to_do_appends_nothing(job):
+    for _ in range(2):
+        rewrite(job)
+    assert gc(job.root, keep=1, **NOW).versions == (1,)
+    last = log.latest(job.root)
+
+    again = gc(job.root, keep=1, **NOW)
+    young = join(job.root, f"data/dense/{'0' * 32}-20260101T000000-{'0' * 8}-1-aa.parquet")
+    write_new(young, b"what a lost attempt left")
+    spared = gc(job.root, keep=1)
+
+    assert (again.files, spared.files) == ((), ())
+    assert log.latest(job.root) == last
+    assert gc(job.root, keep=1, **NOW).files == (young.removeprefix(job.root)[1:],)
+    assert log.latest(job.root).n == last.n + 1
+
+
 def test_the_fence_is_in_the_log_before_anything_is_deleted(job, monkeypatch):
     for _ in range(2):
         rewrite(job)

@@ -3,6 +3,7 @@ import shutil
 import threading
 import time
 import uuid
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -12,18 +13,21 @@ from hypothesis import strategies as st
 
 from stx_core.errors import StoreError
 from stx_core.store import hash_index
+from stx_core.store.digests import blake2b
 from stx_core.store.files.filesystem import write_new
 from stx_core.store.files.urls import join
 from stx_core.store.hash_index import (
     HASH,
     HashIndex,
     build_index,
+    hash_ids,
     open_index,
     publish_index,
     published_index,
     to_hashes,
 )  # fmt: skip
 from stx_core.store.schema import to_parquet
+from tests.forged import forged_pair
 
 
 def write_files(root, files):
@@ -33,7 +37,7 @@ def write_files(root, files):
 
 
 def hexes(*texts):
-    return [xxhash.xxh3_128_hexdigest(str(text).encode()) for text in texts]
+    return [blake2b(str(text).encode()).hex() for text in texts]
 
 
 def found(index, hashes):
@@ -51,7 +55,7 @@ def private_temp(tmp_path, monkeypatch):
 
 
 # Few distinct bytes, zeros among them: hashes that share a partition, a beginning, an end.
-HASHES = st.lists(st.sampled_from([0, 1, 255]), min_size=16, max_size=16).map(
+HASHES = st.lists(st.sampled_from([0, 1, 255]), min_size=32, max_size=32).map(
     lambda values: bytes(values).hex()
 )
 
@@ -86,9 +90,46 @@ def test_a_build_in_many_small_steps_gives_the_same_file(tmp_path, monkeypatch):
     assert {path.suffix for path in tmp_path.iterdir()} == {".arrow", ".parquet"}
 
 
-def test_a_data_file_that_is_gone_is_named(tmp_path):
-    with pytest.raises(StoreError, match=r"lost\.parquet: a file of the current snapshot cannot"):
-        build_index(str(tmp_path), ["lost.parquet"], str(tmp_path / "index.arrow"))
+def test_rows_of_a_data_file_that_is_gone_are_left_out_and_it_is_named(tmp_path, caplog):
+    write_files(str(tmp_path), {"a.parquet": hexes("x")})
+
+    build_index(str(tmp_path), ["lost.parquet", "a.parquet"], str(tmp_path / "index.arrow"))
+
+    assert found(HashIndex(str(tmp_path / "index.arrow")), hexes("x")) == [("a.parquet", 0)]
+    assert "lost.parquet: missing" in caplog.text
+
+
+def test_hashes_of_an_earlier_stx_are_not_trusted(tmp_path):
+    hashes = [xxhash.xxh3_128_hexdigest(b"x"), *hexes("y")]
+    write_files(str(tmp_path), {"a.parquet": hashes})
+
+    build_index(str(tmp_path), ["a.parquet"], str(tmp_path / "index.arrow"))
+
+    assert found(HashIndex(str(tmp_path / "index.arrow")), hexes("x", "y")) == [
+        None,
+        ("a.parquet", 1),
+    ]
+
+
+def test_ids_with_the_same_xxh3_are_different_ids():
+    one, other = hash_ids(pa.array(forged_pair()))
+
+    assert one != other
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: b"", None])
+def test_a_damaged_index_is_not_found_again_and_not_opened(tmp_path, damage):
+    write_files(str(tmp_path), {"a.parquet": hexes("x")})
+    build_index(str(tmp_path), ["a.parquet"], str(tmp_path / "index.arrow"))
+    url = publish_index(str(tmp_path / "index.arrow"), str(tmp_path / "published"))
+    data = Path(url).read_bytes()
+    middle = len(data) // 2
+    flipped = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+    Path(url).write_bytes(damage(data) if damage else flipped)
+
+    with pytest.raises(StoreError, match="damaged index"):
+        open_index(url)
+    assert published_index(str(tmp_path / "published"), ["a.parquet"]) is None
 
 
 def test_an_index_is_published_once_and_found_by_its_data_files(root, tmp_path, private_temp):

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from stx_core.errors import InputError, SpecError, StoreError
+from stx_core.store import log
 from stx_core.store.corpus.readers import list_shards
 from stx_core.store.files import retries, s3
 from stx_core.store.files.create import create, probe
@@ -27,6 +28,7 @@ from stx_core.store.files.filesystem import (
 from stx_core.store.files.listing import list_files
 from stx_core.store.files.s3 import S3Options, use_options
 from stx_core.store.files.urls import join
+from stx_core.store.gc import gc
 from stx_core.store.schema import to_parquet
 from tests.servers.canned import Answer
 
@@ -103,6 +105,21 @@ def test_a_large_object_written_in_parts_is_read_back(s3_root):
 
     assert file_info(join(s3_root, "large")).size == len(data)
     assert read_bytes(join(s3_root, "large")) == data
+
+
+def test_gc_aborts_uploads_that_killed_processes_left(s3_root, s3_server):
+    bucket, prefix = s3_root.split("/", 3)[2:]
+    client = s3_server.client()
+    log.claim(s3_root, "spec")
+    elsewhere = client.create_multipart_upload(Bucket=bucket, Key=f"{prefix}-other/large")
+    client.create_multipart_upload(Bucket=bucket, Key=f"{prefix}/data/dense/part.parquet")
+
+    young = gc(s3_root)
+    old = gc(s3_root, margin_s=-60)
+
+    assert (young.n_uploads, old.n_uploads) == (0, 1)
+    found = client.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
+    assert [each["UploadId"] for each in found if prefix in each["Key"]] == [elsewhere["UploadId"]]
 
 
 def test_folder_markers_are_no_files(s3_root, s3_server):

@@ -8,11 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stx_core.errors import CommitConflict, Fenced, SpecError, StoreError
+from stx_core.errors import CommitConflict, Fenced, Pinned, SpecError, StoreError
 from stx_core.store import commit, ledger, log, manifest
 from stx_core.store.commit import commit_snapshot, rollback
 from stx_core.store.files.filesystem import connect, list_sizes, write_new
 from stx_core.store.files.urls import join
+from stx_core.store.gc import gc
 from stx_core.store.schema import dense_matrix, to_parquet
 from stx_core.store.snapshot import (
     open_snapshot,
@@ -464,11 +465,38 @@ def test_a_rollback_makes_an_older_version_current_again(committed):
     assert [each.version for each in versions(committed.root)] == [1, 2, 3]
 
 
-def test_a_rollback_to_the_current_version_writes_nothing(committed):
-    before = log.latest(committed.root)
+def test_a_rollback_to_the_current_version_publishes_nothing_but_holds_it(committed):
+    assert rollback(committed.root, 1).version == 1
+    held = log.latest(committed.root)
 
     assert rollback(committed.root, 1).version == 1
-    assert log.latest(committed.root) == before
+
+    assert log.pinned_version(held.state) == 1
+    assert log.latest(committed.root) == held
+
+
+def test_a_rollback_holds_its_version_until_it_is_released(committed):
+    started = log.claim(committed.root, "started before")
+    records = committed.finish_all(started.run)
+    rollback(committed.root, 1)
+
+    with pytest.raises(Pinned, match="holds version 1"):
+        log.claim(committed.root, "started after")
+    with pytest.raises(Pinned, match="--release"):
+        committed.publish(started, records)
+
+    assert log.release(committed.root) == 1
+    assert log.release(committed.root) is None
+    assert committed.publish(started, records).version == 2
+    assert log.claim(committed.root, "started after").base == 2
+
+
+def test_gc_leaves_a_hold_as_it_is(committed):
+    rollback(committed.root, 1)
+
+    gc(committed.root, keep=1, margin_s=0)
+
+    assert log.pinned_version(log.latest(committed.root).state) == 1
 
 
 def test_a_rollback_to_a_version_that_never_was_or_lost_a_file_is_refused(committed):
@@ -489,6 +517,7 @@ def test_a_run_that_plans_on_a_version_which_was_rolled_back_conflicts(committed
     committed.publish(log.claim(committed.root, "less"), [], units=committed.units[:1])
     claim = log.claim(committed.root, "again")
     rollback(committed.root, 1)
+    log.release(committed.root)
 
     with pytest.raises(CommitConflict):
         committed.publish(claim, committed.finish_all(claim.run))

@@ -4,19 +4,22 @@ import pyarrow as pa
 import pytest
 import xxhash
 
+from stx_core.errors import StoreError
 from stx_core.store import ledger, log
 from stx_core.store.commit import commit_snapshot
+from stx_core.store.damage import damaged_files
 from stx_core.store.files.filesystem import read_bytes, remove, write_over
 from stx_core.store.files.urls import join
-from stx_core.store.schema import QUARANTINE, to_parquet
+from stx_core.store.schema import QUARANTINE, to_parquet, with_exact_ids
 from stx_core.store.sealed import decode, seal
 from stx_core.store.snapshot import read_manifest
 from stx_core.store.units import canonical_json, id_hash
-from stx_core.store.verify import find_problems
+from stx_core.store.verify import find_problems, last_verified, verify
 
 SCHEMA = pa.schema(
     [("id", pa.int64()), ("embedding", pa.list_(pa.field("element", pa.float32()), 2))]
 )
+EXACT = with_exact_ids(SCHEMA, "id")
 FACTS = {"dim": 2, "store_as": "float32"}
 
 
@@ -54,12 +57,12 @@ def finish(job, unit, claim, change):
 def publish(job):
     """Commits the job's four units; `change` may falsify what their records say."""
 
-    def publish(change=lambda record: record, planned=None):
+    def publish(change=lambda record: record, planned=None, schema=EXACT):
         claim = log.claim(job.root, "spec")
         records = ledger.to_table([finish(job, unit, claim, change) for unit in job.units])
         planned = planned or job.planned()
         return commit_snapshot(
-            job.root, claim, planned, records, {"dense": FACTS}, {"dense": SCHEMA}
+            job.root, claim, planned, records, {"dense": FACTS}, {"dense": schema}
         )
 
     return publish
@@ -147,13 +150,80 @@ def test_a_record_with_the_ids_of_other_rows_is_found(job, publish, change):
     assert all("with other ids" in line for line in found)
 
 
+def other_ids(change):
+    other, bad = pa.array([501, 502, 503, 504]), pa.array([505])
+    hashes = {
+        "id_hash_out": f"{id_hash(other):032x}",
+        "id_hash_quarantined": f"{id_hash(bad):032x}",
+        "id_hash_in": f"{id_hash(pa.concat_arrays([other, bad])):032x}",
+    }
+    return lambda record: change(record, **hashes)
+
+
+def test_a_column_named_id_promises_nothing_unless_the_schema_does(job, publish, change):
+    # Rows of such a job may give several rows each, or none.
+    publish(other_ids(change), schema=SCHEMA)
+
+    assert problems(job) == []
+
+
+def test_exact_ids_may_stand_in_a_column_of_any_name(job, publish, change):
+    publish(other_ids(change), schema=with_exact_ids(SCHEMA, "id"))
+
+    assert all("with other ids" in line for line in problems(job))
+
+
+def test_the_end_of_the_log_is_missed_when_its_newest_entries_are_deleted(job, publish):
+    publish()
+    remove(log_url(job, 2))
+
+    found = problems(job)
+
+    assert any("ends with entry 1, but entry 2 was there" in line for line in found)
+    with pytest.raises(StoreError, match="newest entries were deleted"):
+        log.claim(job.root, "another")
+    assert not any("entry" in line for line in problems_of_a_log_without_a_hint(job))
+
+
+def problems_of_a_log_without_a_hint(job):
+    remove(join(job.root, "_stx/head.json"))
+    return problems(job)
+
+
+def test_verify_notes_damaged_files_and_when_it_looked(job, publish):
+    publish()
+    url = a_file(job)
+    assert last_verified(job.root) is None
+    write_over(url, read_bytes(url)[:-1] + b"?")
+
+    (line,) = verify(job.root)
+
+    told = last_verified(job.root)
+    assert (told["version"], told["problems"]) == (1, 1)
+    assert damaged_files(job.root, read_manifest(job.root)) == {url.removeprefix(job.root)[1:]}
+
+
+def test_a_note_of_a_file_that_was_restored_counts_for_nothing(job, publish):
+    publish()
+    url = a_file(job)
+    whole = read_bytes(url)
+    write_over(url, whole[:-1] + b"?")
+    assert len(list(verify(job.root))) == 1
+
+    write_over(url, whole)
+
+    assert not damaged_files(job.root, read_manifest(job.root))
+
+
 def test_a_changed_segment_is_found_and_the_others_are_still_checked(job, publish):
     publish()
     segments = log.latest(job.root).state["snapshot"]["segments"]
     url = join(job.root, segments[0]["file"])
     write_over(url, read_bytes(url) + b" ")
 
-    assert problems(job) == [f"{url}: damaged segment (its checksum does not match)"]
+    (problem,) = problems(job)
+
+    assert problem.startswith(f"{url}: damaged segment (its checksum does not match); restore it")
 
 
 def test_a_row_range_that_is_in_two_units_is_found(job, publish):

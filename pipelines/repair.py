@@ -1,0 +1,107 @@
+"""Damaged files of a dataset, written again from their input: ``stx verify --repair``."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import pyarrow as pa
+
+from pipelines.encode import run_encode
+from pipelines.encoding.stored_encoder import stored_encoder
+from pipelines.planning.corpus import list_corpus, with_held_identities
+from pipelines.running.runs import View
+from pipelines.spec.encode import EncodeSpec
+from pipelines.spec.file import read_spec
+from pipelines.spec.parts import Output
+from pipelines.telemetry.report import Report
+from stx_core.errors import SpecError
+from stx_core.store import damage
+from stx_core.store.files.urls import redact
+from stx_core.store.snapshot import read_manifest, snapshot_info
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """What became of the damaged files of a snapshot.
+
+    Attributes:
+        report: of the run that wrote them again; None where nothing could be.
+        n_files: that were damaged.
+        lost: URLs of shards that are gone or have changed, whose files stay as they are.
+    """
+
+    report: Report | None
+    n_files: int
+    lost: tuple[str, ...]
+
+
+def repair(
+    root: str,
+    view: View | None = None,
+    *,
+    model: str | None = None,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+) -> Repaired:
+    """Encode the units of files that are missing, cut or noted as damaged; commit a new version.
+
+    Nothing else changes: other units are named as they are, and what the corpus has become since is
+    left to the next `stx encode`. Where to read and how comes from the dataset, which may come
+    from anyone; so its store, alerts and trust are not taken from there.
+
+    Args:
+        root: the dataset, of `stx encode`.
+        view: watches the run.
+        model: folder of the model, if it is not where the dataset says.
+        trust_remote_code: run code of the model's folder, if the output was written that way.
+        allow_pickle: load pickled weights, if the output was written that way.
+
+    Raises:
+        SpecError: how its texts were read is not known any more.
+        ModelError: the model's files are not there, or need more trust.
+        StoreError: there is no snapshot.
+    """
+    manifest = read_manifest(root)
+    bad = damage.damaged_files(root, manifest)
+    rows = manifest.filter(damage.names_one(manifest, bad))
+    if not bad:
+        return Repaired(None, 0, ())
+    trust = {"trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
+    spec = _spec(root, manifest, model, trust)
+    known = _places(rows)
+    corpus = with_held_identities(list_corpus(spec.inputs), known)
+    same = {shard.url for shard in corpus.shards if (shard.url, shard.identity) in known}
+    lost = tuple(sorted({url for url, _ in known} - same))
+    report = run_encode(spec, view, repairs=frozenset(same)) if same else None
+    return Repaired(report, len(bad), lost)
+
+
+def _places(rows: pa.Table) -> set[tuple[str, str]]:
+    return set(zip(*(rows[name].to_pylist() for name in ("url", "identity")), strict=True))
+
+
+def _spec(root: str, manifest: pa.Table, model: str | None, trust: dict[str, bool]) -> EncodeSpec:
+    """What the run that wrote a snapshot was asked for, as far as it decides what its rows are."""
+    info = snapshot_info(root)
+    runs = [info.run, *sorted(manifest["run"].unique().to_pylist(), reverse=True)]
+    stored = next(filter(None, map(partial(_stored_spec, root), runs)), None)
+    if stored is None:
+        raise SpecError(
+            f"{redact(root)}: how its texts were read is not known any more (gc removed the runs); "
+            "run `stx encode` with its spec, which encodes damaged units again, too"
+        )
+    models = {}
+    for name, facts in info.outputs.items():
+        settings = stored_encoder(facts, redact(root), model=model, **trust)
+        known = {key: getattr(settings, key) for key in ("model", "revision", *trust)}
+        models[name] = stored.models[name].model_copy(update=known)
+    output = Output(path=root, empty_text=stored.output.empty_text)
+    resources = {"rows_per_unit": stored.resources.rows_per_unit}
+    values = EncodeSpec(inputs=stored.inputs, models=models, output=output)
+    return values.model_copy(update={"resources": values.resources.model_copy(update=resources)})
+
+
+def _stored_spec(root: str, run: str) -> EncodeSpec | None:
+    try:
+        return read_spec(root, run)
+    except (FileNotFoundError, SpecError):
+        return None
