@@ -26,28 +26,28 @@ def measure(model, corpus=None, kind="dense", **more):
 
 
 @pytest.fixture(scope="module")
-def found(tiny_bert):
+def measured(tiny_bert):
     """Of each setting."""
     return measure(tiny_bert)
 
 
-def test_each_setting_is_measured_and_the_advice_is_one_of_them(found):
-    settings = [(speed.dtype, speed.token_budget) for speed in found.speeds]
+def test_each_setting_is_measured_and_the_advice_is_one_of_them(measured):
+    settings = [(speed.dtype, speed.token_budget) for speed in measured.speeds]
     assert sorted(settings) == [
         ("bfloat16", 256), ("bfloat16", 512), ("float32", 256), ("float32", 512),
     ]  # fmt: skip
-    assert (found.best.dtype, found.best.token_budget) in settings
-    assert found.why_padded is None
-    for speed in found.speeds:
+    assert (measured.best.dtype, measured.best.token_budget) in settings
+    assert measured.why_padded is None
+    for speed in measured.speeds:
         assert sum(speed.shares.values()) == pytest.approx(1, abs=0.01)
         assert 1 <= speed.padding < 1.5
         assert min(speed.texts_per_second, speed.utilisation) > 0
-    mean, least = found.cosine["bfloat16"]
+    mean, least = measured.cosine["bfloat16"]
     assert 0.98 < least <= mean <= 1
 
 
-def test_inaccurate_half_precision_is_not_advised(found):
-    inaccurate = replace(found, cosine={"bfloat16": (0.9998, 0.99)})
+def test_inaccurate_half_precision_is_not_advised(measured):
+    inaccurate = replace(measured, cosine={"bfloat16": (0.9998, 0.99)})
 
     assert not inaccurate.is_accurate("bfloat16")
     assert inaccurate.best.dtype == "float32"
