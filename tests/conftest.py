@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -24,6 +25,8 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 def pytest_collection_modifyitems(items):
     """Mark tests of the S3 server, which is another one where Ceph is not installed."""
     for item in items:
+        if re.search(r" at 0x[0-9a-f]+", item.nodeid):
+            raise pytest.UsageError(f"{item.nodeid}: give ids that are the same in all processes")
         if "s3_server" in item.fixturenames:
             item.add_marker("programs")
 

@@ -1,4 +1,5 @@
 import json
+import re
 from functools import partial
 
 import pytest
@@ -32,7 +33,12 @@ FUNCTIONS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("activation", [*PLAIN, *WITH_ARGUMENTS, *FUNCTIONS], ids=repr)
+def name(activation):
+    """Without the address, which is another one in each process."""
+    return re.sub(r" at 0x\w+", "", repr(activation))
+
+
+@pytest.mark.parametrize("activation", [*PLAIN, *WITH_ARGUMENTS, *FUNCTIONS], ids=name)
 def test_every_activation_of_torch_comes_back_from_a_folder(activation, tmp_path):
     if isinstance(activation, nn.Module):
         activation.eval()
