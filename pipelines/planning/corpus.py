@@ -15,7 +15,7 @@ from stx_core.errors import InputError
 from stx_core.store.corpus.columns import check_id, check_text, corpus_schema
 from stx_core.store.corpus.filters import Filter
 from stx_core.store.corpus.readers import list_shards, read_rows
-from stx_core.store.corpus.shards import BadRow, Rows, Shard
+from stx_core.store.corpus.shards import BadRow, CsvForm, Rows, Shard
 from stx_core.store.digests import blake2b
 from stx_core.store.files.filesystem import without_change_time
 from stx_core.store.files.urls import redact
@@ -53,6 +53,7 @@ def list_corpus(inputs: Inputs, backfill: Backfill | None = None) -> Corpus:
         conditions,
         inputs.max_text_bytes,
         [*columns, *inputs.columns],
+        inputs.csv.form,
     )
     if not any(shard.n_rows for shard in shards):
         schema = pa.schema([(name, pa.string()) for name in columns])
@@ -86,6 +87,11 @@ def filters(inputs: Inputs) -> list[Filter]:
     return [(item.column, item.op, item.value) for item in inputs.filter]
 
 
+def limits(inputs: Inputs) -> tuple[int, CsvForm]:
+    """The last arguments of `read_rows` and `read_some`."""
+    return inputs.max_text_bytes, inputs.csv.form
+
+
 def sample_texts(corpus: Corpus, inputs: Inputs, n_rows: int) -> list[str]:
     """Texts of up to `n_rows` rows, from the starts of shards spread over the corpus."""
     filled = [shard for shard in corpus.shards if shard.n_rows]
@@ -94,7 +100,7 @@ def sample_texts(corpus: Corpus, inputs: Inputs, n_rows: int) -> list[str]:
     for shard in chosen:
         share = -(-n_rows // len(chosen))
         unit = next(iter(plan_units([shard], share)))
-        rows = read_rows(unit, corpus.schema, filters(inputs), max_text_bytes=inputs.max_text_bytes)
+        rows = read_rows(unit, corpus.schema, filters(inputs), None, *limits(inputs))
         texts += [text for text in texts_of(rows.table, inputs).to_pylist() if text]
     return texts[:n_rows]
 
@@ -108,7 +114,7 @@ def read_unit(unit: Unit, schema: pa.Schema, inputs: Inputs, output: Output) -> 
     """
     seconds: dict[str, float] = {}
     with unit_table.timed(seconds, "read"):
-        rows = read_rows(unit, schema, filters(inputs), inputs.id_column, inputs.max_text_bytes)
+        rows = read_rows(unit, schema, filters(inputs), inputs.id_column, *limits(inputs))
         table = _readable_rows(unit, rows, inputs, output.empty_text == "quarantine")
         if rows.bad:
             bad = _unreadable_rows(rows.bad, table.schema)

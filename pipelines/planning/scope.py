@@ -17,7 +17,7 @@ from pipelines.spec.parts import Inputs
 from stx_core.errors import InputError, SpecError
 from stx_core.store.corpus.filters import Filter, keep_file
 from stx_core.store.corpus.readers import list_shards, read_rows
-from stx_core.store.corpus.shards import Shard, partitions
+from stx_core.store.corpus.shards import CsvForm, Shard, partitions
 from stx_core.store.units import plan_units
 
 _THREADS = 8
@@ -90,7 +90,7 @@ def find_scope(
     if inputs.id_column is None:
         raise SpecError("backfill.ids: the spec has inputs.id_column: null; name the id column")
     wanted = _read_ids(backfill.ids, schema.field(inputs.id_column).type, inputs.id_column)
-    urls = frozenset(_shards_with(shards, wanted, inputs.id_column))
+    urls = frozenset(_shards_with(shards, wanted, inputs))
     if not urls:
         raise InputError(f"backfill.ids: none of the {len(wanted)} ids is in the corpus")
     return Scope(conditions, urls)
@@ -118,10 +118,14 @@ def _typed(ids: pa.Array, kind: pa.DataType, where: str) -> pa.Array:
         raise InputError(f"{where}: ids are {ids.type}, those of the corpus {kind}") from error
 
 
-def _shards_with(shards: Sequence[Shard], ids: pa.Array, column: str) -> Iterable[str]:
+def _shards_with(shards: Sequence[Shard], ids: pa.Array, inputs: Inputs) -> Iterable[str]:
+    column = str(inputs.id_column)
+
     def has_one(shard: Shard) -> bool:
         return shard.n_rows > 0 and bool(
-            pc.any(pc.is_in(_column(shard, column).cast(ids.type), value_set=ids)).as_py()
+            pc.any(
+                pc.is_in(_column(shard, column, inputs.csv.form).cast(ids.type), value_set=ids)
+            ).as_py()
         )
 
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -129,10 +133,15 @@ def _shards_with(shards: Sequence[Shard], ids: pa.Array, column: str) -> Iterabl
     return (shard.url for shard, yes in zip(shards, found, strict=True) if yes)
 
 
-def _column(shard: Shard, column: str) -> pa.ChunkedArray:
+def _column(
+    shard: Shard,
+    column: str,
+    csv: CsvForm = CsvForm(),  # noqa: B008  (frozen)
+) -> pa.ChunkedArray:
     """One column of a whole shard, without the rows that cannot be read."""
     schema = pa.schema([shard.schema.field(column)])
-    parts = [read_rows(unit, schema).table.column(column) for unit in plan_units([shard], 1 << 20)]
+    units = plan_units([shard], 1 << 20)
+    parts = [read_rows(unit, schema, csv=csv).table.column(column) for unit in units]
     return pa.chunked_array(
         [chunk for part in parts for chunk in part.chunks], schema.field(0).type
     )

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.planning.corpus import Corpus, filters, ids_of, list_corpus, texts_of
+from pipelines.planning.corpus import Corpus, filters, ids_of, limits, list_corpus, texts_of
 from pipelines.spec.parts import Inputs
 from stx_core.errors import InputError
 from stx_core.store.corpus.readers import read_rows, read_some
@@ -148,7 +148,7 @@ def _texts_of_rows(
 ) -> tuple[np.ndarray, pa.ChunkedArray]:
     """Texts of a shard, and for each of (N,) ascending rows its place in them, -1 for none."""
     inputs = source.inputs
-    found = read_some(shard, source.schema, rows, inputs.max_text_bytes)
+    found = read_some(shard, source.schema, rows, *limits(inputs))
     if not len(found.table):
         return np.full(len(rows), -1), pa.chunked_array([], pa.string())
     places = np.minimum(np.searchsorted(found.row_numbers, rows), len(found.row_numbers) - 1)
@@ -197,7 +197,7 @@ def _pieces(shard: Shard) -> list[Unit]:
 
 
 def _unit_entries(number: int, unit: Unit, columns: pa.Schema, inputs: Inputs) -> np.ndarray:
-    rows = read_rows(unit, columns, filters(inputs), inputs.id_column, inputs.max_text_bytes)
+    rows = read_rows(unit, columns, filters(inputs), inputs.id_column, *limits(inputs))
     ids = ids_of(unit, rows, inputs)
     known = ids.is_valid().to_numpy(zero_copy_only=False) if len(ids) else np.zeros(0, bool)
     return to_entries(hash_ids(ids.drop_null()), number, rows.row_numbers[known])

@@ -2,17 +2,20 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, TypeVar
+from typing import Annotated, Any, Literal, Protocol, Self, TypeVar
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
+from stx_core.store.corpus.shards import CsvForm
 from stx_core.store.files.create import CONDITIONAL
 from stx_core.store.files.s3 import S3Options
 from stx_core.store.files.urls import credentials_in, holds_secret, scheme
@@ -108,6 +111,37 @@ def as_duration(value: str | None) -> str | None:
     return value
 
 
+Character = Annotated[str, Field(min_length=1, max_length=1, pattern=r"^[^\r\n\x00]$")]
+
+
+class Csv(Part):
+    """What the characters of CSV and TSV files mean."""
+
+    delimiter: Character | None = None
+    """Between fields; null: a tab in ``.tsv``, else a comma."""
+    quote: Character | None = '"'
+    """Around fields with delimiters or line ends in them, doubled within; null: quotes are plain
+    text, as in MS MARCO's ``collection.tsv``."""
+    escape: Character | None = None
+    """In front of a character that is to be plain, as a quote within quotes: a backslash, say."""
+    columns: tuple[str, ...] = ()
+    """Names of the columns of files without a header line."""
+
+    @model_validator(mode="after")
+    def _is_clear(self) -> Self:
+        signs = [sign for sign in (self.delimiter, self.quote, self.escape) if sign is not None]
+        if len(set(signs)) < len(signs):
+            raise ValueError("delimiter, quote and escape must be different characters")
+        if len(set(self.columns)) < len(self.columns):
+            raise ValueError("columns: a name stands twice")
+        return self
+
+    @property
+    def form(self) -> CsvForm:
+        """As the reader takes it."""
+        return CsvForm(self.delimiter, self.quote, self.escape, self.columns)
+
+
 class Inputs(Part):
     """The corpus: where its files are and which columns matter."""
 
@@ -123,6 +157,7 @@ class Inputs(Part):
     text_separator: str = "\n"
     columns: tuple[str, ...] = ()
     """Columns that are copied beside the vectors."""
+    csv: Csv = Csv()
     max_text_bytes: Annotated[int, Field(ge=1, le=1 << 30)] = 64 << 20
     """Rows with a longer text or copied value, or a longer line, go to quarantine: `too_large`."""
     filter: tuple[Filter, ...] = ()
@@ -143,6 +178,14 @@ class Inputs(Part):
         if taken := sorted(set(value) & set(RESERVED_COLUMNS)):
             raise ValueError(f"{', '.join(taken)}: stx writes columns of this name; rename yours")
         return value
+
+    @model_serializer(mode="wrap")
+    def _without_default_csv(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Hashes of specs written before there was this key stay the same.
+        values: dict[str, Any] = serialize(self)
+        if self.csv == Csv():
+            values.pop("csv", None)
+        return values
 
     @property
     def paths(self) -> tuple[str, ...]:

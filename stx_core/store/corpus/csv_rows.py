@@ -1,6 +1,7 @@
-"""Rows of a CSV or TSV file with a header line; every value is text until the plan casts it."""
+"""Rows of a CSV or TSV file; every value is text until the plan casts it."""
 
 import csv
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
@@ -9,10 +10,19 @@ import pyarrow as pa
 
 from stx_core.errors import InputError
 from stx_core.store.corpus.filters import Filter
+from stx_core.store.corpus.foreign import refuse_foreign, refuse_old_line_ends
 from stx_core.store.corpus.jsonl import MARK_ROWS, in_batches
 from stx_core.store.corpus.lines import open_lines, read_line
 from stx_core.store.corpus.select_rows import concat, select_rows
-from stx_core.store.corpus.shards import BadRow, Mark, Rows, Shard, partitions, with_partitions
+from stx_core.store.corpus.shards import (
+    BadRow,
+    CsvForm,
+    Mark,
+    Rows,
+    Shard,
+    partitions,
+    with_partitions,
+)
 from stx_core.store.files.filesystem import FileInfo
 from stx_core.store.files.urls import redact
 from stx_core.store.units import Unit
@@ -20,78 +30,150 @@ from stx_core.store.units import Unit
 # The csv module's own limit, 128 KiB, is for the whole process and shorter than long documents.
 _FIELD_LIMIT = 2**31 - 1
 
+_BROKEN = (
+    "a quote is not closed, or text stands behind a closed one; mend the line, or say in "
+    "inputs.csv what quotes mean (quote: null where they are plain text)"
+)
+
 # Fields of a record, or the reason and detail of a record that has none.
 Record = list[str] | tuple[str, str]
 
 
-class _TooLarge(Exception):
-    """A record is longer than it may be: a long line, or a quote that is never closed."""
+class _TooLargeError(Exception):
+    """A line is longer than it may be."""
+
+
+class _NotClosedError(Exception):
+    """A quote is not closed within the length that a record may have."""
 
 
 class _Lines:
-    """Decoded lines of a stream, counted, for csv.reader to take as many as a record needs."""
+    """Decoded lines of a stream, counted, for csv.reader to take as many as a record needs.
+
+    Those of one record are kept, so that all but the first can be given back.
+    """
 
     def __init__(self, stream: IO[bytes], mark: Mark, max_bytes: int) -> None:
         self._stream = stream
         self._max_bytes = max_bytes
+        self._taken: list[tuple[bytes | None, int]] = []
+        self._given_back: deque[tuple[bytes | None, int]] = deque()
         self.line = mark.line
-        self.byte = mark.byte
-        self.record_start = mark.byte
+        self.byte = self._start = mark.byte
 
     def __iter__(self) -> "_Lines":
         return self
 
     def __next__(self) -> str:
-        raw, size = read_line(self._stream, self._max_bytes)
+        raw, size = (
+            self._given_back.popleft()
+            if self._given_back
+            else read_line(self._stream, self._max_bytes)
+        )
         if not size:
             raise StopIteration
+        self._taken.append((raw, size))
         encoding = "utf-8-sig" if self.line == 0 else "utf-8"
         self.line += 1
         self.byte += size
-        if raw is None or self.byte - self.record_start > self._max_bytes:
-            raise _TooLarge
+        if raw is None:
+            raise _TooLargeError
+        if self.byte - self._start > self._max_bytes:
+            raise _NotClosedError
         # Bytes that are no UTF-8 travel as surrogates, so that one row is bad and not the file.
         return raw.decode(encoding, errors="surrogateescape")
 
+    def begin_record(self) -> Mark:
+        """Forget the lines of the record before; where the next one starts, its row apart."""
+        self._taken = []
+        self._start = self.byte
+        return Mark(-1, self.line, self.byte)
+
+    def give_back(self) -> None:
+        """Take back all lines of the record but the first."""
+        for raw, size in reversed(self._taken[1:]):
+            self._given_back.appendleft((raw, size))
+            self.line -= 1
+            self.byte -= size
+
 
 def _records(
-    stream: IO[bytes], url: str, mark: Mark, max_bytes: int
+    stream: IO[bytes], url: str, form: CsvForm, mark: Mark, max_bytes: int
 ) -> Iterator[tuple[Mark, Record]]:
     """Records that are not empty, each with its place."""
     stream.seek(mark.byte)
     lines = _Lines(stream, mark, max_bytes)
-    csv.field_size_limit(_FIELD_LIMIT)
-    name = url.lower().removesuffix(".gz")
-    reader = csv.reader(lines, delimiter="\t" if name.endswith(".tsv") else ",")
+    reader = _reader(lines, form, url)
     row = mark.row
     while True:
-        place = Mark(row, lines.line, lines.byte)
-        lines.record_start = lines.byte
+        start = lines.begin_record()
         fields: Record
         try:
             fields = next(reader)
         except StopIteration:
             return
-        except csv.Error:
-            fields = "malformed", "broken quotes or line ends"
-        except _TooLarge:
-            # The reader starts afresh with the next line.
-            fields = "too_large", f"the record is longer than {max_bytes} bytes"
+        except _TooLargeError:
+            fields = "too_large", f"the line is longer than {max_bytes} bytes"
+            lines.give_back()
+        except (_NotClosedError, csv.Error):
+            # Where the record should have ended nobody knows. So that it does not take others
+            # along, its first line alone is bad, and the next one is a record again.
+            fields = "malformed", _BROKEN
+            lines.give_back()
         if fields != []:
-            yield place, fields
+            yield Mark(row, start.line, start.byte), fields
             row += 1
 
 
-def _header(stream: IO[bytes], url: str, max_bytes: int) -> tuple[list[str], Mark]:
+def _reader(lines: _Lines, form: CsvForm, url: str) -> Iterator[list[str]]:
+    name = url.lower().removesuffix(".gz")
+    delimiter = form.delimiter or ("\t" if name.endswith(".tsv") else ",")
+    if form.quote is None and form.escape is None:
+        return _Split(lines, delimiter)
+    csv.field_size_limit(_FIELD_LIMIT)
+    return csv.reader(
+        lines,
+        delimiter=delimiter,
+        quotechar=form.quote,
+        quoting=csv.QUOTE_NONE if form.quote is None else csv.QUOTE_MINIMAL,
+        escapechar=form.escape,
+        # Else what stands behind a closing quote is put to the field, and the quote is lost.
+        strict=True,
+    )
+
+
+class _Split:
+    """Fields of lines in which no character but the delimiter means anything."""
+
+    def __init__(self, lines: _Lines, delimiter: str) -> None:
+        self._lines = lines
+        self._delimiter = delimiter
+
+    def __iter__(self) -> "_Split":
+        return self
+
+    def __next__(self) -> list[str]:
+        line = next(self._lines).removesuffix("\n").removesuffix("\r")
+        return line.split(self._delimiter) if line else []
+
+
+def _header(stream: IO[bytes], url: str, form: CsvForm, max_bytes: int) -> tuple[list[str], Mark]:
     """Column names, and where the rows begin."""
-    records = _records(stream, url, Mark(-1, 0, 0), max_bytes)
-    _, names = next(records, (None, []))
+    if form.columns:
+        return list(form.columns), Mark(0, 0, 0)
+    records = _records(stream, url, form, Mark(-1, 0, 0), max_bytes)
+    place, names = next(records, (Mark(-1, 0, 0), []))
     if isinstance(names, tuple) or any(_invalid(name) for name in names):
-        raise InputError(f"{redact(url)}: the header line is no valid UTF-8 CSV")
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"{redact(url)}: the header names column {twice[0]!r} twice")
-    place, _ = next(records, (None, None))
-    return names, place or Mark(0, 1, stream.tell())
+        stream.seek(place.byte)
+        line, _ = read_line(stream, max_bytes)
+        if line and b"\r" in line.rstrip():
+            refuse_old_line_ends(url)
+        raise InputError(
+            f"{redact(url)}: the header line is no valid UTF-8 CSV; mend it, or name the columns "
+            "in inputs.csv.columns if there is none"
+        )
+    after = next(records, None)
+    return names, Mark(0, 1, stream.tell()) if after is None else after[0]
 
 
 def _invalid(value: str) -> bool:
@@ -102,13 +184,14 @@ def _invalid(value: str) -> bool:
     return False
 
 
-def shard(file: FileInfo, max_bytes: int) -> Shard:
+def shard(file: FileInfo, max_bytes: int, form: CsvForm = CsvForm()) -> Shard:  # noqa: B008
     """Count the rows of a file in one pass."""
     marks: list[Mark] = []
     n_rows = 0
     with open_lines(file.url) as stream:
-        names, start = _header(stream, file.url, max_bytes)
-        for place, _ in _records(stream, file.url, start, max_bytes):
+        refuse_foreign(stream, file.url)
+        names, start = _header(stream, file.url, form, max_bytes)
+        for place, _ in _records(stream, file.url, form, start, max_bytes):
             if place.row % MARK_ROWS == 0:
                 marks.append(place)
             n_rows += 1
@@ -122,13 +205,14 @@ def read(
     filters: Sequence[Filter],
     id_column: str | None,
     max_bytes: int,
+    form: CsvForm = CsvForm(),  # noqa: B008  (frozen)
 ) -> Rows:
     """Read the row range of a unit; records that cannot be used become bad rows."""
     parts: list[Rows] = []
     with open_lines(unit.url) as stream:
-        names, start = _header(stream, unit.url, max_bytes)
+        names, start = _header(stream, unit.url, form, max_bytes)
         wanted = _wanted(names, schema, filters, unit.url)
-        records = _records(stream, unit.url, unit.mark or start, max_bytes)
+        records = _records(stream, unit.url, form, unit.mark or start, max_bytes)
         inside = (record for record in records if record[0].row >= unit.start)
         for batch in in_batches(inside, lambda record: sum(map(len, record[1])), unit):
             parts.append(_to_rows(batch, names, wanted, schema, filters, unit.url, id_column))
@@ -141,14 +225,26 @@ def _wanted(
     """Columns to take, with the type of each: that of the plan, or of the filter's value."""
     wanted = {field.name: field.type for field in schema}
     for name, op, value in filters:
-        kind = pa.infer_type(value if op in ("in", "not in") else [value])
-        wanted.setdefault(name, pa.string() if pa.types.is_null(kind) else kind)
+        example = next(iter(value), None) if op in ("in", "not in") else value
+        wanted.setdefault(name, _filter_type(example))
     wanted = {name: kind for name, kind in wanted.items() if name not in partitions(url)}
-    if missing := [name for name in wanted if name not in names]:
-        raise InputError(
-            f"{redact(url)}: no column {missing[0]!r}; the header has {', '.join(names)}"
-        )
+    for name in wanted:
+        if name not in names:
+            raise InputError(
+                f"{redact(url)}: no column {name!r}; the header has {', '.join(names)}"
+            )
+        if names.count(name) > 1:
+            raise InputError(
+                f"{redact(url)}: the header names column {name!r} twice; rename one of them"
+            )
     return wanted
+
+
+def _filter_type(example: Any) -> Any:  # noqa: ANN401  (a DataType)
+    if isinstance(example, (int, float)) and not isinstance(example, bool):
+        # Fractions may stand beside the whole number that they are compared with.
+        return pa.float64()
+    return pa.string() if example is None else pa.scalar(example).type
 
 
 def _to_rows(

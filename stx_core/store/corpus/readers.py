@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import get_args
 
 import numpy as np
@@ -13,7 +14,7 @@ from stx_core.errors import InputError, SpecError
 from stx_core.store.corpus import arrow_dataset, csv_rows, jsonl, parquet
 from stx_core.store.corpus.filters import Filter, check_filters, keep_file
 from stx_core.store.corpus.select_rows import concat
-from stx_core.store.corpus.shards import Format, Rows, Shard
+from stx_core.store.corpus.shards import CsvForm, Format, Rows, Shard
 from stx_core.store.corpus.table_folders import refuse_tables
 from stx_core.store.files.filesystem import FileInfo, file_info, without_change_time
 from stx_core.store.files.listing import list_files, once
@@ -39,16 +40,9 @@ _ENDINGS: dict[str, Format] = {
 # Longer strings than any document that a model reads; short enough to hold some in memory.
 MAX_TEXT_BYTES = 64 << 20
 
-_SHARDS: dict[Format, Callable[[FileInfo, int, Sequence[str] | None], Shard]] = {
-    "parquet": lambda file, *_: parquet.shard(file),
-    "jsonl": jsonl.shard,
-    "csv": lambda file, max_bytes, _: csv_rows.shard(file, max_bytes),
-    "arrow": lambda file, *_: arrow_dataset.shard(file),
-}
 _READERS: dict[Format, Callable[[Unit, pa.Schema, Sequence[Filter], str | None, int], Rows]] = {
     "parquet": parquet.read,
     "jsonl": jsonl.read,
-    "csv": csv_rows.read,
     "arrow": arrow_dataset.read,
 }
 
@@ -75,6 +69,7 @@ def list_shards(
     filters: Sequence[Filter] = (),
     max_text_bytes: int = MAX_TEXT_BYTES,
     columns: Sequence[str] | None = None,
+    csv: CsvForm = CsvForm(),  # noqa: B008  (frozen)
 ) -> list[Shard]:
     """List the shards of a corpus, sorted by URL, and look into each.
 
@@ -88,6 +83,7 @@ def list_shards(
         max_text_bytes: as for `read_rows`: it decides where broken CSV records end.
         columns: those that will be read, if that is known: of JSON lines it takes time to find
             types.
+        csv: of CSV files.
 
     Raises:
         InputError: nothing is there, or a file cannot be used or belongs to a table, see
@@ -100,7 +96,7 @@ def list_shards(
     kept = prune(files, filters)
     with ThreadPoolExecutor(_THREADS) as pool:
         shards = list(
-            pool.map(lambda file: shard_rows(file, format, max_text_bytes, columns), kept)
+            pool.map(lambda file: shard_rows(file, format, max_text_bytes, columns, csv), kept)
         )
     return sorted(shards, key=lambda shard: shard.url)
 
@@ -129,6 +125,7 @@ def shard_rows(
     format: Format | None = None,
     max_text_bytes: int = MAX_TEXT_BYTES,
     columns: Sequence[str] | None = None,
+    csv: CsvForm = CsvForm(),  # noqa: B008  (frozen)
 ) -> Shard:
     """Describe one file: its rows, row groups and columns. Arguments as of `list_shards`.
 
@@ -137,9 +134,22 @@ def shard_rows(
     """
     if format is None:
         format = "arrow" if arrow_dataset.is_dataset(file.url) else format_of(file.url)
-    describe = _SHARDS[format]
-    found = retry(lambda: describe(file, max_text_bytes, columns), file.url)
+    found = retry(lambda: _describe(file, format, max_text_bytes, columns, csv), file.url)
     return replace(found, modified_s=file.modified_s)
+
+
+def _describe(
+    file: FileInfo,
+    format: Format,
+    max_text_bytes: int,
+    columns: Sequence[str] | None,
+    csv: CsvForm,
+) -> Shard:
+    if format == "jsonl":
+        return jsonl.shard(file, max_text_bytes, columns)
+    if format == "csv":
+        return csv_rows.shard(file, max_text_bytes, csv)
+    return parquet.shard(file) if format == "parquet" else arrow_dataset.shard(file)
 
 
 def read_rows(
@@ -148,6 +158,7 @@ def read_rows(
     filters: Sequence[Filter] = (),
     id_column: str | None = None,
     max_text_bytes: int = MAX_TEXT_BYTES,
+    csv: CsvForm = CsvForm(),  # noqa: B008  (frozen)
 ) -> Rows:
     """Read the rows of a unit.
 
@@ -159,6 +170,7 @@ def read_rows(
         filters: all must pass; their columns need not be in the schema.
         id_column: gives bad rows their id, where it is readable; must be in the schema.
         max_text_bytes: rows with a longer string, or whose line is longer, are bad: `too_large`.
+        csv: as it was planned with.
 
     Raises:
         InputError: the file changed since it was planned, is damaged, or lacks a column.
@@ -169,7 +181,7 @@ def read_rows(
     check_identity(unit)
     failpoints.hit("read.before")
     # Opening is retried below; here it is what fails half-way through a file.
-    read = _READERS[unit.format]
+    read = partial(csv_rows.read, form=csv) if unit.format == "csv" else _READERS[unit.format]
     try:
         rows = retry(lambda: read(unit, schema, filters, id_column, max_text_bytes), unit.url)
     except FileNotFoundError as error:
@@ -186,7 +198,11 @@ def read_rows(
 
 
 def read_some(
-    shard: Shard, schema: pa.Schema, rows: np.ndarray, max_text_bytes: int = MAX_TEXT_BYTES
+    shard: Shard,
+    schema: pa.Schema,
+    rows: np.ndarray,
+    max_text_bytes: int = MAX_TEXT_BYTES,
+    csv: CsvForm = CsvForm(),  # noqa: B008  (frozen)
 ) -> Rows:
     """Read some rows of a shard; of Parquet files the row groups that have one, no others.
 
@@ -195,6 +211,7 @@ def read_some(
         schema: columns to read and the types to give them, see `corpus_schema`.
         rows: (N,) int64 row numbers, ascending, each once.
         max_text_bytes: see `read_rows`.
+        csv: as it was planned with.
 
     Returns:
         The wanted rows, the bad ones among them apart.
@@ -217,7 +234,7 @@ def read_some(
     for unit in plan_units([shard], _ROWS_AT_ONCE):
         here = rows[slice(*np.searchsorted(rows, (unit.start, unit.stop)))]
         if len(here):
-            read = read_rows(unit, schema, max_text_bytes=max_text_bytes)
+            read = read_rows(unit, schema, max_text_bytes=max_text_bytes, csv=csv)
             chosen = np.isin(read.row_numbers, here)
             bad = [row for row in read.bad if row.row in set(here.tolist())]
             table = read.table.filter(pa.array(chosen))

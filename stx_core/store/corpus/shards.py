@@ -63,6 +63,24 @@ class Shard:
 
 
 @dataclass(frozen=True)
+class CsvForm:
+    """What the characters of a CSV file mean.
+
+    Attributes:
+        delimiter: between fields; None: a tab if the name ends in ``.tsv``, else a comma.
+        quote: around fields that hold delimiters and line ends, doubled within; None if quotes are
+            plain text.
+        escape: in front of a character that is to be plain, quotes too.
+        columns: names, if there is no header line.
+    """
+
+    delimiter: str | None = None
+    quote: str | None = '"'
+    escape: str | None = None
+    columns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class BadRow:
     """A row that could not be read.
 

@@ -117,16 +117,17 @@ def test_a_line_that_is_too_long_is_one_bad_row_that_is_not_kept(tmp_path, name)
     assert found["mib"] < 100
 
 
-def test_a_quote_that_is_never_closed_costs_one_row_of_limited_length(tmp_path):
+def test_a_quote_that_is_never_closed_costs_one_row(tmp_path):
     path = tmp_path / "a.csv"
-    path.write_text('id,text\na,x\nb,"' + "open\n" * 100 + "c,y\n" * 3)
+    path.write_text('id,text\na,x\nb,"open\n' + "c,y\n" * 300)
     schema = pa.schema([("id", pa.string()), ("text", pa.string())])
 
-    units = plan_units(list_shards([str(path)], max_text_bytes=506), 4096)
-    (rows,) = [read_rows(unit, schema, (), "id", 506) for unit in units]
+    for limit in (506, 1 << 20):
+        units = plan_units(list_shards([str(path)], max_text_bytes=limit), 4096)
+        (rows,) = [read_rows(unit, schema, (), "id", limit) for unit in units]
 
-    assert rows.table["id"].to_pylist() == ["a", "c", "c"]
-    assert [row.reason for row in rows.bad] == ["too_large"]
+        assert rows.table["id"].to_pylist() == ["a", *["c"] * 300]
+        assert [(row.row, row.reason) for row in rows.bad] == [(1, "malformed")]
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.jsonl"])
