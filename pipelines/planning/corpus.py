@@ -60,6 +60,12 @@ def list_corpus(inputs: Inputs, backfill: Backfill | None = None) -> Corpus:
         # A backfill of an empty part says nothing about the other ones.
         return Corpus(tuple(shards), schema, find_scope(backfill, shards, schema, inputs))
     filled = [shard for shard in shards if shard.n_rows]
+    for shard in filled:
+        if both := [name for name in columns if name in shard.overridden]:
+            raise InputError(
+                f"{redact(shard.url)}: column {both[0]!r} stands in the file and in its path "
+                f"(…/{both[0]}=…/), whose value would be that of all rows; rename the folder"
+            )
     schema = corpus_schema(filled, [*columns, *inputs.columns], ids)
     for name in inputs.text_columns:
         check_text(schema, name)

@@ -113,7 +113,7 @@ def read(
     dataset = _open(unit.url)
     wanted = dict.fromkeys([*schema.names, *(column for column, _, _ in filters)])
     in_path = partitions(unit.url)
-    names = [name for name in wanted if name in dataset.column_names]
+    names = [name for name in wanted if name in dataset.column_names and name not in in_path]
     if missing := [name for name in wanted if name not in names and name not in in_path]:
         raise InputError(
             f"{redact(unit.url)}: no column {missing[0]!r}; it has {dataset.column_names}"

@@ -20,6 +20,7 @@ from stx_core.store.corpus.shards import (
     Mark,
     Rows,
     Shard,
+    overridden,
     partitions,
     with_partitions,
 )
@@ -195,8 +196,17 @@ def shard(file: FileInfo, max_bytes: int, form: CsvForm = CsvForm()) -> Shard:  
             if place.row % MARK_ROWS == 0:
                 marks.append(place)
             n_rows += 1
-    schema = with_partitions(pa.schema([pa.field(name, pa.string()) for name in names]), file.url)
-    return Shard(file.url, file.identity, "csv", n_rows, (0, n_rows), schema, tuple(marks))
+    own = pa.schema([pa.field(name, pa.string()) for name in names])
+    return Shard(
+        file.url,
+        file.identity,
+        "csv",
+        n_rows,
+        (0, n_rows),
+        with_partitions(own, file.url),
+        tuple(marks),
+        overridden=overridden(own, file.url),
+    )
 
 
 def read(

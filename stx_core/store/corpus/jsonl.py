@@ -21,6 +21,7 @@ from stx_core.store.corpus.shards import (
     Mark,
     Rows,
     Shard,
+    overridden,
     partitions,
     with_partitions,
 )
@@ -77,11 +78,19 @@ def shard(file: FileInfo, max_bytes: int, columns: Sequence[str] | None = None) 
     profiles = found.profiles
     types = {name: type_of(profile, name) for name, profile in profiles.items()}
     fields = [pa.field(name, types.get(name, pa.null())) for name in found.names]
-    schema = with_partitions(pa.schema(fields), file.url)
+    own = pa.schema(fields)
+    in_path = overridden(own, file.url)
     return Shard(
-        file.url, file.identity, "jsonl", found.n_rows, (0, found.n_rows), schema,
-        found.marks, profiles=profiles,
-    )  # fmt: skip
+        file.url,
+        file.identity,
+        "jsonl",
+        found.n_rows,
+        (0, found.n_rows),
+        with_partitions(own, file.url),
+        found.marks,
+        profiles={name: one for name, one in profiles.items() if name not in in_path},
+        overridden=in_path,
+    )
 
 
 def read(

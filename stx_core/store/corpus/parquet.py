@@ -22,7 +22,14 @@ from stx_core.store.corpus.int96 import inexact_rows
 from stx_core.store.corpus.nested import children, with_leaves
 from stx_core.store.corpus.parquet_file import ParquetSource, open_parquet
 from stx_core.store.corpus.select_rows import concat, reject_large, select_rows
-from stx_core.store.corpus.shards import MAX_UNIT_BYTES, Rows, Shard, partitions, with_partitions
+from stx_core.store.corpus.shards import (
+    MAX_UNIT_BYTES,
+    Rows,
+    Shard,
+    overridden,
+    partitions,
+    with_partitions,
+)
 from stx_core.store.files.filesystem import FileInfo
 from stx_core.store.files.urls import redact
 from stx_core.store.units import Unit
@@ -49,8 +56,16 @@ def shard(file: FileInfo) -> Shard:
         metadata = source.metadata
         sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         boundaries = tuple(int(edge) for edge in np.cumsum([0, *sizes]))
-        schema = with_partitions(source.described, file.url)
-    return Shard(file.url, file.identity, "parquet", boundaries[-1], boundaries or (0,), schema)
+        own = source.described
+    return Shard(
+        file.url,
+        file.identity,
+        "parquet",
+        boundaries[-1],
+        boundaries or (0,),
+        with_partitions(own, file.url),
+        overridden=overridden(own, file.url),
+    )
 
 
 def read(
@@ -104,7 +119,7 @@ def _names(source: ParquetSource, schema: pa.Schema, filters: Sequence[Filter]) 
             f"{redact(source.url)}: no column {missing[0]!r}; it has {', '.join(sorted(present))}"
         )
     # Rows without columns keep no count in pyarrow: read one where all stands in the path.
-    return [name for name in wanted if name in present] or present[:1]
+    return [name for name in wanted if name in present and name not in in_path] or present[:1]
 
 
 def _groups(
@@ -250,8 +265,9 @@ def _decoded(kind: Any) -> Any:  # noqa: ANN401  (a pyarrow DataType)
 
 def _is_excluded(source: ParquetSource, group: int, filters: Sequence[Filter]) -> bool:
     """Whether the statistics of a row group prove that no row passes."""
+    in_path = partitions(source.url)
     for column, op, value in filters:
-        leaves = source.leaves.get(column, ())
+        leaves = () if column in in_path else source.leaves.get(column, ())
         if len(leaves) != 1 or not _has_bounds(source.schema.field(column).type):
             continue
         kind = _decoded(source.schema.field(column).type)

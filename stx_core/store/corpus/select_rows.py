@@ -107,8 +107,10 @@ def _add_partitions(
 ) -> pa.Table:
     for name, value in partitions(url).items():
         wanted = name in schema.names or any(column == name for column, _, _ in filters)
-        if not wanted or name in table.column_names:
+        if not wanted:
             continue
+        if name in table.column_names:
+            table = table.drop_columns([name])
         kind = partition_type(name, filters)
         if name in schema.names and not any(column == name for column, _, _ in filters):
             kind = schema.field(name).type

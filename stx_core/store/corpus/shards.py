@@ -49,6 +49,7 @@ class Shard:
         modified_s: see `FileInfo`.
         profiles: of JSON lines, what the columns hold that were asked for; types of the others are
             not known, and null in the schema.
+        overridden: columns of the file that are partitions of its path, too; the path wins.
     """
 
     url: str
@@ -60,6 +61,7 @@ class Shard:
     marks: tuple[Mark, ...] = ()
     modified_s: float | None = None
     profiles: Mapping[str, Profile] | None = None
+    overridden: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -127,11 +129,33 @@ def partitions(url: str) -> dict[str, str | None]:
 
 
 def with_partitions(schema: pa.Schema, url: str) -> pa.Schema:
-    """Add the partition columns of a path to the columns of its file, which win."""
-    for name in partitions(url):
-        if name not in schema.names:
-            schema = schema.append(pa.field(name, pa.string()))
+    """Add the partition columns of a path to the columns of its file.
+
+    The path wins over the file: files are pruned by it before anybody knows their columns. The type
+    is that of the file's own column where the path's value can be read as one.
+    """
+    for name, value in partitions(url).items():
+        places = [place for place, other in enumerate(schema.names) if other == name]
+        kind = pa.string()
+        if len(places) == 1 and _reads_as(value, schema.field(places[0]).type):
+            kind = schema.field(places[0]).type
+        for place in reversed(places):
+            schema = schema.remove(place)
+        schema = schema.append(pa.field(name, kind))
     return schema
+
+
+def _reads_as(value: str | None, kind: Any) -> bool:  # noqa: ANN401  (a DataType)
+    try:
+        partition_column(value, 1, kind)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return False
+    return not pa.types.is_null(kind)
+
+
+def overridden(schema: pa.Schema, url: str) -> tuple[str, ...]:
+    """Columns of a file that stand in its path, too."""
+    return tuple(name for name in partitions(url) if name in schema.names)
 
 
 def partition_column(value: str | None, n_rows: int, kind: Any) -> pa.Array:  # noqa: ANN401
