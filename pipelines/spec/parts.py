@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from stx_core.store.corpus.json_types import is_text
 from stx_core.store.corpus.shards import CsvForm
 from stx_core.store.files.create import CONDITIONAL
 from stx_core.store.files.s3 import S3Options
@@ -178,6 +179,16 @@ class Inputs(Part):
         if taken := sorted(set(value) & set(RESERVED_COLUMNS)):
             raise ValueError(f"{', '.join(taken)}: stx writes columns of this name; rename yours")
         return value
+
+    @model_validator(mode="after")
+    def _names_something(self) -> Self:
+        if not self.paths or not self.text_columns:
+            raise ValueError("path and text_column name at least one each")
+        names = [*self.text_columns, *self.columns, *(item.column for item in self.filter)]
+        for name in [*names, *([] if self.id_column is None else [self.id_column]), *self.paths]:
+            if not is_text(name):
+                raise ValueError("a name holds half a character (a lone surrogate)")
+        return self
 
     @model_serializer(mode="wrap")
     def _without_default_csv(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:

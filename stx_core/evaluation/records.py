@@ -8,14 +8,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.json
-import pyarrow.parquet as pq
 
 from stx_core.errors import InputError
 from stx_core.evaluation.text_blocks import parse_blocks, read_blocks
-from stx_core.store.buffers import owned
-from stx_core.store.corpus.json_scan import objects
+from stx_core.store.corpus.json_scan import objects, read_json
 from stx_core.store.corpus.json_types import Profile, merged, type_of
+from stx_core.store.corpus.parquet_file import open_parquet
 from stx_core.store.files.filesystem import open_file
 from stx_core.store.files.urls import redact
 
@@ -28,6 +26,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "score": ("score", "relevance"),
 }
 _BATCH_ROWS = 65_536
+_MAGIC, _ENCRYPTED_MAGIC = b"PAR1", b"PARE"
 
 Convert = Callable[[pa.Table], pa.Table]
 
@@ -45,17 +44,14 @@ def read_parquet(url: str, convert_of: Callable[[list[str]], Convert]) -> Iterat
         FileNotFoundError: it is absent.
     """
     with open_file(url) as file:
-        try:
-            parquet = pq.ParquetFile(file)
-        except pa.ArrowInvalid as error:
-            raise InputError(f"{redact(url)}: no Parquet file ({error})") from None
-        columns = parquet.schema_arrow.names
-        names = _names(columns)
-        if twice := [name for name in names if columns.count(name) > 1]:
-            raise InputError(f"{redact(url)}: has two columns {twice[0]!r}; rename one of them")
+        if file.read(len(_MAGIC)) not in (_MAGIC, _ENCRYPTED_MAGIC):
+            raise InputError(f"{redact(url)}: no Parquet file; name another format")
+    with open_parquet(url) as source:
+        names = _names(source.schema.names)
         convert = convert_of(list(names.values()))
+        source.check_readable(list(names))
         n_read = 0
-        for batch in parquet.iter_batches(_BATCH_ROWS, columns=list(names)):
+        for batch in source.open().iter_batches(_BATCH_ROWS, columns=list(names)):
             # Columns come in the order of the file.
             table = pa.Table.from_batches([batch]).rename_columns(names)
             yield _converted(url, n_read, table, convert)
@@ -138,18 +134,11 @@ class _Types:
         if not data.strip():
             return self._schema.empty_table()
         try:
-            return self._read(data)
+            return read_json(data, self._schema)
         except pa.ArrowInvalid:
             if not self._widen(data):
                 raise
-        return self._read(data)
-
-    def _read(self, data: bytes) -> pa.Table:
-        options = pa.json.ParseOptions(
-            explicit_schema=self._schema, unexpected_field_behavior="ignore"
-        )
-        blocks = pa.json.ReadOptions(block_size=len(data) + 1)
-        return pa.json.read_json(pa.BufferReader(owned(data)), blocks, options)
+        return read_json(data, self._schema)
 
     def _widen(self, data: bytes) -> bool:
         """Look at a block that does not fit: whether the types are others now."""

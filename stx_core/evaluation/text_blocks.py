@@ -9,7 +9,7 @@ import pyarrow as pa
 from stx_core.errors import InputError
 from stx_core.store.corpus.foreign import refuse_foreign, refuse_old_line_ends
 from stx_core.store.corpus.lines import open_lines
-from stx_core.store.files.urls import redact
+from stx_core.store.files.urls import one_line, redact
 
 BLOCK_BYTES = 8 << 20
 # Longer than a line of a thousand ids; a file without line ends is no file of lines.
@@ -109,5 +109,5 @@ def _bad_line(
     shown = lines[bad - 1].decode(errors="replace")[:_SHOWN_CHARACTERS]
     return InputError(
         f"{redact(url)} line {block.line + bad - 1}: {shown!r} is not '{expected}' "
-        f"({problems[bad]}); mend or remove the line, or name another format"
+        f"({one_line(problems[bad])}); mend or remove the line, or name another format"
     )

@@ -329,6 +329,7 @@ def test_lines_are_typed_by_all_of_them(tmp_path, monkeypatch, lines, expected, 
         ('{"qid": "q", "pid": "b", "score": "high"}', "line 2|score is string"),
         ('{"qid": "q", "pid": "b", "score": 1, "score": 2}', "line 2.*twice"),
         ('{"qid": "q", "pid": "\\ud800", "score": 1}', "line 2"),
+        ("null", "line 2"),
     ],
 )
 def test_lines_that_do_not_fit_the_others_are_named(
@@ -366,7 +367,7 @@ def test_a_column_that_stands_twice_is_named(tmp_path):
     table = pa.table([["q"], ["d"], [1], [2]], ["qid", "pid", "score", "score"])
     pq.write_table(table, tmp_path / "a.parquet")
 
-    with pytest.raises(InputError, match="two columns 'score'"):
+    with pytest.raises(InputError, match="two columns are named 'score'"):
         read_qrels(str(tmp_path / "a.parquet"))
 
 

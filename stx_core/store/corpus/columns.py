@@ -58,7 +58,9 @@ def _common_field(shards: Sequence[Shard], name: str, is_id: bool) -> pa.Field: 
             common = _wider(common, kind, name, first, shard.url)
     if common is None:
         where = redact(shards[0].url) if shards else "the corpus"
-        raise InputError(f"{where}: no row has a column {name!r}")
+        names = dict.fromkeys(other for shard in shards for other in shard.schema.names)
+        has = f"it has {', '.join(names)}" if names else "no line of it is a JSON object"
+        raise InputError(f"{where}: no row has a column {name!r}; {has}")
     return pa.field(name, common)
 
 

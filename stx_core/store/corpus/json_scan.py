@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.json
 
+from stx_core.store.buffers import owned
 from stx_core.store.corpus.json_types import LAST_EXACT, Profile, is_text
 from stx_core.store.corpus.lines import read_line
 from stx_core.store.corpus.shards import Mark
@@ -144,10 +145,8 @@ def _as_expected(data: bytes, found: Scan, columns: Sequence[str] | None) -> boo
     if None in types.values():
         return False
     schema = pa.schema([pa.field(name, kind) for name, kind in types.items()])
-    options = pa.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
-    blocks = pa.json.ReadOptions(use_threads=False, block_size=len(data) + 1)
     try:
-        table = pa.json.read_json(pa.BufferReader(data.removeprefix(BOM)), blocks, options)
+        table = read_json(data.removeprefix(BOM), schema)
         counts = {name: _profile(table[name]) for name in types}
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError, _DoubtfulError):
         return False
@@ -156,6 +155,20 @@ def _as_expected(data: bytes, found: Scan, columns: Sequence[str] | None) -> boo
         if name in found.profiles:
             found.profiles[name].merge(profile)
     return True
+
+
+def read_json(data: bytes, schema: pa.Schema) -> pa.Table:
+    """Parse lines of JSON objects; keys that the schema lacks are ignored.
+
+    Raises:
+        pa.ArrowInvalid: a line is no object, or a value has another type.
+    """
+    # On a null at the beginning pyarrow 26 ends the process.
+    if data.lstrip(b" \t\r\n").startswith(b"null"):
+        raise pa.ArrowInvalid("expected a JSON object, found null")
+    options = pa.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
+    blocks = pa.json.ReadOptions(use_threads=False, block_size=len(data) + 1)
+    return pa.json.read_json(pa.BufferReader(owned(data)), blocks, options)
 
 
 class _DoubtfulError(Exception):

@@ -33,7 +33,10 @@ def open_lines(url: str) -> Iterator[io.BufferedReader]:
         try:
             yield stream
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise InputError(f"{redact(url)}: damaged gzip file ({error})") from error
+            raise InputError(
+                f"{redact(url)}: damaged gzip file ({error}); write it again, or if it is none "
+                "take .gz off its name"
+            ) from error
 
 
 class _Inflating(io.RawIOBase):

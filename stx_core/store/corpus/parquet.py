@@ -55,6 +55,11 @@ def shard(file: FileInfo) -> Shard:
     with open_parquet(file.url) as source:
         metadata = source.metadata
         sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        if min(sizes, default=0) < 0 or sum(sizes) != metadata.num_rows:
+            raise InputError(
+                f"{redact(file.url)}: damaged Parquet file (its footer counts {metadata.num_rows} "
+                f"rows, its row groups {sum(sizes)})"
+            )
         boundaries = tuple(int(edge) for edge in np.cumsum([0, *sizes]))
         own = source.described
     return Shard(

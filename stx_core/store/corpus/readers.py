@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -96,9 +96,21 @@ def list_shards(
     kept = prune(files, filters)
     with ThreadPoolExecutor(_THREADS) as pool:
         shards = list(
-            pool.map(lambda file: shard_rows(file, format, max_text_bytes, columns, csv), kept)
+            pool.map(lambda file: _shard(file, format, max_text_bytes, columns, csv), kept)
         )
     return sorted(shards, key=lambda shard: shard.url)
+
+
+def _shard(file: FileInfo, format: Format | None, *more: Any) -> Shard:  # noqa: ANN401
+    try:
+        return shard_rows(file, format, *more)
+    except InputError as error:
+        if format is None or file.url.lower().removesuffix(".gz").endswith(f".{format}"):
+            raise
+        raise InputError(
+            f"{error}; format: {format} goes for every file of the inputs, name them by a glob "
+            f"(**/*.{format}) if others lie beside them"
+        ) from error
 
 
 def _find(url: str, format: Format | None) -> list[FileInfo]:

@@ -98,9 +98,11 @@ def _split(url: str) -> tuple[str, list[str]]:
 
 def _exists(url: str) -> bool:
     filesystem, path = connect(url)
+    if scheme(url) == LOCAL:
+        return os.path.lexists(path)
     try:
         retry(lambda: filesystem.info(path), url)
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return False
     return True
 

@@ -295,7 +295,7 @@ lines = st.one_of(
     st.builds(lambda row: json.dumps(row).encode(),
               st.dictionaries(st.sampled_from(["x", "y", "z"]), values, max_size=3)),
     st.sampled_from([b"", b"  ", b"\xef\xbb\xbf", b"\xef\xbb\xbf{}", b'{"x": NaN}', b'{"x": 1}',
-                     b'{"x": "a"}', b'{"x": "b"}', b'{"x":"c"} {"x":1}', b'{"y": 2.5}']),
+                     b"null", b'{"x": "a"}', b'{"x": "b"}', b'{"x":"c"} {"x":1}', b'{"y": 2.5}']),
 )  # fmt: skip
 
 
