@@ -82,7 +82,7 @@ def _print(result: "Bench") -> None:
             f"{one.padding:.2f}",
             *(f"{one.shares[part]:.0%}" for part in parts),
         )
-    Console(width=120, highlight=False).print(table)
+    Console(width=120, highlight=False, force_terminal=False).print(table)
     for dtype, (mean, least) in result.cosine.items():
         verdict = "good" if result.is_accurate(dtype) else "not good enough: use float32"
         print(f"accuracy  {dtype}: cosine to float32 {mean:.5f} mean, {least:.5f} least: {verdict}")

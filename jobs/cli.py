@@ -21,9 +21,11 @@ from jobs import (
     submit,
     verify,
 )
+from jobs.ending import end_after
 from jobs.import_ranking import import_ranking
 from jobs.run import run_flow
 from jobs.spec import spec
+from jobs.terminal import filtered
 from stx_core.errors import (
     InputError,
     ModelError,
@@ -33,7 +35,7 @@ from stx_core.errors import (
     Stopped,
     StxError,
 )
-from stx_core.store.files.urls import one_line
+from stx_core.store.files.urls import redact
 
 app = typer.Typer(
     help="Turn data lakes of text into embeddings and sparse vectors.",
@@ -67,15 +69,20 @@ def run(application: typer.Typer) -> None:
     quarantined than allowed, 4 stopped before the end as asked for, 5 refused by a check of the
     spec's `quality`, 6 held by a rollback, 130 interrupted.
     """
+    with filtered():
+        _run(application)
+
+
+def _run(application: typer.Typer) -> None:
     try:
         application()
     except Stopped as stopped:
-        print(f"stx: {stopped}", file=sys.stderr)
+        print(f"stx: {redact(str(stopped))}", file=sys.stderr)
         sys.exit(4)
     except StxError as error:
         # Not splitlines(): that also breaks at characters that an id can hold.
         for line in str(error).split("\n"):
-            print(f"stx: {one_line(line)}", file=sys.stderr)
+            print(f"stx: {redact(line)}", file=sys.stderr)
         sys.exit(_exit_code(error))
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -104,12 +111,12 @@ def run_alone(command: Callable[..., None]) -> None:
     """Run one command as a program of its own, for ``python -m jobs.encode``."""
     alone = typer.Typer(add_completion=False, rich_markup_mode=None)
     alone.command()(command)
-    run(alone)
+    end_after(lambda: run(alone))
 
 
 def main() -> None:
     """Entry point of the ``stx`` script."""
-    run(app)
+    end_after(lambda: run(app))
 
 
 if __name__ == "__main__":

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
+from jobs.terminal import Filtered, filtered
 from pipelines.telemetry.words import counted
 from stx_core.errors import SpecError
-from stx_core.store.files.urls import one_line
+from stx_core.store.files.urls import redact
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -54,7 +55,7 @@ class _OneLine(logging.Formatter):
     """A message stays one line, whatever ids and paths it names; tracebacks keep theirs."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (logging's name)
-        return one_line(super().formatMessage(record))
+        return redact(super().formatMessage(record))
 
 
 class Console:
@@ -76,7 +77,7 @@ class Console:
         from pipelines.planning.plan import Plan
 
         lines = _plan_lines(plan) if isinstance(plan, Plan) else plan.lines
-        print("\n".join(map(one_line, lines)), flush=True)
+        print("\n".join(map(redact, lines)), flush=True)
 
     def watch(self, results: Iterator[dict[str, Any]], plan: "Amount") -> Iterator[dict[str, Any]]:
         """Pass results through and show how far the run is; a plan may have several streams."""
@@ -96,7 +97,7 @@ class Console:
 
     def report(self, report: "Report") -> None:
         """Print what was done."""
-        print("\n".join(map(one_line, _report_lines(report))), flush=True)
+        print("\n".join(map(redact, _report_lines(report))), flush=True)
 
 
 def _plan_lines(plan: "Plan") -> Iterator[str]:
@@ -254,11 +255,16 @@ def _live_view(progress: "Progress") -> Iterator[None]:
     from rich.live import Live
 
     # It honours NO_COLOR. Its thread also draws while nothing arrives, so that the time moves on.
-    with Live(
-        _Picture(progress),
-        console=Terminal(stderr=True),
-        refresh_per_second=_DRAWN_PER_SECOND,
-        transient=True,
+    # It draws past the filter, and stands in for both streams, so that they need another one.
+    stderr = sys.stderr.stream if isinstance(sys.stderr, Filtered) else sys.stderr
+    with (
+        Live(
+            _Picture(progress),
+            console=Terminal(file=stderr),
+            refresh_per_second=_DRAWN_PER_SECOND,
+            transient=True,
+        ),
+        filtered(),
     ):
         yield
 
@@ -292,6 +298,6 @@ def _seconds_between_lines() -> float:
         seconds = float(text or _SECONDS_BETWEEN_LINES)
     except ValueError:
         seconds = 0.0
-    if not seconds > 0:
+    if not 0 < seconds < threading.TIMEOUT_MAX:
         raise SpecError(f"STX_PROGRESS_S: {text!r} is no number of seconds; write one above 0")
     return seconds

@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from jobs.terminal import say
+
 
 def export(
     dataset: Annotated[str, typer.Argument(help="Dataset that stx wrote.")],
@@ -56,4 +58,4 @@ def export(
         catalog=catalog,
         vocabulary=vocabulary,
     )
-    print(f"wrote {n_rows:,} rows of {redact(dataset)} to {redact(destination)} as {format}")
+    say(f"wrote {n_rows:,} rows of {redact(dataset)} to {redact(destination)} as {format}")

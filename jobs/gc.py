@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from jobs.terminal import say
+
 
 def gc(
     path: Annotated[str, typer.Argument(help="Dataset that `stx encode` wrote.")],
@@ -31,18 +33,18 @@ def gc(
         dry_run=dry_run,
     )
     verb = "would delete" if dry_run else "deleted"
-    print(f"{path}: {verb} {counted(len(garbage.files), 'file')}, {garbage.size / 1e6:,.1f} MB")
+    say(f"{path}: {verb} {counted(len(garbage.files), 'file')}, {garbage.size / 1e6:,.1f} MB")
     if garbage.next_in_s is not None:
-        print(
+        say(
             f"  spared     {counted(garbage.n_spared, 'file')} younger than {older_than:g} h "
             f"(--older-than); the first can go in {garbage.next_in_s / 3600:,.1f} h"
         )
     if garbage.n_uploads:
         print(f"  uploads    {counted(garbage.n_uploads, 'unfinished upload')} aborted")
     if garbage.versions:
-        print(f"  versions   {', '.join(map(str, garbage.versions))}")
+        say(f"  versions   {', '.join(map(str, garbage.versions))}")
     for run in garbage.runs:
-        print(f"  given up   run {run}")
+        say(f"  given up   run {run}")
     if dry_run:
         for file in garbage.files:
-            print(f"  {file}")
+            say(f"  {file}")

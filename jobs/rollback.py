@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from jobs.terminal import say
+
 
 def rollback(
     path: Annotated[str, typer.Argument(help="Dataset that `stx encode` wrote.")],
@@ -29,9 +31,9 @@ def rollback(
     if version is None:
         held = log.release(path)
         said = "no version was held" if held is None else f"version {held} is not held any more"
-        print(f"{path}: {said}; runs may commit")
+        say(f"{path}: {said}; runs may commit")
         return
     configure_logging()
     info = restore(path, version)
-    print(f"{path}: version {info.version} is current, with {info.rows:,} rows of run {info.run}")
-    print(f"  held: no run commits until `stx rollback {redact(path)} --release`")
+    say(f"{path}: version {info.version} is current, with {info.rows:,} rows of run {info.run}")
+    say(f"  held: no run commits until `stx rollback {redact(path)} --release`")

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from jobs.encode import AllowAlerts, Sets
+from jobs.terminal import say
 
 
 def run_flow(
@@ -26,14 +27,14 @@ def run_flow(
     steps = read_steps(load_spec(flow, list(set_ or []), FlowSpec), flow)
     if dry_run:
         for number, step in enumerate(steps, 1):
-            print(f"step {number} of {len(steps)}: {step.job}, its spec is valid")
+            say(f"step {number} of {len(steps)}: {step.job}, its spec is valid")
         return
     for step in steps:
         check_alerts(step.spec, f"{flow} ({step.job})", allowed=allow_alerts)
     prepare()
     too_many = False
     for number, step in enumerate(steps, 1):
-        print(f"step {number} of {len(steps)}: {step.job}", flush=True)
+        say(f"step {number} of {len(steps)}: {step.job}")
         began = None if number == 1 else time.monotonic()
         done = run_spec(step.run, step.spec, began=began)
         if isinstance(done, Report):

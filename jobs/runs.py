@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from jobs.terminal import say
+
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
@@ -71,7 +73,7 @@ def run_spec(
     try:
         done = job(spec, console, **options)
     except RunActive as active:
-        print(f"nothing to do: {active}")
+        say(f"nothing to do: {active}")
         return None
     except (Pinned, Stopped):
         raise  # as asked for

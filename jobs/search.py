@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from jobs.terminal import say
+
 
 def search(
     path: Annotated[str, typer.Argument(help="Dataset that `stx encode` wrote.")],
@@ -23,7 +25,6 @@ def search(
 ) -> None:
     """Show the rows nearest to each query."""
     from pipelines.search import search_snapshot
-    from stx_core.store.files.urls import one_line
 
     found = search_snapshot(
         path,
@@ -36,8 +37,9 @@ def search(
         allow_pickle=allow_pickle,
     )
     for query, rows in zip(queries, found, strict=True):
-        print(f'\n"{query}"')
+        say()
+        say(f'"{query}"')
         for rank, row in enumerate(rows, start=1):
             names = [name for name in row if name not in ("id", "score")]
             told = " · ".join(" ".join(str(row[name]).split())[:100] for name in names)
-            print(one_line(f"  {rank}. {row['score']:.4f}  {row['id']}  {told}").rstrip())
+            say(f"  {rank}. {row['score']:.4f}  {row['id']}  {told}".rstrip())

@@ -1,10 +1,13 @@
 """``stx show``: what is in a dataset."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stx_core.store.files.urls import one_line
+from jobs.terminal import say
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # Characters of a cell that are shown.
 _CELL = 110
@@ -29,32 +32,38 @@ def show(
     if all_versions:
         for each in versions(path):
             rows = ", ".join(f"{name} {part['rows']:,}" for name, part in each.outputs.items())
-            print(f"{each.version}  {each.created}  run {each.run}  rows: {rows}")
+            say(f"{each.version}  {each.created}  run {each.run}  rows: {rows}")
         return
     if files:
         for url in snapshot_files(path, output=output, version=version):
-            print(url)
+            say(url)
         return
     if rows is not None:
-        for row in head(open_snapshot(path, output=output, version=version), rows).to_pylist():
-            print("\n".join(f"  {name:<14} {_short(value)}" for name, value in row.items()) + "\n")
+        _say_rows(head(open_snapshot(path, output=output, version=version), rows))
         return
     info = snapshot_info(path, version=version)
-    print(f"{path}: version {info.version}, committed {info.created} by run {info.run}")
+    say(f"{path}: version {info.version}, committed {info.created} by run {info.run}")
     _tell_state(path)
     page = page_url(path, info.version)
     if list_names(page.rpartition("/")[0]):
-        print(f"  report: {page}")
+        say(f"  report: {page}")
     for name, part in info.outputs.items():
         if output in (None, name):
             size = f"{part['bytes'] / 1e6:,.1f} MB"
-            print(f"  {name}: {part['file_rows']:,} rows, {_shape(part)}, {size}")
+            say(f"  {name}: {part['file_rows']:,} rows, {_shape(part)}, {size}")
             if "model" in part:
-                print(f"    model        {part['model']}{_how(part)}")
-            print(f"    fingerprint  {part['fingerprint']}")
-            print(f"    quarantined  {part['rows_quarantined']:,} rows")
+                say(f"    model        {part['model']}{_how(part)}")
+            say(f"    fingerprint  {part['fingerprint']}")
+            say(f"    quarantined  {part['rows_quarantined']:,} rows")
             for field in open_snapshot(path, output=name, version=version).schema:
-                print(f"    {field.name:<18} {field.type}")
+                say(f"    {field.name:<18} {field.type}")
+
+
+def _say_rows(table: "pa.Table") -> None:
+    for row in table.to_pylist():
+        for name, value in row.items():
+            say(f"  {name:<14} {_short(value)}")
+        say()
 
 
 def _tell_state(path: str) -> None:
@@ -64,17 +73,17 @@ def _tell_state(path: str) -> None:
 
     last = log.latest(path)
     if last is not None and (held := log.pinned_version(last.state)) is not None:
-        print(f"  held         version {held}, by `stx rollback`; --release lets runs commit")
+        say(f"  held         version {held}, by `stx rollback`; --release lets runs commit")
     told = last_verified(path)
     said = "never (stx verify)"
     if told is not None:
         said = f"version {told['version']}, {told['at']}, problems: {told['problems']}"
-    print(f"  verified     {one_line(said)}")
+    say(f"  verified     {said}")
 
 
 def _short(value: Any) -> str:  # noqa: ANN401  (a cell)
     """A cell in one line."""
-    text = one_line(" ".join(str(value).split()))
+    text = " ".join(str(value).split())
     return text if len(text) <= _CELL else text[: _CELL - 1] + "…"
 
 

@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from jobs.terminal import say
+
 
 def verify(
     path: Annotated[str, typer.Argument(help="Dataset that `stx encode` wrote.")],
@@ -35,22 +37,22 @@ def verify(
     n_problems = 0
     for problem in check(path, version):
         n_problems += 1
-        print(problem)
+        say(problem)
     if repair and version is not None:
         raise SpecError("stx verify: --repair goes with the current version only")
     if n_problems:
-        print(f"{path}: {counted(n_problems, 'problem')}")
+        say(f"{path}: {counted(n_problems, 'problem')}")
         if not repair:
             raise typer.Exit(1)
         _repair(path, model, (trust_remote_code, allow_pickle))
-        n_problems = sum(1 for line in check(path) if not print(line))
+        n_problems = sum(1 for line in check(path) if not say(line))
     if n_problems:
-        print(f"{path}: {counted(n_problems, 'problem')} left")
+        say(f"{path}: {counted(n_problems, 'problem')} left")
         raise typer.Exit(1)
     info = snapshot_info(path, version)
     files = sum(part["files"] for part in info.outputs.values())
     amount = f"{counted(info.rows, 'row')}, {counted(files, 'file')}"
-    print(f"{path}: version {info.version}, {amount}: all as written")
+    say(f"{path}: version {info.version}, {amount}: all as written")
     if reencode and not _encode_again(
         path, reencode, output, version, model, (trust_remote_code, allow_pickle)
     ):
@@ -71,7 +73,7 @@ def _repair(path: str, model: str | None, trusted: tuple[bool, bool]) -> None:
     if done.report is not None:
         console.report(done.report)
     if done.lost:
-        print(
+        say(
             f"{path}: damaged files of {counted(len(done.lost), 'shard')} stay as they are, as "
             f"their input is gone or has changed (for example {redact(done.lost[0])}): run "
             "`stx encode` with the corpus of now, or go back with `stx rollback`"
@@ -98,6 +100,6 @@ def _encode_again(
         trust_remote_code=trusted[0],
         allow_pickle=trusted[1],
     ):
-        print(f"  {result}")
+        say(f"  {result}")
         all_same = all_same and result.is_same
     return all_same

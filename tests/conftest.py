@@ -130,12 +130,12 @@ def save_static_model():
 @pytest.fixture
 def stx(monkeypatch, capsys):
     """Runs a command; gives exit code, standard output and standard error."""
-    from jobs.cli import main
+    from jobs import cli
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["stx", *map(str, arguments)])
         try:
-            main()
+            cli.run(cli.app)
             code = 0
         except SystemExit as ended:
             code = ended.code or 0

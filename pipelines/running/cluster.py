@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -9,7 +10,8 @@ from typing import Any, Protocol
 from pipelines.running.leftovers import end_leftovers, note_session
 from pipelines.running.safe_path import safe_entries, safe_environment
 from pipelines.running.stopping import kept_signal_handlers
-from stx_core.errors import SpecError
+from stx_core.errors import SpecError, StxError
+from stx_core.store.files.urls import redact
 
 # Tasks that feed and drain the actors. Below one CPU each, so that a reader and a writer fit
 # beside actors which were given every other core.
@@ -17,6 +19,8 @@ IO_CPUS = 0.5
 
 # Ray starts tasks that it killed for their memory again, for ever (ray issue 32219).
 _MAX_OOM_RETRIES = 16
+
+_ANSWER_TIMEOUT_S = 10.0
 
 logger = logging.getLogger(__name__)
 
@@ -100,15 +104,51 @@ def start_ray(cpus: int) -> None:
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_task_oom_retries", str(_MAX_OOM_RETRIES))
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "job_config": _job_config()}
-    if os.environ.get("RAY_ADDRESS"):
-        with kept_signal_handlers():
-            ray.init(**quiet)
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        _check_answers(address)
+        local: dict[str, Any] = {}
     else:
         end_leftovers()
-        with _silent_stderr(), kept_signal_handlers(), safe_environment():
-            ray.init(address="local", num_cpus=cpus + 1, include_dashboard=False, **quiet)
+        local = {"address": "local", "num_cpus": cpus + 1, "include_dashboard": False}
+    try:
+        with kept_signal_handlers(), safe_environment(), _silent_stderr():
+            ray.init(job_config=_job_config(), **local, **quiet)
+    # Whatever it is, with or without a text: connections, timeouts, versions that differ.
+    except Exception as error:
+        raise StxError(_why_no_ray(address, error)) from error
+    if not address:
         note_session(os.path.basename(ray._private.worker._global_node.get_session_dir_path()))
+
+
+def _check_answers(address: str) -> None:
+    """Ask the port, where the address names one: Ray would try for two minutes.
+
+    Raises:
+        StxError: nothing answers.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdecimal()):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _ANSWER_TIMEOUT_S).close()
+    except (OSError, OverflowError, ValueError) as error:
+        raise StxError(_why_no_ray(address, error)) from None
+
+
+def _why_no_ray(address: str | None, error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = redact(lines[0] if lines else type(error).__name__)[:300]
+    if address is None:
+        return (
+            f"Ray does not start on this machine: {reason}; see the logs in ray/session_latest of "
+            "the folder for temporary files, or work without it: resources.runner=local"
+        )
+    return (
+        f"RAY_ADDRESS={redact(address)}: no Ray cluster answers there: {reason}; set it to "
+        "HOST:6379 of the head, or unset it to start Ray on this machine"
+    )
 
 
 def _job_config() -> Any:  # noqa: ANN401  (ray ships no usable types)

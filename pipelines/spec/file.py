@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pipelines.spec.encode import EncodeSpec
+from pipelines.spec.yaml_text import MAX_BYTES, MAX_DEPTH, load_yaml
 from stx_core.errors import SpecError
 from stx_core.store.files.filesystem import list_names, read_bytes, write_new
 from stx_core.store.files.urls import WHERE_SECRETS_GO, join, redact
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 Spec = TypeVar("Spec", bound=BaseModel)
-
-# Larger than any spec that a person writes; small enough that an alias bomb cannot grow in it.
-_MAX_SPEC_BYTES = 1_000_000
 
 _SPEC_FILE = "spec.yaml"
 
@@ -47,19 +45,22 @@ def read_values(path: str) -> dict[str, Any]:
         SpecError: it cannot be read, or holds something else.
     """
     try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise SpecError(f"{path}: {error.strerror or error}; name an existing spec file") from None
-    if len(data) > _MAX_SPEC_BYTES:
-        raise SpecError(f"{path}: {len(data)} bytes; a spec has at most {_MAX_SPEC_BYTES}")
-    try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(data, yaml.SafeLoader)):
-            raise SpecError(f"{path}: YAML aliases (*name) are not allowed; write the value out")
-        values = yaml.safe_load(data)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: not valid YAML: {_yaml_problem(error)}") from None
+        with Path(path).expanduser().open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    # ValueError: a path with a NUL. RuntimeError: ~ of somebody unknown.
+    except (OSError, ValueError, RuntimeError) as error:
+        problem = getattr(error, "strerror", None) or error
+        raise SpecError(f"{path}: {problem}; name an existing spec file") from None
+    return _mapping(load_yaml(data, path), path)
+
+
+def _mapping(values: Any, source: str) -> dict[str, Any]:  # noqa: ANN401
     if not isinstance(values, dict):
-        raise SpecError(f"{path}: expected a mapping, such as inputs, models and output at the top")
+        raise SpecError(
+            f"{source}: expected a mapping, such as inputs, models and output at the top"
+        )
+    if numbers := [name for name in values if not isinstance(name, str)]:
+        raise SpecError(f"{source}: {numbers[0]!r}: keys are words; put quotes around it")
     return values
 
 
@@ -88,18 +89,8 @@ def read_spec(root: str, run: str) -> EncodeSpec:
         SpecError: it is not valid any more.
     """
     url = join(root, "_stx", "runs", run, _SPEC_FILE)
-    try:
-        values = yaml.safe_load(read_bytes(url))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SpecError(f"{redact(url)}: damaged: {_yaml_problem(error)}") from None
+    values = _mapping(load_yaml(read_bytes(url), redact(url)), redact(url))
     return parse_spec(values, source=redact(url), kind=EncodeSpec)
-
-
-def _yaml_problem(error: Exception) -> str:
-    """What and where; not the line itself, which the error would quote: it may hold secrets."""
-    mark = getattr(error, "problem_mark", None)
-    where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-    return where + str(getattr(error, "problem", None) or type(error).__name__)
 
 
 def parse_spec(
@@ -122,6 +113,8 @@ def _apply(values: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise SpecError(f"--set {override}: write it as key.key=value")
     *parents, last = key.split(".")
+    if len(parents) > MAX_DEPTH:
+        raise SpecError(f"--set {key[:60]}…: more than {MAX_DEPTH} levels")
     place: Any = values
     for parent in parents:
         place = (
@@ -131,11 +124,11 @@ def _apply(values: dict[str, Any], override: str) -> None:
             raise SpecError(f"--set {key}: {parent} holds a value, not keys")
     if isinstance(place, list):
         raise SpecError(f"--set {key}: {last} is a place in a list, name a key of it")
-    place[last] = yaml.safe_load(text) if text else None
+    place[last] = load_yaml(text, f"--set {key}") if text else None
 
 
 def _item(values: list[Any], place: str, key: str) -> Any:  # noqa: ANN401
-    if not place.isdecimal() or int(place) >= len(values):
+    if not place.isdecimal() or len(place) > 9 or int(place) >= len(values):
         raise SpecError(f"--set {key}: {place} is no place in a list of {len(values)}, from 0")
     return values[int(place)]
 

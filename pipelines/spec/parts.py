@@ -10,6 +10,7 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
+    ValidationInfo,
     field_validator,
     model_serializer,
     model_validator,
@@ -36,8 +37,23 @@ class Part(BaseModel):
     # hide_input_in_errors: pydantic would print what the user typed, secrets too.
     # use_attribute_docstrings: they are the descriptions of the JSON Schema.
     model_config = ConfigDict(
-        extra="forbid", frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
     )
+
+    @field_validator("*")
+    @classmethod
+    def _fits(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401
+        """Numbers that arithmetic of 64 bits would break on; what a filter compares may be more."""
+        numbers = value if isinstance(value, tuple) else (value,)
+        if info.field_name != "value" and any(
+            isinstance(number, int) and abs(number) >= 1 << 63 for number in numbers
+        ):
+            raise ValueError("is larger than any number of 64 bits")
+        return value
 
 
 class Filter(Part):
@@ -86,6 +102,7 @@ def committable(url: str) -> str:
 
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)")
+_LONGEST_S = 100 * 365 * 86400
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -98,7 +115,10 @@ def duration_s(text: str) -> float:
     match = _DURATION.fullmatch(text.strip())
     if match is None:
         raise ValueError("not a duration; write it like 90s, 55m or 2h")
-    return float(match[1]) * _SECONDS[match[2]]
+    seconds = float(match[1]) * _SECONDS[match[2]]
+    if seconds > _LONGEST_S:
+        raise ValueError("is longer than a hundred years")
+    return seconds
 
 
 def as_duration(value: str | None) -> str | None:

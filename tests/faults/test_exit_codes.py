@@ -55,8 +55,11 @@ def stx(folder, *arguments):
         (("verify", "out"), 0),
         (("rollback", "out", "9"), 1),
         (("search", "out", "plants"), 0),
+        (("show", "nowhere"), 1),
+        (("encode", "nowhere", "out2", "--model", "model"), 2),
+        (("spec", "schema"), 0),
     ],
-    ids=["encode", "show", "show --rows", "gc", "verify", "rollback", "search"],
+    ids=lambda command: " ".join(map(str, command)) if isinstance(command, tuple) else "",
 )
 def test_a_command_ends_as_documented_each_time(dataset, command, code):
     folder, encode = dataset

@@ -8,7 +8,7 @@ import ray
 from pipelines.running.cluster import check_fits, start_ray
 from pipelines.running.stream import StageSpec, run
 from pipelines.running.watch import watched
-from stx_core.errors import InputError, SpecError, StoreError
+from stx_core.errors import InputError, SpecError, StoreError, StxError
 
 
 class AddSum:
@@ -217,3 +217,46 @@ def test_a_range_waits_for_nodes_on_a_cluster_and_is_refused_on_this_machine(mon
     check_fits(stages, cpus=5, gpus=0)
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     check_fits(stages, cpus=0, gpus=0)
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("127.0.0.1:1", "Connection refused"),
+        ("ray://127.0.0.1:1", "Connection refused"),
+        ("127.0.0.1:99999999", ""),
+        ("127.0.0.1:" + "9" * 5000, ""),
+        ("http://user:s3cret@host", "Invalid address"),
+    ],
+)
+def test_a_cluster_that_does_not_answer_is_one_line_at_once(address, reason, monkeypatch):
+    def refuse(**_):
+        raise ValueError("Invalid address\n  1. Unset it, or\n  2. set it")
+
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", refuse)
+
+    with pytest.raises(StxError) as refused:
+        start_ray(1)
+
+    text = str(refused.value)
+    assert "RAY_ADDRESS=" in text
+    assert "no Ray cluster answers there" in text
+    assert reason in text
+    assert "\n" not in text
+    assert "s3cret" not in text
+    if not reason.startswith("Invalid"):
+        assert "Invalid" not in text  # Ray would try for two minutes
+
+
+def test_a_ray_that_does_not_start_is_one_line(monkeypatch):
+    def refuse(**_):
+        raise Exception("The current node timed out during startup. This could happen because")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", refuse)
+
+    with pytest.raises(StxError, match="Ray does not start on this machine: The current node"):
+        start_ray(1)

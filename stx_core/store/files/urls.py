@@ -62,7 +62,7 @@ _PROXY_VARIABLE = re.compile(r"(HTTPS?|ALL)_PROXY$", re.IGNORECASE)
 _SHORTEST_SECRET = 8
 
 # C0 and C1 controls, line and paragraph separators, and marks that turn the writing direction.
-_CONTROL = re.compile(
+CONTROL = re.compile(
     "[\\x00-\\x1f\\x7f-\\x9f\\u061c\\u2028\\u2029\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]"
 )
 
@@ -186,4 +186,4 @@ def _secrets_of_environment() -> list[str]:
 
 def one_line(text: str) -> str:
     """Escape all that could end a line or steer a terminal: ids and paths may hold anything."""
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
