@@ -56,6 +56,8 @@ def submit(
         allow_alerts=allow_alerts,
         dry_run=dry_run,
     )
+    for hint in submission.hints:
+        _say(hint)
     api = JobApi(address)
     _compare_versions(api)
     if stop:

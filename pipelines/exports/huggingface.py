@@ -10,6 +10,7 @@ from pipelines.exports.options import ExportOptions
 from pipelines.exports.parts import write_parts
 from pipelines.exports.tables import table_of, table_schema, write_tables
 from pipelines.exports.vectors import Vectors, open_vectors
+from stx_core.page import markdown_text
 from stx_core.store.schema import write_options
 
 # The hub asks for files of some hundred MB, and at most 10,000 of them in a folder.
@@ -82,8 +83,4 @@ def _told(vectors: Vectors) -> dict[str, Any]:
         "longest text, tokens": settings.get("max_seq_length"),
         "normalised": settings.get("normalize"),
     }
-    return {
-        name: str(value).replace("|", "\\|").replace("\n", " ")
-        for name, value in told.items()
-        if value is not None
-    }
+    return {name: markdown_text(str(value)) for name, value in told.items() if value is not None}

@@ -163,7 +163,7 @@ def resolved(model: Model | Reranker, organisation: str) -> dict[str, Any]:
         revision=model.revision,
         allow_pickle=model.allow_pickle,
     )
-    local = Path(model.model).exists()
+    local = Path(model.model).expanduser().exists()
     return model.model_dump() | {
         "model": str(folder.resolve()) if local else model.model,
         # A hub snapshot is kept in a folder that is named by its commit.

@@ -20,7 +20,7 @@ from stx_core.store.corpus.json_types import is_text
 from stx_core.store.corpus.shards import CsvForm
 from stx_core.store.files.create import CONDITIONAL
 from stx_core.store.files.s3 import S3Options
-from stx_core.store.files.urls import credentials_in, holds_secret, scheme
+from stx_core.store.files.urls import credentials_in, expanded, holds_secret, scheme
 
 # Names that stx writes beside the pass-through columns.
 RESERVED_COLUMNS = ("id", "embedding", "sparse_embedding", "n_tokens", "truncated", "content_hash")
@@ -76,23 +76,23 @@ def filters_from_lists(value: Any) -> Any:  # noqa: ANN401
 
 
 def without_secrets(url: str | None) -> str | None:
-    """The URL itself.
+    """The URL itself; of a path, ``~`` is the home folder.
 
     Raises:
         ValueError: it holds credentials.
     """
     if url is not None and holds_secret(url):
         raise ValueError(credentials_in(url))
-    return url
+    return url and expanded(url)
 
 
 def committable(url: str) -> str:
-    """The URL itself.
+    """As `without_secrets`.
 
     Raises:
         ValueError: it holds credentials, or its store cannot be committed to.
     """
-    without_secrets(url)
+    url = without_secrets(url) or ""
     if scheme(url) not in CONDITIONAL:
         raise ValueError(
             f"{scheme(url)}:// is for inputs only, it cannot create an object only if it is "
@@ -167,7 +167,8 @@ class Inputs(Part):
     """The corpus: where its files are and which columns matter."""
 
     path: str | tuple[str, ...]
-    """File, folder, glob or URL, or a list of them; ``hf-dataset://NAME[/CONFIG[/SPLIT]]``."""
+    """File, folder, glob or URL, or a list of them; ``hf-dataset://NAME[/CONFIG[/SPLIT]]``. Paths
+    are seen from the folder that the command is started in; ``~`` is the home folder."""
     format: Literal["parquet", "jsonl", "csv", "arrow"] | None = None
     """Derived from the file names when not given."""
     id_column: str | None = "id"
@@ -189,9 +190,9 @@ class Inputs(Part):
     @field_validator("path")
     @classmethod
     def _no_secrets(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        for url in (value,) if isinstance(value, str) else value:
-            without_secrets(url)
-        return value
+        if isinstance(value, str):
+            return without_secrets(value) or ""
+        return tuple(without_secrets(url) or "" for url in value)
 
     @field_validator("columns")
     @classmethod

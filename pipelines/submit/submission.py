@@ -7,9 +7,10 @@ Ray itself refuses an id that it knows, so of two that submit in the same second
 
 import hashlib
 import json
+import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module, metadata
 from pathlib import Path
@@ -20,7 +21,7 @@ from pydantic import BaseModel
 from pipelines.spec.file import SECRET_NAME, load_spec, read_values
 from pipelines.submit.git import commit_of
 from stx_core.errors import SpecError
-from stx_core.store.files.urls import redact
+from stx_core.store.files.urls import LOCAL, redact, scheme
 
 # The spec of each job, and the key that only it has.
 _KINDS = {
@@ -33,6 +34,9 @@ _KINDS = {
 
 # Ray's three seconds are too few for the log entry that says that the run rests.
 _ENVIRONMENT = {"RAY_JOB_STOP_WAIT_TIME_S": "30"}
+
+# Keys of specs that name files and folders.
+_PATHS = ("path", "positives", "qrels", "ranking", "against", "json_file", "markdown", "source")
 
 _NUMBER = re.compile(r"-(\d+)$")
 
@@ -47,6 +51,7 @@ class Submission:
         folder: that is shipped, or a URL of one.
         excludes: patterns of files in it that are not, as in a .gitignore.
         metadata: kept by Ray beside the job, in plain text.
+        hints: lines about paths that mean another place on the cluster.
     """
 
     name: str
@@ -54,6 +59,7 @@ class Submission:
     folder: str
     excludes: tuple[str, ...]
     metadata: Mapping[str, str]
+    hints: tuple[str, ...] = ()
 
     @property
     def entrypoint(self) -> str:
@@ -120,7 +126,7 @@ def describe(
     asked = [job, dry_run, *_all_values(spec, path)]
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
     _refuse_secret_overrides(overrides)
-    shipped, in_folder = _shipped(Path(path), folder)
+    shipped, in_folder = _shipped(Path(path).expanduser(), folder)
     options = [word for override in overrides for word in ("--set", override)]
     options += ["--allow-alerts"] * allow_alerts + ["--dry-run"] * dry_run
     command = ("stx", job, in_folder, *options)
@@ -128,7 +134,8 @@ def describe(
     facts = {"job": job, "spec": digest, "stx_version": metadata.version("stx")}
     commit = commit_of(shipped)
     facts |= ({"git_sha": commit} if commit else {}) | dict(map(_pair, user_metadata))
-    return Submission(f"stx-{job}-{digest}", command, shipped, excludes, facts)
+    hints = tuple(_hints([values, *_steps(values)], overrides, Path(shipped), folder))
+    return Submission(f"stx-{job}-{digest}", command, shipped, excludes, facts, hints)
 
 
 def _refuse_secret_overrides(overrides: Sequence[str]) -> None:
@@ -168,7 +175,7 @@ def _shipped(path: Path, folder: str | None) -> tuple[str, str]:
         return str(place), str(path.resolve().relative_to(place))
     if "://" in folder:
         return folder, str(path)
-    place = Path(folder).resolve()
+    place = Path(folder).expanduser().resolve()
     if not place.is_dir():
         raise SpecError(f"--working-dir {folder}: not a folder")
     if not path.resolve().is_relative_to(place):
@@ -191,6 +198,55 @@ def _all_but(files: Sequence[str], folder: Path) -> tuple[str, ...]:
         parts = Path(file).parts
         patterns += [f"!/{'/'.join(parts[:n])}" for n in range(1, len(parts) + 1)]
     return tuple(dict.fromkeys(patterns))
+
+
+def _steps(values: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The values of a flow's steps, from their files or in place."""
+    for step in values.get("steps") or []:
+        for spec in step.values():
+            yield read_values(spec) if isinstance(spec, str) else spec
+
+
+def _hints(
+    specs: Iterable[Any], overrides: Sequence[str], shipped: Path, folder: str | None
+) -> Iterator[str]:
+    """Lines about paths of this machine, as they were written.
+
+    Args:
+        specs: plain values.
+        overrides: likewise.
+        shipped: the folder that is.
+        folder: the same where somebody asked for it; None: the specs alone are shipped.
+    """
+    written = [place for spec in specs for place in _places("", spec)]
+    written += [(key, value) for key, _, value in (each.partition("=") for each in overrides)]
+    for key, path in written:
+        last = key.rpartition(".")[2]
+        if last not in _PATHS and not (last == "model" and path.startswith(("~", "."))):
+            continue
+        if scheme(path) != LOCAL or os.path.isabs(path):
+            continue
+        if path.startswith("~"):
+            yield f"{key}: {redact(path)} is the home folder of whom Ray runs as there"
+        elif key.startswith("output.") or ".output." in key or not folder:
+            yield (
+                f"{key}: {redact(path)} is relative: on the cluster it lies in a folder that Ray "
+                "makes for this job and removes; name a URL, or a full path that all nodes share"
+            )
+        elif "://" not in folder and not (shipped / path).exists():
+            yield f"{key}: {redact(path)} is relative, and not in the folder that is shipped"
+
+
+def _places(key: str, value: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401
+    """Texts in the values of a spec, by their key."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _places(f"{key}.{name}" if key else str(name), inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _places(key, inner)
+    elif isinstance(value, str):
+        yield key, value
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from pipelines.spec.alerts import Alerts
 from pipelines.telemetry.report import Report
 from stx_core.errors import QualityRefused
-from stx_core.store.files.urls import redact, scheme
+from stx_core.store.files.urls import expanded, redact, scheme
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,11 @@ def _run(command: tuple[str, ...], data: bytes) -> str | None:
     """Give the message to a command; what went wrong, if anything."""
     try:
         done = subprocess.run(
-            command, input=data, capture_output=True, timeout=_COMMAND_TIMEOUT_S, check=False
+            (expanded(command[0]), *command[1:]),
+            input=data,
+            capture_output=True,
+            timeout=_COMMAND_TIMEOUT_S,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return f"{redact(command[0])} did not end within {_COMMAND_TIMEOUT_S:.0f} s"

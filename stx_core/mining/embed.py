@@ -119,7 +119,7 @@ def cache_file(
     digest = hashlib.sha256(repr((_model_identity(model), sorted(prompt.items()))).encode())
     for text in texts:
         digest.update(repr(text).encode())
-    return Path(folder) / f"{kind}_embeddings_{digest.hexdigest()}.npy"
+    return Path(folder).expanduser() / f"{kind}_embeddings_{digest.hexdigest()}.npy"
 
 
 def _model_identity(model: Any) -> tuple[str, ...]:  # noqa: ANN401  (any model with weights)

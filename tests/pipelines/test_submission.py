@@ -128,3 +128,30 @@ def test_the_line_for_ray_says_the_same(folder):
 def test_mistakes_are_told_before_anything_is_sent(folder, arguments, says):
     with pytest.raises(SpecError, match=says):
         describe(**{"path": "encode.yaml"} | arguments)
+
+
+def test_paths_that_mean_another_place_on_the_cluster_are_said(folder):
+    spec = ENCODE | {"inputs": {"path": ["docs", "/lake/x", "~/y"]}, "output": {"path": "out"}}
+    (folder / "local.yaml").write_text(json.dumps(spec))
+    (folder / "docs").mkdir()
+
+    alone = describe("local.yaml", overrides=["models.dense.model=./m"]).hints
+    shipped = describe("local.yaml", folder=str(folder)).hints
+
+    assert [hint.split(" is ")[0] for hint in alone] == [
+        "inputs.path: docs",
+        "inputs.path: ~/y",
+        "output.path: out",
+        "models.dense.model: ./m",
+    ]
+    assert "removes; name a URL, or a full path" in alone[0]
+    assert "the home folder of whom Ray runs as" in alone[1]
+    assert [hint.split(" is ")[0] for hint in shipped] == ["inputs.path: ~/y", "output.path: out"]
+    assert describe("encode.yaml").hints == ()
+
+
+def test_alerts_are_not_set_on_a_command_line_that_ray_keeps(folder):
+    with pytest.raises(SpecError, match="alerts.webhook: Ray keeps a job's command in plain text"):
+        describe("encode.yaml", overrides=["alerts.webhook=https://hooks/T0/secret"])
+
+    assert describe("encode.yaml", allow_alerts=True).command[-1] == "--allow-alerts"
