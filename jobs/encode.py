@@ -1,4 +1,4 @@
-"""``stx encode``, also ``python -m jobs.encode``: the entry point for ``ray job submit``."""
+"""``stx encode``, also ``python -m jobs.encode``, for clones of the repository."""
 
 import sys
 from typing import Annotated, Any
