@@ -24,7 +24,7 @@ VARIABLES = ("AZURE_STORAGE_SAS_TOKEN", "AWS_SESSION_TOKEN", "HF_TOKEN")
 @pytest.fixture
 def short_folder():
     """For Ray's session, whose socket names must not be longer than 107 bytes."""
-    with tempfile.TemporaryDirectory(prefix="stx-") as folder:
+    with tempfile.TemporaryDirectory(prefix="stx-", dir="/tmp") as folder:
         yield Path(folder)
 
 

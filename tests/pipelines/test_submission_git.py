@@ -1,10 +1,16 @@
 """What a submission says of the commit of a folder, without running what the folder names."""
 
+import shutil
 import subprocess
 
 import pytest
 
 from pipelines.submit.git import commit_of
+
+pytestmark = [
+    pytest.mark.programs,
+    pytest.mark.skipif(shutil.which("git") is None, reason="there is no git"),
+]
 
 
 def git(folder, *arguments):
