@@ -11,5 +11,6 @@ def owned(data: bytes) -> pa.Buffer:
     interpreter: where it has just ended, the process aborts.
     """
     buffer = pa.allocate_buffer(len(data))
-    np.frombuffer(buffer, np.uint8)[:] = np.frombuffer(data, np.uint8)
+    if data:
+        np.frombuffer(buffer, np.uint8)[:] = np.frombuffer(data, np.uint8)
     return buffer
