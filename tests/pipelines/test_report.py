@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.encode import run_encode
+from pipelines.spec.file import parse_spec
 from pipelines.telemetry import report as report_module
 from pipelines.telemetry.sections import _SAMPLES
 from stx_core.errors import StoreError
@@ -250,7 +251,8 @@ def test_a_corpus_without_rows_has_a_page_too(spec_of, tmp_path):
     (tmp_path / "corpus").mkdir()
     pq.write_table(empty, tmp_path / "corpus/part.parquet")
 
-    run_encode(spec_of(tmp_path / "corpus"))
+    values = spec_of(tmp_path / "corpus").model_dump(mode="json")
+    run_encode(parse_spec(values | {"quality": {"accept": True}}))
 
     assert numbers(tables(page(tmp_path / "out"))["Summary"])["rows of the corpus"] == "0"
 
