@@ -31,14 +31,23 @@ _layout: ContextVar[Layout] = ContextVar("layout")
 @contextmanager
 def packed_attention(model: Any, layout: Layout) -> Iterator[None]:  # noqa: ANN401  (untyped)
     """Within this context a backbone takes its one row of tokens for the inputs of a layout."""
-    before = model.config._attn_implementation
+    before = list(_implementations(model.config))
     token = _layout.set(layout)
-    model.config._attn_implementation = NAME
     try:
+        model.config._attn_implementation = NAME  # of its parts, too
         yield
     finally:
-        model.config._attn_implementation = before
+        for config, name in before:
+            config._attn_implementation_internal = name
         _layout.reset(token)
+
+
+def _implementations(config: Any) -> Iterator[tuple[Any, str | None]]:  # noqa: ANN401
+    yield config, config._attn_implementation
+    for name in config.sub_configs:
+        part = getattr(config, name, None)
+        if part is not None:
+            yield from _implementations(part)
 
 
 def attention_forward(

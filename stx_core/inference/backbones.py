@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from stx_core.errors import ModelError
 from stx_core.inference.attention import attend, packed_attention
 from stx_core.inference.packing import Layout
 
@@ -48,9 +49,12 @@ def as_packed(model: Any, layout: Layout, task: str) -> Iterator[Read]:  # noqa:
     """Within this context a backbone reads one row of tokens as the inputs of a layout.
 
     Args:
-        model: the backbone.
+        model: the backbone, which no other thread may use meanwhile.
         layout: of the batch.
         task: what it was loaded for, see `stx_core.models.backbone.TASKS`.
+
+    Raises:
+        ModelError: its masked-LM head is not a plain linear layer.
     """
     with ExitStack() as stack:
         stack.enter_context(packed_attention(model, layout))
@@ -64,7 +68,10 @@ def as_packed(model: Any, layout: Layout, task: str) -> Iterator[Read]:  # noqa:
             yield _classified(model, layout, stack, has_pooler=pooler is not None)
         elif task == "fill-mask":
             # The vocabulary is pooled in parts, from what would go into this layer.
-            _replace_forward(model.get_output_embeddings(), lambda states: states, stack)
+            head = model.get_output_embeddings()
+            if type(head) is not nn.Linear:
+                raise ModelError(f"the masked-LM head is a {type(head).__name__}")
+            _replace_forward(head, lambda states: states, stack)
             yield _tokens
         else:
             yield _tokens
@@ -112,8 +119,17 @@ def _first_of_output(layout: Layout, _: nn.Module, __: object, output: Any) -> A
 
 def _replace_forward(module: nn.Module, forward: Callable[..., Any], stack: ExitStack) -> None:
     """Let a module compute something else until the stack ends."""
-    module.forward = forward
-    stack.callback(delattr, module, "forward")
+    _replace(module, "forward", forward, stack)
+
+
+def _replace(thing: Any, name: str, value: object, stack: ExitStack) -> None:  # noqa: ANN401
+    """Give an object another attribute until the stack ends."""
+    own = vars(thing)
+    back = (
+        partial(own.__setitem__, name, own[name]) if name in own else partial(own.pop, name, None)
+    )
+    stack.callback(back)
+    own[name] = value
 
 
 def _pack_mpnet(encoder: Any, layout: Layout, stack: ExitStack) -> None:  # noqa: ANN401
@@ -121,8 +137,7 @@ def _pack_mpnet(encoder: Any, layout: Layout, stack: ExitStack) -> None:  # noqa
     like = encoder.relative_attention_bias.weight.new_zeros((1, layout.longest, 1))
     bias = type(encoder).compute_position_bias(encoder, like)[0]
     bias = bias.float().mT.contiguous().mT  # as the native kernel reads it, once for all layers
-    encoder.compute_position_bias = lambda _: bias
-    stack.callback(delattr, encoder, "compute_position_bias")
+    _replace(encoder, "compute_position_bias", lambda _: bias, stack)
     for layer in encoder.layer:
         attention = layer.attention.attn
         _replace_forward(attention, partial(_mpnet_attention, attention), stack)

@@ -1,20 +1,28 @@
 """Linear layers on the CPU: weights in the order of the kernels, and what follows in fewer passes.
 
-GELU is computed where a linear layer writes, and LayerNorm where its output is added to another.
+GELU is computed where a linear layer writes, and LayerNorm where its input is summed.
+
+Nothing here outlives a call of a model: weights are ordered for a call, and what follows a layer is
+not guessed but waited for.
 """
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, TypeGuard
 
 import torch
+from torch import nn
 from torch.nn.functional import gelu, layer_norm, linear
 from torch.overrides import TorchFunctionMode
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from stx_core.inference import native
 from stx_core.inference.machine import cpu_class
+
+WORTH_ORDERING = 1024
+"""Tokens of a call from which on ordered weights save more than it costs to order them."""
 
 # Rows of the input that the order of a weight is made for; others run with it too.
 _TYPICAL_ROWS = 4096
@@ -24,45 +32,40 @@ _TYPICAL_ROWS = 4096
 
 @dataclass
 class _Ordered:
-    """A weight (N, K) in the kernels' order, whole or in parts, as long as its memory is the same.
+    """A weight (N, K) in the kernels' order, whole or in parts.
 
     Attributes:
-        source: address and version of the memory that it was made of.
+        weight: what it was made of.
+        source: address and version of its memory.
         parts: (first row, end) to the part in order.
-        feeds_gelu: its output goes into GELU and nowhere else.
-        norm: what LayerNorm was called with for a sum with its output.
     """
 
+    weight: torch.Tensor
     source: tuple[int, int]
     parts: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)
-    feeds_gelu: bool = False
-    norm: "_Norm | None" = None
 
 
-class _Norm(NamedTuple):
-    """Arguments of LayerNorm over the last dimension."""
+class OrderedWeights:
+    """Ordered copies of the weights that one call of a model uses, made at their first use.
 
-    weight: torch.Tensor
-    bias: torch.Tensor
-    epsilon: float
+    Of no use for the next call: who changes a weight through ``.data`` or numpy leaves no trace.
+    """
 
-    def same_as(self, other: "_Norm | None") -> bool:
-        if other is None or self.epsilon != other.epsilon:
-            return False
-        return self.weight is other.weight and self.bias is other.bias
+    def __init__(self) -> None:
+        self._by_id: dict[int, _Ordered] = {}
+
+    def part(self, weight: torch.Tensor, first: int, end: int) -> torch.Tensor:
+        """Some rows of a weight, as `native.linear` takes them, or oneDNN's layers."""
+        source = (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
+        entry = self._by_id.get(id(weight))
+        if entry is None or entry.source != source:
+            entry = self._by_id[id(weight)] = _Ordered(weight, source)
+        if (first, end) not in entry.parts:
+            entry.parts[first, end] = _order(weight, first, end)
+        return entry.parts[first, end]
 
 
-class _Sum(NamedTuple):
-    """A sum with the output of a linear layer, and its LayerNorm when that is known to follow."""
-
-    tensor: torch.Tensor
-    normalised: torch.Tensor | None
-    layer: _Ordered
-
-
-_ADD = (torch.Tensor.add, torch.Tensor.__add__, torch.add)
-
-_ordered = WeakTensorKeyDictionary()
+_weights: ContextVar[OrderedWeights | None] = ContextVar("weights", default=None)
 
 
 def has_fast_linear(dtype: torch.dtype | None, device: torch.device) -> bool:
@@ -77,9 +80,10 @@ def project(
 ) -> torch.Tensor:
     """Some outputs of a linear layer: x (M, K), weight (N, K), bias (N,) to (M, end - first)."""
     bias = None if bias is None else bias[first:end]
-    if not has_fast_linear(x.dtype, x.device) or weight.dtype != x.dtype:
+    weights = _weights.get()
+    if weights is None or not _fits(x, weight, bias):
         return linear(x, weight[first:end], bias)
-    return _ordered_linear(x, weight, (first, end), bias, fused=False)
+    return _ordered_linear(x, weights.part(weight, first, end), end - first, bias, fused=False)
 
 
 def highest_outputs(
@@ -99,30 +103,64 @@ def highest_outputs(
     usable = has_fast_linear(x.dtype, x.device) and weight.dtype == x.dtype
     if not usable or not native.has_linear(weight):
         return None
-    ordered = _part(weight, 0, len(weight))
+    ordered = (_weights.get() or OrderedWeights()).part(weight, 0, len(weight))
     offsets = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
     return native.linear_highest(x, ordered, len(weight), bias, offsets)
 
 
 @contextmanager
-def fast_linear(dtype: torch.dtype | None, device: torch.device) -> Iterator[None]:
+def fast_linear(
+    dtype: torch.dtype | None, device: torch.device, weights: OrderedWeights | None
+) -> Iterator[None]:
     """Within this context, linear layers of a model with such weights run on ordered copies.
 
-    The model is not changed. A copy is made at the first use, and again when the weight's memory
-    is another. GELU is fused into a layer that was seen to feed it, LayerNorm into a sum with the
-    output of a layer that was seen to go there.
+    GELU of what a layer gives is computed by the layer, and LayerNorm of a sum with the sum: both
+    are computed when it is known what follows them, and before anything else looks at them.
+
+    Args:
+        dtype: of the model's weights.
+        device: where they are.
+        weights: ordered copies of the same call; None: as if there were no such context.
     """
-    with _FastLinear() if has_fast_linear(dtype, device) else nullcontext():
+    if weights is None or not has_fast_linear(dtype, device):
         yield
+        return
+    token = _weights.set(weights)
+    try:
+        with _FastLinear(weights) as mode:
+            yield
+            mode.finish()
+    finally:
+        _weights.reset(token)
+
+
+@dataclass
+class _Waiting:
+    """A result that is given out before it is computed.
+
+    Attributes:
+        output: what the caller got: shape and dtype are right, the numbers are not there.
+        compute: gives the numbers.
+        arguments: of the linear layer, or of the sum.
+    """
+
+    output: torch.Tensor
+    compute: Callable[[], torch.Tensor]
+    arguments: tuple[Any, ...]
+
+    def finish(self) -> None:
+        self.output.set_(self.compute())  # type: ignore[call-overload]
 
 
 class _FastLinear(TorchFunctionMode):
-    def __init__(self) -> None:
+    def __init__(self, weights: OrderedWeights) -> None:
         super().__init__()
-        self._output: torch.Tensor | None = None
-        self._weight: torch.Tensor | None = None
-        self._activated: torch.Tensor | None = None
-        self._sum: _Sum | None = None  # nothing was done since
+        self._weights = weights
+        # The last thing done, when it was a linear layer, or a sum.
+        self._linear_waits: _Waiting | None = None
+        self._sum_waits: _Waiting | None = None
+        # A layer whose GELU was computed: its own output is only computed if somebody has kept it.
+        self._passed: tuple[weakref.ref[torch.Tensor], Callable[[], torch.Tensor]] | None = None
 
     def __torch_function__(
         self,
@@ -132,94 +170,125 @@ class _FastLinear(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
         more = dict(kwargs or {})
+        self._finish_passed()
+        if func is gelu and len(args) == 1 and more.get("approximate", "none") == "none":
+            waits = self._linear_waits
+            if waits is not None and args[0] is waits.output:
+                return self._gelu(waits)
+        if func is layer_norm and self._sum_waits is not None:
+            normalised = self._layer_norm(self._sum_waits, *args, **more)
+            if normalised is not None:
+                return normalised
+        self.finish()
         if func is linear:
             return self._linear(*args, **more)
-        if func is gelu and more.get("approximate", "none") == "none" and len(args) == 1:
-            return self._gelu(*args)
-        last, self._sum = self._sum, None
-        if func is layer_norm and last is not None:
-            return self._layer_norm(last, *args, **more)
         if func in _ADD and len(args) == 2 and not more:
             return self._add(*args)
         return func(*args, **more)
 
+    def finish(self) -> None:
+        """Compute what was given out."""
+        self._finish_passed()
+        for waits in (self._linear_waits, self._sum_waits):
+            if waits is not None:
+                self._linear_waits = self._sum_waits = None
+                waits.finish()
+
+    def _finish_passed(self) -> None:
+        if self._passed is not None:
+            (kept, compute), self._passed = self._passed, None
+            output = kept()
+            if output is not None:
+                output.set_(compute())  # type: ignore[call-overload]
+
     def _linear(
         self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
-        fits = input.dtype == weight.dtype and weight.ndim == 2 and input.numel() > 0
-        if not fits or not has_fast_linear(weight.dtype, weight.device):
+        # Weights that are computed anew each time are not worth ordering.
+        if not isinstance(weight, nn.Parameter) or not _fits(input, weight, bias):
             return linear(input, weight, bias)
-        fused = _entry(weight).feeds_gelu
-        output = _ordered_linear(input, weight, (0, len(weight)), bias, fused)
-        self._output, self._weight = (None, None) if fused else (output, weight)
-        self._activated = output if fused else None
+        outputs = len(weight)
+        ordered = self._weights.part(weight, 0, outputs)
+
+        def compute(fused: bool = False) -> torch.Tensor:
+            return _ordered_linear(input, ordered, outputs, bias, fused)
+
+        output = input.new_empty(()).expand(*input.shape[:-1], outputs)
+        self._linear_waits = _Waiting(output, compute, (compute,))
         return output
 
-    def _gelu(self, input: torch.Tensor) -> torch.Tensor:
-        if input is self._activated:
-            return input
-        if input is self._output and self._weight is not None:
-            _entry(self._weight).feeds_gelu = True
-        return gelu(input)
+    def _gelu(self, waits: _Waiting) -> torch.Tensor:
+        self._linear_waits = None
+        self._passed = weakref.ref(waits.output), waits.compute
+        (compute,) = waits.arguments
+        activated: torch.Tensor = compute(fused=True)
+        return activated
 
     def _add(self, one: Any, other: Any) -> Any:  # noqa: ANN401  (numbers, too)
-        if self._weight is None or not (one is self._output or other is self._output):
+        if not (_is_plain(one) and _is_plain(other) and native.has_sum(one, other)):
             return torch.add(one, other)
-        layer = _entry(self._weight)
-        if layer.norm and native.has_add_norm(one, other, layer.norm.weight, layer.norm.bias):
-            self._sum = _Sum(*native.add_norm(one, other, *layer.norm), layer)
-        else:
-            self._sum = _Sum(torch.add(one, other), None, layer)
-        return self._sum.tensor
+        output = one.new_empty(()).expand(one.shape)
+        self._sum_waits = _Waiting(output, lambda: torch.add(one, other), (one, other))
+        return output
 
     def _layer_norm(
         self,
-        last: _Sum,
+        waits: _Waiting,
         input: torch.Tensor,
         normalized_shape: Sequence[int],
         weight: torch.Tensor | None = None,
         bias: torch.Tensor | None = None,
         eps: float = 1e-5,
-    ) -> torch.Tensor:
-        if input is last.tensor and weight is not None and bias is not None:
-            norm = _Norm(weight, bias, eps)
-            if last.normalised is not None and norm.same_as(last.layer.norm):
-                return last.normalised
-            last.layer.norm = norm
-        return layer_norm(input, normalized_shape, weight, bias, eps)
+    ) -> torch.Tensor | None:
+        """LayerNorm of the sum that waits, computed with it; None where it is of something else."""
+        if input is not waits.output or not (_is_plain(weight) and _is_plain(bias)):
+            return None
+        one, other = waits.arguments
+        if tuple(normalized_shape) != weight.shape or not native.has_add_norm(
+            one, other, weight, bias
+        ):
+            return None
+        self._sum_waits = None
+        total, normalised = native.add_norm(one, other, weight, bias, eps)
+        waits.output.set_(total)  # type: ignore[call-overload]
+        return normalised
 
 
-def _entry(weight: torch.Tensor) -> _Ordered:
-    source = (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
-    entry: _Ordered | None = _ordered.get(weight)  # type: ignore[no-untyped-call]
-    if entry is None or entry.source != source:
-        entry = _Ordered(source)
-        _ordered[weight] = entry
-    return entry
+_ADD = (torch.Tensor.add, torch.Tensor.__add__, torch.add)
 
 
-def _part(weight: torch.Tensor, first: int, end: int) -> torch.Tensor:
-    """Some rows of a weight, as `native.linear` takes them, or oneDNN's layers."""
-    parts = _entry(weight).parts
-    if (first, end) not in parts:
-        chosen = weight.detach()[first:end].contiguous()
-        reorder = torch.ops.mkldnn._reorder_linear_weight
-        ours = native.has_linear(weight)
-        parts[first, end] = native.order_weight(chosen) if ours else reorder(chosen, _TYPICAL_ROWS)
-    return parts[first, end]
+def _is_plain(tensor: object) -> TypeGuard[torch.Tensor]:
+    """Numbers in memory: no subclass, and no stand-in of a transform such as vmap."""
+    if type(tensor) not in (torch.Tensor, nn.Parameter):
+        return False
+    return not torch._C._functorch.is_functorch_wrapped_tensor(tensor)  # type: ignore[arg-type]
+
+
+def _fits(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> bool:
+    """Whether a linear layer of these can run on an ordered weight."""
+    tensors = [x, weight] if bias is None else [x, weight, bias]
+    if not all(map(_is_plain, tensors)) or torch.is_grad_enabled():
+        return False
+    same = len({(tensor.dtype, tensor.device) for tensor in tensors}) == 1
+    strided = all(tensor.layout == torch.strided for tensor in tensors)
+    shaped = weight.ndim == 2 and x.ndim > 0 and x.shape[-1] == weight.shape[1] and x.numel() > 0
+    return same and strided and shaped and has_fast_linear(weight.dtype, weight.device)
+
+
+def _order(weight: torch.Tensor, first: int, end: int) -> torch.Tensor:
+    chosen = weight.detach()[first:end].contiguous()
+    if native.has_linear(weight):
+        return native.order_weight(chosen)
+    ordered: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(chosen, _TYPICAL_ROWS)
+    return ordered
 
 
 def _ordered_linear(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    part: tuple[int, int],
-    bias: torch.Tensor | None,
-    fused: bool,
+    x: torch.Tensor, ordered: torch.Tensor, outputs: int, bias: torch.Tensor | None, fused: bool
 ) -> torch.Tensor:
-    """Some outputs of a linear layer, with GELU when it is fused."""
-    ordered = _part(weight, *part)
-    if native.has_linear(weight):
-        return native.linear(x, ordered, part[1] - part[0], bias, gelu=fused)
+    """Outputs of a linear layer, with GELU when it is fused."""
+    if ordered.layout == torch.strided:
+        return native.linear(x, ordered, outputs, bias, gelu=fused)
     name, algorithm = ("gelu", "none") if fused else ("none", "")
     output: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, ordered, bias, name, [], algorithm)
     return output

@@ -64,9 +64,10 @@ def order_weight(weight: torch.Tensor) -> torch.Tensor:
     """A weight (N, K), as `linear` takes it: (panels, K / 2, 64, 2), filled up with zeros."""
     outputs, inputs = weight.shape
     panels = -(-outputs // _PANEL)
-    padded = weight.new_zeros((panels * _PANEL, inputs))
-    padded[:outputs] = weight
-    return padded.view(panels, _PANEL, inputs // 2, 2).transpose(1, 2).contiguous()
+    padded = torch.nn.functional.pad(weight, (0, 0, 0, panels * _PANEL - outputs)).contiguous()
+    # Pairs as one number each: a third of the time of moving them one by one.
+    pairs = padded.view(torch.int32).view(panels, _PANEL, inputs // 2).transpose(1, 2)
+    return pairs.contiguous().view(torch.bfloat16).view(panels, inputs // 2, _PANEL, 2)
 
 
 def linear(
@@ -118,16 +119,24 @@ def linear_highest(
     return out
 
 
-def has_add_norm(one: object, other: object, weight: torch.Tensor, bias: torch.Tensor) -> bool:
-    """Whether `add_norm` can be called with these on this machine."""
-    if not (isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor)):
-        return False
-    fits = one.shape == other.shape and one.shape[-1:] == weight.shape and len(weight) % 16 == 0
-    usable = all(
-        tensor.dtype == torch.bfloat16 and tensor.device.type == "cpu" and tensor.is_contiguous()
-        for tensor in (one, other, weight, bias)
-    )
+def has_sum(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether `add_norm` could be called with these on this machine, and some weight and bias."""
+    usable = _adds(one) and _adds(other)
+    fits = one.shape == other.shape and one.ndim > 0 and one.shape[-1] % 16 == 0
     return fits and usable and _library() is not None
+
+
+def has_add_norm(
+    one: torch.Tensor, other: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+) -> bool:
+    """Whether `add_norm` can be called with these on this machine."""
+    fits = one.shape[-1:] == weight.shape == bias.shape
+    return fits and _adds(weight) and _adds(bias) and has_sum(one, other)
+
+
+def _adds(tensor: torch.Tensor) -> bool:
+    usable = tensor.dtype == torch.bfloat16 and tensor.device.type == "cpu"
+    return usable and tensor.layout == torch.strided and tensor.is_contiguous()
 
 
 def add_norm(

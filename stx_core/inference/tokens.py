@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from stx_core.inference.exclusive import exclusive_tokenizer
+
 # Encodings are Python objects of some kilobytes; this many at a time bounds their memory.
 _TEXTS_AT_ONCE = 4096
 
@@ -80,7 +82,8 @@ def tokenize(
     """Tokenise texts, or pairs of texts, with a transformers tokenizer.
 
     Truncation is "longest first" on the tokenizer's own side.
-    Truncation and padding that a saved ``tokenizer.json`` carries have no effect.
+    Truncation and padding that a saved ``tokenizer.json`` carries have no effect, and stay as they
+    were. Any number of threads may call this with one tokenizer.
 
     Args:
         tokenizer: a transformers tokenizer, fast or slow.
@@ -96,7 +99,8 @@ def tokenize(
     truncated: list[bool] = []
     for start in range(0, len(inputs), _TEXTS_AT_ONCE):
         some = inputs[start : start + _TEXTS_AT_ONCE]
-        encode(tokenizer, some, limit, special_tokens, ids, type_ids, truncated)
+        with exclusive_tokenizer(tokenizer):
+            encode(tokenizer, some, limit, special_tokens, ids, type_ids, truncated)
     takes_types = "token_type_ids" in tokenizer.model_input_names
     return from_lists(ids, truncated, type_ids if takes_types else None)
 
@@ -162,16 +166,16 @@ def _encode_slow(
 
 
 def pad(
-    tokens: Tokens, rows: np.ndarray, pad_id: int, side: str = "right"
+    tokens: Tokens, rows: np.ndarray, pad_id: int, side: str = "right", least: int = 0
 ) -> dict[str, np.ndarray]:
-    """Pad the chosen inputs to the longest of them.
+    """Pad the chosen inputs to the longest of them, and to `least` columns.
 
     Returns:
         ``input_ids`` and ``attention_mask``, (B, L) int64, and ``token_type_ids`` when the tokens
         have them; padding carries id `pad_id`, mask 0 and type 0.
     """
     lengths = tokens.lengths[rows]
-    longest = int(lengths.max(initial=0))
+    longest = int(lengths.max(initial=least))
     positions = np.arange(longest)
     real = (
         positions >= longest - lengths[:, None] if side == "left" else positions < lengths[:, None]

@@ -31,9 +31,12 @@ def _to_numpy(result: torch.Tensor) -> np.ndarray:
 
 
 def token_embeddings(features: Features) -> list[torch.Tensor]:
-    """(L, D) per text, cut after its last token; padding on the left is not cut."""
-    real = features["attention_mask"]
-    ends = real.shape[1] - real.int().flip(1).argmax(1)
+    """(L, D) per text, cut after its last token; padding on the left is not cut.
+
+    (0, D) of a text without tokens.
+    """
+    real = features["attention_mask"].int()
+    ends = (real.shape[1] - real.flip(1).argmax(1)) * real.amax(1)
     pairs = zip(features["token_embeddings"], ends.tolist(), strict=True)
     return [tokens[:end] for tokens, end in pairs]
 

@@ -157,7 +157,7 @@ class CrossEncoder(TextModel):
             if isinstance(module, Dense) and module.module_output_name == "scores":
                 return module.out_features
             if is_transformer(module) and module.module_output_name == "scores":
-                return int(module.model.config.num_labels)
+                return int(module.backbone.config.num_labels)
         names = [type(module).__name__ for module in self]
         raise ModelError(f"none of the modules {names} gives scores; a CrossEncoder needs a head")
 
@@ -189,7 +189,7 @@ class CrossEncoder(TextModel):
 
     def _saved_activation(self) -> Activation:
         """The activation of the folder, in the places of all ages, newest first (trap 3)."""
-        backbone = getattr(self.transformers_model, "config", None)
+        backbone = getattr(getattr(self[0], "backbone", None), "config", None)
         block = getattr(backbone, "sentence_transformers", None) or {}
         if not isinstance(block, dict):
             raise ModelError(f"config.json: sentence_transformers is {shown(block)}, not an object")

@@ -11,6 +11,7 @@ import numpy as np
 from jinja2 import TemplateError
 
 from stx_core.errors import ModelError
+from stx_core.inference.exclusive import exclusive_tokenizer
 from stx_core.inference.tokens import Pair, Tokens, from_lists
 
 MessageFormat = Literal["flat", "structured"]
@@ -126,13 +127,15 @@ class _Template:
 
     def token_ids(self, pairs: Sequence[Pair]) -> list[list[int]]:
         # The template writes the special tokens itself.
-        encoded: dict[str, list[list[int]]] = self.tokenizer(
-            self.render(pairs),
-            add_special_tokens=False,
-            truncation=False,
-            padding=False,
-            verbose=False,
-        )
+        rendered = self.render(pairs)
+        with exclusive_tokenizer(self.tokenizer):
+            encoded: dict[str, list[list[int]]] = self.tokenizer(
+                rendered,
+                add_special_tokens=False,
+                truncation=False,
+                padding=False,
+                verbose=False,
+            )
         return encoded["input_ids"]
 
     def check_roles(self) -> None:

@@ -49,7 +49,9 @@ def _load_backbone(folder: Path, options: LoadOptions, task: str) -> "Transforme
 
 def content_format(transformer: "Transformer") -> MessageFormat:
     """How the messages of a backbone's chat template carry their text."""
-    return message_format(transformer.tokenizer.chat_template, transformer.model.config.model_type)
+    return message_format(
+        transformer.tokenizer.chat_template, transformer.backbone.config.model_type
+    )
 
 
 def _token_id(tokenizer: Any, word: str, folder: Path) -> int:  # noqa: ANN401

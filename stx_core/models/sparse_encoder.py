@@ -75,10 +75,17 @@ class SparseEncoder(TextEncoder):
         super().__init__(model_name_or_path, similarity_fn_name=similarity_fn_name, **options)
         if max_active_dims is None:
             max_active_dims = self.saved_config.get("max_active_dims")
-        if max_active_dims is None:
-            k = (module.k for module in self.modules() if isinstance(module, SparseAutoEncoder))
-            max_active_dims = next(k, None)
-        self.max_active_dims = _positive(max_active_dims)
+        self.max_active_dims = max_active_dims
+
+    @property
+    def max_active_dims(self) -> int | None:
+        """Dimensions that stay non-zero per text; unless set, k of a sparse autoencoder."""
+        k = (module.k for module in self.modules() if isinstance(module, SparseAutoEncoder))
+        return next(k, None) if self._max_active_dims is None else self._max_active_dims
+
+    @max_active_dims.setter
+    def max_active_dims(self, value: int | None) -> None:
+        self._max_active_dims = _positive(value)
 
     @classmethod
     def default_modules(cls, folder: Path, options: LoadOptions) -> Sequence[nn.Module]:

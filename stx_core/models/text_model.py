@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, TypedDict, TypeVar
@@ -13,7 +12,7 @@ from torch import nn
 
 from stx_core.errors import InputError, ModelError
 from stx_core.inference.encode import default_token_budget, run_batches
-from stx_core.inference.linear import fast_linear
+from stx_core.inference.linear import WORTH_ORDERING, OrderedWeights, fast_linear
 from stx_core.inference.machine import keep_pages
 from stx_core.inference.packing import filled
 from stx_core.inference.tokens import Pair, Tokens
@@ -29,6 +28,7 @@ from stx_core.models.module_row import ModuleRow
 from stx_core.models.modules.module import Features, LoadOptions, is_transformer
 from stx_core.models.own_readers import own_reader, read_with
 from stx_core.models.prompts import choose_prompts, task_prompt_name
+from stx_core.models.running import Trials, get_ready, one_at_a_time, training_kept_on_failure
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +152,7 @@ class TextModel(ModuleRow):
         self.saved_config: dict[str, Any] = {}
         self.module_kwargs: dict[str, list[str]] = {}
         self.reproducible = False
-        self._why_padded: dict[tuple[Any, ...], str | None] = {}
+        self._trials = Trials()
         # Tokens that `run` has put into batches so far, the places of these with their padding, and
         # the tokens that only filled packed batches up to a round number. Models without a
         # transformer have no padding, and count nothing.
@@ -410,34 +410,57 @@ class TextModel(ModuleRow):
         for name, value in (("batch_size", batch_size), ("token_budget", token_budget)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        self.eval()
-        target = self._move(device)
+        target = self.device if device is None else as_device(device)
+        options = {"max_rows": batch_size, "in_flight": 2 if target.type == "cuda" else 1}
+        progress = progress_bar(len(tokens), show_progress_bar)
+        return self._run(
+            tokens, collect, target, token_budget, packed, extra, arguments, progress, options
+        )
+
+    def _run(
+        self,
+        tokens: Tokens,
+        collect: Callable[[Features], Output],
+        target: torch.device,
+        token_budget: int | None,
+        packed: bool,
+        extra: Mapping[str, Any] | None,
+        arguments: Mapping[str, Any] | None,
+        progress: Callable[[int], None] | None,
+        options: Mapping[str, Any],
+    ) -> Iterator[tuple[np.ndarray, Output | InputError]]:
         if target.type == "cpu":
             keep_pages()
-        unread = isinstance(tokens, Unread)
-        packed = packed and not unread and self.why_padded(tokens.task) is None
-        budget = token_budget or self.default_token_budget(target)
+        with training_kept_on_failure(self):
+            get_ready(self, target, self.device)
+            unread = isinstance(tokens, Unread)
+            packed = packed and not unread and self.why_padded(tokens.task) is None
+            budget = token_budget or self.default_token_budget(target)
+            worth_it = self.reproducible or int(tokens.lengths.sum()) >= WORTH_ORDERING
+            weights = OrderedWeights() if worth_it else None
 
-        def forward(rows: np.ndarray) -> Output:
-            used = int(tokens.lengths[rows].sum())
-            least = budget if self.reproducible else 0
-            size = filled(max(least, used), budget) if packed else None
-            if not unread:
-                self._count(tokens.lengths[rows], size)
-            try:
-                return collect(self._features_of(tokens, rows, size, extra, arguments))
-            except KeyError as error:
-                raise self._lacks(error) from error
+            def forward(rows: np.ndarray) -> Output:
+                used = int(tokens.lengths[rows].sum())
+                least = budget if self.reproducible else 0
+                size = filled(max(least, used), budget) if packed else None
+                with one_at_a_time(self):
+                    get_ready(self, target, self.device)
+                    if not unread:
+                        self._count(tokens.lengths[rows], size)
+                    try:
+                        features = self._features_of(tokens, rows, size, extra, arguments, weights)
+                        return collect(features)
+                    except KeyError as error:
+                        raise self._lacks(error) from error
 
-        return run_batches(
-            tokens.lengths,
-            forward,
-            token_budget=budget,
-            max_rows=batch_size,
-            packed=packed,
-            in_flight=2 if target.type == "cuda" else 1,
-            progress=progress_bar(len(tokens), show_progress_bar),
-        )
+            yield from run_batches(
+                tokens.lengths,
+                forward,
+                token_budget=budget,
+                packed=packed,
+                progress=progress,
+                **options,
+            )
 
     def _count(self, lengths: np.ndarray, size: int | None) -> None:
         if is_transformer(self[0]):
@@ -457,6 +480,7 @@ class TextModel(ModuleRow):
         size: int | None,
         extra: Mapping[str, Any] | None = None,
         arguments: Mapping[str, Any] | None = None,
+        weights: OrderedWeights | None = None,
     ) -> Features:
         """The last module's features of a batch: packed into `size` tokens, or padded for None."""
         first = self[0]
@@ -465,24 +489,26 @@ class TextModel(ModuleRow):
         else:
             features = self.collate(tokens, rows)
         on_device = to_device(features | dict(extra or {}), self.device)
-        with nullcontext() if size is None else fast_linear(self.dtype, self.device):
+        with fast_linear(self.dtype, self.device, None if size is None else weights):
             found: Features = self(on_device, **(arguments or {}))
         return found
 
     def why_padded(self, task: str | None = None) -> str | None:
         """Why batches are padded; None where they are packed.
 
-        The first call for a task runs a few made-up inputs both ways, see `why_not_packed`.
+        The first call for a task, and the first one after something was changed in the model, runs
+        a few made-up inputs both ways, see `why_not_packed`. Where hooks of users are inside, or
+        compiled modules, batches are as in Sentence Transformers: padded.
 
         Args:
             task: "query" or "document", for models that route by it.
         """
-        key = (task, self.dtype, self.device, getattr(self[0], "unpad_inputs", None))
-        if key not in self._why_padded:
-            # On made-up inputs all that can fail is the model.
-            with reading(type(self).__name__, "its modules do not fit together"):
-                self._why_padded[key] = self._try_packed(task)
-        return self._why_padded[key]
+        first, side = self[0], getattr(self.tokenizer, "padding_side", None)
+        key = (task, self.dtype, self.device, side, getattr(first, "unpad_inputs", None))
+        # On made-up inputs all that can fail is the model.
+        failing = reading(type(self).__name__, "its modules do not fit together")
+        with one_at_a_time(self), failing:
+            return self._trials.why_padded(self, key, lambda: self._try_packed(task))
 
     def _try_packed(self, task: str | None) -> str | None:
         first = self[0]
@@ -490,15 +516,16 @@ class TextModel(ModuleRow):
             return f"{type(first).__name__} has no attention"
         if first.unpad_inputs is False:
             return "unpad_inputs is False"
-        vocabulary = getattr(first.model.config.get_text_config(), "vocab_size", None)
+        vocabulary = getattr(first.backbone.config.get_text_config(), "vocab_size", None)
         if vocabulary is None:
-            return f"{type(first.model).__name__} reads characters, not a vocabulary"
+            return f"{type(first.backbone).__name__} reads characters, not a vocabulary"
         special = first.tokenizer.all_special_ids
-        tokens = replace(trial_tokens(vocabulary, special, self.max_seq_length), task=task)
+        tokens = replace(trial_tokens(vocabulary, special, first.position_limit), task=task)
         rows = np.arange(len(tokens))
+        weights = OrderedWeights()
 
         def result(size: int | None) -> torch.Tensor:
-            features = self._features_of(tokens, rows, size)
+            features = self._features_of(tokens, rows, size, None, None, weights)
             name = next((name for name in _RESULTS if name in features), None)
             if name is None:
                 raise self._lacks(_RESULTS[0])
@@ -518,15 +545,6 @@ class TextModel(ModuleRow):
     def default_token_budget(self, device: str | torch.device | None = None) -> int:
         """Tokens of one batch that suit the model on a device, by default its own."""
         return default_token_budget(self.device if device is None else torch.device(device))
-
-    def _move(self, device: str | torch.device | None) -> torch.device:
-        """Move the model unless it is there; "cuda" and "cuda:0" may name the same device."""
-        if device is None:
-            return self.device
-        target = as_device(device)
-        if target != self.device:
-            self.to(target)
-        return target
 
 
 def _not_unicode(inputs: Sequence[str] | Sequence[Pair]) -> int | None:

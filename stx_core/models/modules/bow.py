@@ -10,7 +10,7 @@ from stx_core.inference.tokens import Pair, Tokens, from_lists
 from stx_core.models.modules.bags import bag_rows, collate_bags, with_prompt
 from stx_core.models.modules.module import Features, InputModule
 from stx_core.models.modules.word_tokenizers import WordTokenizer
-from stx_core.models.modules.word_weights import weights_of
+from stx_core.models.modules.word_weights import WeightTable
 
 
 class BoW(InputModule):
@@ -40,14 +40,23 @@ class BoW(InputModule):
         cumulative_term_frequency: bool = True,
     ) -> None:
         super().__init__()
-        self.vocab = list(dict.fromkeys(vocab))
         self.word_weights = word_weights or {}
         self.unknown_word_weight = unknown_word_weight
         self.cumulative_term_frequency = cumulative_term_frequency
         self.max_seq_length: int | None = None
-        self.tokenizer = WordTokenizer(self.vocab, stop_words=())
-        weights = torch.tensor(weights_of(self.vocab, self.word_weights, unknown_word_weight))
+        self.tokenizer = WordTokenizer(list(dict.fromkeys(vocab)), stop_words=())
+        self._table = WeightTable()
+        weights = self._table.of(torch.zeros(0), self.vocab, self.word_weights, unknown_word_weight)
         self.register_buffer("weights", weights, persistent=False)
+
+    @property
+    def vocab(self) -> list[str]:
+        """Words, one dimension each."""
+        return self.tokenizer.vocab
+
+    @vocab.setter
+    def vocab(self, value: list[str]) -> None:
+        self.tokenizer.vocab = list(dict.fromkeys(value))
 
     def get_embedding_dimension(self) -> int:
         """Width of the sentence embedding: the size of the vocabulary."""
@@ -69,6 +78,9 @@ class BoW(InputModule):
     def forward(self, features: Features) -> Features:
         """Add ``sentence_embedding``, (B, V)."""
         ids, offsets = features["input_ids"], features["offsets"]
+        self.weights = self._table.of(
+            self.weights, self.vocab, self.word_weights, self.unknown_word_weight
+        )
         bags_BV = self.weights.new_zeros(len(offsets), len(self.vocab))
         features["sentence_embedding"] = bags_BV.index_put_(
             (bag_rows(ids, offsets), ids),

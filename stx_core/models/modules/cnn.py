@@ -40,14 +40,34 @@ class CNN(Module):
         stride_sizes: list[int] | None = None,
     ) -> None:
         super().__init__()
-        self.in_embedding_dimension = in_embedding_dimension
-        self.out_channels = out_channels
-        self.kernel_sizes = list(kernel_sizes)
-        self.stride_sizes = stride_sizes or [1] * len(self.kernel_sizes)
+        strides = stride_sizes or [1] * len(kernel_sizes)
         self.convs = nn.ModuleList(
             nn.Conv1d(in_embedding_dimension, out_channels, size, stride, padding=(size - 1) // 2)
-            for size, stride in zip(self.kernel_sizes, self.stride_sizes, strict=True)
+            for size, stride in zip(kernel_sizes, strides, strict=True)
         )
+
+    def _layers(self) -> list[nn.Conv1d]:
+        return [layer for layer in self.convs if isinstance(layer, nn.Conv1d)]
+
+    @property
+    def in_embedding_dimension(self) -> int:
+        """Width of the incoming token embeddings."""
+        return self._layers()[0].in_channels
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of each convolution."""
+        return self._layers()[0].out_channels
+
+    @property
+    def kernel_sizes(self) -> list[int]:
+        """Tokens that each convolution sees."""
+        return [layer.kernel_size[0] for layer in self._layers()]
+
+    @property
+    def stride_sizes(self) -> list[int]:
+        """Stride of each convolution."""
+        return [layer.stride[0] for layer in self._layers()]
 
     def get_embedding_dimension(self) -> int:
         """Width of the outgoing token embeddings."""

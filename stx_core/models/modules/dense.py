@@ -38,6 +38,8 @@ class Dense(Module):
         "module_output_name",
     )
 
+    residual: nn.Module
+
     def __init__(
         self,
         in_features: int,
@@ -51,20 +53,46 @@ class Dense(Module):
         use_residual: bool = False,
     ) -> None:
         super().__init__()
-        self.in_features = in_features
-        self.out_features = out_features
-        self.bias = bias
         self.activation_function = activation_function or nn.Identity()
         self.module_input_name = module_input_name
         self.module_output_name = module_output_name or module_input_name
-        self.use_residual = use_residual
         self.linear = nn.Linear(in_features, out_features, bias=bias)
-        if use_residual and in_features != out_features:
-            self.residual = nn.Linear(in_features, out_features, bias=False)
+        self.use_residual = use_residual
         if init_weight is not None:
             self.linear.weight = nn.Parameter(init_weight)
         if init_bias is not None and bias:
             self.linear.bias = nn.Parameter(init_bias)
+
+    @property
+    def in_features(self) -> int:
+        """Width of the feature that is read."""
+        return self.linear.in_features
+
+    @property
+    def out_features(self) -> int:
+        """Width of the feature that is written."""
+        return self.linear.out_features
+
+    @property
+    def bias(self) -> bool:
+        """Whether the layer adds a bias."""
+        return self.linear.bias is not None
+
+    @property
+    def use_residual(self) -> bool:
+        """Whether the input is added; switched on where widths differ, with a new projection."""
+        return self._use_residual
+
+    @use_residual.setter
+    def use_residual(self, value: bool) -> None:
+        self._use_residual = value
+        projects = value and self.in_features != self.out_features
+        if not projects and hasattr(self, "residual"):
+            del self.residual
+        if projects and not hasattr(self, "residual"):
+            self.residual = nn.Linear(self.in_features, self.out_features, bias=False).to(
+                self.linear.weight
+            )
 
     @classmethod
     def read_config(cls, folder: Path) -> dict[str, Any]:
@@ -86,7 +114,7 @@ class Dense(Module):
         Raises:
             ModelError: the activation is none that a folder can name.
         """
-        name, arguments = saved_activation(self.activation_function)
+        name, arguments = saved_activation(self.activation_function or nn.Identity())
         config = super().get_config_dict() | {"activation_function": name}
         config |= {ARGUMENTS: arguments} if arguments else {}
         return config | ({"use_residual": True} if self.use_residual else {})
@@ -99,7 +127,9 @@ class Dense(Module):
     def forward(self, features: Features) -> Features:
         """Read (..., in_features), write (..., out_features)."""
         value = features[self.module_input_name]
-        output = self.activation_function(self.linear(value))
+        output = self.linear(value)
+        if self.activation_function is not None:
+            output = self.activation_function(output)
         if self.use_residual:
             same_width = self.in_features == self.out_features
             output = output + (value if same_width else self.residual(value))

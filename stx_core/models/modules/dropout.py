@@ -18,8 +18,16 @@ class Dropout(Module):
 
     def __init__(self, dropout: float = 0.2) -> None:
         super().__init__()
-        self.dropout = dropout
         self.dropout_layer = nn.Dropout(dropout)
+
+    @property
+    def dropout(self) -> float:
+        """Share of dimensions."""
+        return self.dropout_layer.p
+
+    @dropout.setter
+    def dropout(self, value: float) -> None:
+        self.dropout_layer = nn.Dropout(value).train(self.training)
 
     def forward(self, features: Features) -> Features:
         """Replace ``sentence_embedding``, (B, D)."""

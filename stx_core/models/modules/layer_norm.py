@@ -18,8 +18,12 @@ class LayerNorm(Module):
 
     def __init__(self, dimension: int) -> None:
         super().__init__()
-        self.dimension = dimension
         self.norm = nn.LayerNorm(dimension)
+
+    @property
+    def dimension(self) -> int:
+        """Width of the sentence embedding."""
+        return self.norm.normalized_shape[0]
 
     def get_embedding_dimension(self) -> int:
         """Width of the sentence embedding."""

@@ -43,11 +43,6 @@ class LSTM(Module):
         bidirectional: bool = True,
     ) -> None:
         super().__init__()
-        self.embedding_dimension = embedding_dimension
-        self.hidden_dim = hidden_dim
-        self.num_layers = num_layers
-        self.dropout = dropout
-        self.bidirectional = bidirectional
         self.encoder = nn.LSTM(
             embedding_dimension,
             hidden_dim,
@@ -56,6 +51,35 @@ class LSTM(Module):
             bidirectional=bidirectional,
             batch_first=True,
         )
+
+    @property
+    def embedding_dimension(self) -> int:
+        """Width of the incoming token embeddings."""
+        return self.encoder.input_size
+
+    @property
+    def hidden_dim(self) -> int:
+        """Width of the outgoing ones, per direction."""
+        return self.encoder.hidden_size
+
+    @property
+    def num_layers(self) -> int:
+        """Layers on top of each other."""
+        return self.encoder.num_layers
+
+    @property
+    def bidirectional(self) -> bool:
+        """Whether it also reads backwards."""
+        return self.encoder.bidirectional
+
+    @property
+    def dropout(self) -> float:
+        """Between layers, in training."""
+        return self.encoder.dropout
+
+    @dropout.setter
+    def dropout(self, value: float) -> None:
+        self.encoder.dropout = value
 
     def get_embedding_dimension(self) -> int:
         """Width of the outgoing token embeddings."""

@@ -78,13 +78,30 @@ class Pooling(Module):
         include_prompt: bool = True,
     ) -> None:
         super().__init__()
-        modes = [pooling_mode] if isinstance(pooling_mode, str) else list(pooling_mode)
-        if not modes or any(mode not in _POOL for mode in modes):
-            raise ValueError(f"pooling_mode {pooling_mode!r} is unknown; modes are {list(_POOL)}")
         self.embedding_dimension = embedding_dimension
-        self.pooling_mode: str | list[str] = modes[0] if len(modes) == 1 else modes
+        self.pooling_mode = pooling_mode
         self.include_prompt = include_prompt
+
+    @property
+    def pooling_mode(self) -> str | Sequence[str]:
+        """The mode, or the modes in the order of their parts.
+
+        Raises:
+            ValueError: it is set to what is no mode.
+        """
+        return self._modes[0] if len(self._modes) == 1 else self._modes
+
+    @pooling_mode.setter
+    def pooling_mode(self, value: str | Sequence[str]) -> None:
+        modes = (value,) if isinstance(value, str) else tuple(value)
+        if not modes or any(mode not in _POOL for mode in modes):
+            raise ValueError(f"pooling_mode {value!r} is unknown; modes are {list(_POOL)}")
         self._modes = modes
+
+    @property
+    def pooling_output_dimension(self) -> int:
+        """Width of the sentence embedding."""
+        return len(self._modes) * self.embedding_dimension
 
     @classmethod
     def read_config(cls, folder: Path) -> dict[str, Any]:
@@ -97,7 +114,7 @@ class Pooling(Module):
 
     def get_embedding_dimension(self) -> int:
         """Width of the sentence embedding."""
-        return len(self._modes) * self.embedding_dimension
+        return self.pooling_output_dimension
 
     def forward(self, features: Features) -> Features:
         """Add ``sentence_embedding``, (B, M x D), in the dtype of the token embeddings."""
@@ -136,12 +153,16 @@ def _last(batch: _Batch) -> torch.Tensor:
 
 
 def _pick(batch: _Batch, number_B: torch.Tensor) -> torch.Tensor:
-    """(B, D), of each text one of the tokens that count, or its first one where none does."""
+    """(B, D), of each text one of the tokens that count, or its first one where none does.
+
+    Zero for a text without tokens.
+    """
     where = batch.where
-    if len(where.index) == 0:
-        return batch.tokens[where.first]
-    chosen_B = where.index[number_B.clamp(0, len(where.index) - 1)]
-    return batch.tokens[torch.where(where.counts > 0, chosen_B, where.first)]
+    chosen_B = where.first
+    if len(where.index):
+        counted_B = where.index[number_B.clamp(0, len(where.index) - 1)]
+        chosen_B = torch.where(where.counts > 0, counted_B, where.first)
+    return batch.tokens[chosen_B].masked_fill(where.empty[:, None], 0)
 
 
 def _max(batch: _Batch) -> torch.Tensor:

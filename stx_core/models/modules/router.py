@@ -74,13 +74,27 @@ class Router(InputModule):
         self.sub_modules = nn.ModuleDict(
             {route: nn.Sequential(*modules) for route, modules in sub_modules.items()}
         )
-        first = next(iter(sub_modules)) if allow_empty_key else None
-        self.default_route = default_route or first
         self.allow_empty_key = allow_empty_key
+        self._default_route = default_route
         self.route_mappings = {
             (task, tuple(sorted(kind)) if isinstance(kind, tuple) else kind): route
             for (task, kind), route in (route_mappings or {}).items()
         }
+
+    @property
+    def default_route(self) -> str | None:
+        """Route for inputs without a task; the first one where none is set and that is allowed."""
+        if self._default_route is None and self.allow_empty_key:
+            return next(iter(self.sub_modules))
+        return self._default_route
+
+    @default_route.setter
+    def default_route(self, value: str | None) -> None:
+        if value is not None and value not in self.sub_modules:
+            raise ValueError(
+                f"default_route {value!r} is no route; routes are {[*self.sub_modules]}"
+            )
+        self._default_route = value
 
     @classmethod
     def for_query_document(
@@ -196,24 +210,25 @@ class Router(InputModule):
         """The first module of each route."""
         return [next(modules.children()) for modules in self.sub_modules.values()]
 
-    def _readers(self) -> list[InputModule]:
+    def readers(self) -> list[InputModule]:
+        """The first module of each route, where that reads texts."""
         return [first for first in self.first_modules() if isinstance(first, InputModule)]
 
     @property
     def tokenizer(self) -> Any:  # noqa: ANN401
         """Tokenizer of the first route that has one."""
-        tokenizers = (getattr(reader, "tokenizer", None) for reader in self._readers())
+        tokenizers = (getattr(reader, "tokenizer", None) for reader in self.readers())
         return next((tokenizer for tokenizer in tokenizers if tokenizer is not None), None)
 
     @property
     def max_seq_length(self) -> int | None:
         """The largest limit of the routes; None when no route has one."""
-        limits = [reader.max_seq_length for reader in self._readers()]
+        limits = [reader.max_seq_length for reader in self.readers()]
         return max((limit for limit in limits if limit is not None), default=None)
 
     @max_seq_length.setter
     def max_seq_length(self, value: int | None) -> None:
-        for reader in self._readers():
+        for reader in self.readers():
             reader.max_seq_length = value
 
     def to_tokens(

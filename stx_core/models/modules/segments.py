@@ -22,6 +22,7 @@ class Segments:
         place: (K,) int64, of each in its input, from 0 at its first token.
         counts: (B,) int64, tokens of each input that count.
         first: (B,) int64, row of each input's first token, whether it counts or not.
+        empty: (B,) bool, the input has no token at all; `first` is some row then.
     """
 
     index: torch.Tensor
@@ -29,6 +30,7 @@ class Segments:
     place: torch.Tensor
     counts: torch.Tensor
     first: torch.Tensor
+    empty: torch.Tensor
 
     @property
     def starts(self) -> torch.Tensor:
@@ -67,8 +69,9 @@ def _packed(layout: Layout, skip: int) -> Segments:
     if skip:
         index, owner, place = (values[place >= skip] for values in (index, owner, place))
     counts = np.maximum(lengths - skip, 0)
-    tensors = [layout.tensor(values) for values in (index, owner, place, counts)]
-    return Segments(tensors[0], tensors[1], tensors[2], tensors[3], layout.first)
+    first = np.minimum(layout.starts[:-1], max(0, layout.size - 1))
+    tensors = map(layout.tensor, (index, owner, place, counts, first, lengths == 0))
+    return Segments(*tensors)
 
 
 def _padded(real_BL: torch.Tensor, skip: int) -> Segments:
@@ -80,7 +83,8 @@ def _padded(real_BL: torch.Tensor, skip: int) -> Segments:
     counted_BL = real_BL & (place_BL >= skip)
     index = counted_BL.flatten().nonzero().squeeze(1)
     owner = index // max(1, longest)
-    return Segments(index, owner, place_BL[counted_BL], counted_BL.sum(1), first)
+    empty = ~real_BL.any(1)
+    return Segments(index, owner, place_BL[counted_BL], counted_BL.sum(1), first, empty)
 
 
 def flat(tokens: torch.Tensor) -> torch.Tensor:

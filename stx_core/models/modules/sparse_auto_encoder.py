@@ -49,8 +49,6 @@ class SparseAutoEncoder(Module):
         dead_threshold: int = 30,
     ) -> None:
         super().__init__()
-        self.input_dim = input_dim
-        self.hidden_dim = hidden_dim
         self.k = k
         self.k_aux = k_aux
         self.normalize = normalize
@@ -59,6 +57,16 @@ class SparseAutoEncoder(Module):
         self.pre_bias = nn.Parameter(torch.zeros(input_dim))
         self.latent_bias = nn.Parameter(torch.zeros(hidden_dim))
         self.register_buffer("stats_last_nonzero", torch.zeros(hidden_dim, dtype=torch.long))
+
+    @property
+    def input_dim(self) -> int:
+        """Width of the incoming embedding."""
+        return self.encoder.in_features
+
+    @property
+    def hidden_dim(self) -> int:
+        """Width of the sparse one."""
+        return self.encoder.out_features
 
     @classmethod
     def from_folder(cls, folder: Path, options: LoadOptions) -> Self:

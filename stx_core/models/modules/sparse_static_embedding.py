@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from stx_core.errors import ModelError
+from stx_core.inference.exclusive import exclusive_tokenizer
 from stx_core.inference.tokens import UNLIMITED, Pair, Tokens, from_lists
 from stx_core.models.folder import inside, load_weights, read_json, reading
 from stx_core.models.modules.bags import bag_rows, collate_bags, with_prompt
@@ -34,11 +35,27 @@ class SparseStaticEmbedding(InputModule):
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizer
-        self.frozen = frozen
         weight = torch.ones(len(tokenizer.get_vocab())) if weight is None else weight
         self.weight = nn.Parameter(weight, requires_grad=not frozen)
-        limit = tokenizer.model_max_length
-        self.max_seq_length: int | None = None if limit >= UNLIMITED else limit
+
+    @property
+    def frozen(self) -> bool:
+        """Whether training leaves the weights alone."""
+        return not self.weight.requires_grad
+
+    @frozen.setter
+    def frozen(self, value: bool) -> None:
+        self.weight.requires_grad = not value
+
+    @property
+    def max_seq_length(self) -> int | None:
+        """Tokens per text at most, or None for no limit; the tokenizer keeps and saves it."""
+        limit = self.tokenizer.model_max_length
+        return None if limit is None or limit >= UNLIMITED else int(limit)
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int | None) -> None:
+        self.tokenizer.model_max_length = UNLIMITED if value is None else value
 
     @classmethod
     def from_folder(cls, folder: Path, options: LoadOptions) -> Self:
@@ -106,15 +123,16 @@ class SparseStaticEmbedding(InputModule):
         texts = with_prompt(inputs, prompt)
         if not texts:
             return from_lists([])
-        encoded = self.tokenizer(
-            texts,
-            add_special_tokens=False,
-            truncation=False,
-            padding=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )
+        with exclusive_tokenizer(self.tokenizer):
+            encoded = self.tokenizer(
+                texts,
+                add_special_tokens=False,
+                truncation=False,
+                padding=False,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                verbose=False,
+            )
         return self._cut(encoded["input_ids"])
 
     def _cut(self, ids: list[list[int]]) -> Tokens:

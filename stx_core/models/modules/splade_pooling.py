@@ -59,12 +59,30 @@ class SpladePooling(Module):
         chunk_size: int | None = None,
     ) -> None:
         super().__init__()
-        _check("pooling_strategy", pooling_strategy, get_args(Strategy))
-        _check("activation_function", activation_function, get_args(Activation))
         self.pooling_strategy = pooling_strategy
         self.activation_function = activation_function
         self.embedding_dimension = embedding_dimension
         self.chunk_size = chunk_size
+
+    @property
+    def pooling_strategy(self) -> Strategy:
+        """How weights are pooled over the tokens."""
+        return self._strategy
+
+    @pooling_strategy.setter
+    def pooling_strategy(self, value: Strategy) -> None:
+        _check("pooling_strategy", value, get_args(Strategy))
+        self._strategy = value
+
+    @property
+    def activation_function(self) -> Activation:
+        """What is made of each logit."""
+        return self._activation
+
+    @activation_function.setter
+    def activation_function(self, value: Activation) -> None:
+        _check("activation_function", value, get_args(Activation))
+        self._activation = value
 
     def get_embedding_dimension(self) -> int | None:
         """V, or None when neither the folder nor a forward pass has told it yet."""

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from stx_core.errors import ModelError
+from stx_core.inference.exclusive import exclusive_tokenizer, lock_of
 from stx_core.inference.tokens import Pair, Tokens, from_lists
 from stx_core.models.folder import load_weights, reading, save_weights
 from stx_core.models.modules.bags import collate_bags, with_prompt
@@ -91,16 +92,17 @@ class StaticEmbedding(InputModule):
     @property
     def max_seq_length(self) -> int | None:
         """Tokens per text at most, or None for no limit."""
-        return (
-            None if self.tokenizer.truncation is None else self.tokenizer.truncation["max_length"]
-        )
+        truncation = _rust_tokenizer(self.tokenizer).truncation
+        return None if truncation is None else truncation["max_length"]
 
     @max_seq_length.setter
     def max_seq_length(self, value: int | None) -> None:
-        if value is None:
-            self.tokenizer.no_truncation()
-        else:
-            self.tokenizer.enable_truncation(value)
+        rust = _rust_tokenizer(self.tokenizer)
+        with lock_of(rust):
+            if value is None:
+                rust.no_truncation()
+            else:
+                rust.enable_truncation(value)
 
     def get_embedding_dimension(self) -> int:
         """Width of the sentence embedding."""
@@ -114,9 +116,12 @@ class StaticEmbedding(InputModule):
         ids: list[list[int]] = []
         truncated: list[bool] = []
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
-            for encoding in self.tokenizer.encode_batch_fast(
-                texts[start : start + _TEXTS_AT_ONCE], add_special_tokens=False
-            ):
+            with exclusive_tokenizer(self.tokenizer) as rust:
+                rust.no_padding()
+                encodings = rust.encode_batch_fast(
+                    texts[start : start + _TEXTS_AT_ONCE], add_special_tokens=False
+                )
+            for encoding in encodings:
                 ids.append(encoding.ids)
                 truncated.append(bool(encoding.overflowing))
         return from_lists(ids, truncated)

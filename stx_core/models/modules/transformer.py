@@ -1,26 +1,29 @@
 """The backbone: tokenizer and transformers model, texts in, token embeddings or scores out."""
 
-import inspect
 import logging
 import re
-from collections.abc import Mapping, Sequence
-from copy import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from copy import copy, deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 import torch
-from tokenizers.normalizers import BertNormalizer, Lowercase
+from tokenizers.normalizers import Lowercase
 from tokenizers.normalizers import Sequence as Normalizers
 from torch import nn
 
 from stx_core.choices import check_choice
 from stx_core.errors import ModelError
 from stx_core.inference.backbones import as_packed, position_ids
+from stx_core.inference.exclusive import exclusive_tokenizer, lock_of
 from stx_core.inference.packing import pack
 from stx_core.inference.tokens import UNLIMITED, Pair, Tokens, pad
 from stx_core.inference.tokens import tokenize as tokenize_ragged
+from stx_core.inference.wrapped import backbone_of, field_of
+from stx_core.inference.wrapped import call as call_model
 from stx_core.models.backbone import (
     folder_arguments,
     load_backbone,
@@ -106,7 +109,8 @@ class Transformer(InputModule):
         module_output_name: feature to write; default: what the task gives.
         max_seq_length: tokens per input at most; default: what tokenizer and backbone allow. It
             wins over a truncation that is baked into ``tokenizer.json`` (trap 9).
-        do_lower_case: lower-case texts before the tokenizer's own normalisation.
+        do_lower_case: lower-case texts before the tokenizer's own normalisation. The tokenizer
+            itself stays as it is.
         query_length: overrides `max_seq_length` for the task "query".
         document_length: overrides it for the task "document".
         model_kwargs: arguments of the backbone, such as ``dtype``, where a checkpoint is loaded.
@@ -179,21 +183,19 @@ class Transformer(InputModule):
             modality_config or {"text": {"method": "forward", "method_output_name": field}}
         )
         self.module_output_name = module_output_name or output_name
-        self.do_lower_case = do_lower_case
         self.query_length = query_length
         self.document_length = document_length
         self.processing_kwargs = dict(processing_kwargs or {})
         text = _text_options(self.processing_kwargs)
         self._limit_length(max_seq_length)
-        if do_lower_case:
-            _lower_case(tokenizer)
+        self.do_lower_case = do_lower_case
         if transformer_task == "text-generation":
             # The last position must be a real token: it is the only one whose logits are kept.
             tokenizer.padding_side = "left"
         tokenizer.padding_side = text.get("padding_side", tokenizer.padding_side)
-        if getattr(model.config, "pad_token_id", 0) is None:
+        if getattr(self.backbone.config, "pad_token_id", 0) is None:
             # Decoders that classify look for the last token before padding.
-            model.config.pad_token_id = self.pad_token_id
+            self.backbone.config.pad_token_id = self.pad_token_id
 
     @property
     def auto_model(self) -> Any:  # noqa: ANN401
@@ -212,7 +214,7 @@ class Transformer(InputModule):
     @property
     def config(self) -> Any:  # noqa: ANN401
         """Settings of the backbone, as transformers keeps them."""
-        return self.model.config
+        return self.backbone.config
 
     @property
     def modalities(self) -> list[str]:
@@ -278,10 +280,7 @@ class Transformer(InputModule):
         return next((config for p in paths if p.is_file() and (config := read_json(p))), {})
 
     def get_config_dict(self) -> dict[str, Any]:
-        """Settings as they are saved. The length is in the tokenizer's own, as since 6.0.
-
-        Lower-casing is there too, but some tokenizers build their normaliser anew when loaded.
-        """
+        """Settings as they are saved. The length is in the tokenizer's own, as since 6.0."""
         optional = {
             "do_lower_case": self.do_lower_case,
             "query_length": self.query_length,
@@ -297,14 +296,29 @@ class Transformer(InputModule):
     def write_files(self, folder: Path) -> None:
         """Write backbone (safetensors), tokenizer and settings."""
         self.model.save_pretrained(folder)
-        if getattr(self.tokenizer, "is_fast", False):
-            # What the last batch was cut and padded to is not part of the model.
-            self.tokenizer.backend_tokenizer.no_truncation()
-            self.tokenizer.backend_tokenizer.no_padding()
-        self.tokenizer.save_pretrained(folder)
+        with exclusive_tokenizer(self.tokenizer) as rust:
+            if rust is not None:
+                # What a batch was cut and padded to is not part of the model.
+                rust.no_truncation()
+                rust.no_padding()
+            self.tokenizer.save_pretrained(folder)
         write_json(folder / _CONFIG_FILES[0], self.get_config_dict())
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A copy of the module as it is between two batches of other threads."""
+        with lock_of(self.backbone):
+            copied = type(self).__new__(type(self))
+            memo[id(self)] = copied
+            state = self.__getstate__()  # type: ignore[no-untyped-call]
+            copied.__setstate__(deepcopy(state, memo))  # type: ignore[no-untyped-call]
+        return copied
+
     # --- Texts to features -----------------------------------------------------------------------
+
+    @property
+    def backbone(self) -> Any:  # noqa: ANN401  (transformers is untyped)
+        """The model of transformers, which `model` may have wrapped: an adapter, a compiled one."""
+        return backbone_of(self.model)
 
     @property
     def max_seq_length(self) -> int | None:
@@ -350,7 +364,7 @@ class Transformer(InputModule):
         limits = [] if given is None else [given]
         if given is None:
             limits.append(self.tokenizer.model_max_length)
-            known = getattr(self.model.config, "max_position_embeddings", -1)
+            known = getattr(self.backbone.config, "max_position_embeddings", -1)
             limits += [known] if known != -1 else []  # XLNet: -1 is "any length"
         positions = self.position_limit
         if given is not None and positions is not None and given > positions:
@@ -431,10 +445,11 @@ class Transformer(InputModule):
         limit = text.get("max_length") or limit or self.max_seq_length
         if text.get("truncation") in _UNCUT:
             limit = self.position_limit
-        tokens = self._tokenize(_with_prompt(inputs, prompt), limit)
-        return (
-            replace(tokens, prompt_length=self._prompt_length(prompt, limit)) if prompt else tokens
-        )
+        with _lower_cased(self.tokenizer) if self.do_lower_case else nullcontext():
+            tokens = self._tokenize(_with_prompt(inputs, prompt), limit)
+            if prompt:
+                tokens = replace(tokens, prompt_length=self._prompt_length(prompt, limit))
+        return tokens
 
     def _tokenize(self, inputs: Sequence[str] | Sequence[Pair], limit: int | None) -> Tokens:
         special = _text_options(self.processing_kwargs).get("add_special_tokens", True)
@@ -448,7 +463,7 @@ class Transformer(InputModule):
 
     def collate(self, tokens: Tokens, rows: np.ndarray) -> Features:
         """``input_ids``, ``attention_mask`` and, where tokens have them, ``token_type_ids``."""
-        padded = pad(tokens, rows, self.pad_token_id, self.tokenizer.padding_side)
+        padded = pad(tokens, rows, self.pad_token_id, self.tokenizer.padding_side, least=1)
         return {key: torch.from_numpy(value) for key, value in padded.items()}
 
     def pack(self, tokens: Tokens, rows: np.ndarray, size: int, device: torch.device) -> Features:
@@ -460,10 +475,10 @@ class Transformer(InputModule):
 
     def get_embedding_dimension(self) -> int:
         """Width of what this module writes."""
-        config = self.model.config.get_text_config()
+        config = self.backbone.config.get_text_config()
         if self.transformer_task == "fill-mask":
             return int(config.vocab_size)
-        projected = getattr(self.model.config, "projection_dim", None)
+        projected = getattr(self.backbone.config, "projection_dim", None)
         if self.module_output_name == "sentence_embedding" and projected:
             return int(projected)
         return int(config.hidden_size)
@@ -472,14 +487,20 @@ class Transformer(InputModule):
         """Add the feature `module_output_name`, see `Features`.
 
         Only arguments that the backbone's method declares are passed to it: ``token_type_ids``,
-        for example, would be an error for some (trap 24).
+        for example, would be an error for some (trap 24). Threads take turns.
         """
+        if torch.compiler.is_compiling():
+            return self._forward(features)
+        with lock_of(self.backbone):
+            return self._forward(features)
+
+    def _forward(self, features: Features) -> Features:
         if "layout" in features:
             return self._forward_packed(features)
         causal = self.transformer_task == "text-generation"
         output, value = self._call(features, {"logits_to_keep": 1} if causal else {})
         features[self.module_output_name] = value[:, -1] if causal else value
-        if getattr(self.model.config, "output_hidden_states", False):
+        if getattr(self.backbone.config, "output_hidden_states", False):
             features["all_layer_embeddings"] = output["hidden_states"]
         return features
 
@@ -487,11 +508,12 @@ class Transformer(InputModule):
         layout = features["layout"]
         given = {"input_ids", "token_type_ids"} & set(features)
         inputs = {name: features[name] for name in given}
-        inputs["position_ids"] = position_ids(self.model, features["input_ids"], layout)
-        with as_packed(self.model, layout, self.transformer_task) as read:
+        backbone = self.backbone
+        inputs["position_ids"] = position_ids(backbone, features["input_ids"], layout)
+        with as_packed(backbone, layout, self.transformer_task) as read:
             _, value = self._call(inputs, {"logits_to_keep": layout.last})
         if self.transformer_task == "fill-mask":
-            features["head_inputs"], features["head"] = value[0], self.model.get_output_embeddings()
+            features["head_inputs"], features["head"] = value[0], backbone.get_output_embeddings()
         else:
             features[self.module_output_name] = read(value)
         return features
@@ -499,19 +521,17 @@ class Transformer(InputModule):
     def _call(self, inputs: Features, options: Mapping[str, Any]) -> tuple[Any, torch.Tensor]:
         """The backbone's output, and of it what this module gives on."""
         call = self.modality_config.get("text") or self.modality_config["message"]
-        method = getattr(self.model, call["method"])
-        declared = inspect.signature(method).parameters
-        arguments = {key: value for key, value in {**inputs, **options}.items() if key in declared}
         path = call.get("method_output_name")
         steps = [path] if isinstance(path, str) else list(path or ())
+        arguments = {**inputs, **options, "return_dict": True}
         if "hidden_states" in steps:
             arguments["output_hidden_states"] = True
-        output = method(**arguments, return_dict=True)
+        output = call_model(self.model, call["method"], arguments)
         value = output
         try:
             for step in steps:
-                value = value[step]
-        except (KeyError, IndexError, TypeError):
+                value = field_of(value, step)
+        except (KeyError, IndexError, TypeError, AttributeError):
             value = None
         if not isinstance(value, torch.Tensor):
             raise ModelError(
@@ -552,20 +572,19 @@ def _with_prompt(
     ]  # type: ignore[return-value]  # a list of one kind in is a list of one kind out
 
 
-def _lower_case(tokenizer: Any) -> None:  # noqa: ANN401
-    if not getattr(tokenizer, "is_fast", False):
-        tokenizer.do_lower_case = True
-        return
-    backend = tokenizer.backend_tokenizer
-    own = backend.normalizer
-    steps: list[Any] = [] if own is None else [own]
-    if isinstance(own, Normalizers):
-        steps = list(own)  # type: ignore[call-overload]  # iterable, but not typed so
-    lowers = (
-        isinstance(s, Lowercase) or (isinstance(s, BertNormalizer) and s.lowercase) for s in steps
-    )
-    if not any(lowers):
-        backend.normalizer = Normalizers([Lowercase(), *steps])
+@contextmanager
+def _lower_cased(tokenizer: Any) -> Iterator[None]:  # noqa: ANN401
+    """Within this context, which no other thread may enter, a tokenizer lower-cases first."""
+    with exclusive_tokenizer(tokenizer) as rust, ExitStack() as stack:
+        if rust is None:
+            stack.callback(setattr, tokenizer, "do_lower_case", tokenizer.do_lower_case)
+            tokenizer.do_lower_case = True
+        else:
+            own = rust.normalizer
+            stack.callback(setattr, rust, "normalizer", own)
+            steps = list(own) if isinstance(own, Normalizers) else [own] if own else []  # type: ignore[call-overload]  # iterable, but not typed so
+            rust.normalizer = Normalizers([Lowercase(), *steps])
+        yield
 
 
 def _check_modalities(

@@ -40,13 +40,33 @@ class WeightedLayerPooling(Module):
     ) -> None:
         super().__init__()
         self.embedding_dimension = embedding_dimension
-        self.num_hidden_layers = num_hidden_layers
-        self.layer_start = layer_start
+        self._layer_start = layer_start
         n_layers = num_hidden_layers + 1 - layer_start
         given = torch.ones(n_layers) if layer_weights is None else layer_weights.detach().clone()
         if given.shape != (n_layers,):
             raise ValueError(f"layer_weights must be {n_layers} numbers, got {tuple(given.shape)}")
         self.layer_weights = nn.Parameter(given.float())
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Layers of the backbone, the embedding layer not counted."""
+        return len(self.layer_weights) - 1 + self._layer_start
+
+    @property
+    def layer_start(self) -> int:
+        """First layer that counts. Layers keep their weights when it changes, new ones have 1."""
+        return self._layer_start
+
+    @layer_start.setter
+    def layer_start(self, value: int) -> None:
+        if not 0 <= value <= self.num_hidden_layers:
+            raise ValueError(f"layer_start must be in 0 to {self.num_hidden_layers}, got {value}")
+        weights = self.layer_weights.detach()
+        added = weights.new_ones(max(0, self._layer_start - value))
+        kept = weights[max(0, value - self._layer_start) :]
+        trained = self.layer_weights.requires_grad
+        self.layer_weights = nn.Parameter(torch.cat([added, kept]), requires_grad=trained)
+        self._layer_start = value
 
     def get_embedding_dimension(self) -> int:
         """Width of the token embeddings."""

@@ -41,7 +41,6 @@ class WordEmbeddings(InputModule):
         super().__init__()
         table = torch.as_tensor(embedding_weights, dtype=torch.float32)
         self.tokenizer = tokenizer
-        self.update_embeddings = update_embeddings
         self.max_seq_length = max_seq_length
         self.emb_layer: nn.Embedding = nn.Embedding.from_pretrained(  # type: ignore[no-untyped-call]
             table, freeze=not update_embeddings
@@ -88,6 +87,15 @@ class WordEmbeddings(InputModule):
         super().write_files(folder)
         self.tokenizer.save(folder)
 
+    @property
+    def update_embeddings(self) -> bool:
+        """Whether training may change the table."""
+        return self.emb_layer.weight.requires_grad
+
+    @update_embeddings.setter
+    def update_embeddings(self, value: bool) -> None:
+        self.emb_layer.weight.requires_grad = value
+
     def get_embedding_dimension(self) -> int:
         """Width of the token embeddings."""
         return self.emb_layer.embedding_dim
@@ -103,13 +111,9 @@ class WordEmbeddings(InputModule):
 
     def collate(self, tokens: Tokens, rows: np.ndarray) -> Features:
         """``input_ids`` and ``attention_mask``, (B, L), padded right; L is at least 1."""
-        features: Features = {
-            key: torch.from_numpy(value) for key, value in pad(tokens, rows, _PAD_ID).items()
-        }
-        if features["input_ids"].shape[1] == 0:
-            # Texts without a known word still need one masked column: CNN and LSTM refuse none.
-            features = {key: value.new_zeros(len(rows), 1) for key, value in features.items()}
-        return features
+        # Texts without a known word still need one masked column: CNN and LSTM refuse none.
+        padded = pad(tokens, rows, _PAD_ID, least=1)
+        return {key: torch.from_numpy(value) for key, value in padded.items()}
 
     def forward(self, features: Features) -> Features:
         """Add ``token_embeddings``, (B, L, D)."""

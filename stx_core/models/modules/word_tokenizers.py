@@ -31,7 +31,16 @@ class WordTokenizer:
         self.vocab = list(vocab)
         self.stop_words = frozenset(stop_words)
         self.do_lower_case = do_lower_case
-        self._ids = {word: index for index, word in enumerate(self.vocab)}
+
+    @property
+    def vocab(self) -> list[str]:
+        """Words in order of their ids."""
+        return self._vocab
+
+    @vocab.setter
+    def vocab(self, value: Sequence[str]) -> None:
+        self._vocab = list(value)
+        self._ids = {word: index for index, word in enumerate(self._vocab)}
 
     @classmethod
     def from_folder(cls, folder: Path) -> Self:
@@ -110,9 +119,15 @@ class PhraseTokenizer(WordTokenizer):
         self.ngram_separator = ngram_separator
         self.max_ngram_length = max_ngram_length
         self._split = _nltk_split()
-        self._phrases = self._known_phrases()
-        # Longest first: New_York_City before New_York.
-        self._phrase_lengths = sorted(set(self._phrases.values()), reverse=True)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__(name, value)
+        if name in ("vocab", "ngram_separator", "max_ngram_length") and hasattr(
+            self, "max_ngram_length"
+        ):
+            self._phrases = self._known_phrases()
+            # Longest first: New_York_City before New_York.
+            self._phrase_lengths = sorted(set(self._phrases.values()), reverse=True)
 
     def get_config_dict(self) -> dict[str, Any]:
         """Settings as they are saved."""

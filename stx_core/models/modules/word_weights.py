@@ -33,15 +33,42 @@ class WordWeights(Module):
         self.vocab = vocab
         self.word_weights = word_weights
         self.unknown_word_weight = unknown_word_weight
-        weights = torch.tensor(weights_of(vocab, word_weights, unknown_word_weight))
+        self._table = WeightTable()
+        weights = self._table.of(torch.zeros(0), vocab, word_weights, unknown_word_weight)
         self.register_buffer("token_weights", weights, persistent=False)
 
     def forward(self, features: Features) -> Features:
         """Scale ``token_embeddings`` (B, L, D); add ``token_weights_sum`` (B,)."""
+        self.token_weights = self._table.of(
+            self.token_weights, self.vocab, self.word_weights, self.unknown_word_weight
+        )
         weights_BL = self.token_weights[features["input_ids"]] * features["attention_mask"]
         features["token_embeddings"] = features["token_embeddings"] * weights_BL.unsqueeze(-1)
         features["token_weights_sum"] = weights_BL.sum(1)
         return features
+
+
+class WeightTable:
+    """The weights of a vocabulary as a tensor, made anew when a setting has changed."""
+
+    def __init__(self) -> None:
+        self._made_of: tuple[object, ...] = ()
+
+    def of(
+        self,
+        present: torch.Tensor,
+        vocab: Sequence[str],
+        word_weights: Mapping[str, float],
+        unknown: float,
+    ) -> torch.Tensor:
+        """(V,), on the device and in the dtype of the present one, which is that unless changed."""
+        settings = (list(vocab), dict(word_weights), unknown)
+        if settings == self._made_of:
+            return present
+        self._made_of = settings
+        weights = weights_of(vocab, word_weights, unknown)
+        with torch.inference_mode(False):  # training may come after
+            return torch.tensor(weights, dtype=present.dtype, device=present.device)
 
 
 def weights_of(

@@ -7,7 +7,7 @@ import torch
 
 from stx_core import SentenceTransformer
 from stx_core.inference import native
-from stx_core.inference.linear import fast_linear, highest_outputs
+from stx_core.inference.linear import OrderedWeights, fast_linear, highest_outputs
 from stx_core.inference.machine import cpu_class
 
 needs_kernels = pytest.mark.skipif(
@@ -128,7 +128,7 @@ def test_layers_that_the_kernel_does_not_fit_are_computed_all_the_same():
     inputs = [torch.randn(2, 7, layer.in_features).bfloat16() for layer in layers]
     expected = [layer(x).float() for layer, x in zip(layers, inputs, strict=True)]
 
-    with torch.inference_mode(), fast_linear(torch.bfloat16, torch.device("cpu")):
+    with torch.inference_mode(), fast_linear(torch.bfloat16, torch.device("cpu"), OrderedWeights()):
         found = [layer(x).float() for layer, x in zip(layers, inputs, strict=True)]
 
     for one, other in zip(found, expected, strict=True):
@@ -173,7 +173,8 @@ def test_a_sum_is_what_it_was_whatever_is_done_with_it(change, dtype):
 
     with torch.inference_mode():
         expected = block(change)
-        with fast_linear(dtype, torch.device("cpu")):
+        weights = OrderedWeights()
+        with fast_linear(dtype, torch.device("cpu"), weights):
             for seen in ("nothing", "nothing", change, change):
                 found = block(seen)
 

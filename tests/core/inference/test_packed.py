@@ -155,10 +155,17 @@ def test_poolings_with_prompts_give_the_same(mode, side, prompt_length, tiny_tok
 @pytest.mark.parametrize(
     "name", ["bert", "roberta", "distilbert", "mpnet", "modernbert", "electra", "camembert"]
 )
-def test_splade_gives_the_same_without_logits_of_the_vocabulary(name, strategy, tokenizer):
+def test_splade_gives_the_same_without_logits_of_the_vocabulary(
+    name, strategy, tokenizer, monkeypatch
+):
     model = model_of(name, tokenizer, task="fill-mask", pooling_strategy=strategy)
     seen = []
-    model[1].register_forward_pre_hook(lambda _, inputs: seen.append(set(inputs[0])))
+    forward = SpladePooling.forward
+    monkeypatch.setattr(
+        SpladePooling,
+        "forward",
+        lambda self, features: seen.append(set(features)) or forward(self, features),
+    )
 
     assert_equal_both_ways(model, tokens_of(MIXED))
 
@@ -233,13 +240,12 @@ def test_bfloat16_is_as_close_to_float32_packed_as_padded(name, tokenizer):
     # A copy: the cached backbone stays as it is.
     model = model_of(name, tokenizer, dtype=torch.bfloat16)
     assert model.why_padded() is None
-    # Twice: in the second run GELU is fused.
     far = [
         (results(model, tokens_of(MIXED), "sentence_embedding", packed=packed) - exact).norm()
-        for packed in (False, True, True)
+        for packed in (False, True)
     ]
 
-    assert 0 < max(far[1:]) <= 1.5 * far[0]
+    assert 0 < far[1] <= 1.5 * far[0]
 
 
 def test_the_weights_of_a_model_are_not_changed_by_running_it(tokenizer):
@@ -261,8 +267,8 @@ def test_changed_weights_are_used(dtype, tiny_bert):
         for layer in model[0].model.encoder.layer:
             layer.output.dense.weight.mul_(-2)
     after = model.encode(texts)
-    model._why_padded = dict.fromkeys(model._why_padded, "for comparison")
-    padded = model.encode(texts)
+    tokens = model.to_tokens(texts)
+    padded = results(model, tokens, "sentence_embedding", packed=False)
 
     np.testing.assert_allclose(after, padded, atol=1e-5 if dtype == torch.float32 else 0.02)
     assert np.abs(after - before).max() > 0.02
