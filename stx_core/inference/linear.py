@@ -127,9 +127,10 @@ def fast_linear(
         return
     token = _weights.set(weights)
     try:
-        with _FastLinear(weights) as mode:
+        mode = _FastLinear(weights)
+        with mode:
             yield
-            mode.finish()
+        mode.finish()
     finally:
         _weights.reset(token)
 

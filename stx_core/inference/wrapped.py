@@ -1,13 +1,14 @@
 """Backbones inside of wrappers: adapters, compiled modules, data parallelism, modules of users."""
 
 import inspect
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+
+from stx_core.inference.compiled import original
 
 # What transformers takes for its models, whether their forward declares it or not.
 _ALL_TAKE = {"return_dict", "output_hidden_states"}
@@ -19,14 +20,6 @@ def backbone_of(model: nn.Module) -> Any:  # noqa: ANN401  (transformers is unty
     Its config, embeddings and layers are those that matter; a call goes to the wrapper.
     """
     return next((m for m in model.modules() if isinstance(m, PreTrainedModel)), model)
-
-
-def is_compiled(model: nn.Module) -> bool:
-    """Whether torch.compile has taken a module, or one inside of it."""
-    return any(
-        getattr(module, "_compiled_call_impl", None) is not None or _original(module) is not module
-        for module in model.modules()
-    )
 
 
 def call(model: nn.Module, method: str, inputs: Mapping[str, Any]) -> Any:  # noqa: ANN401
@@ -51,7 +44,7 @@ def call(model: nn.Module, method: str, inputs: Mapping[str, Any]) -> Any:  # no
 
 def _taken(model: nn.Module) -> set[str] | None:
     """Names of the inputs that a module takes; None for all."""
-    model = _original(model)
+    model = original(model)
     parameters = inspect.signature(model.forward).parameters.values()
     names = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     passes_on = any(p.kind is p.VAR_KEYWORD for p in parameters)
@@ -63,15 +56,6 @@ def _taken(model: nn.Module) -> set[str] | None:
     inner = next((c for c in model.children() if any(m is backbone for m in c.modules())), None)
     taken = None if inner is None else _taken(inner)
     return None if taken is None else names | taken
-
-
-def _original(model: nn.Module) -> nn.Module:
-    """The module that torch.compile has wrapped; others as they are."""
-    compiler = sys.modules.get("torch._dynamo.eval_frame")  # of seconds, where nobody compiles
-    if compiler is not None and isinstance(model, compiler.OptimizedModule):
-        original: nn.Module = model._orig_mod
-        return original
-    return model
 
 
 def field_of(output: Any, name: str | int) -> Any:  # noqa: ANN401

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 
+from stx_core.inference.compiled import is_compiled
 from stx_core.inference.encode import is_out_of_memory
 from stx_core.inference.exclusive import lock_of
 from stx_core.models.modules.module import is_transformer
@@ -95,8 +96,6 @@ class Trials:
 
 def _seen_by_users(model: nn.Module) -> str | None:
     """A reason to run as Sentence Transformers does: somebody's code looks at what is computed."""
-    from stx_core.inference.wrapped import is_compiled
-
     if _has_any_global_hook():  # type: ignore[no-untyped-call]
         return "hooks of all modules see padded batches"
     for name, module in model.named_modules():

@@ -17,6 +17,7 @@ from tests.core.models.small import WIDTH, assert_close, model_of, result
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
     pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor, .*:UserWarning"),
 ]
 
 
