@@ -51,8 +51,8 @@ def test_each_layer_is_computed_once_and_fused(calls):
 
     found = result(model)
 
-    # Of each of two layers: query, key, value and two outputs; GELU; two sums. The pooler, the head,
-    # and the sum of embeddings.
+    # Of each of two layers: query, key, value and two outputs; GELU; two sums. The pooler, the
+    # head, and the sum of embeddings.
     assert sorted(calls) == ["gelu"] * 2 + ["linear"] * (2 * 5 + 2) + ["norm"] * (2 * 2 + 1)
     torch.testing.assert_close(found.float(), expected, atol=0.1, rtol=0.1)
 
