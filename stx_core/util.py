@@ -2,15 +2,13 @@
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
-from stx_core.choices import check_count
 from stx_core.clustering import community_detection
 from stx_core.fusion import reciprocal_rank_fusion, weighted_fusion
 from stx_core.mining.hard_negatives import mine_hard_negatives
 from stx_core.models.device import default_device
-from stx_core.models.sparse_rows import keep_top
+from stx_core.models.sparse_rows import select_max_active_dims
 from stx_core.quantization import quantize_embeddings
 from stx_core.search.bitext import bitext_mining
 from stx_core.search.paraphrases import paraphrase_mining, paraphrase_mining_embeddings
@@ -76,33 +74,6 @@ def batch_to_device(batch: dict[str, Any], target_device: torch.device | str) ->
 def get_device_name() -> str:
     """Name of the device that models run on by default, such as "cuda:0"."""
     return str(default_device())
-
-
-def select_max_active_dims(
-    embeddings: np.ndarray | torch.Tensor, max_active_dims: int | None
-) -> np.ndarray | torch.Tensor:
-    """Keep the values of each row that are largest in absolute terms, zero elsewhere.
-
-    Args:
-        embeddings: (N, V) or (V,), dense or COO; they are not changed.
-        max_active_dims: how many to keep; None keeps all.
-
-    Returns:
-        A new dense tensor of the same shape; for None the embeddings themselves. Which of several
-        equal values stay is not defined.
-
-    Raises:
-        ValueError: `max_active_dims` is below 1.
-    """
-    if max_active_dims is None:
-        return embeddings
-    check_count("max_active_dims", max_active_dims)
-    tensor = torch.as_tensor(embeddings)
-    if tensor.numel() == 0:
-        return tensor.to_dense()
-    return keep_top(tensor[None] if tensor.ndim == 1 else tensor, max_active_dims).view(
-        tensor.shape
-    )
 
 
 def to_scipy_coo(x: torch.Tensor) -> "coo_matrix":

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from stx_core.choices import check_count
+
 # B inputs of a batch, N of a call, V dimensions, Z non-zero values
 
 
@@ -84,3 +86,30 @@ def to_coo(rows: SparseRows, width: int, dtype: torch.dtype) -> torch.Tensor:
 
 def _offsets(counts: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+
+def select_max_active_dims(
+    embeddings: np.ndarray | torch.Tensor, max_active_dims: int | None
+) -> np.ndarray | torch.Tensor:
+    """Keep the values of each row that are largest in absolute terms, zero elsewhere.
+
+    Args:
+        embeddings: (N, V) or (V,), dense or COO; they are not changed.
+        max_active_dims: how many to keep; None keeps all.
+
+    Returns:
+        A new dense tensor of the same shape; for None the embeddings themselves. Which of several
+        equal values stay is not defined.
+
+    Raises:
+        ValueError: `max_active_dims` is below 1.
+    """
+    if max_active_dims is None:
+        return embeddings
+    check_count("max_active_dims", max_active_dims)
+    tensor = torch.as_tensor(embeddings)
+    if tensor.numel() == 0:
+        return tensor.to_dense()
+    return keep_top(tensor[None] if tensor.ndim == 1 else tensor, max_active_dims).view(
+        tensor.shape
+    )
