@@ -367,7 +367,7 @@ def test_traces_of_where_a_tokenizer_was_trained_are_no_places(folder, tmp_path)
     vectors = encode(folder)
     change(
         folder / "tokenizer_config.json",
-        tokenizer_file="/root/.cache/huggingface/transformers/0f5a.json",
+        tokenizer_file="/home/user/.cache/huggingface/transformers/0f5a.json",
         special_tokens_map_file=str(tmp_path / "here.json"),
         name_or_path=str(tmp_path / "here.json"),
     )
