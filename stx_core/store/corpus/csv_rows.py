@@ -84,11 +84,11 @@ class _Lines:
         # Bytes that are no UTF-8 travel as surrogates, so that one row is bad and not the file.
         return raw.decode(encoding, errors="surrogateescape")
 
-    def begin_record(self) -> Mark:
-        """Forget the lines of the record before; where the next one starts, its row apart."""
-        self._taken = []
+    def begin_record(self) -> tuple[int, int]:
+        """Forget the lines of the record before; line and byte where the next one starts."""
+        self._taken.clear()
         self._start = self.byte
-        return Mark(-1, self.line, self.byte)
+        return self.line, self.byte
 
     def give_back(self) -> None:
         """Take back all lines of the record but the first."""
@@ -107,7 +107,7 @@ def _records(
     reader = _reader(lines, form, url)
     row = mark.row
     while True:
-        start = lines.begin_record()
+        line, byte = lines.begin_record()
         fields: Record
         try:
             fields = next(reader)
@@ -122,7 +122,7 @@ def _records(
             fields = "malformed", _BROKEN
             lines.give_back()
         if fields != []:
-            yield Mark(row, start.line, start.byte), fields
+            yield Mark(row, line, byte), fields
             row += 1
 
 
