@@ -159,6 +159,10 @@ def _settings_of(module: torch.nn.Module) -> dict[str, Any]:
         for name, value in sorted(vars(module).items())
         if not name.startswith("_") and name != "training" and _is_plain(value)
     }
+    # Those of its configuration file, wherever the module keeps them.
+    for name in getattr(module, "config_keys", ()):
+        if _is_plain(value := getattr(module, name, None)):
+            settings[name] = value
     hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
     settings["hooks"] = [getattr(hook, "__qualname__", type(hook).__qualname__) for hook in hooks]
     settings["max_seq_length"] = getattr(module, "max_seq_length", None)

@@ -22,6 +22,7 @@ from qdrant_client import QdrantClient
 from pipelines.export import WRITERS
 from pipelines.exports.options import ExportOptions
 from stx_core.errors import StxError
+from stx_core.store.data_file import hash_bytes
 from stx_core.store.schema import to_parquet
 
 UTC = datetime.UTC
@@ -83,7 +84,10 @@ def export(form, dataset, folder, **more):
     names = {"lance": "db/x.lance", "iceberg": "house/n.x", "qdrant": "db/x", "jsonl": "x.jsonl"}
     target = folder / names.get(form, "out")
     facts = {"similarity": "cosine", "bytes": 100, "model": "m", "fingerprint": "f"}
-    options = ExportOptions(source=str(folder), facts=facts, file_rows=(3,), **more)
+    checksums = tuple(hash_bytes(path)[1] for path in dataset.files)
+    options = ExportOptions(
+        source=str(folder), facts=facts, file_rows=(3,), checksums=checksums, **more
+    )
     WRITERS[form](dataset, str(target), options)
     return target
 
