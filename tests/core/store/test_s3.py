@@ -108,6 +108,8 @@ def test_a_large_object_written_in_parts_is_read_back(s3_root):
 
 
 def test_gc_aborts_uploads_that_killed_processes_left(s3_root, s3_server):
+    if s3_server.kind == "moto":
+        pytest.skip("moto says of every upload that it began in 2010")
     bucket, prefix = s3_root.split("/", 3)[2:]
     client = s3_server.client()
     log.claim(s3_root, "spec")
