@@ -168,3 +168,11 @@ def test_a_place_with_credentials_is_refused_before_any_client_sees_it(url, prob
         assert str(refused.value).startswith(shown)
         assert f": {reason}" in str(refused.value)
         assert "wJalr" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:1", "s3://bucket", "https://host", "http://h:80"]
+)
+def test_a_colon_behind_a_url_is_of_the_sentence(url):
+    assert redact(f"{url}: no answer") == f"{url}: no answer"
+    assert redact("http://user:pass: no answer") == "http://… no answer"

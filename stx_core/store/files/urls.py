@@ -156,7 +156,8 @@ def _credentials(text: str, *, doubtful: bool) -> list[tuple[int, int]]:
         start = container.end() if container else match.end()
         if spans and start < spans[-1][1]:
             continue
-        place = _PLACE_END.split(text[start:], maxsplit=1)[0]
+        # A colon at the end is of the sentence that the URL stands in.
+        place = _PLACE_END.split(text[start:], maxsplit=1)[0].removesuffix(":")
         # Where nothing speaks of credentials a URL ends at a quote; else it may be a password's.
         ending = _SPACE if ":" in place or "@" in place else _SPACE_OR_QUOTE
         match_end = ending.search(text, start)
