@@ -104,6 +104,30 @@ def tiny_bert(tiny_tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="session")
+def splade_model(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Path) -> Path:
+    """A plain masked-LM checkpoint with random weights: SPLADE as naver published it first."""
+    import shutil
+
+    import torch
+    from transformers import BertConfig, BertForMaskedLM
+
+    folder = tmp_path_factory.mktemp("splade")
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=256,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=64,
+        initializer_range=0.5,
+    )
+    BertForMaskedLM(config).save_pretrained(folder)
+    shutil.copytree(tiny_tokenizer, folder, dirs_exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def save_static_model():
     """Saves a StaticEmbedding folder: words, and one float32 vector for unknown ones and each."""
     from safetensors.numpy import save_file

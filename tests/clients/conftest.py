@@ -57,30 +57,6 @@ def cross_encoder(tiny_tokenizer, tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="session")
-def splade(tiny_tokenizer, tmp_path_factory):
-    """A folder with a tiny random SPLADE model."""
-    import shutil
-
-    import torch
-    from transformers import BertConfig, BertForMaskedLM
-
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("splade")
-    config = BertConfig(
-        vocab_size=256,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=64,
-        initializer_range=0.5,
-    )
-    BertForMaskedLM(config).save_pretrained(folder)
-    shutil.copytree(tiny_tokenizer, folder, dirs_exist_ok=True)
-    return folder
-
-
 @pytest.fixture
 def same(expected):
     """Compares embeddings with those of TEXTS, in their order."""

@@ -84,13 +84,13 @@ class TestHaystack:
 
         same([each.embedding for each in embedder.run(documents=documents)["documents"]])
 
-    def test_sparse_document_embedder(self, components, documents, splade):
-        embedder = components.SentenceTransformersSparseDocumentEmbedder(model=str(splade))
+    def test_sparse_document_embedder(self, components, documents, splade_model):
+        embedder = components.SentenceTransformersSparseDocumentEmbedder(model=str(splade_model))
         embedder.warm_up()
 
         embedded = embedder.run(documents=documents)["documents"]
 
-        expected = SparseEncoder(str(splade)).encode(TEXTS, convert_to_tensor=True).to_dense()
+        expected = SparseEncoder(str(splade_model)).encode(TEXTS, convert_to_tensor=True).to_dense()
         for row, each in zip(expected, embedded, strict=True):
             values = np.zeros(len(row), np.float32)
             values[each.sparse_embedding.indices] = each.sparse_embedding.values

@@ -1,11 +1,7 @@
-import shutil
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
-from transformers import BertConfig, BertForMaskedLM
 
 from pipelines.spec.file import parse_spec
 
@@ -17,25 +13,6 @@ def static_model(tmp_path_factory, save_static_model):
     """A real StaticEmbedding folder with random vectors: loads and encodes in milliseconds."""
     weights = np.random.default_rng(0).standard_normal((len(WORDS) + 1, 8)).astype(np.float32)
     return save_static_model(tmp_path_factory.mktemp("model"), WORDS, weights)
-
-
-@pytest.fixture(scope="session")
-def splade_model(tmp_path_factory, tiny_tokenizer):
-    """A plain masked-LM checkpoint with random weights: SPLADE as naver published it first."""
-    folder = tmp_path_factory.mktemp("splade")
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=256,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=64,
-        initializer_range=0.5,
-    )
-    BertForMaskedLM(config).save_pretrained(folder)
-    shutil.copytree(tiny_tokenizer, folder, dirs_exist_ok=True)
-    return folder
 
 
 def texts(n_rows, seed=0):
