@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from stx_core.store.verify import find_problems
-from tests.pipelines.conftest import splade_model, static_model  # noqa: F401  (fixtures)
+from tests.pipelines.conftest import static_model  # noqa: F401  (a fixture)
 from tests.pipelines.retrieval import assert_same, lake, read_ranking, slow_ranking
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]

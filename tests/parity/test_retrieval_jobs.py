@@ -14,7 +14,6 @@ from pipelines.flow import FlowSpec, read_steps
 from pipelines.spec.file import parse_spec
 from stx_core.evaluation.qrels import read_qrels
 from tests.parity.test_evaluation import read_texts
-from tests.pipelines.conftest import splade_model  # noqa: F401  (a fixture)
 from tests.pipelines.test_rerank import judges  # noqa: F401  (a fixture)
 
 
@@ -71,7 +70,7 @@ def flow(folder, model, splade, judge, tmp_path):
 @pytest.mark.timeout(300)
 def test_a_flow_over_a_real_collection_measures_what_the_reference_does(
     collection,
-    splade_model,  # noqa: F811
+    splade_model,
     judges,  # noqa: F811
     tmp_path,
 ):
