@@ -5,13 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-AllowAlerts = Annotated[
-    bool,
-    typer.Option("--allow-alerts", help="Trust the spec's `alerts`: a program, a URL, variables."),
-]
-Sets = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a spec value.")
-]
+from jobs.runs import AllowAlerts, DryRun, Sets, check_alerts, prepare, run_spec
 
 
 def encode(
@@ -30,13 +24,12 @@ def encode(
         bool, typer.Option("--accept-quality", help="Commit what the spec's checks refuse.")
     ] = False,
     allow_alerts: AllowAlerts = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Encode a corpus into a new snapshot; what is done already is not done again.
 
     stx encode SPEC.yaml [--set a.b=c], or stx encode INPUT OUTPUT --model NAME.
     """
-    from jobs.runs import check_alerts, prepare, run_spec
     from pipelines.encode import run_encode
     from pipelines.spec.file import load_spec, parse_spec
     from stx_core.errors import SpecError
@@ -59,7 +52,7 @@ def encode(
         spec = parse_spec(values, overrides, source="command line")
     check_alerts(spec, source, allowed=allow_alerts or dry_run)
     prepare()
-    report = run_spec(run_encode, spec, dry_run=dry_run)
+    report = run_spec("encode", run_encode, spec, dry_run=dry_run)
     if report is not None and report.quarantined_share > spec.output.max_quarantined:
         print(
             f"stx: {report.quarantined_share:.2%} of the rows are quarantined, more than "
@@ -70,6 +63,9 @@ def encode(
 
 
 if __name__ == "__main__":
-    from jobs.cli import run_alone
+    from jobs.ending import end_after
+    from jobs.exit_codes import run_application
 
-    run_alone(encode)
+    alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+    alone.command()(encode)
+    end_after(lambda: run_application(alone))

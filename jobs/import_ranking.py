@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from jobs.runs import prepare, run_spec
+
 
 def import_ranking(
     source: Annotated[str, typer.Argument(help="TREC run, MS MARCO, Parquet, JSONL, top_ranked.")],
@@ -17,11 +19,10 @@ def import_ranking(
     ] = "string",
 ) -> None:
     """Commit a ranking of another engine (BM25, say) as a dataset, for mine and the others."""
-    from jobs.runs import prepare, run_spec
     from pipelines.import_ranking import ImportSpec, run_import
     from pipelines.spec.file import parse_spec
 
     values = {"source": source, "path": dataset, "name": name, "format": format, "ids": ids}
     spec = parse_spec(values, source="command line", kind=ImportSpec)
     prepare()
-    run_spec(run_import, spec)
+    run_spec("import", run_import, spec)

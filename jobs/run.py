@@ -6,8 +6,12 @@ from typing import Annotated
 
 import typer
 
-from jobs.encode import AllowAlerts, Sets
+from jobs.runs import AllowAlerts, Sets, check_alerts, prepare, run_spec
 from jobs.terminal import say
+from pipelines.jobs import JOBS
+
+*_FIRST, _LAST = JOBS
+HELP = f"Run a flow of {', '.join(_FIRST)} and {_LAST}; what is done is not done again."
 
 
 def run_flow(
@@ -18,8 +22,7 @@ def run_flow(
         bool, typer.Option("--dry-run", help="Check the specs of all steps only.")
     ] = False,
 ) -> None:
-    """Run a flow of encode, retrieve, rerank, mine and evaluate; what is done is not done again."""
-    from jobs.runs import check_alerts, prepare, run_spec
+    """Run a flow of jobs; what is done is not done again."""
     from pipelines.flow import FlowSpec, read_steps
     from pipelines.spec.file import load_spec
     from pipelines.telemetry.report import Report
@@ -36,7 +39,7 @@ def run_flow(
     for number, step in enumerate(steps, 1):
         say(f"step {number} of {len(steps)}: {step.job}")
         began = None if number == 1 else time.monotonic()
-        done = run_spec(step.run, step.spec, began=began)
+        done = run_spec(step.job, step.run, step.spec, began=began)
         if isinstance(done, Report):
             limit = getattr(step.spec.output, "max_quarantined", 1.0)  # type: ignore[attr-defined]
             too_many = too_many or done.quarantined_share > limit
@@ -45,9 +48,3 @@ def run_flow(
     if too_many:
         print("stx: more rows are quarantined than output.max_quarantined", file=sys.stderr)
         raise typer.Exit(3)
-
-
-if __name__ == "__main__":
-    from jobs.cli import run_alone
-
-    run_alone(run_flow)

@@ -1,31 +1,45 @@
 """What the commands share that run a job from a spec."""
 
 import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from jobs.terminal import say
+from pipelines.jobs import JOBS
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+AllowAlerts = Annotated[
+    bool,
+    typer.Option("--allow-alerts", help="Trust the spec's `alerts`: a program, a URL, variables."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a spec value.")
+]
 
-def run(
-    job: Callable[..., Any],
-    path: str,
-    overrides: Sequence[str],
-    kind: "type[BaseModel]",
-    *,
-    allow_alerts: bool,
-    dry_run: bool,
-) -> None:
-    """Run a job from a spec file."""
-    from pipelines.spec.file import load_spec
 
-    spec = load_spec(path, overrides, kind)
-    check_alerts(spec, path, allowed=allow_alerts or dry_run)
-    prepare()
-    run_spec(job, spec, dry_run=dry_run)
+def spec_command(name: str) -> Callable[..., None]:
+    """The command of a job of the table that takes its spec, and no options of its own."""
+
+    def command(
+        spec: Annotated[str, typer.Argument(help="Spec file (YAML).")],
+        set_: Sets = None,
+        allow_alerts: AllowAlerts = False,
+        dry_run: DryRun = False,
+    ) -> None:
+        from pipelines.spec.file import load_spec
+
+        job = JOBS[name]
+        values = load_spec(spec, list(set_ or []), job.spec_class())
+        check_alerts(values, spec, allowed=allow_alerts or dry_run)
+        prepare()
+        run_spec(name, job.run_function(), values, dry_run=dry_run)
+
+    return command
 
 
 def check_alerts(spec: "BaseModel", source: str, *, allowed: bool) -> None:
@@ -46,11 +60,17 @@ def prepare() -> None:
 
 
 def run_spec(
-    job: Callable[..., Any], spec: "BaseModel", *, began: float | None = None, **options: bool
+    name: str,
+    job: Callable[..., Any],
+    spec: "BaseModel",
+    *,
+    began: float | None = None,
+    **options: bool,
 ) -> Any:  # noqa: ANN401
     """Run a job; the plan, its progress and its report go to the console.
 
     Args:
+        name: of the job, as alerts tell it.
         job: the function.
         spec: of it.
         began: `time.monotonic` when it was asked for; None for when this process started, so that
@@ -68,7 +88,6 @@ def run_spec(
     resources = getattr(spec, "resources", None)
     began = _process_start() if began is None else began
     console = Console(getattr(resources, "cost_per_hour", None), began)
-    name = job.__name__.removeprefix("run_")
     silent = options.get("dry_run", False)
     try:
         done = job(spec, console, **options)

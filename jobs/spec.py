@@ -4,14 +4,14 @@ from typing import Annotated
 
 import typer
 
+from pipelines.jobs import JOBS
+
 spec = typer.Typer(help="What specs may say.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @spec.command()
 def schema(
-    kind: Annotated[
-        str, typer.Argument(help="encode, retrieve, rerank, mine, evaluate or flow.")
-    ] = "encode",
+    kind: Annotated[str, typer.Argument(help=f"{', '.join(JOBS)} or flow.")] = "encode",
 ) -> None:
     """Print the JSON Schema of a kind of spec, for completion and checks in an editor."""
     import json

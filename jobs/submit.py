@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.encode import AllowAlerts, Sets
+from jobs.runs import AllowAlerts, Sets
+from pipelines.jobs import with_commands
 
 if TYPE_CHECKING:
     from pipelines.submit.job_api import JobApi
@@ -20,7 +21,7 @@ def submit(
     spec: Annotated[str, typer.Argument(help="Spec file (YAML); it is shipped to the cluster.")],
     job: Annotated[
         str | None,
-        typer.Option(help="encode, retrieve, rerank, mine or run; else what the spec's keys say."),
+        typer.Option(help=f"{', '.join(with_commands())} or run; else what the spec's keys say."),
     ] = None,
     address: Annotated[
         str | None, typer.Option(help="http://HEAD:8265; else RAY_ADDRESS, else this machine.")
@@ -127,9 +128,3 @@ def _interrupted(api: "JobApi", id_: str) -> int:
         _say(line)
         return code
     return 130
-
-
-if __name__ == "__main__":
-    from jobs.cli import run_alone
-
-    run_alone(submit)

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from jobs.runs import prepare
 from jobs.terminal import say
 
 
@@ -61,7 +62,6 @@ def verify(
 
 def _repair(path: str, model: str | None, trusted: tuple[bool, bool]) -> None:
     from jobs.console import Console
-    from jobs.runs import prepare
     from pipelines.repair import repair
     from pipelines.telemetry.words import counted
     from stx_core.store.files.urls import redact

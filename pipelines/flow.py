@@ -6,25 +6,14 @@ path. So a flow has no state: running it again does again only what is not there
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 from pydantic import Field
 
+from pipelines.jobs import JOBS
 from pipelines.spec.file import parse_spec, read_values
 from pipelines.spec.parts import Part
 from stx_core.errors import SpecError
-
-# The module of each job, its spec and the function that runs it; imported when a flow needs it.
-JOBS = {
-    "encode": ("pipelines.encode", "pipelines.spec.encode", "EncodeSpec", "run_encode"),
-    "retrieve": (
-        "pipelines.retrieve", "pipelines.spec.retrieval", "RetrieveSpec", "run_retrieve"
-    ),
-    "rerank": ("pipelines.rerank", "pipelines.spec.retrieval", "RerankSpec", "run_rerank"),
-    "mine": ("pipelines.mine", "pipelines.spec.retrieval", "MineSpec", "run_mine"),
-    "evaluate": ("pipelines.evaluate", "pipelines.evaluate", "EvaluateSpec", "run_evaluate_spec"),
-}  # fmt: skip
 
 _SHARED = ("resources", "store", "alerts")
 
@@ -72,11 +61,10 @@ def _step(number: int, step: Mapping[str, Any], flow: FlowSpec, source: str) -> 
     ((job, values),) = step.items()
     if isinstance(values, str):
         where, values = values, read_values(values)
-    module, spec_module, spec_name, run_name = JOBS[job]
-    kind: type[Part] = getattr(import_module(spec_module), spec_name)
+    kind = JOBS[job].spec_class()
     merged = dict(_with_shared(values, flow, kind))
     spec = parse_spec(merged, source=f"{where} ({job})", kind=kind)
-    return Step(job, spec, getattr(import_module(module), run_name))
+    return Step(job, spec, JOBS[job].run_function())
 
 
 def _with_shared(

@@ -154,12 +154,13 @@ def save_static_model():
 @pytest.fixture
 def stx(monkeypatch, capsys):
     """Runs a command; gives exit code, standard output and standard error."""
-    from jobs import cli
+    from jobs.cli import application
+    from jobs.exit_codes import run_application
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["stx", *map(str, arguments)])
         try:
-            cli.run(cli.app)
+            run_application(application())
             code = 0
         except SystemExit as ended:
             code = ended.code or 0

@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from importlib import import_module
 from typing import Any
 
 from pydantic import BaseModel
 
-from pipelines.flow import JOBS, FlowSpec
+from pipelines.flow import FlowSpec
+from pipelines.jobs import JOBS
 from stx_core.errors import SpecError
 
 _HEAD = """# Every key of every spec
@@ -40,9 +40,7 @@ def spec_model(kind: str) -> type[BaseModel]:
         return FlowSpec
     if kind not in JOBS:
         raise SpecError(f"spec {kind!r}: must be one of {', '.join(kinds())}")
-    _, module, name, _ = JOBS[kind]
-    found: type[BaseModel] = getattr(import_module(module), name)
-    return found
+    return JOBS[kind].spec_class()
 
 
 def json_schema(kind: str) -> dict[str, Any]:

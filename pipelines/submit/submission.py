@@ -12,25 +12,21 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module, metadata
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
+from pipelines.flow import FlowSpec, read_steps
+from pipelines.jobs import with_commands
 from pipelines.spec.file import SECRET_NAME, load_spec, read_values
 from pipelines.submit.git import commit_of
 from stx_core.errors import SpecError
 from stx_core.store.files.urls import LOCAL, redact, scheme
 
-# The spec of each job, and the key that only it has.
-_KINDS = {
-    "run": ("pipelines.flow", "FlowSpec", "steps"),
-    "encode": ("pipelines.spec.encode", "EncodeSpec", "models"),
-    "rerank": ("pipelines.spec.retrieval", "RerankSpec", "rerankers"),
-    "retrieve": ("pipelines.spec.retrieval", "RetrieveSpec", "corpus"),
-    "mine": ("pipelines.spec.retrieval", "MineSpec", "candidates"),
-}
+# The command of a flow, and the key that only its spec has.
+_FLOW, _STEPS = "run", "steps"
 
 # Ray's three seconds are too few for the log entry that says that the run rests.
 _ENVIRONMENT = {"RAY_JOB_STOP_WAIT_TIME_S": "30"}
@@ -121,8 +117,7 @@ def describe(
     """
     values = read_values(path)
     job = job or _job_of(values, path)
-    module, name, _ = _KINDS.get(job) or _refuse(job)
-    spec = load_spec(path, overrides, getattr(import_module(module), name))
+    spec = load_spec(path, overrides, _spec_class(job))
     asked = [job, dry_run, *_all_values(spec, path)]
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
     _refuse_secret_overrides(overrides)
@@ -148,20 +143,25 @@ def _refuse_secret_overrides(overrides: Sequence[str]) -> None:
 
 
 def _job_of(values: Mapping[str, Any], path: str) -> str:
-    for job, (_, _, key) in _KINDS.items():
-        if key in values:
-            return job
+    if _STEPS in values:
+        return _FLOW
+    for name, job in with_commands().items():
+        if job.key in values:
+            return name
     raise SpecError(f"{path}: no key says which job it is of; name it by --job")
 
 
-def _refuse(job: str) -> tuple[str, str, str]:
-    raise SpecError(f"--job {job}: name one of {', '.join(_KINDS)}")
+def _spec_class(job: str) -> type[BaseModel]:
+    if job == _FLOW:
+        return FlowSpec
+    jobs = with_commands()
+    if job not in jobs:
+        raise SpecError(f"--job {job}: name one of {_FLOW}, {', '.join(jobs)}")
+    return jobs[job].spec_class()
 
 
 def _all_values(spec: BaseModel, path: str) -> list[dict[str, Any]]:
     """The values of a spec, or of the steps of a flow, which are checked with it."""
-    from pipelines.flow import FlowSpec, read_steps
-
     specs = [step.spec for step in read_steps(spec, path)] if isinstance(spec, FlowSpec) else [spec]
     return [one.model_dump(mode="json") for one in specs]
 

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 import typer
 
-from jobs import cli, console
+from jobs import console
+from jobs.exit_codes import run_application
 from pipelines.encode import run_encode
 from pipelines.spec.file import parse_spec
 from stx_core.errors import InputError, SpecError
@@ -32,7 +33,7 @@ def test_an_error_that_names_an_id_cannot_add_a_line(capsys, monkeypatch):
 
     monkeypatch.setattr(sys, "argv", ["stx"])
     with pytest.raises(SystemExit):
-        cli.run(application)
+        run_application(application)
 
     told = lines(capsys.readouterr().err)
     assert [line.partition(":")[0] for line in told] == ["stx", "stx"]

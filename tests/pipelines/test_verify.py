@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from jobs.cli import app
+from jobs.cli import application
 from pipelines.encode import run_encode
 from pipelines.verify import encode_again
 from stx_core.errors import StoreError
@@ -125,7 +125,7 @@ def test_an_unknown_output_is_refused(corpus, spec_of, out):
 
 
 def verify(*arguments):
-    return CliRunner().invoke(app, ["verify", *map(str, arguments)])
+    return CliRunner().invoke(application(), ["verify", *map(str, arguments)])
 
 
 def test_the_command_says_that_all_is_as_written(corpus, spec_of, out):

@@ -1,0 +1,80 @@
+"""The table of jobs: all that the command line, flows, `stx submit` and the page of specs know.
+
+Nothing of a job is imported before it is asked for.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from pipelines.spec.parts import Part
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job; what it is made of stands here as ``module:name``.
+
+    Attributes:
+        spec: class of its specs, called as the job is: ``RetrieveSpec``.
+        run: function that does it: ``run(spec, view)``, with ``dry_run`` where it has a command.
+        key: top-level key of its specs by which `stx submit` knows them: specs of the jobs below
+            have it not. None: it has no command that takes a spec, and is a step of flows only.
+        help: of the command that is made for it; the first sentence stands in `stx --help`.
+        command: function of its command instead, where that has options of its own.
+    """
+
+    spec: str
+    run: str
+    key: str | None = None
+    help: str | None = None
+    command: str | None = None
+
+    def spec_class(self) -> "type[Part]":
+        """Class of its specs, imported now."""
+        return cast("type[Part]", resolve_name(self.spec))
+
+    def run_function(self) -> Callable[..., Any]:
+        """Function that does it, imported now."""
+        return cast("Callable[..., Any]", resolve_name(self.run))
+
+
+JOBS = {
+    "encode": Job(
+        spec="pipelines.spec.encode:EncodeSpec",
+        run="pipelines.encode:run_encode",
+        key="models",
+        command="jobs.encode:encode",
+    ),
+    "retrieve": Job(
+        spec="pipelines.spec.retrieval:RetrieveSpec",
+        run="pipelines.retrieve:run_retrieve",
+        key="corpus",
+        help="Find the best documents of every query, exactly; commit the rankings as a snapshot.",
+    ),
+    "rerank": Job(
+        spec="pipelines.spec.retrieval:RerankSpec",
+        run="pipelines.rerank:run_rerank",
+        key="rerankers",
+        help="Score candidates by cross-encoders; commit the new rankings as a snapshot.",
+    ),
+    "mine": Job(
+        spec="pipelines.spec.retrieval:MineSpec",
+        run="pipelines.mine:run_mine",
+        key="candidates",
+        help="Find hard negatives in committed rankings; commit them with training rows as a "
+        "snapshot.",
+    ),
+    "evaluate": Job(
+        spec="pipelines.evaluate:EvaluateSpec",
+        run="pipelines.evaluate:run_evaluate_spec",
+    ),
+}
+"""By name, in the order of `stx --help`: the name of its command, of its step in flows, and in what
+runs tell: lineage, metrics, alerts."""
+
+
+def with_commands() -> dict[str, Job]:
+    """Jobs with a command that takes a spec, by name."""
+    return {name: job for name, job in JOBS.items() if job.key is not None}
