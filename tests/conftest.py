@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.core.inference.kernels import NO_BFLOAT16_UNITS
+
 # Containers often set it: then each of hundreds of processes would compile torch, transformers and
 # Ray from their sources, three times the work of all tests.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -29,6 +31,20 @@ def pytest_collection_modifyitems(items):
             raise pytest.UsageError(f"{item.nodeid}: give ids that are the same in all processes")
         if "s3_server" in item.fixturenames:
             item.add_marker("programs")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say how many tests of the kernels this CPU cannot run."""
+    skipped = [
+        report
+        for report in terminalreporter.stats.get("skipped", [])
+        if isinstance(report.longrepr, tuple) and NO_BFLOAT16_UNITS in report.longrepr[2]
+    ]
+    if skipped:
+        terminalreporter.write_line(
+            f"KERNELS: {len(skipped)} tests of the build in use were skipped, as this CPU has "
+            "no AVX-512 BF16"
+        )
 
 
 @pytest.fixture(scope="session", autouse=True)

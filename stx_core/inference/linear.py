@@ -86,10 +86,10 @@ def project(
     return _ordered_linear(x, weights.part(weight, first, end), end - first, bias, fused=False)
 
 
-def highest_outputs(
+def max_outputs(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, counts: torch.Tensor
 ) -> torch.Tensor | None:
-    """The highest of each output of a linear layer over rows, without making the outputs.
+    """Maximum of each output of a linear layer over rows, without making the outputs.
 
     Args:
         x: (T, K).
@@ -105,7 +105,7 @@ def highest_outputs(
         return None
     ordered = (_weights.get() or OrderedWeights()).part(weight, 0, len(weight))
     offsets = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
-    return native.linear_highest(x, ordered, len(weight), bias, offsets)
+    return native.linear_max(x, ordered, len(weight), bias, offsets)
 
 
 @contextmanager

@@ -1,53 +1,95 @@
-"""Kernels for CPUs with AVX-512 BF16: built once with the machine's compiler, never required.
+"""Kernels for CPUs with AVX-512 BF16, never required: torch's are used where they are missing.
 
-Where they are missing, torch's are used. All take bfloat16 and sum in float32.
-
-    python -m stx_core.inference.native
-
-builds them beside their sources, for images that are to run without a compiler.
+All take bfloat16 and sum in float32.
 """
 
 import ctypes
-import grp
-import hashlib
 import logging
-import os
-import pwd
-import shutil
-import stat
 import subprocess
-import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
 import torch
 
+from stx_core.inference import kernel_library
 from stx_core.inference.machine import cpu_class
 
 logger = logging.getLogger(__name__)
 
 HEAD_SIZES = (32, 64, 128)
 
-_SOURCES = Path(__file__).with_name("kernels")
-_COMPILE = (
-    "-std=c++17", "-O3", "-fPIC", "-fopenmp", "-mavx512f", "-mavx512bw", "-mavx512vl",
-    "-mavx512dq", "-mavx512bf16", "-mfma",
-)  # fmt: skip
-_BUILD_TIMEOUT_S = 120
-
-_POINTER, _INT64, _INT32 = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
-_ARGUMENTS = {
-    "stx_attention": (
-        *(_POINTER, _INT64, _INT64) * 3, _POINTER, _POINTER, _INT32, _INT32, _INT32, _INT32,
-        ctypes.c_float, _INT32, _INT32, _POINTER, _INT64, _INT64,
-    ),
-    "stx_linear": (*(_POINTER,) * 4, _INT64, _INT64, _INT64, _INT32),
-    "stx_linear_highest": (*(_POINTER,) * 5, _INT64, _INT64, _INT64),
-    "stx_add_norm": (*(_POINTER,) * 6, _INT64, _INT64, ctypes.c_float),
-}  # fmt: skip
-
 _PANEL = 64  # outputs that kernels/linear.cpp takes together
+
+# The structs of kernels/arguments.h, which says what is in a field.
+
+
+class _Heads(ctypes.Structure):
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("token_stride", ctypes.c_int64),
+        ("head_stride", ctypes.c_int64),
+    )
+
+
+class _AttentionArguments(ctypes.Structure):
+    _fields_ = (
+        ("size", ctypes.c_int64),
+        ("query", _Heads),
+        ("key", _Heads),
+        ("value", _Heads),
+        ("out", ctypes.c_void_p),
+        ("offsets", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("bias_head_stride", ctypes.c_int64),
+        ("bias_key_stride", ctypes.c_int64),
+        ("n_sequences", ctypes.c_int32),
+        ("n_heads", ctypes.c_int32),
+        ("n_key_heads", ctypes.c_int32),
+        ("head_size", ctypes.c_int32),
+        ("left", ctypes.c_int32),
+        ("right", ctypes.c_int32),
+        ("scale", ctypes.c_float),
+    )
+
+
+class _LinearArguments(ctypes.Structure):
+    _fields_ = (
+        ("size", ctypes.c_int64),
+        ("input", ctypes.c_void_p),
+        ("weight", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("out", ctypes.c_void_p),
+        ("offsets", ctypes.c_void_p),
+        ("n_rows", ctypes.c_int64),
+        ("n_segments", ctypes.c_int64),
+        ("n_inputs", ctypes.c_int64),
+        ("n_outputs", ctypes.c_int64),
+        ("gelu", ctypes.c_int32),
+    )
+
+
+class _AddNormArguments(ctypes.Structure):
+    _fields_ = (
+        ("size", ctypes.c_int64),
+        ("a", ctypes.c_void_p),
+        ("b", ctypes.c_void_p),
+        ("weight", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("sum", ctypes.c_void_p),
+        ("norm", ctypes.c_void_p),
+        ("n_rows", ctypes.c_int64),
+        ("width", ctypes.c_int64),
+        ("epsilon", ctypes.c_float),
+    )
+
+
+_ARGUMENTS = {
+    "stx_attention": _AttentionArguments,
+    "stx_linear": _LinearArguments,
+    "stx_linear_max": _LinearArguments,
+    "stx_add_norm": _AddNormArguments,
+}
+_OK, _OTHER_SIZE, _NO_MEMORY = range(3)  # what a kernel returns
 
 
 def has_linear(weight: torch.Tensor) -> bool:
@@ -77,25 +119,32 @@ def linear(
 
     Each output is the same whatever rows are beside it. `gelu`: of what comes out.
     """
-    library = _library()
-    assert library is not None
     inputs = x.shape[-1]
     rows = x.reshape(-1, inputs).contiguous()
     out = x.new_empty((len(rows), outputs))
-    more = None if bias is None else bias.to(x.dtype).contiguous()
-    places = (rows.data_ptr(), ordered.data_ptr(), None if more is None else more.data_ptr())
-    library.stx_linear(*places, out.data_ptr(), len(rows), inputs, outputs, gelu)
+    bias = None if bias is None else bias.to(x.dtype).contiguous()
+    arguments = _LinearArguments(
+        input=rows.data_ptr(),
+        weight=ordered.data_ptr(),
+        bias=_address(bias),
+        out=out.data_ptr(),
+        n_rows=len(rows),
+        n_inputs=inputs,
+        n_outputs=outputs,
+        gelu=gelu,
+    )
+    _call("stx_linear", arguments)
     return out.view(*x.shape[:-1], outputs)
 
 
-def linear_highest(
+def linear_max(
     x: torch.Tensor,
     ordered: torch.Tensor,
     outputs: int,
     bias: torch.Tensor | None,
     offsets: torch.Tensor,
 ) -> torch.Tensor:
-    """The highest of each output of a linear layer over the rows of a segment.
+    """Maximum of each output of a linear layer over the rows of a segment.
 
     Args:
         x: (T, K).
@@ -107,31 +156,37 @@ def linear_highest(
     Returns:
         (B, N); -inf for a segment without rows.
     """
-    library = _library()
-    assert library is not None
     x, offsets = x.contiguous(), offsets.contiguous()
     out = x.new_empty((len(offsets) - 1, outputs))
-    more = None if bias is None else bias.to(x.dtype).contiguous()
-    places = (x.data_ptr(), ordered.data_ptr(), None if more is None else more.data_ptr())
-    library.stx_linear_highest(
-        *places, out.data_ptr(), offsets.data_ptr(), len(out), x.shape[1], outputs
+    bias = None if bias is None else bias.to(x.dtype).contiguous()
+    arguments = _LinearArguments(
+        input=x.data_ptr(),
+        weight=ordered.data_ptr(),
+        bias=_address(bias),
+        out=out.data_ptr(),
+        offsets=offsets.data_ptr(),
+        n_rows=len(x),
+        n_segments=len(out),
+        n_inputs=x.shape[1],
+        n_outputs=outputs,
     )
+    _call("stx_linear_max", arguments)
     return out
 
 
-def has_sum(one: torch.Tensor, other: torch.Tensor) -> bool:
+def has_sum(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Whether `add_norm` could be called with these on this machine, and some weight and bias."""
-    usable = _adds(one) and _adds(other)
-    fits = one.shape == other.shape and one.ndim > 0 and one.shape[-1] % 16 == 0
+    usable = _adds(a) and _adds(b)
+    fits = a.shape == b.shape and a.ndim > 0 and a.shape[-1] % 16 == 0
     return fits and usable and _library() is not None
 
 
 def has_add_norm(
-    one: torch.Tensor, other: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+    a: torch.Tensor, b: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
 ) -> bool:
     """Whether `add_norm` can be called with these on this machine."""
-    fits = one.shape[-1:] == weight.shape == bias.shape
-    return fits and _adds(weight) and _adds(bias) and has_sum(one, other)
+    fits = a.shape[-1:] == weight.shape == bias.shape
+    return fits and _adds(weight) and _adds(bias) and has_sum(a, b)
 
 
 def _adds(tensor: torch.Tensor) -> bool:
@@ -140,19 +195,23 @@ def _adds(tensor: torch.Tensor) -> bool:
 
 
 def add_norm(
-    one: torch.Tensor,
-    other: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    epsilon: float,
+    a: torch.Tensor, b: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, epsilon: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The sum of two tensors (..., N), and its LayerNorm with weight and bias (N,)."""
-    library = _library()
-    assert library is not None
-    outputs = torch.empty_like(one), torch.empty_like(one)
-    places = [tensor.data_ptr() for tensor in (one, other, weight, bias, *outputs)]
-    library.stx_add_norm(*places, one.numel() // len(weight), len(weight), epsilon)
-    return outputs
+    total, norm = torch.empty_like(a), torch.empty_like(a)
+    arguments = _AddNormArguments(
+        a=a.data_ptr(),
+        b=b.data_ptr(),
+        weight=weight.data_ptr(),
+        bias=bias.data_ptr(),
+        sum=total.data_ptr(),
+        norm=norm.data_ptr(),
+        n_rows=a.numel() // len(weight),
+        width=len(weight),
+        epsilon=epsilon,
+    )
+    _call("stx_add_norm", arguments)
+    return total, norm
 
 
 def has_attention(query: torch.Tensor, value: torch.Tensor) -> bool:
@@ -189,21 +248,55 @@ def attend(
 
     Returns:
         (T, H, D); tokens behind the last sequence are not set.
+
+    Raises:
+        MemoryError: there is none for the scores of the longest sequence.
+    """
+    out = torch.empty(query.shape, dtype=query.dtype)
+    query, key, value = (t if t.stride(-1) == 1 else t.contiguous() for t in (query, key, value))
+    arguments = _AttentionArguments(
+        query=_Heads(query.data_ptr(), query.stride(0), query.stride(1)),
+        key=_Heads(key.data_ptr(), key.stride(0), key.stride(1)),
+        value=_Heads(value.data_ptr(), value.stride(0), value.stride(1)),
+        out=out.data_ptr(),
+        offsets=offsets.data_ptr(),
+        n_sequences=len(offsets) - 1,
+        n_heads=query.shape[1],
+        n_key_heads=key.shape[1],
+        head_size=query.shape[2],
+        left=window[0],
+        right=window[1],
+        scale=scale,
+    )
+    by_key = None if bias is None else bias.mT.float().contiguous()
+    if by_key is not None:
+        arguments.bias = by_key.data_ptr()
+        arguments.bias_head_stride, arguments.bias_key_stride = by_key.stride()[:2]
+    _call("stx_attention", arguments)
+    return out
+
+
+def _address(tensor: torch.Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _call(name: str, arguments: ctypes.Structure) -> None:
+    """Run a kernel.
+
+    Raises:
+        MemoryError: the kernel got no memory to work in.
+        AssertionError: the library has another struct, or no kernel for these arguments.
     """
     library = _library()
     assert library is not None
-    out = torch.empty(query.shape, dtype=query.dtype)
-    inputs = [t if t.stride(-1) == 1 else t.contiguous() for t in (query, key, value)]
-    places = [part for t in inputs for part in (t.data_ptr(), t.stride(0), t.stride(1))]
-    by_key = None if bias is None else bias.mT.float().contiguous()
-    steps = (None, 0, 0) if by_key is None else (by_key.data_ptr(), *by_key.stride()[:2])
-    sizes = (len(offsets) - 1, query.shape[1], key.shape[1], query.shape[2])
-    failed = library.stx_attention(
-        *places, out.data_ptr(), offsets.data_ptr(), *sizes, scale, *window, *steps
-    )
-    if failed:
-        raise AssertionError(f"no kernel for {query.shape[2]} numbers per head")
-    return out
+    arguments.size = ctypes.sizeof(arguments)
+    status = getattr(library, name)(ctypes.byref(arguments))
+    if status == _NO_MEMORY:
+        raise MemoryError(f"{name}: no memory to work in; use smaller batches or shorter texts")
+    if status == _OTHER_SIZE:
+        raise AssertionError(f"{name}: the library was built for other arguments than these")
+    if status != _OK:
+        raise AssertionError(f"{name}: no kernel for these arguments (status {status})")
 
 
 @cache
@@ -212,120 +305,20 @@ def _library() -> ctypes.CDLL | None:
     if cpu_class() == "other":
         return None
     try:
-        library = ctypes.CDLL(str(_built()))
+        return load(kernel_library.built())
     except (OSError, subprocess.SubprocessError) as error:
         logger.warning(
             "bfloat16 runs at half of its speed, on torch's kernels: ours cannot be built (%s); "
             "install a C++ compiler, or build them for the image: python -m %s",
-            _reason(error),
-            __name__,
+            kernel_library.reason(error),
+            kernel_library.__name__,
         )
         return None
+
+
+def load(path: Path) -> ctypes.CDLL:
+    """Library of the kernels in a file; OSError where it is none."""
+    library = ctypes.CDLL(str(path))
     for name, arguments in _ARGUMENTS.items():
-        getattr(library, name).argtypes = arguments
+        getattr(library, name).argtypes = (ctypes.POINTER(arguments),)
     return library
-
-
-def _built() -> Path:
-    """The shared library of exactly these sources, built when there is none.
-
-    Raises:
-        OSError: there is no compiler, or no folder to write to.
-        SubprocessError: it fails.
-    """
-    shipped = _SOURCES / _file_name()
-    return shipped if shipped.exists() else build(_cache_folder())
-
-
-def _file_name() -> str:
-    texts = [path.read_bytes() for path in sorted(_SOURCES.glob("*.[ch]*"))]
-    return f"{hashlib.sha256(b''.join(texts) + ' '.join(_COMPILE).encode()).hexdigest()[:16]}.so"
-
-
-def build(folder: Path) -> Path:
-    """The shared library in a folder, built when it is not there; raises as `_built`."""
-    path = folder / _file_name()
-    if path.exists():
-        if path.stat().st_uid not in (0, os.getuid()):
-            raise PermissionError(f"{path}: belongs to somebody else")
-        return path
-    compiler = shutil.which(os.environ.get("CXX", "c++"))
-    if compiler is None:
-        raise FileNotFoundError("no C++ compiler (c++, or the one that CXX names)")
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch, ThreadPoolExecutor() as pool:
-        steps = []
-        for source in _SOURCES.glob("*.cpp"):
-            target = f"{scratch}/{source.stem}.o"
-            command = (compiler, *_COMPILE, "-c", str(source), "-o", target)
-            steps.append((target, pool.submit(_compile, *command)))
-        for _, step in steps:
-            step.result()
-        # Not linked with OpenMP: it finds the one that torch has loaded. A second one would bring
-        # threads of its own, which wait busily while torch's compute.
-        library = Path(scratch, "kernels.so")
-        _compile(compiler, "-shared", *(target for target, _ in steps), "-o", str(library))
-        library.rename(path)
-    return path
-
-
-def _compile(*command: str) -> None:
-    # The compiler looks for headers in its own folder where CPATH has an empty entry.
-    subprocess.run(
-        command,
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=_BUILD_TIMEOUT_S,
-        cwd=_SOURCES,
-    )
-
-
-def _reason(error: Exception) -> str:
-    said = str(getattr(error, "stderr", None) or error).strip()
-    return next((line for line in said.splitlines() if "error" in line), said)
-
-
-def _cache_folder() -> Path:
-    """Of this user: what lies there is loaded as code.
-
-    Raises:
-        PermissionError: it, or a folder above it, belongs to somebody else or can be written by
-            others, who could put another one in its place.
-    """
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    folder = Path(os.path.abspath(base), "stx", "native")
-    if folder.exists():
-        status = folder.stat()
-        if status.st_uid != os.getuid() or status.st_mode & 0o022:
-            raise PermissionError(f"{folder}: others could write to it")
-    # Of a link both ways count: to where it stands, and to where it leads.
-    for above in {*folder.parents, *folder.resolve().parents}:
-        if above.exists() and _is_open_to_others(above.stat()):
-            raise PermissionError(
-                f"{folder}: others could replace it, as they may write to {above}"
-            )
-    return folder
-
-
-def _is_open_to_others(status: os.stat_result) -> bool:
-    """Whether somebody but this user and root can replace what is in a folder."""
-    if status.st_uid not in (0, os.getuid()):
-        return True
-    if status.st_mode & stat.S_ISVTX:
-        return False  # as /tmp is: everybody may add, nobody may replace what is another's
-    own_group = status.st_gid in (0, _private_group())
-    return bool(status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and not own_group))
-
-
-def _private_group() -> int | None:
-    """The group of this user that has the user's name: distributions give each user one."""
-    try:
-        user = pwd.getpwuid(os.getuid())
-        return user.pw_gid if grp.getgrgid(user.pw_gid).gr_name == user.pw_name else None
-    except KeyError:
-        return None
-
-
-if __name__ == "__main__":
-    build(_SOURCES)

@@ -2,11 +2,12 @@
 //
 // Everything is bfloat16; means and variances are float32, of the rounded sum.
 //
-// Built by stx_core/inference/native.py, which also names the arguments.
+// Called by stx_core/inference/native.py.
 
 #include <cmath>
 #include <cstdint>
 
+#include "arguments.h"
 #include "lanes.h"
 
 namespace {
@@ -21,29 +22,34 @@ inline void store(uint16_t* to, __m512 x) {
 
 }  // namespace
 
-// width is a multiple of 16.
-extern "C" void stx_add_norm(const uint16_t* one, const uint16_t* other, const uint16_t* weight,
-                             const uint16_t* bias, uint16_t* sum, uint16_t* norm, int64_t rows,
-                             int64_t width, float epsilon) {
+extern "C" Status stx_add_norm(const AddNormArguments* arguments) {
+  if (arguments->size != sizeof *arguments) return OTHER_SIZE;
+  // Of their own: fields would be read again after each store.
+  const uint16_t *a = arguments->a, *b = arguments->b;
+  const uint16_t *weight = arguments->weight, *bias = arguments->bias;
+  uint16_t *sum = arguments->sum, *norm = arguments->norm;
+  const int64_t n_rows = arguments->n_rows, width = arguments->width;
+  const float epsilon = arguments->epsilon;
 #pragma omp parallel for
-  for (int64_t start = 0; start < rows * width; start += width) {
+  for (int64_t start = 0; start < n_rows * width; start += width) {
     uint16_t* x = sum + start;
     __m512 total = _mm512_setzero_ps(), squares = _mm512_setzero_ps();
     for (int64_t i = 0; i < width; i += LANES) {
-      store(x + i, _mm512_add_ps(load(one + start + i), load(other + start + i)));
+      store(x + i, _mm512_add_ps(load(a + start + i), load(b + start + i)));
       total = _mm512_add_ps(total, load(x + i));
     }
     const __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(total) / float(width));
     for (int64_t i = 0; i < width; i += LANES) {
-      const __m512 apart = _mm512_sub_ps(load(x + i), mean);
-      squares = _mm512_fmadd_ps(apart, apart, squares);
+      const __m512 centred = _mm512_sub_ps(load(x + i), mean);
+      squares = _mm512_fmadd_ps(centred, centred, squares);
     }
     const float variance = _mm512_reduce_add_ps(squares) / float(width);
     const __m512 inverse = _mm512_set1_ps(1.f / std::sqrt(variance + epsilon));
     for (int64_t i = 0; i < width; i += LANES) {
       const __m512 factor = _mm512_mul_ps(inverse, load(weight + i));
-      const __m512 apart = _mm512_sub_ps(load(x + i), mean);
-      store(norm + start + i, _mm512_fmadd_ps(apart, factor, load(bias + i)));
+      const __m512 centred = _mm512_sub_ps(load(x + i), mean);
+      store(norm + start + i, _mm512_fmadd_ps(centred, factor, load(bias + i)));
     }
   }
+  return OK;
 }

@@ -1,42 +1,28 @@
 // Attention over packed sequences of different lengths, for CPUs with AVX-512 BF16.
 //
 // Queries, keys and values are bfloat16, sums are float32. Each sequence attends to itself only, so
-// no token is padding. A task is one sequence and one key head. 16 queries are the lanes of a
-// register, and one or two registers of them meet a few keys at a time, of which VDPBF16PS takes
-// two numbers to all lanes. So each lane has the softmax of its own query, nothing is summed across
-// lanes, and weights come out in the order in which they meet the values.
+// no token is padding. A task is one sequence and one key head. 16 queries are a tile, one in each
+// lane of a register, and one or two tiles meet a few keys at a time, of which VDPBF16PS multiplies
+// a broadcast pair of numbers (QK). So each lane has the row maximum and the softmax of its own
+// query, nothing is summed across lanes, and probabilities come out in the order in which they meet
+// the values (PV).
 //
-// Built by stx_core/inference/native.py, which also names the arguments.
+// Called by stx_core/inference/native.py.
 
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 
+#include "arguments.h"
 #include "lanes.h"
 
 namespace {
 
-constexpr int ROWS = 8;  // keys, or dimensions of values, that meet one or two registers of queries
+constexpr int ROWS = 8;  // keys, or dimensions of values, that meet one or two tiles of queries
 constexpr float LOG2_E = 1.44269504f;
-constexpr float HIDDEN = -1e30f;  // score of a key that a query does not see
+constexpr float MASKED = -1e30f;  // score of a key that a query does not see
 
-struct Strided {
-  const uint16_t* data;
-  int64_t token;
-  int64_t head;
-  const uint16_t* at(int64_t i, int64_t h) const { return data + i * token + h * head; }
-};
-
-struct Problem {
-  Strided query, key, value;
-  uint16_t* out;  // (T, heads, D), contiguous
-  const int32_t* offsets;
-  int32_t n_sequences, heads, key_heads;
-  float scale;
-  int32_t left, right;  // keys seen before and after a query; negative: all
-  const float* bias;    // (heads, keys, queries) added to scaled scores, or null
-  int64_t bias_head, bias_key;
-};
+using Problem = AttentionArguments;
 
 // Number i of each register next to number i of the other; in two registers, low half and high.
 inline __m512i interleaved(__m512i a, __m512i b, int half) {
@@ -86,13 +72,15 @@ inline void transpose(__m512i (&r)[16]) {
 class Scratch {
  public:
   ~Scratch() { std::free(data_); }
-  void reserve(size_t bytes) {
-    if (bytes <= size_) return;
+  // At least so many bytes, or null when there are none.
+  char* reserve(size_t bytes) {
+    if (bytes <= size_) return data_;
     std::free(data_);
     size_ = (bytes + 63) / 64 * 64;
     data_ = static_cast<char*>(std::aligned_alloc(64, size_));
+    if (!data_) size_ = 0;
+    return data_;
   }
-  char* data() const { return data_; }
 
  private:
   char* data_ = nullptr;
@@ -102,28 +90,27 @@ class Scratch {
 template <int D>
 class Attention {
  public:
-  Attention(const Problem& problem, Scratch& scratch, int sequence, int key_head)
+  static size_t scratch_bytes(int length) {
+    return 2 * packed_bytes(length) + 2 * TILE_BYTES + 2 * LANES * even(length) * sizeof(float);
+  }
+
+  Attention(const Problem& problem, char* scratch, int sequence, int key_head)
       : p_(problem),
         start_(problem.offsets[sequence]),
         length_(problem.offsets[sequence + 1] - problem.offsets[sequence]),
         key_head_(key_head),
-        adjusted_(problem.bias || problem.left >= 0 || problem.right >= 0) {
-    const size_t tokens = size_t(length_ + 1) / 2 * 2;
-    const size_t vectors = tokens * PAIRS * sizeof(uint32_t);
-    const size_t blocks = 2 * PAIRS * LANES * sizeof(uint32_t);
-    scratch.reserve(2 * vectors + 2 * blocks + 2 * LANES * tokens * sizeof(float));
-    char* at = scratch.data();
-    keys_ = reinterpret_cast<uint32_t*>(at);
-    values_ = reinterpret_cast<uint32_t*>(at += vectors);
-    queries_ = reinterpret_cast<uint32_t*>(at += vectors);
-    mixed_ = reinterpret_cast<uint32_t*>(at += blocks);
-    scores_ = reinterpret_cast<float*>(at += blocks);
+        masked_(problem.bias || problem.left >= 0 || problem.right >= 0) {
+    keys_ = reinterpret_cast<uint32_t*>(scratch);
+    values_ = reinterpret_cast<uint32_t*>(scratch += packed_bytes(length_));
+    queries_ = reinterpret_cast<uint32_t*>(scratch += packed_bytes(length_));
+    output_ = reinterpret_cast<uint32_t*>(scratch += TILE_BYTES);
+    scores_ = reinterpret_cast<float*>(scratch += TILE_BYTES);
   }
 
   void run() {
-    order_keys();
-    order_values();
-    const int group = p_.heads / p_.key_heads;
+    pack_keys();
+    pack_values();
+    const int group = p_.n_heads / p_.n_key_heads;
     for (int head = key_head_ * group; head < (key_head_ + 1) * group; head++) {
       int row = 0;
       for (; row + LANES < length_; row += 2 * LANES) attend<2>(head, row);
@@ -134,16 +121,20 @@ class Attention {
  private:
   static constexpr int PAIRS = D / 2;
   static constexpr int PARTS = D / 32;  // registers of 32 bfloat16 that hold one vector
+  static constexpr size_t TILE_BYTES = 2 * PAIRS * LANES * sizeof(uint32_t);  // of two tiles
+
+  static size_t even(int length) { return size_t(length + 1) / 2 * 2; }
+  static size_t packed_bytes(int length) { return even(length) * PAIRS * sizeof(uint32_t); }
 
   // 32 numbers of a vector; those of the next head, which lie behind them, are wanted soon.
-  static __m512i load(const Strided& vectors, int64_t token, int head, int part) {
+  static __m512i load(const Heads& vectors, int64_t token, int head, int part) {
     const uint16_t* from = vectors.at(token, head) + part * 32;
     _mm_prefetch(from + D, _MM_HINT_T0);
     return _mm512_loadu_si512(from);
   }
 
   // To [key][pair of dimensions]: next to each other.
-  void order_keys() {
+  void pack_keys() {
     for (int token = 0; token < length_; token++) {
       for (int part = 0; part < PARTS; part++) {
         const __m512i key = load(p_.key, start_ + token, key_head_, part);
@@ -153,7 +144,7 @@ class Attention {
   }
 
   // To [pair of tokens][dimension].
-  void order_values() {
+  void pack_values() {
     for (int token = 0; token < length_; token += 2) {
       for (int part = 0; part < PARTS; part++) {
         const __m512i a = load(p_.value, start_ + token, key_head_, part);
@@ -169,7 +160,7 @@ class Attention {
 
   // To [block][pair of dimensions][query], for C blocks of queries.
   template <int C>
-  void order_queries(int head, int row) {
+  void pack_queries(int head, int row) {
     for (int c = 0; c < C; c++) {
       for (int part = 0; part < PARTS; part++) {
         __m512i block[LANES];
@@ -192,60 +183,60 @@ class Attention {
     const int first = p_.left < 0 ? 0 : std::max(0, row - p_.left) / 2 * 2;
     const int64_t seen = int64_t(row) + C * LANES + p_.right;
     const int last = p_.right < 0 ? length_ : int(std::min<int64_t>(length_, seen));
-    order_queries<C>(head, row);
-    __m512 highest[C], inverse[C];
-    for (auto& one : highest) one = _mm512_set1_ps(HIDDEN);
+    pack_queries<C>(head, row);
+    __m512 row_max[C], inverse_sum[C];
+    for (auto& tile_max : row_max) tile_max = _mm512_set1_ps(MASKED);
     int key = first;
-    for (; key + ROWS <= last; key += ROWS) score<ROWS, C>(head, row, first, key, highest);
-    for (; key < last; key++) score<1, C>(head, row, first, key, highest);
-    softmax<C>(last - first, highest, inverse);
-    for (int d = 0; d < D; d += ROWS) mix<C>(first, last, d, inverse);
-    write<C>(head, row);
+    for (; key + ROWS <= last; key += ROWS) qk_scores<ROWS, C>(head, row, first, key, row_max);
+    for (; key < last; key++) qk_scores<1, C>(head, row, first, key, row_max);
+    softmax<C>(last - first, row_max, inverse_sum);
+    for (int d = 0; d < D; d += ROWS) pv<C>(first, last, d, inverse_sum);
+    store_output<C>(head, row);
   }
 
-  // Scores of R keys, to [key][query], and the highest of each query.
+  // Scores of R keys, to [key][query], and the row_max of each query.
   template <int R, int C>
-  void score(int head, int row, int first, int key, __m512 (&highest)[C]) {
+  void qk_scores(int head, int row, int first, int key, __m512 (&row_max)[C]) {
     __m512 sum[R][C];
-    for (auto& line : sum)
-      for (auto& one : line) one = _mm512_setzero_ps();
+    for (auto& row_sums : sum)
+      for (auto& tile_sum : row_sums) tile_sum = _mm512_setzero_ps();
     const uint32_t* keys = keys_ + size_t(key) * PAIRS;
     for (int pair = 0; pair < PAIRS; pair++) {
       __m512i query[C];
       for (int c = 0; c < C; c++)
         query[c] = _mm512_load_si512(queries_ + (c * PAIRS + pair) * LANES);
       for (int r = 0; r < R; r++) {
-        const __m512i both = _mm512_set1_epi32(keys[r * PAIRS + pair]);
-        for (int c = 0; c < C; c++) sum[r][c] = multiply_pairs(sum[r][c], query[c], both);
+        const __m512i broadcast = _mm512_set1_epi32(keys[r * PAIRS + pair]);
+        for (int c = 0; c < C; c++) sum[r][c] = multiply_pairs(sum[r][c], query[c], broadcast);
       }
     }
     for (int r = 0; r < R; r++) {
       for (int c = 0; c < C; c++) {
-        if (adjusted_) sum[r][c] = adjusted(sum[r][c], head, row + c * LANES, key + r);
-        highest[c] = _mm512_max_ps(highest[c], sum[r][c]);
+        if (masked_) sum[r][c] = masked(sum[r][c], head, row + c * LANES, key + r);
+        row_max[c] = _mm512_max_ps(row_max[c], sum[r][c]);
         _mm512_store_ps(scores_ + (size_t(key + r - first) * C + c) * LANES, sum[r][c]);
       }
     }
   }
 
   // With the bias, divided by the scale that softmax multiplies with; hidden outside the window.
-  __m512 adjusted(__m512 score, int head, int row, int key) const {
+  __m512 masked(__m512 score, int head, int row, int key) const {
     if (p_.bias) {
-      const float* bias = p_.bias + head * p_.bias_head + key * p_.bias_key + row;
+      const float* bias = p_.bias + head * p_.bias_head_stride + key * p_.bias_key_stride + row;
       const __m512 more = _mm512_maskz_loadu_ps(lanes(0, length_ - row), bias);
       score = _mm512_fmadd_ps(more, _mm512_set1_ps(1.f / p_.scale), score);
     }
     const int from = p_.right < 0 ? 0 : key - p_.right - row;
     const int to = p_.left < 0 ? LANES : key + p_.left + 1 - row;
-    return _mm512_mask_mov_ps(_mm512_set1_ps(HIDDEN), lanes(from, to), score);
+    return _mm512_mask_mov_ps(_mm512_set1_ps(MASKED), lanes(from, to), score);
   }
 
   // Scores of n keys become weights, not yet divided by their sum, [pair of keys][query].
   template <int C>
-  void softmax(int n, const __m512 (&highest)[C], __m512 (&inverse)[C]) {
+  void softmax(int n, const __m512 (&row_max)[C], __m512 (&inverse_sum)[C]) {
     const __m512 scale = _mm512_set1_ps(p_.scale * LOG2_E);
     for (int c = 0; c < C; c++) {
-      const __m512 shift = _mm512_mul_ps(highest[c], scale);
+      const __m512 shift = _mm512_mul_ps(row_max[c], scale);
       const auto power = [&](int key) {
         const __m512 score = _mm512_load_ps(scores_ + (size_t(key) * C + c) * LANES);
         return exp2_16(_mm512_fmsub_ps(score, scale, shift));
@@ -254,53 +245,55 @@ class Attention {
       for (int key = 0; key < n; key += 2) {
         const __m512 a = power(key), b = key + 1 < n ? power(key + 1) : _mm512_setzero_ps();
         sum = _mm512_add_ps(sum, _mm512_add_ps(a, b));
-        _mm512_store_si512(weights(key, c, C), to_pairs(a, b));
+        _mm512_store_si512(probabilities(key, c, C), to_pairs(a, b));
       }
-      inverse[c] = _mm512_div_ps(_mm512_set1_ps(1.f), sum);
+      inverse_sum[c] = _mm512_div_ps(_mm512_set1_ps(1.f), sum);
     }
   }
 
   // Where the scores of an earlier key were.
-  uint32_t* weights(int key, int c, int blocks) const {
+  uint32_t* probabilities(int key, int c, int blocks) const {
     return reinterpret_cast<uint32_t*>(scores_) + (size_t(key) / 2 * blocks + c) * LANES;
   }
 
   // Weighted sums of a few dimensions from d on, to [block][pair of dimensions][query].
   template <int C>
-  void mix(int first, int last, int d, const __m512 (&inverse)[C]) {
+  void pv(int first, int last, int d, const __m512 (&inverse_sum)[C]) {
     __m512 sum[ROWS][C];
-    for (auto& line : sum)
-      for (auto& one : line) one = _mm512_setzero_ps();
+    for (auto& row_sums : sum)
+      for (auto& tile_sum : row_sums) tile_sum = _mm512_setzero_ps();
     for (int key = first; key < last; key += 2) {
       const uint32_t* values = values_ + size_t(key) * PAIRS + d;
-      __m512i weight[C];
-      for (int c = 0; c < C; c++) weight[c] = _mm512_load_si512(weights(key - first, c, C));
+      __m512i probability[C];
+      for (int c = 0; c < C; c++)
+        probability[c] = _mm512_load_si512(probabilities(key - first, c, C));
       for (int r = 0; r < ROWS; r++) {
-        const __m512i both = _mm512_set1_epi32(values[r]);
-        for (int c = 0; c < C; c++) sum[r][c] = multiply_pairs(sum[r][c], weight[c], both);
+        const __m512i broadcast = _mm512_set1_epi32(values[r]);
+        for (int c = 0; c < C; c++)
+          sum[r][c] = multiply_pairs(sum[r][c], probability[c], broadcast);
       }
     }
     for (int c = 0; c < C; c++) {
       for (int r = 0; r < ROWS; r += 2) {
-        const __m512 a = _mm512_mul_ps(sum[r][c], inverse[c]);
-        const __m512 b = _mm512_mul_ps(sum[r + 1][c], inverse[c]);
-        _mm512_store_si512(mixed_ + (c * PAIRS + (d + r) / 2) * LANES, to_pairs(a, b));
+        const __m512 a = _mm512_mul_ps(sum[r][c], inverse_sum[c]);
+        const __m512 b = _mm512_mul_ps(sum[r + 1][c], inverse_sum[c]);
+        _mm512_store_si512(output_ + (c * PAIRS + (d + r) / 2) * LANES, to_pairs(a, b));
       }
     }
   }
 
   template <int C>
-  void write(int head, int row) const {
+  void store_output(int head, int row) const {
     for (int c = 0; c < C; c++) {
       const int64_t token = start_ + row + c * LANES;
       const int n = std::min(LANES, length_ - row - c * LANES);
       for (int part = 0; part < PARTS; part++) {
-        const uint32_t* from = mixed_ + (c * PAIRS + part * LANES) * LANES;
+        const uint32_t* from = output_ + (c * PAIRS + part * LANES) * LANES;
         __m512i block[LANES];
         for (int i = 0; i < LANES; i++) block[i] = _mm512_load_si512(from + i * LANES);
         transpose(block);
         for (int i = 0; i < n; i++) {
-          uint16_t* to = p_.out + ((token + i) * p_.heads + head) * D + part * 32;
+          uint16_t* to = p_.out + ((token + i) * p_.n_heads + head) * D + part * 32;
           _mm512_storeu_si512(to, block[i]);
         }
       }
@@ -309,60 +302,45 @@ class Attention {
 
   const Problem& p_;
   const int start_, length_, key_head_;
-  const bool adjusted_;
+  const bool masked_;
   uint32_t* keys_;
   uint32_t* values_;
   uint32_t* queries_;
-  uint32_t* mixed_;
+  uint32_t* output_;
   float* scores_;
 };
 
 template <int D>
-void attend(const Problem& problem) {
-  const int tasks = problem.n_sequences * problem.key_heads;
-#pragma omp parallel
+Status attend(const Problem& problem) {
+  const int tasks = problem.n_sequences * problem.n_key_heads;
+  bool complete = true;
+#pragma omp parallel reduction(&& : complete)
   {
     static thread_local Scratch scratch;
 #pragma omp for schedule(dynamic, 4)
     for (int task = 0; task < tasks; task++) {
-      const int sequence = task / problem.key_heads;
-      if (problem.offsets[sequence + 1] > problem.offsets[sequence]) {
-        Attention<D>(problem, scratch, sequence, task % problem.key_heads).run();
+      const int sequence = task / problem.n_key_heads;
+      const int length = problem.offsets[sequence + 1] - problem.offsets[sequence];
+      if (length <= 0) continue;
+      char* memory = scratch.reserve(Attention<D>::scratch_bytes(length));
+      if (memory) {
+        Attention<D>(problem, memory, sequence, task % problem.n_key_heads).run();
+      } else {
+        complete = false;
       }
     }
   }
+  return complete ? OK : NO_MEMORY;
 }
 
 }  // namespace
 
-extern "C" {
-
-// 0, or 1 for a head size that there is no kernel for.
-int stx_attention(const uint16_t* query, int64_t query_token, int64_t query_head,
-                  const uint16_t* key, int64_t key_token, int64_t key_head, const uint16_t* value,
-                  int64_t value_token, int64_t value_head, uint16_t* out, const int32_t* offsets,
-                  int32_t n_sequences, int32_t heads, int32_t key_heads, int32_t head_size,
-                  float scale, int32_t left, int32_t right, const float* bias, int64_t bias_head,
-                  int64_t bias_key) {
-  const Problem problem{{query, query_token, query_head},
-                        {key, key_token, key_head},
-                        {value, value_token, value_head},
-                        out,
-                        offsets,
-                        n_sequences,
-                        heads,
-                        key_heads,
-                        scale,
-                        left,
-                        right,
-                        bias,
-                        bias_head,
-                        bias_key};
-  switch (head_size) {
-    case 32: attend<32>(problem); return 0;
-    case 64: attend<64>(problem); return 0;
-    case 128: attend<128>(problem); return 0;
-    default: return 1;
+extern "C" Status stx_attention(const AttentionArguments* arguments) {
+  if (arguments->size != sizeof *arguments) return OTHER_SIZE;
+  switch (arguments->head_size) {
+    case 32: return attend<32>(*arguments);
+    case 64: return attend<64>(*arguments);
+    case 128: return attend<128>(*arguments);
+    default: return NO_KERNEL;
   }
-}
 }

@@ -2,7 +2,11 @@
 
 #pragma once
 
+#ifdef STX_PORTABLE  // only for tests
+#include "portable.h"
+#else
 #include <immintrin.h>
+#endif
 
 #include <algorithm>
 #include <cstdint>

@@ -1,13 +1,14 @@
-// Linear layers for CPUs with AVX-512 BF16: x W' + b, with or without GELU, or the highest of rows.
+// Linear layers for CPUs with AVX-512 BF16: x W' + b, with or without GELU, or the maximum of rows.
 //
 // Inputs, weights and outputs are bfloat16, sums are float32. The weights of 64 outputs are a
-// panel, in which the pairs of numbers that VDPBF16PS multiplies lie next to each other. Six rows
-// of the input meet a panel at a time: 24 sums, four registers of weights and one of input fill the
-// register file. A thread takes as many rows as its second-level cache keeps through all panels.
+// panel, in which the pairs of numbers that VDPBF16PS multiplies lie next to each other. A tile of
+// the output is six rows of a panel: 24 sums, four registers of weights and one with a broadcast
+// pair of the input fill the register file. A thread takes as many rows as its second-level cache
+// keeps through all panels.
 //
 // Each output is summed in the order of its inputs, whatever rows are beside it.
 //
-// Built by stx_core/inference/native.py, which also names the arguments.
+// Called by stx_core/inference/native.py.
 
 #include <omp.h>
 
@@ -16,6 +17,7 @@
 #include <cstring>
 #include <limits>
 
+#include "arguments.h"
 #include "lanes.h"
 
 namespace {
@@ -27,13 +29,7 @@ constexpr int64_t CACHED = 1 << 18;  // numbers of the input that stay in the ca
 constexpr int64_t MOST_ROWS = 192;
 constexpr int64_t TASKS = 16;  // of a thread at least, so that none waits long for another
 
-struct Problem {
-  const uint16_t* input;   // (rows, inputs)
-  const uint32_t* weight;  // (panels, inputs / 2, PANEL)
-  const uint16_t* bias;    // (outputs,) or null
-  uint16_t* out;           // (rows, outputs)
-  int64_t inputs, outputs;
-};
+using Problem = LinearArguments;
 
 // x * (normal distribution function of x) = x / (1 + 2^-g(x)). g is odd; x * (three terms in x^2)
 // gives the result to 1.5e-3 of it, or to 3e-6 where it is smaller than 2e-3: less than bfloat16
@@ -47,29 +43,29 @@ inline __m512 gelu(__m512 x) {
   return _mm512_mul_ps(x, _mm512_rcp14_ps(_mm512_add_ps(power, _mm512_set1_ps(1.f))));
 }
 
-// Sums of R rows from one on with one panel.
+// A tile: R rows from one on with one panel.
 template <int R>
 [[gnu::always_inline]] inline void multiply(const Problem& p, int64_t row, int64_t panel,
                                             __m512 (&sum)[R][WIDTH]) {
-  const uint16_t* input = p.input + row * p.inputs;
-  const uint32_t* weight = p.weight + panel * PANEL * (p.inputs / 2);
+  const uint16_t* input = p.input + row * p.n_inputs;
+  const uint32_t* weight = p.weight + panel * PANEL * (p.n_inputs / 2);
   for (int w = 0; w < WIDTH; w++) {
     const int64_t at = panel * PANEL + w * LANES;
-    const __mmask16 real = lanes(0, p.outputs - at);
-    const __m512 bias = p.bias ? to_float32(_mm256_maskz_loadu_epi16(real, p.bias + at))
+    const __mmask16 valid = lanes(0, p.n_outputs - at);
+    const __m512 bias = p.bias ? to_float32(_mm256_maskz_loadu_epi16(valid, p.bias + at))
                                : _mm512_setzero_ps();
     for (int r = 0; r < R; r++) sum[r][w] = bias;
   }
 #pragma GCC unroll 4
-  for (int64_t pair = 0; pair < p.inputs / 2; pair++) {
+  for (int64_t pair = 0; pair < p.n_inputs / 2; pair++) {
     __m512i column[WIDTH];
     for (int w = 0; w < WIDTH; w++)
       column[w] = _mm512_load_si512(weight + pair * PANEL + w * LANES);
     for (int r = 0; r < R; r++) {
-      int32_t two;
-      std::memcpy(&two, input + r * p.inputs + 2 * pair, sizeof two);
-      const __m512i both = _mm512_set1_epi32(two);
-      for (int w = 0; w < WIDTH; w++) sum[r][w] = multiply_pairs(sum[r][w], column[w], both);
+      int32_t bits;
+      std::memcpy(&bits, input + r * p.n_inputs + 2 * pair, sizeof bits);
+      const __m512i broadcast = _mm512_set1_epi32(bits);
+      for (int w = 0; w < WIDTH; w++) sum[r][w] = multiply_pairs(sum[r][w], column[w], broadcast);
     }
   }
 }
@@ -77,8 +73,8 @@ template <int R>
 // 16 numbers of a row of the output; there is less of the last panel.
 inline void store(const Problem& p, int64_t row, int64_t panel, int w, __m512 y) {
   const int64_t at = panel * PANEL + w * LANES;
-  const __mmask16 real = lanes(0, p.outputs - at);
-  _mm256_mask_storeu_epi16(p.out + row * p.outputs + at, real, to_bfloat16(y));
+  const __mmask16 valid = lanes(0, p.n_outputs - at);
+  _mm256_mask_storeu_epi16(p.out + row * p.n_outputs + at, valid, to_bfloat16(y));
 }
 
 // Calls use(row, register, sums) for R rows. Loops are unrolled, or sums would go to memory first.
@@ -110,11 +106,11 @@ void for_rows(const Problem& p, int64_t row, int64_t end, int64_t panel, const U
 // Calls use(block, panel) for all of them; the larger of input and weights comes to the cache once.
 template <class Use>
 void for_blocks(const Problem& p, int64_t rows, int64_t blocks, const Use& use) {
-  const int64_t panels = (p.outputs + PANEL - 1) / PANEL;
-  const bool rows_first = rows >= p.outputs;
+  const int64_t panels = (p.n_outputs + PANEL - 1) / PANEL;
+  const bool rows_first = rows >= p.n_outputs;
   // Few blocks are cut by panels.
   const int64_t wanted = rows_first ? panels * blocks / (TASKS * omp_get_max_threads())
-                                    : CACHED / 2 / (PANEL * p.inputs);
+                                    : CACHED / 2 / (PANEL * p.n_inputs);
   const int64_t together = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, panels));
   const int64_t parts = (panels + together - 1) / together;
 #pragma omp parallel for schedule(dynamic)
@@ -130,40 +126,43 @@ void for_blocks(const Problem& p, int64_t rows, int64_t blocks, const Use& use) 
 
 extern "C" {
 
-void stx_linear(const uint16_t* input, const uint32_t* weight, const uint16_t* bias, uint16_t* out,
-                int64_t rows, int64_t inputs, int64_t outputs, int32_t gelu) {
-  const Problem p{input, weight, bias, out, inputs, outputs};
-  const int64_t height = std::clamp<int64_t>(CACHED / inputs / ROWS, 1, MOST_ROWS / ROWS) * ROWS;
-  const int64_t blocks = (rows + height - 1) / height;
-  for_blocks(p, rows, blocks, [&](int64_t block, int64_t panel) {
-    const int64_t first = block * height, end = std::min(rows, first + height);
+Status stx_linear(const LinearArguments* arguments) {
+  if (arguments->size != sizeof *arguments) return OTHER_SIZE;
+  const Problem p = *arguments;
+  const int64_t tiles = std::clamp<int64_t>(CACHED / p.n_inputs / ROWS, 1, MOST_ROWS / ROWS);
+  const int64_t height = tiles * ROWS;
+  const int64_t blocks = (p.n_rows + height - 1) / height;
+  for_blocks(p, p.n_rows, blocks, [&](int64_t block, int64_t panel) {
+    const int64_t first = block * height, end = std::min(p.n_rows, first + height);
     const auto as_is = [&](int64_t row, int w, __m512 y) { store(p, row, panel, w, y); };
-    const auto by_gelu = [&](int64_t row, int w, __m512 y) { store(p, row, panel, w, ::gelu(y)); };
-    if (gelu) {
+    const auto by_gelu = [&](int64_t row, int w, __m512 y) { store(p, row, panel, w, gelu(y)); };
+    if (p.gelu) {
       for_rows(p, first, end, panel, by_gelu);
     } else {
       for_rows(p, first, end, panel, as_is);
     }
   });
+  return OK;
 }
 
-// The highest of each output over the rows of a segment, (segments, outputs); -inf of none.
-void stx_linear_highest(const uint16_t* input, const uint32_t* weight, const uint16_t* bias,
-                        uint16_t* out, const int64_t* offsets, int64_t segments, int64_t inputs,
-                        int64_t outputs) {
-  const Problem p{input, weight, bias, out, inputs, outputs};
-  for_blocks(p, offsets[segments], segments, [&](int64_t segment, int64_t panel) {
-    __m512 highest[WIDTH];
+// The maximum of each output over the rows of a segment; -inf of none.
+Status stx_linear_max(const LinearArguments* arguments) {
+  if (arguments->size != sizeof *arguments) return OTHER_SIZE;
+  const Problem p = *arguments;
+  for_blocks(p, p.n_rows, p.n_segments, [&](int64_t segment, int64_t panel) {
+    __m512 row_max[WIDTH];
     __mmask16 nan[WIDTH] = {};  // the maximum of NaN and a number is a number
-    for (auto& one : highest) one = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
+    const __m512 lowest = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
+    for (auto& lane_max : row_max) lane_max = lowest;
     const auto take = [&](int64_t, int w, __m512 y) {
-      highest[w] = _mm512_max_ps(highest[w], y);
+      row_max[w] = _mm512_max_ps(row_max[w], y);
       nan[w] |= _mm512_cmp_ps_mask(y, y, _CMP_UNORD_Q);
     };
-    for_rows(p, offsets[segment], offsets[segment + 1], panel, take);
-    const __m512 none = _mm512_set1_ps(std::numeric_limits<float>::quiet_NaN());
+    for_rows(p, p.offsets[segment], p.offsets[segment + 1], panel, take);
+    const __m512 quiet_nan = _mm512_set1_ps(std::numeric_limits<float>::quiet_NaN());
     for (int w = 0; w < WIDTH; w++)
-      store(p, segment, panel, w, _mm512_mask_mov_ps(highest[w], nan[w], none));
+      store(p, segment, panel, w, _mm512_mask_mov_ps(row_max[w], nan[w], quiet_nan));
   });
+  return OK;
 }
 }

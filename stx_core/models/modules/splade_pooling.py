@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, get_args
 import torch
 
 from stx_core.errors import ModelError
-from stx_core.inference.linear import highest_outputs, project
+from stx_core.inference.linear import max_outputs, project
 from stx_core.models.modules.module import Features, Module
 from stx_core.models.modules.segments import Segments, flat, highest, segments
 from stx_core.models.older_names import older_names
@@ -109,9 +109,9 @@ class SpladePooling(Module):
         states = flat(features["head_inputs"])
         states = states if len(states) == len(where.index) else states[where.index]
         if self.pooling_strategy == "max":
-            found = highest_outputs(states, head.weight, head.bias, where.counts)
-            if found is not None:
-                return self._activate(found)
+            logits_max = max_outputs(states, head.weight, head.bias, where.counts)
+            if logits_max is not None:
+                return self._activate(logits_max)
         logits = partial(project, states, head.weight, head.bias)
         return self._in_parts(logits, head.out_features, where)
 

@@ -34,7 +34,7 @@ def calls(monkeypatch):
         "order_weight": torch.clone,
         "linear": linear,
         "add_norm": add_norm,
-        "linear_highest": lambda *_: pytest.fail("not for dense models"),
+        "linear_max": lambda *_: pytest.fail("not for dense models"),
         "_library": lambda: True,
         "has_attention": lambda *_: False,
     }.items():
