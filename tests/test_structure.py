@@ -1,5 +1,6 @@
 import ast
 import pickle
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import stx_core
+from pipelines.jobs import JOBS
 from stx_core import errors
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -138,3 +140,39 @@ def test_nothing_reads_bytes_through_a_scanner_that_outlives_the_interpreter():
                     found.append(f"{name}: {line.strip()}")
 
     assert found == []
+
+
+def jobs_named(tree):
+    """Jobs that a file names in code: as a text, or by importing what they are made of."""
+    makers = {name: name for name in JOBS}
+    for name, job in JOBS.items():
+        for place in (job.spec, job.run):
+            makers |= dict.fromkeys([place, *place.split(":")], name)
+        makers |= {f"{package}.{name}": name for package in ("jobs", "pipelines")}
+    # Specs of several jobs may share a module.
+    for job in JOBS.values():
+        makers.pop(job.spec.partition(":")[0], None)
+    names = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            names |= {alias.name for alias in node.names} - JOBS.keys()
+    return {makers[name] for name in names if name in makers}
+
+
+def lists_of_jobs(tree):
+    """Texts that name several jobs; docstrings of commands are their help, a file's own is not."""
+    words = re.compile(rf"\b({'|'.join(JOBS)})\b")
+    texts = [str(node.value) for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    about = ast.get_docstring(tree, clean=False)
+    return [text for text in texts if text != about and len(set(words.findall(text))) > 2]
+
+
+def test_no_file_but_the_table_lists_jobs():
+    several = {}
+    for path in [*python_files("jobs"), *python_files("pipelines")]:
+        tree = ast.parse(path.read_text())
+        if len(jobs_named(tree)) > 1 or lists_of_jobs(tree):
+            several[str(path.relative_to(ROOT))] = jobs_named(tree), lists_of_jobs(tree)
+
+    assert several.keys() == {"pipelines/jobs.py"}

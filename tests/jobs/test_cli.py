@@ -120,9 +120,10 @@ def test_too_many_quarantined_rows_end_with_exit_code_3(dataset, tmp_path, minil
     assert "25.00% of the rows are quarantined" in done.stderr
 
 
-def test_the_entry_point_for_ray_jobs_is_the_same_command():
+@pytest.mark.parametrize("command", [("jobs.encode",), ("jobs", "encode"), ("jobs", "retrieve")])
+def test_a_clone_has_the_same_commands_as_modules(command):
     helped = subprocess.run(
-        [sys.executable, "-m", "jobs.encode", "--help"], capture_output=True, text=True
+        [sys.executable, "-m", *command, "--help"], capture_output=True, text=True
     )
 
     assert helped.returncode == 0
