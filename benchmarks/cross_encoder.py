@@ -42,7 +42,7 @@ def prepare(name, arguments):
     torch.set_num_threads(arguments.threads)
     if name == STX:
         from stx_core import CrossEncoder
-        from stx_core.inference.machine import auto_dtype
+        from stx_core.machine import auto_dtype
 
         dtype, batch = auto_dtype(torch.device("cpu")), {}
     else:

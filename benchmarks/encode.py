@@ -45,7 +45,7 @@ def prepare(name, arguments, texts):
     torch.set_num_threads(arguments.threads)
     if name in STX:
         from stx_core import SentenceTransformer
-        from stx_core.inference.machine import auto_dtype
+        from stx_core.machine import auto_dtype
 
         dtype = auto_dtype(torch.device(arguments.device)) if name == "stx auto" else "float32"
         options = {"model_kwargs": {"dtype": dtype}}
@@ -85,7 +85,7 @@ def work(arguments, texts):
 
     from stx_core import SentenceTransformer
     from stx_core.bench import flops_per_token, gemm_limit
-    from stx_core.inference.machine import auto_dtype
+    from stx_core.machine import auto_dtype
 
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)

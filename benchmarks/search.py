@@ -100,9 +100,10 @@ def grow_mb(search: Callable) -> float:
 
 def matrix_units() -> str:
     """What the processor multiplies bfloat16 with: it decides how fast a first pass is."""
-    flags = Path("/proc/cpuinfo").read_text().split()
-    known = {"amx_bf16": "amx", "avx512_bf16": "avx512-bf16"}
-    return next((name for flag, name in known.items() if flag in flags), "none")
+    from stx_core.machine import cpu_class
+
+    kind = cpu_class()
+    return "none" if kind == "other" else kind
 
 
 def main() -> None:

@@ -115,13 +115,11 @@ def compare(
 
 def machine(threads: int) -> str:
     """In words, with the class that decides which column of a table of targets holds."""
-    from stx_core.inference.machine import cpu_class
+    from stx_core.machine import cpu_class, cpu_name
 
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    name = next((line.partition(":")[2].strip() for line in lines if "model name" in line), "CPU")
     kind = {"amx": "AMX", "avx512-bf16": "AVX-512 BF16, no AMX", "other": "no bfloat16 units"}
     cores = f"{os.cpu_count()} cores, {len(os.sched_getaffinity(0))} of them pinned"
-    return f"{name} ({kind[cpu_class()]}), {platform.machine()}, {cores}, {threads} threads"
+    return f"{cpu_name()} ({kind[cpu_class()]}), {platform.machine()}, {cores}, {threads} threads"
 
 
 def versions(*packages: str) -> dict[str, str]:

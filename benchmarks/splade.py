@@ -17,8 +17,8 @@ def prepare(name, arguments):
     import numpy as np
     import torch
 
-    from stx_core.inference.machine import auto_dtype, keep_pages
     from stx_core.inference.packing import Layout
+    from stx_core.machine import auto_dtype, keep_pages
     from stx_core.models.modules.splade_pooling import SpladePooling
 
     torch.set_num_threads(arguments.threads)

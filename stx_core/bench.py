@@ -20,8 +20,8 @@ from torch import nn
 
 from stx_core.inference.encode import TOKEN_BUDGET
 from stx_core.inference.linear import project
-from stx_core.inference.machine import auto_dtype, cpu_class, keep_pages
 from stx_core.inference.tokens import Tokens
+from stx_core.machine import auto_dtype, cpu_class, keep_pages
 from stx_core.models.cross_encoder import CrossEncoder
 from stx_core.models.device import default_device
 from stx_core.models.sentence_transformer import SentenceTransformer

@@ -11,7 +11,7 @@ from pipelines.planning.runner import on_this_machine
 from pipelines.reranking.scorers import RerankerSettings
 from pipelines.running import cluster
 from pipelines.spec.parts import Resources
-from stx_core.inference.machine import cpu_class
+from stx_core.machine import cpu_class
 
 AUTO = "auto"
 

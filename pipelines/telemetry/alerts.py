@@ -5,14 +5,15 @@ import logging
 import os
 import socket
 import subprocess
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.client import HTTPException
 from typing import Any
 
+import tenacity
 from pydantic import BaseModel
 
 from pipelines.spec.alerts import Alerts
@@ -148,31 +149,40 @@ def _post(alerts: Alerts, data: bytes) -> str | None:
         return f"webhook_file cannot be read ({type(error).__name__})"
     if scheme(url) not in ("http", "https"):
         return "with its variables it is no http:// or https:// URL"
-    problem: str | None = None
-    for attempt in range(_ATTEMPTS):
-        if attempt:
-            time.sleep(_PAUSE_S * 2 ** (attempt - 1))
-        problem, is_final = _post_once(url, data)
-        if is_final:
-            return problem
-    return f"{problem}, {_ATTEMPTS} times"
+    retrying = tenacity.Retrying(
+        stop=tenacity.stop_after_attempt(_ATTEMPTS),
+        wait=tenacity.wait_exponential(multiplier=_PAUSE_S),
+        retry=tenacity.retry_if_result(lambda refusal: refusal is not None and refusal.transient),
+        retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
+    )
+    refusal: _Refusal | None = retrying(_post_once, url, data)
+    if refusal is None:
+        return None
+    return f"{refusal.reason}, {_ATTEMPTS} times" if refusal.transient else refusal.reason
 
 
-def _post_once(url: str, data: bytes) -> tuple[str | None, bool]:
-    """What went wrong, and whether another attempt is of no use."""
+@dataclass(frozen=True)
+class _Refusal:
+    """Why a message did not arrive, and whether another attempt may be of use."""
+
+    reason: str
+    transient: bool
+
+
+def _post_once(url: str, data: bytes) -> _Refusal | None:
     try:
         # Invalid URLs are refused here, with messages that quote them.
         request = urllib.request.Request(  # noqa: S310  (http and https only)
             url, data, {"Content-Type": "application/json", "User-Agent": "stx"}, method="POST"
         )
         with _OPENER.open(request, timeout=_WEBHOOK_TIMEOUT_S):
-            return None, True
+            return None
     except urllib.error.HTTPError as error:
         error.close()
-        return f"status {error.code}", error.code < 500 and error.code not in _TRY_AGAIN
+        return _Refusal(f"status {error.code}", error.code >= 500 or error.code in _TRY_AGAIN)
     except urllib.error.URLError as error:
-        return f"no connection ({type(error.reason).__name__})", False
+        return _Refusal(f"no connection ({type(error.reason).__name__})", transient=True)
     except OSError as error:
-        return f"no answer ({type(error).__name__})", False
+        return _Refusal(f"no answer ({type(error).__name__})", transient=True)
     except (HTTPException, ValueError) as error:
-        return f"no valid URL or answer ({type(error).__name__})", True
+        return _Refusal(f"no valid URL or answer ({type(error).__name__})", transient=False)

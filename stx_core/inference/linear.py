@@ -19,7 +19,7 @@ from torch.nn.functional import gelu, layer_norm, linear
 from torch.overrides import TorchFunctionMode
 
 from stx_core.inference import native
-from stx_core.inference.machine import cpu_class
+from stx_core.machine import cpu_class
 
 WORTH_ORDERING = 1024
 """Tokens of a call from which on ordered weights save more than it costs to order them."""

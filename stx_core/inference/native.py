@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from stx_core.inference import kernel_library
-from stx_core.inference.machine import cpu_class
+from stx_core.machine import cpu_class
 
 logger = logging.getLogger(__name__)
 

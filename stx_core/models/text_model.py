@@ -13,10 +13,10 @@ from torch import nn
 from stx_core.errors import InputError, ModelError
 from stx_core.inference.encode import default_token_budget, run_batches
 from stx_core.inference.linear import WORTH_ORDERING, OrderedWeights, fast_linear
-from stx_core.inference.machine import keep_pages
 from stx_core.inference.packing import filled
 from stx_core.inference.tokens import Pair, Tokens
 from stx_core.inference.trial import trial_tokens, why_not_packed
+from stx_core.machine import keep_pages
 from stx_core.models.backends import check_backend
 from stx_core.models.contents import MODULES
 from stx_core.models.device import as_device, default_device, progress_bar, to_device

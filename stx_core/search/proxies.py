@@ -20,12 +20,11 @@ Q queries, D width, B queries and C corpus rows of a block.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from stx_core.machine import cpu_class
 from stx_core.search.exact import check_finite
 
 # Of sums: bfloat16 products are summed in float32.
@@ -38,7 +37,6 @@ _SHORTENED = {torch.bfloat16: 1.01 * 2.0**-8, torch.float32: 0.0, torch.float64:
 _FLOAT32_STEP = 2.0**-22
 # With lengths in this range products neither overflow nor vanish before they matter.
 _SAFE_LENGTH = 2.0**30
-_PROCESSOR_BFLOAT16 = {"avx512_bf16", "amx_bf16"}
 # Below, a call takes milliseconds either way.
 _MANY_PRODUCTS = 1 << 30
 # Elements that are prepared at a time: they stay in the cache between the steps.
@@ -206,15 +204,4 @@ def _has_bfloat16(queries: Tensor) -> bool:
     # On CUDA, sums of bfloat16 products may be shortened on the way, which the bound leaves out.
     if queries.device.type != "cpu" or not torch._C._get_mkldnn_enabled():
         return False
-    return not _PROCESSOR_BFLOAT16.isdisjoint(_processor_flags())
-
-
-@cache
-def _processor_flags() -> frozenset[str]:
-    """Instruction sets as Linux names them; none where it cannot be known."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return frozenset()
-    flags = next((line for line in text.splitlines() if line.startswith("flags")), "")
-    return frozenset(flags.split())
+    return cpu_class() != "other"

@@ -1,9 +1,11 @@
 """Files to units of work, and the keys that name them. Pure: nothing here reads a file."""
 
 import json
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import pyarrow as pa
@@ -87,11 +89,8 @@ def _ranges(boundaries: Sequence[int], rows_per_unit: int) -> Iterator[tuple[int
 
 
 def _last_mark(marks: Sequence[Mark], start: int) -> Mark | None:
-    low, high = 0, len(marks)
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (middle + 1, high) if marks[middle].row <= start else (low, middle)
-    return marks[low - 1] if low else None
+    place = bisect_right(marks, start, key=attrgetter("row"))
+    return marks[place - 1] if place else None
 
 
 def unit_key(unit: Unit, fields: Mapping[str, Any]) -> str:

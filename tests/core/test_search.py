@@ -241,12 +241,12 @@ def test_sums_between_two_float32_numbers_are_rounded_as_the_tree_rounds_them(si
 
 def test_bfloat16_is_chosen_by_the_processor_and_the_work(monkeypatch):
     queries = torch.zeros(1000, 64)
-    monkeypatch.setattr(proxies_module, "_processor_flags", lambda: frozenset({"avx512_bf16"}))
+    monkeypatch.setattr(proxies_module, "cpu_class", lambda: "avx512-bf16")
 
     assert proxies_module.quickest_dtype(queries, 100_000, "dot") == torch.bfloat16
     assert proxies_module.quickest_dtype(queries, 1000, "dot") == torch.float32
     assert proxies_module.quickest_dtype(queries, 100_000, "manhattan") == torch.float32
-    monkeypatch.setattr(proxies_module, "_processor_flags", frozenset)
+    monkeypatch.setattr(proxies_module, "cpu_class", lambda: "other")
     assert proxies_module.quickest_dtype(queries, 100_000, "dot") == torch.float32
 
 

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from stx_core.inference.machine import cpu_class
+from stx_core.machine import cpu_class
 
 NO_BFLOAT16_UNITS = "needs AVX-512 BF16"
 

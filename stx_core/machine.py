@@ -1,7 +1,8 @@
-"""What the processor can do, and how a process is set up to use it."""
+"""What the processor can do, and how a process is set up to use it: asked here only."""
 
 import contextlib
 import ctypes
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -24,13 +25,25 @@ _NEVER_TRIM = (1 << 31) - 1
 def cpu_class() -> CpuClass:
     """The class of this machine's CPU, by the units it has for bfloat16."""
     # Not from torch: who plans a run does not load it.
-    try:
-        flags = set(_CPU_INFO.read_text().split())
-    except OSError:
-        return "other"
+    flags = _cpu_info().get("flags", "").split()
     if "amx_bf16" in flags:
         return "amx"
     return "avx512-bf16" if "avx512_bf16" in flags else "other"
+
+
+def cpu_name() -> str:
+    """Name of the CPU's model; ``CPU`` where it cannot be known."""
+    return _cpu_info().get("model name", "CPU")
+
+
+def _cpu_info() -> Mapping[str, str]:
+    """Fields of the first core, as Linux names them; none where it cannot be known."""
+    try:
+        first = _CPU_INFO.read_text().split("\n\n")[0]
+    except OSError:
+        return {}
+    fields = (line.partition(":") for line in first.splitlines())
+    return {name.strip(): value.strip() for name, _, value in fields}
 
 
 def auto_dtype(device: "torch.device") -> str:
