@@ -6,7 +6,15 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import jinja2
+
+_TEMPLATES = Path(__file__).with_name("templates")
 
 # Bars of a chart: enough to see two peaks, few enough to read on a phone.
 _BARS = 40
@@ -14,33 +22,48 @@ _BARS = 40
 _WIDTH, _HEIGHT, _WIDEST_BAR = 720, 200, 48
 _LABELS = 5
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1c2024; --paper: #fff; --line: #d8dce0; --dim: #60666c;
-  --first: #2a7d4f; --second: #c2571a; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e8ea; --paper: #16191c; --line: #363b40;
-  --dim: #9aa0a6; --first: #58b985; --second: #f0935a; } }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-  max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; }
-th, td { border-bottom: 1px solid var(--line); padding: .25rem .75rem; text-align: left; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-svg { width: 100%; height: auto; } svg text { fill: var(--dim); font-size: 11px; }
-.first { fill: var(--first); color: var(--first); }
-.second { fill: var(--second); color: var(--second); }
-rect { fill-opacity: .6; } line { stroke: var(--line); }
-"""
-
-# Nothing is loaded, and nothing runs, whatever a name or a text in the page would say.
-_POLICY = (
-    "default-src 'none'; style-src 'sha256-"
-    f"{base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()}'; "
-    "base-uri 'none'; form-action 'none'"
-)
-
 # What marks up, and what begins a link where it stands alone: http://…, www.…
 _MARKUP = re.compile(r"[\\|`*\[\]~$]|(?<!\w)_|_(?!\w)|(?<=:)/(?=/)|(?<=www)\.", re.IGNORECASE)
 
 Rows = Sequence[Sequence[object]]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar of a chart, in pixels from the upper left corner.
+
+    Attributes:
+        colour: a class of the page's style: ``first`` or ``second``.
+        x: of its left edge.
+        y: of its upper edge.
+        width: of it.
+        height: of it.
+        title: its number and range, in words.
+    """
+
+    colour: str
+    x: float
+    y: float
+    width: float
+    height: float
+    title: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A drawing above a table.
+
+    Attributes:
+        caption: parts of the line above it, with their colours (see `Bar`) or "".
+        label: what is shown, for those who do not see it.
+        bars: later ones are drawn over earlier ones.
+        ticks: x in pixels, and words, of the axis; none for no drawing.
+    """
+
+    caption: Sequence[tuple[str, str]] = ()
+    label: str = ""
+    bars: Sequence[Bar] = ()
+    ticks: Sequence[tuple[float, str]] = ()
 
 
 @dataclass(frozen=True)
@@ -51,13 +74,19 @@ class Section:
         heading: its heading; empty for none.
         header: names of the table's columns; () for no table.
         rows: of the table.
-        chart: markup above the table, from `bar_chart`; only in HTML.
+        chart: above the table, from `bar_chart`; only in HTML.
     """
 
     heading: str
     header: Sequence[str] = ()
     rows: Rows = ()
-    chart: str = ""
+    chart: Chart | None = None
+
+    @property
+    def numeric_columns(self) -> Sequence[bool]:
+        """Whether a column has nothing but numbers; none has without rows."""
+        columns = list(zip(*self.rows, strict=True)) or [("",)] * len(self.header)
+        return [all(map(_is_number, column)) for column in columns]
 
 
 def markdown_page(title: str, notes: Sequence[str], sections: Iterable[Section]) -> str:
@@ -78,19 +107,28 @@ def markdown_page(title: str, notes: Sequence[str], sections: Iterable[Section])
 
 def html_page(title: str, notes: Sequence[str], sections: Iterable[Section]) -> str:
     """The same with charts, for light and dark screens; see `markdown_page`."""
-    body = [f"<h1>{escape(title)}</h1>", *(f"<p>{escape(line)}</p>" for line in notes)]
-    for section in sections:
-        heading = f"<h2>{escape(section.heading)}</h2>" if section.heading else ""
-        table = _html_table(section.header, section.rows) if section.header else ""
-        body += [part for part in (heading, section.chart, table) if part]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(body)
-        + "\n</body>\n</html>\n"
+    page = _html_template().render(title=title, notes=notes, sections=sections)
+    return page + "\n"
+
+
+@cache
+def _html_template() -> "jinja2.Template":
+    # Not at the top: commands that write no page start without it.
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    environment.filters.update(cell=_cell, pixels="{:.1f}".format)
+    # Read as bytes: what the policy allows is what the page holds, to the last line break.
+    style = (_TEMPLATES / "page.css").read_bytes()
+    digest = base64.b64encode(hashlib.sha256(style).digest()).decode()
+    constants = {"style": style.decode(), "style_sha256": digest}
+    return environment.get_template("page.html", globals=constants)
 
 
 def bar_chart(
@@ -98,7 +136,8 @@ def bar_chart(
     series: Mapping[str, Mapping[int, float]],
     edge: Callable[[int], float],
     said: Callable[[float], str] = "{:.4g}".format,
-) -> str:
+    caption: Sequence[tuple[str, str]] = (),
+) -> Chart:
     """Numbers by bin as bars: one series, or two over each other, each to its own height.
 
     A bar is as high as its number is for the width of its bin, so that wide bins do not look
@@ -109,31 +148,31 @@ def bar_chart(
         series: by name the numbers of its bins; at least one bin in all.
         edge: where a bin begins.
         said: an edge in words.
+        caption: see `Chart`.
     """
     places = [place for numbers in series.values() for place in numbers]
     first, width = min(places), math.ceil((max(places) - min(places) + 1) / _BARS)
     n_bars = math.ceil((max(places) - first + 1) / width)
     pitch = min(_WIDTH / n_bars, _WIDEST_BAR)
     edges = [edge(first + bar * width) for bar in range(n_bars + 1)]
-    drawn = [
-        f'<rect class="{colour}" x="{10 + bar * pitch:.1f}" y="{_HEIGHT + 10 - height:.1f}" '
-        f'width="{pitch * 0.9:.1f}" height="{height:.1f}">'
-        f"<title>{escape(name)}: {number:,.0f} in [{said(edges[bar])}, "
-        f"{said(edges[bar + 1])})</title></rect>"
+    bars = [
+        Bar(
+            colour,
+            x=10 + bar * pitch,
+            y=_HEIGHT + 10 - height,
+            width=pitch * 0.9,
+            height=height,
+            title=f"{name}: {number:,.0f} in [{said(edges[bar])}, {said(edges[bar + 1])})",
+        )
         # The first one on top: it is the smaller one as a rule.
         for colour, name in reversed([*zip(("first", "second"), series, strict=False)])
         for bar, number, height in _bars(series[name], first, width, edges)
     ]
-    labels = [
-        f'<text x="{10 + bar * pitch:.1f}" y="226">{said(edges[bar])}</text>'
+    ticks = [
+        (10 + bar * pitch, said(edges[bar]))
         for bar in range(0, n_bars + 1, max(1, n_bars // _LABELS))
     ]
-    ground = '<line x1="10" x2="770" y1="210.5" y2="210.5"/>'
-    return (
-        f'<svg viewBox="0 0 780 232" role="img" aria-label="{escape(label)}">\n'
-        + "\n".join([ground, *drawn, *labels])
-        + "\n</svg>"
-    )
+    return Chart(caption, label, bars, ticks)
 
 
 def _bars(
@@ -178,23 +217,6 @@ def markdown_text(text: str) -> str:
     )
     line = " ".join(escape(shown, quote=False).split())
     return _MARKUP.sub(lambda match: f"\\{match[0]}", line)
-
-
-def _html_table(header: Sequence[str], rows: Rows) -> str:
-    columns = list(zip(*rows, strict=True)) or [("",)] * len(header)
-    kinds = [' class="number"' if all(map(_is_number, column)) else "" for column in columns]
-
-    def line(tag: str, cells: Sequence[object]) -> str:
-        return "".join(
-            f"<{tag}{kind}>{escape(_cell(cell))}</{tag}>"
-            for kind, cell in zip(kinds, cells, strict=True)
-        )
-
-    body = "\n".join(f"<tr>{line('td', row)}</tr>" for row in rows)
-    return (
-        f"<table>\n<thead><tr>{line('th', header)}</tr></thead>\n"
-        f"<tbody>\n{body}\n</tbody>\n</table>"
-    )
 
 
 def _is_number(value: object) -> bool:

@@ -96,11 +96,12 @@ def throughput(records: pa.Table, began: float, rows_are: str = "rows") -> Itera
     if not rows.any() and not tokens.any():
         return
     name, numbers = ("tokens", tokens) if tokens.any() else (rows_are, rows)
-    chart = f"<p>Height: {name} per second, of units that were finished then.</p>\n" + bar_chart(
+    chart = bar_chart(
         "Throughput over time",
         {name: dict(enumerate(numbers.tolist()))},
         lambda place: place * step,
         lambda edge: f"{edge:,.1f} s",
+        caption=[(f"Height: {name} per second, of units that were finished then.", "")],
     )
     speeds = {f"{rows_are}/s": rows, "tokens/s": tokens}
     columns = {name: each for name, each in speeds.items() if each.any()}

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from stx_core.mining.rules import REASONS, MiningRules
 from stx_core.mining.statistics import MEASURES, MiningCounts, ScoreCounts
-from stx_core.page import Rows, Section, bar_chart, html_page, markdown_page, share
+from stx_core.page import Chart, Rows, Section, bar_chart, html_page, markdown_page, share
 
 _SHORT_QUERIES = 20
 
@@ -111,18 +111,21 @@ def _changed(rules: MiningRules) -> Rows:
     ]
 
 
-def _histogram(positives: ScoreCounts, negatives: ScoreCounts) -> str:
+def _histogram(positives: ScoreCounts, negatives: ScoreCounts) -> Chart:
     """Both distributions over one axis, each with its own height, so that rare ones show."""
     if not positives.n and not negatives.n:
-        return "<p>No scores.</p>"
-    return (
-        '<p>Scores of <span class="first">■ positives</span> and '
-        '<span class="second">■ negatives</span>, each to its own height.</p>\n'
-        + bar_chart(
-            "Scores of positives and negatives",
-            {"positive": positives.bins, "negative": negatives.bins},
-            ScoreCounts.edge,
-        )
+        return Chart(caption=[("No scores.", "")])
+    return bar_chart(
+        "Scores of positives and negatives",
+        {"positive": positives.bins, "negative": negatives.bins},
+        ScoreCounts.edge,
+        caption=[
+            ("Scores of ", ""),
+            ("■ positives", "first"),
+            (" and ", ""),
+            ("■ negatives", "second"),
+            (", each to its own height.", ""),
+        ],
     )
 
 

@@ -6,13 +6,16 @@ import re
 
 import pytest
 
-from stx_core.page import Section, html_page, markdown_text
+from stx_core.page import Section, bar_chart, html_page, markdown_text
 
-EVIL = "</style><script>alert(1)</script><img src=x onerror=alert(1)>"
+EVIL = '"></style><script>alert(1)</script><img src=x onerror=alert(1)>'
 
 
 def test_a_page_allows_its_own_style_and_nothing_else():
-    page = html_page(EVIL, [EVIL], [Section(EVIL, (EVIL,), [(EVIL,)])])
+    chart = bar_chart(
+        EVIL, {EVIL: {0: 1}}, float, said=lambda edge: EVIL, caption=[(EVIL, ""), (EVIL, "first")]
+    )
+    page = html_page(EVIL, [EVIL], [Section(EVIL, (EVIL,), [(EVIL,)], chart)])
 
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)[1]
     (style,) = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
@@ -23,6 +26,8 @@ def test_a_page_allows_its_own_style_and_nothing_else():
     assert page.index("Content-Security-Policy") < page.index("<title>")
     assert "<script" not in page
     assert "<img" not in page
+    # Title twice, heading, note, section, column and cell; label, series, two ticks, two of the caption.
+    assert page.count("&lt;img") == 14
 
 
 @pytest.mark.parametrize(

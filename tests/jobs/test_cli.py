@@ -135,7 +135,9 @@ def test_help_loads_neither_torch_nor_ray():
         "import sys; sys.argv = ['stx', '--help']\n"
         "import jobs.cli\n"
         "try: jobs.cli.main()\n"
-        "except SystemExit: print([n for n in ('torch', 'ray', 'pydantic') if n in sys.modules])"
+        "except SystemExit:\n"
+        "    heavy = ('torch', 'ray', 'pydantic', 'jinja2')\n"
+        "    print([name for name in heavy if name in sys.modules])"
     )
 
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
