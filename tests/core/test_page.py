@@ -26,7 +26,7 @@ def test_a_page_allows_its_own_style_and_nothing_else():
     assert page.index("Content-Security-Policy") < page.index("<title>")
     assert "<script" not in page
     assert "<img" not in page
-    # Title twice, heading, note, section, column and cell; label, series, two ticks, two of the caption.
+    # Title twice, note, section, column, cell; label, series, four edges, two of the caption.
     assert page.count("&lt;img") == 14
 
 
