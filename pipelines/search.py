@@ -29,6 +29,7 @@ def search_snapshot(
     queries: Sequence[str],
     *,
     output: str | None = None,
+    version: int | None = None,
     top_k: int = 5,
     show: Sequence[str] = (),
     model: str | None = None,
@@ -44,6 +45,7 @@ def search_snapshot(
         path: the dataset.
         queries: Q texts.
         output: which output; needed when there are several.
+        version: None for the current one.
         top_k: rows wanted per query.
         show: copied columns to return; all of them if none is named.
         model: folder of the model, if it is not where the snapshot says.
@@ -58,8 +60,9 @@ def search_snapshot(
         SpecError: no such output or column.
         StoreError: no snapshot.
     """
-    dataset = open_snapshot(path, output=output)
-    outputs = snapshot_info(path).outputs
+    snapshot = snapshot_info(path, version)
+    outputs = snapshot.outputs
+    dataset = open_snapshot(path, output=output, version=snapshot.version)
     info = outputs[output or next(iter(outputs))]
     settings = stored_encoder(
         info,

@@ -15,6 +15,7 @@ from stx_core import errors
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "transformers", "ray")
 STARTS_LIGHT = (
+    "stx",
     "stx_core",
     "stx_core.models",
     "stx_core.search",
@@ -90,6 +91,18 @@ def test_an_unknown_name_is_an_attribute_error_and_known_ones_are_listed(package
         _ = package.SentenceTransfomer
 
 
+def test_type_checkers_see_each_lazy_name_where_it_is_imported_from():
+    seen = {
+        alias.asname: node.module
+        for node in ast.walk(ast.parse(Path(stx_core.__file__).read_text()))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname
+    }
+
+    assert seen == stx_core._HOME
+
+
 def test_every_error_is_public():
     assert {error.__name__ for error in ERRORS} <= set(stx_core.__all__)
 
@@ -130,7 +143,7 @@ def test_nothing_reads_bytes_through_a_scanner_that_outlives_the_interpreter():
         "pipelines/retrieval/query_spans.py": "pa.BufferReader(read_bytes",  # uncompressed IPC
     }
     found = []
-    for package in ("stx_core", "pipelines", "jobs"):
+    for package in ("stx_core", "pipelines", "jobs", "stx"):
         for path in python_files(package):
             name = str(path.relative_to(ROOT))
             for line in path.read_text().splitlines():

@@ -144,9 +144,10 @@ def read_batches(
                     yield from table.to_batches()
 
 
-def whole(dataset: ds.FileSystemDataset) -> pa.Table:
-    """All rows of a small dataset, see `read_batches`."""
-    return pa.Table.from_batches(read_batches(dataset, None, _ROWS_AT_ONCE), dataset.schema)
+def whole(dataset: ds.FileSystemDataset, columns: Sequence[str] | None = None) -> pa.Table:
+    """All rows of a dataset, or some columns of them, see `read_batches`."""
+    schema = dataset.schema if columns is None else pa.schema(map(dataset.schema.field, columns))
+    return pa.Table.from_batches(read_batches(dataset, columns, _ROWS_AT_ONCE), schema)
 
 
 def head(dataset: ds.FileSystemDataset, n_rows: int) -> pa.Table:

@@ -1,0 +1,106 @@
+"""From what a caller gives to a spec, and from there to what its job returns."""
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias, Union, get_args, get_origin
+
+from pipelines.jobs import JOBS
+from stx_core.errors import SpecError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from pipelines.spec.parts import Part
+
+Source: TypeAlias = Union[str, "os.PathLike[str]", Mapping[str, Any], "Part"]
+"""A spec: a YAML file, its values, or an object of the spec's class."""
+
+# Keys that a string stands for, where a part of a spec has them.
+_MAIN_KEYS = ("path", "model")
+
+
+def run_spec(job: str, source: Source | None, keys: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    """Run a job of the table; what it returns.
+
+    Args:
+        job: its name.
+        source: its spec, or a part of it.
+        keys: of the spec, before those of the source; ``view`` and ``dry_run`` are options of
+            the job.
+
+    Raises:
+        StxError: of the spec, or of the job.
+    """
+    spec = to_spec(
+        JOBS[job].spec_class(),
+        source,
+        {name: value for name, value in keys.items() if name not in ("view", "dry_run")},
+    )
+    options = {"dry_run": keys["dry_run"]} if "dry_run" in keys else {}
+    return JOBS[job].run_function()(spec, keys.get("view"), **options)
+
+
+def run_flow(source: Source) -> list[Any]:
+    """Run the steps of a flow; what each returns.
+
+    Raises:
+        StxError: of a spec, before any step runs, or of a job.
+    """
+    from pipelines.flow import FlowSpec, read_steps
+
+    return [step.run(step.spec) for step in read_steps(to_spec(FlowSpec, source, {}))]
+
+
+def to_spec(kind: "type[Any]", source: Source | None, keys: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    """An object of a spec's class.
+
+    Raises:
+        SpecError: a file cannot be read, or the values are not valid: all of them, a line each.
+    """
+    from pydantic import BaseModel
+
+    from pipelines.spec.file import parse_spec, read_values
+
+    name = "spec"
+    if isinstance(source, BaseModel):
+        if not isinstance(source, kind):
+            raise SpecError(f"a {type(source).__name__} is no {kind.__name__}")
+        if not keys:
+            return source
+        values = source.model_dump(exclude_unset=True)
+    elif source is None or isinstance(source, Mapping):
+        values = dict(source or {})
+    else:
+        name = os.fspath(source)
+        values = read_values(name)
+    return parse_spec(dict(_written_out({**values, **keys}, kind)), source=name, kind=kind)
+
+
+def _written_out(values: Mapping[str, Any], kind: "type[BaseModel]") -> Iterator[tuple[str, Any]]:
+    """Values as a file would have them: short forms in full, paths as strings."""
+    for name, value in values.items():
+        field = kind.model_fields.get(name)
+        yield name, _in_full(_plain(value), field and field.annotation)
+
+
+def _in_full(value: Any, annotation: Any) -> Any:  # noqa: ANN401
+    """The value of a key; a string or list as the main key of the part that is wanted there."""
+    from pydantic import BaseModel
+
+    kinds = [each for each in (annotation, *get_args(annotation)) if isinstance(each, type)]
+    part = next((each for each in kinds if issubclass(each, BaseModel)), None)
+    if isinstance(value, dict) and get_origin(annotation) is dict:
+        return {name: _in_full(each, part) for name, each in value.items()}
+    if part is None or not isinstance(value, (str, list)):
+        return value
+    main = next((name for name in _MAIN_KEYS if name in part.model_fields), None)
+    return value if main is None else {main: value}
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401
+    """The same with paths as strings, and the containers that YAML has."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, (list, tuple)) else value
