@@ -65,6 +65,8 @@ def compare(
 
 def _resampled_means(values_QM: np.ndarray, n_resamples: int, seed: int) -> np.ndarray:
     """(R, M) means of Q rows drawn with replacement, R times."""
+    # scipy.stats.bootstrap draws the same means as quickly, but to load scipy.stats takes longer
+    # than all of `stx evaluate` of 300 queries (1.6 s of 2.8 s of CPU time, 2026-11-30).
     random = np.random.default_rng(seed)
     n_queries = len(values_QM)
     at_once = max(1, _VALUES // values_QM.size)

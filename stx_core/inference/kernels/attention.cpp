@@ -158,25 +158,25 @@ class Attention {
     }
   }
 
-  // To [block][pair of dimensions][query], for C blocks of queries.
+  // To [tile][pair of dimensions][query], for C tiles of queries.
   template <int C>
   void pack_queries(int head, int row) {
     for (int c = 0; c < C; c++) {
       for (int part = 0; part < PARTS; part++) {
-        __m512i block[LANES];
+        __m512i tile[LANES];
         for (int i = 0; i < LANES; i++) {
           const int at = row + c * LANES + i;
-          block[i] = at < length_ ? load(p_.query, start_ + at, head, part)
+          tile[i] = at < length_ ? load(p_.query, start_ + at, head, part)
                                   : _mm512_setzero_si512();
         }
-        transpose(block);
+        transpose(tile);
         uint32_t* to = queries_ + (c * PAIRS + part * LANES) * LANES;
-        for (int i = 0; i < LANES; i++) _mm512_store_si512(to + i * LANES, block[i]);
+        for (int i = 0; i < LANES; i++) _mm512_store_si512(to + i * LANES, tile[i]);
       }
     }
   }
 
-  // C blocks of queries, of which the first begins at a row.
+  // C tiles of queries, of which the first begins at a row.
   template <int C>
   void attend(int head, int row) {
     // Even, as pairs of values begin there.
@@ -194,7 +194,7 @@ class Attention {
     store_output<C>(head, row);
   }
 
-  // Scores of R keys, to [key][query], and the row_max of each query.
+  // Scores of R keys, to [key][query], and the row maximum of each query.
   template <int R, int C>
   void qk_scores(int head, int row, int first, int key, __m512 (&row_max)[C]) {
     __m512 sum[R][C];
@@ -219,19 +219,19 @@ class Attention {
     }
   }
 
-  // With the bias, divided by the scale that softmax multiplies with; hidden outside the window.
+  // With the bias, divided by the scale that softmax multiplies with; masked outside the window.
   __m512 masked(__m512 score, int head, int row, int key) const {
     if (p_.bias) {
-      const float* bias = p_.bias + head * p_.bias_head_stride + key * p_.bias_key_stride + row;
-      const __m512 more = _mm512_maskz_loadu_ps(lanes(0, length_ - row), bias);
-      score = _mm512_fmadd_ps(more, _mm512_set1_ps(1.f / p_.scale), score);
+      const float* from = p_.bias + head * p_.bias_head_stride + key * p_.bias_key_stride + row;
+      const __m512 bias = _mm512_maskz_loadu_ps(lanes(0, length_ - row), from);
+      score = _mm512_fmadd_ps(bias, _mm512_set1_ps(1.f / p_.scale), score);
     }
-    const int from = p_.right < 0 ? 0 : key - p_.right - row;
-    const int to = p_.left < 0 ? LANES : key + p_.left + 1 - row;
-    return _mm512_mask_mov_ps(_mm512_set1_ps(MASKED), lanes(from, to), score);
+    const int first = p_.right < 0 ? 0 : key - p_.right - row;
+    const int end = p_.left < 0 ? LANES : key + p_.left + 1 - row;
+    return _mm512_mask_mov_ps(_mm512_set1_ps(MASKED), lanes(first, end), score);
   }
 
-  // Scores of n keys become weights, not yet divided by their sum, [pair of keys][query].
+  // Scores of n keys become probabilities, not yet divided by their sum, [pair of keys][query].
   template <int C>
   void softmax(int n, const __m512 (&row_max)[C], __m512 (&inverse_sum)[C]) {
     const __m512 scale = _mm512_set1_ps(p_.scale * LOG2_E);
@@ -252,11 +252,11 @@ class Attention {
   }
 
   // Where the scores of an earlier key were.
-  uint32_t* probabilities(int key, int c, int blocks) const {
-    return reinterpret_cast<uint32_t*>(scores_) + (size_t(key) / 2 * blocks + c) * LANES;
+  uint32_t* probabilities(int key, int c, int tiles) const {
+    return reinterpret_cast<uint32_t*>(scores_) + (size_t(key) / 2 * tiles + c) * LANES;
   }
 
-  // Weighted sums of a few dimensions from d on, to [block][pair of dimensions][query].
+  // Weighted sums of a few dimensions from d on, to [tile][pair of dimensions][query].
   template <int C>
   void pv(int first, int last, int d, const __m512 (&inverse_sum)[C]) {
     __m512 sum[ROWS][C];
@@ -289,12 +289,12 @@ class Attention {
       const int n = std::min(LANES, length_ - row - c * LANES);
       for (int part = 0; part < PARTS; part++) {
         const uint32_t* from = output_ + (c * PAIRS + part * LANES) * LANES;
-        __m512i block[LANES];
-        for (int i = 0; i < LANES; i++) block[i] = _mm512_load_si512(from + i * LANES);
-        transpose(block);
+        __m512i tile[LANES];
+        for (int i = 0; i < LANES; i++) tile[i] = _mm512_load_si512(from + i * LANES);
+        transpose(tile);
         for (int i = 0; i < n; i++) {
           uint16_t* to = p_.out + ((token + i) * p_.n_heads + head) * D + part * 32;
-          _mm512_storeu_si512(to, block[i]);
+          _mm512_storeu_si512(to, tile[i]);
         }
       }
     }
