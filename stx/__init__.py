@@ -14,176 +14,56 @@ it prints nothing, and what it logs goes to the loggers ``pipelines`` and ``stx_
 are for commands: a function tells nobody. An error of the spec, the input, a model or the store is
 a `StxError`.
 
-Nothing heavy is imported before it is needed.
+Nothing is imported before it is needed.
 """
 
-from os import PathLike, fspath
-from typing import TYPE_CHECKING, Any
-
-from stx.calling import Source, run_flow, run_spec
-from stx_core.errors import InputError, ModelError, SpecError, StoreError, StxError
-
+# As of `typing`, which is not imported: not even that may come from the folder a command starts in.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pipelines.evaluate import Evaluated
-    from pipelines.telemetry.report import Report
-    from stx.snapshot import Snapshot
+    from typing import Any
 
-__all__ = [
-    "InputError",
-    "ModelError",
-    "SpecError",
-    "StoreError",
-    "StxError",
-    "encode",
-    "evaluate",
-    "export",
-    "mine",
-    "open",
-    "rerank",
-    "retrieve",
-    "run",
-]
+    from stx.functions import encode as encode
+    from stx.functions import evaluate as evaluate
+    from stx.functions import export as export
+    from stx.functions import mine as mine
+    from stx.functions import open as open
+    from stx.functions import rerank as rerank
+    from stx.functions import retrieve as retrieve
+    from stx.functions import run as run
+    from stx.snapshot import Snapshot as Snapshot
+    from stx_core.errors import InputError as InputError
+    from stx_core.errors import ModelError as ModelError
+    from stx_core.errors import SpecError as SpecError
+    from stx_core.errors import StoreError as StoreError
+    from stx_core.errors import StxError as StxError
 
+_HOME = {
+    "encode": "stx.functions",
+    "evaluate": "stx.functions",
+    "export": "stx.functions",
+    "mine": "stx.functions",
+    "open": "stx.functions",
+    "rerank": "stx.functions",
+    "retrieve": "stx.functions",
+    "run": "stx.functions",
+    "Snapshot": "stx.snapshot",
+    "InputError": "stx_core.errors",
+    "ModelError": "stx_core.errors",
+    "SpecError": "stx_core.errors",
+    "StoreError": "stx_core.errors",
+    "StxError": "stx_core.errors",
+}
 
-def encode(spec: Source | None = None, /, **keys: Any) -> "Report":  # noqa: ANN401
-    """Encode a corpus into a new snapshot; what is done already is not done again.
-
-    Args:
-        spec: a YAML file, a dictionary, or a `pipelines.spec.encode.EncodeSpec`.
-        **keys: of the spec: ``inputs``, ``models``, ``output`` …; and ``dry_run=True`` to plan
-            only, ``view`` to watch (a `pipelines.running.runs.View`).
-
-    Returns:
-        The report: ``version``, ``committed``, and rows by output in ``parts``.
-
-    Raises:
-        SpecError: the spec is wrong.
-        RunActive: another start of the same run is at work.
-        Stopped: a limit of ``resources`` was reached; call again to go on.
-        QualityRefused: a check of the spec refuses what was encoded; it is kept.
-        StxError: the input, a model or the store does not allow it. Finished units are kept.
-    """
-    report: Report = run_spec("encode", spec, keys)
-    return report
+__all__ = [*_HOME]
 
 
-def retrieve(spec: Source | None = None, /, **keys: Any) -> "Report":  # noqa: ANN401
-    """Find the best documents of every query, exactly; commit the rankings as a snapshot.
+def __getattr__(name: str) -> "Any":  # noqa: ANN401  (PEP 562: any public name)
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
 
-    Args:
-        spec: as `encode`, of the class `pipelines.spec.retrieval.RetrieveSpec`.
-        **keys: of the spec: ``queries``, ``corpus``, ``k``, ``output`` …; others as `encode`.
-
-    Raises:
-        StxError: as `encode`.
-    """
-    report: Report = run_spec("retrieve", spec, keys)
-    return report
+    return getattr(import_module(_HOME[name]), name)
 
 
-def rerank(spec: Source | None = None, /, **keys: Any) -> "Report":  # noqa: ANN401
-    """Score candidates by cross-encoders; commit the new rankings as a snapshot.
-
-    Args:
-        spec: as `encode`, of the class `pipelines.spec.retrieval.RerankSpec`.
-        **keys: of the spec: ``candidates``, ``queries``, ``documents``, ``rerankers``, ``output``
-            …; others as `encode`.
-
-    Raises:
-        StxError: as `encode`.
-    """
-    report: Report = run_spec("rerank", spec, keys)
-    return report
-
-
-def mine(spec: Source | None = None, /, **keys: Any) -> "Report":  # noqa: ANN401
-    """Find hard negatives in committed rankings; commit them with training rows as a snapshot.
-
-    Args:
-        spec: as `encode`, of the class `pipelines.spec.retrieval.MineSpec`.
-        **keys: of the spec: ``candidates``, ``positives``, ``formats``, ``output`` …; others as
-            `encode`.
-
-    Raises:
-        StxError: as `encode`.
-    """
-    report: Report = run_spec("mine", spec, keys)
-    return report
-
-
-def evaluate(spec: Source | None = None, /, **keys: Any) -> "Evaluated":  # noqa: ANN401
-    """Measure how well a ranking agrees with judgements.
-
-    Args:
-        spec: as `encode`, of the class `pipelines.evaluate.EvaluateSpec`.
-        **keys: of the spec: ``ranking``, ``qrels``, ``measures``, ``against`` …
-
-    Returns:
-        Its ``markdown`` is a table; its ``values`` has all of it, the values of queries too.
-
-    Raises:
-        StxError: the spec is wrong, or a file or dataset cannot be read.
-    """
-    evaluated: Evaluated = run_spec("evaluate", spec, keys)
-    return evaluated
-
-
-def run(flow: Source, /) -> "list[Report | Evaluated]":
-    """Run the steps of a flow, one after the other; their reports.
-
-    Args:
-        flow: a YAML file with ``steps``, a dictionary, or a `pipelines.flow.FlowSpec`.
-
-    Raises:
-        StxError: as `encode`. Finished steps stay finished.
-    """
-    return run_flow(flow)
-
-
-def export(
-    path: "str | PathLike[str]",
-    destination: "str | PathLike[str]",
-    format: str,
-    *,
-    output: str | None = None,
-    **options: Any,  # noqa: ANN401
-) -> int:
-    """Write one output of a dataset in the form of another tool, or into it.
-
-    Args:
-        path: the dataset.
-        destination: file, folder, URL, or URL/COLLECTION of an engine.
-        format: ``jsonl``, ``parquet``, ``huggingface``, ``qdrant`` …: `docs/export.md`.
-        output: which one; needed when there are several.
-        **options: of the form: ``columns``, ``name``, ``recipe`` …
-
-    Returns:
-        How many rows were written.
-
-    Raises:
-        StxError: an option is wrong, the dataset holds what the form cannot, or a store fails.
-    """
-    from pipelines.export import run_export
-    from stx_core.store.files.urls import expanded
-
-    return run_export(expanded(fspath(path)), fspath(destination), format, output=output, **options)
-
-
-def open(
-    path: "str | PathLike[str]", *, version: int | None = None, output: str | None = None
-) -> "Snapshot":
-    """Open a version of a dataset that stx wrote.
-
-    Args:
-        path: the dataset.
-        version: None for the current one. What is opened stays this version, whatever is committed
-            meanwhile.
-        output: which one; needed, to read rows, when there are several.
-
-    Raises:
-        SpecError: there is no such output.
-        StoreError: there is no snapshot, or not this version.
-    """
-    from stx.snapshot import Snapshot
-
-    return Snapshot.at(path, version, output)
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

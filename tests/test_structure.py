@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import stx
 import stx_core
 from pipelines.jobs import JOBS
 from stx_core import errors
@@ -74,7 +75,7 @@ def test_errors_survive_pickle_with_their_message(error):
     assert str(copy) == "what, where, what to do"
 
 
-@pytest.mark.parametrize("package", ["stx_core", "stx_core.models", "stx_core.util"])
+@pytest.mark.parametrize("package", ["stx", "stx_core", "stx_core.models", "stx_core.util"])
 def test_every_public_name_resolves(package):
     module = import_module(package)
 
@@ -91,16 +92,17 @@ def test_an_unknown_name_is_an_attribute_error_and_known_ones_are_listed(package
         _ = package.SentenceTransfomer
 
 
-def test_type_checkers_see_each_lazy_name_where_it_is_imported_from():
+@pytest.mark.parametrize("package", [stx, stx_core], ids=lambda module: module.__name__)
+def test_type_checkers_see_each_lazy_name_where_it_is_imported_from(package):
     seen = {
         alias.asname: node.module
-        for node in ast.walk(ast.parse(Path(stx_core.__file__).read_text()))
+        for node in ast.walk(ast.parse(Path(package.__file__).read_text()))
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
         if alias.asname
     }
 
-    assert seen == stx_core._HOME
+    assert seen == package._HOME
 
 
 def test_every_error_is_public():
