@@ -107,14 +107,16 @@ def test_numbers_are_rounded_to_the_nearest_even_bfloat16(arithmetic):
 
 
 def test_infinity_stays_and_what_is_not_a_number_is_none_in_bfloat16(arithmetic):
-    start = aligned([np.inf, -np.inf, np.nan, 3.4e38] * 4, np.float32)
+    # Infinities; NaN whose bits rounding would carry away, or cut to infinity; the largest number.
+    bits = [0x7F800000, 0xFF800000, 0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001, 0x7F7FFFFF, 0, 0]
+    start = aligned(bits * 2, np.uint32)
     out = aligned(np.zeros(16), np.uint16)
 
     arguments = (ctypes.c_void_p(start.ctypes.data), ctypes.c_void_p(out.ctypes.data))
     arithmetic.to_bfloat16_of(*arguments, 1)
 
-    widened = (out[:4].astype(np.uint32) << 16).view(np.float32)
-    np.testing.assert_array_equal(widened, [np.inf, -np.inf, np.nan, np.inf])
+    widened = (out[:6].astype(np.uint32) << 16).view(np.float32)
+    np.testing.assert_array_equal(widened, [np.inf, -np.inf, *[np.nan] * 3, np.inf])
 
 
 def test_powers_of_two_are_right_to_a_part_of_bfloat16(arithmetic):
