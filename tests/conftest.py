@@ -60,6 +60,18 @@ def own_ray():
             sys.modules["ray"].shutdown()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk():
+    """`os.fsync` checks what it is given, and no more: no test turns the machine off."""
+
+    def check(file):
+        os.fstat(file if isinstance(file, int) else file.fileno())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", check)
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of real corpora and models beside the repository; tests skip without it."""

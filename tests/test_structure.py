@@ -24,6 +24,7 @@ STARTS_LIGHT = (
     "stx_core.store",
     "stx_core.evaluation.measures",
     "pipelines.spec.encode",
+    "pipelines.retrieve",  # as its readers and writers do
 )
 ERRORS = [
     value

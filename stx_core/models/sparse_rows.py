@@ -1,12 +1,17 @@
-"""Sparse embeddings as compressed rows: batches in, one table in input order out."""
+"""Sparse embeddings as compressed rows: batches in, one table in input order out.
+
+To import this loads no torch: readers and writers of rankings know the rows, and no model.
+"""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 
 from stx_core.choices import check_count
+
+if TYPE_CHECKING:
+    import torch
 
 # B inputs of a batch, N of a call, V dimensions, Z non-zero values
 
@@ -25,19 +30,23 @@ class SparseRows(NamedTuple):
     values: np.ndarray
 
 
-def keep_top(embeddings_BV: torch.Tensor, k: int) -> torch.Tensor:
+def keep_top(embeddings_BV: "torch.Tensor", k: int) -> "torch.Tensor":
     """Keep the k values of each row that are largest in absolute terms, zero elsewhere.
 
     Returns:
         (B, V) dense, a new tensor. Which of several equal values stay is not defined.
     """
+    import torch
+
     dense_BV = embeddings_BV.to_dense() if embeddings_BV.is_sparse else embeddings_BV
     top = dense_BV.abs().topk(min(k, dense_BV.shape[1]), dim=1).indices
     return torch.zeros_like(dense_BV).scatter_(1, top, dense_BV.gather(1, top))
 
 
-def compress(embeddings_BV: torch.Tensor) -> SparseRows:
+def compress(embeddings_BV: "torch.Tensor") -> SparseRows:
     """Non-zero values of a batch, (B, V) dense or coalesced COO, as float32 on the CPU."""
+    import torch
+
     if embeddings_BV.is_sparse:
         values = embeddings_BV.values()
         kept = values != 0
@@ -71,8 +80,10 @@ def in_order(parts: Sequence[tuple[np.ndarray, SparseRows]], n_rows: int) -> Spa
     return SparseRows(offsets, indices, values)
 
 
-def to_coo(rows: SparseRows, width: int, dtype: torch.dtype) -> torch.Tensor:
+def to_coo(rows: SparseRows, width: int, dtype: "torch.dtype") -> "torch.Tensor":
     """A coalesced COO tensor (N, width) on the CPU."""
+    import torch
+
     n_rows = len(rows.offsets) - 1
     numbers = np.repeat(np.arange(n_rows), np.diff(rows.offsets))
     return torch.sparse_coo_tensor(
@@ -89,8 +100,8 @@ def _offsets(counts: np.ndarray) -> np.ndarray:
 
 
 def select_max_active_dims(
-    embeddings: np.ndarray | torch.Tensor, max_active_dims: int | None
-) -> np.ndarray | torch.Tensor:
+    embeddings: "np.ndarray | torch.Tensor", max_active_dims: int | None
+) -> "np.ndarray | torch.Tensor":
     """Keep the values of each row that are largest in absolute terms, zero elsewhere.
 
     Args:
@@ -107,6 +118,8 @@ def select_max_active_dims(
     if max_active_dims is None:
         return embeddings
     check_count("max_active_dims", max_active_dims)
+    import torch
+
     tensor = torch.as_tensor(embeddings)
     if tensor.numel() == 0:
         return tensor.to_dense()

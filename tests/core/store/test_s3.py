@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
+from botocore.retries.standard import ExponentialBackoff
 
 from stx_core.errors import InputError, SpecError, StoreError
 from stx_core.store import log
@@ -38,8 +39,9 @@ HTTP_DATE = "Sat, 21 Nov 2026 09:00:00 GMT"
 
 @pytest.fixture
 def options(monkeypatch):
-    """Use other options for one test, and few attempts: the clients' own pauses are real."""
+    """Use other options for one test; few attempts, as pyarrow's own pauses are real."""
     monkeypatch.setattr(retries, "READ_ATTEMPTS", 2)
+    monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda *_: 0.0)
     s3._session.cache_clear()  # it remembers credentials
     yield use_options
     use_options(S3Options())
