@@ -18,7 +18,7 @@ from tests.core.inference.kernels import NO_BFLOAT16_UNITS
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
-pytest_plugins = ["tests.servers.s3", "tests.servers.canned"]
+pytest_plugins = ["tests.servers.s3", "tests.servers.canned", "tests.servers.forked"]
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 

@@ -3,19 +3,20 @@
 import subprocess
 import sys
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 
-def stx(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "jobs.cli", *map(str, arguments)], capture_output=True, text=True
-    )
+@pytest.fixture
+def stx(stx_process):
+    """Runs a command; gives its exit code and what it printed."""
+    return stx_process
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory, minilm):
+def dataset(tmp_path_factory, minilm, stx_process):
     folder = tmp_path_factory.mktemp("cli")
     texts = [
         "A cat sleeps on the warm windowsill.",
@@ -26,7 +27,7 @@ def dataset(tmp_path_factory, minilm):
     table = pa.table({"id": [1, 2, 3, 4], "text": texts, "kind": ["pet", "money", "leaf", "none"]})
     pq.write_table(table, folder / "corpus.parquet")
     out = folder / "out"
-    done = stx(
+    done = stx_process(
         *("encode", folder / "corpus.parquet", out, "--model", minilm),
         *("--set", "inputs.columns=[kind]", "--set", "resources.runner=local"),
     )
@@ -42,7 +43,7 @@ def test_encode_says_what_it_did(dataset):
     assert "1 x null_text" in printed
 
 
-def test_search_finds_the_nearest_row_with_the_snapshots_own_model(dataset):
+def test_search_finds_the_nearest_row_with_the_snapshots_own_model(stx, dataset):
     out, _ = dataset
 
     found = stx("search", out, "how does photosynthesis work", "--top-k", 1)
@@ -52,7 +53,7 @@ def test_search_finds_the_nearest_row_with_the_snapshots_own_model(dataset):
     assert "money" not in found.stdout
 
 
-def test_show_tells_version_rows_and_schema(dataset):
+def test_show_tells_version_rows_and_schema(stx, dataset):
     out, _ = dataset
 
     shown = stx("show", out)
@@ -62,7 +63,7 @@ def test_show_tells_version_rows_and_schema(dataset):
     assert "fixed_size_list<element: float>[384]" in shown.stdout
 
 
-def test_show_files_lists_what_other_engines_can_open(dataset):
+def test_show_files_lists_what_other_engines_can_open(stx, dataset):
     out, _ = dataset
 
     listed = stx("show", out, "--files").stdout.split()
@@ -70,7 +71,7 @@ def test_show_files_lists_what_other_engines_can_open(dataset):
     assert [pq.read_table(file).num_rows for file in listed] == [3]
 
 
-def test_versions_can_be_listed_rolled_back_and_collected(dataset, minilm):
+def test_versions_can_be_listed_rolled_back_and_collected(stx, dataset, minilm):
     out, _ = dataset
     more = ("--set", "resources.runner=local", "--model", minilm)
     assert stx("encode", out.parent / "corpus.parquet", out, *more).returncode == 0
@@ -100,7 +101,7 @@ def test_versions_can_be_listed_rolled_back_and_collected(dataset, minilm):
         (["search", "nowhere", "q"], 1, "no snapshot was committed here"),
     ],
 )
-def test_mistakes_are_one_line_with_an_exit_code(arguments, code, message):
+def test_mistakes_are_one_line_with_an_exit_code(stx, arguments, code, message):
     failed = stx(*arguments)
 
     assert failed.returncode == code
@@ -108,11 +109,12 @@ def test_mistakes_are_one_line_with_an_exit_code(arguments, code, message):
     assert len(failed.stderr.splitlines()) == 1
 
 
-def test_too_many_quarantined_rows_end_with_exit_code_3(dataset, tmp_path, minilm):
+def test_too_many_quarantined_rows_end_with_exit_code_3(stx, dataset, tmp_path, save_static_model):
     corpus = dataset[0].parent / "corpus.parquet"
+    model = save_static_model(tmp_path / "model", ["cat"], np.ones((2, 4), np.float32))
 
     done = stx(
-        *("encode", corpus, tmp_path / "out", "--model", minilm),
+        *("encode", corpus, tmp_path / "out", "--model", model),
         *("--set", "output.max_quarantined=0.1", "--set", "resources.runner=local"),
     )
 

@@ -1,7 +1,6 @@
 """The encode job with its corpus and its dataset on S3."""
 
 import json
-import os
 import subprocess
 import sys
 from collections import Counter
@@ -111,22 +110,6 @@ def command(lake, model, tmp_path, **resources):
         )
     )
     return [sys.executable, "-m", "jobs.cli", "encode", str(spec)]
-
-
-def test_ray_workers_reach_the_store_too(s3_spec, lake, static_model, tmp_path, corpus, spec_of):
-    with pytest.raises(KeyboardInterrupt):
-        run_encode(s3_spec(), StopAfter(2))
-    encode = command(lake, static_model, tmp_path, actors=1, cpus_per_actor=1)
-    # What the environment does not say must reach the workers by the spec.
-    environment = dict(os.environ)
-    endpoint = environment.pop("AWS_ENDPOINT_URL")
-    sets = ["--set", f"store.endpoint={endpoint}", "--set", "store.region=us-east-1"]
-
-    done = subprocess.run([*encode, *sets], env=environment, capture_output=True, text=True)
-
-    assert done.returncode == 0, done.stderr
-    assert "finished earlier 2 units" in done.stdout
-    assert_equals_a_local_run(join(lake, "out"), corpus, spec_of, tmp_path)
 
 
 @pytest.mark.faults  # starts many processes: with the slower suites

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -15,10 +13,11 @@ from stx_core.errors import SpecError
 from stx_core.store.files.filesystem import list_sizes, read_bytes, write_new
 from stx_core.store.files.urls import join
 from stx_core.store.schema import to_parquet
+from stx_core.store.snapshot import open_snapshot
 
 PLANTED = "pl4nted-s3cret-value"
 CANARY = "canary-text-of-a-document"
-VARIABLES = ("AZURE_STORAGE_SAS_TOKEN", "AWS_SESSION_TOKEN", "HF_TOKEN")
+SECRETS = dict.fromkeys(("AZURE_STORAGE_SAS_TOKEN", "HF_TOKEN"), PLANTED)
 
 
 @pytest.fixture
@@ -29,7 +28,7 @@ def short_folder():
 
 
 @pytest.fixture
-def run(s3_root, static_model, tmp_path, short_folder):
+def run(s3_root, static_model, tmp_path, short_folder, stx_process):
     """Runs `stx encode` with S3 input and output; gives all that it printed, logged and wrote."""
     texts = [CANARY, "plants eat light", None, ""]
     table = pa.table({"id": ["a", "b", "c", "d"], "text": pa.array(texts, pa.string())})
@@ -38,7 +37,7 @@ def run(s3_root, static_model, tmp_path, short_folder):
     write_new(join(s3_root, "lines", "part.jsonl"), "\n".join(lines).encode())
     write_new(join(s3_root, "broken", "part.parquet"), b"PAR1" + CANARY.encode() + b"PAR1")
 
-    def start(*sets, environment=None):
+    def start(*sets, environment=None, options=()):
         values = {
             "inputs": {"path": join(s3_root, "in")},
             "models": {"dense": {"model": str(static_model)}},
@@ -46,13 +45,14 @@ def run(s3_root, static_model, tmp_path, short_folder):
             "resources": {"runner": "local", "supervised": False},
         }
         (tmp_path / "encode.yaml").write_text(json.dumps(values))
-        options = [part for pair in sets for part in ("--set", pair.format(root=s3_root))]
-        done = subprocess.run(
-            [sys.executable, "-m", "jobs.cli", "encode", str(tmp_path / "encode.yaml"), *options],
-            env=os.environ | {"RAY_TMPDIR": str(short_folder)} | (environment or {}),
-            capture_output=True,
+        sets = [part for pair in sets for part in ("--set", pair.format(root=s3_root))]
+        known = os.environ | {"RAY_TMPDIR": str(short_folder)} | (environment or {})
+        done = stx_process(
+            *("encode", tmp_path / "encode.yaml", *sets, *options),
+            environment={name: value for name, value in known.items() if value is not None},
         )
-        return done.returncode, {"stdout": done.stdout, "stderr": done.stderr} | left()
+        printed = {"stdout": done.stdout.encode(), "stderr": done.stderr.encode()}
+        return done.returncode, printed | left()
 
     def left():
         written = {}
@@ -69,26 +69,49 @@ def places_of(text, found):
     return [name for name, data in found.items() if text.encode() in data]
 
 
+def vectors(root):
+    rows = open_snapshot(root).to_table(columns=["id", "embedding"]).to_pylist()
+    return {row["id"]: row["embedding"] for row in rows}
+
+
 def keys(s3_server):
     return s3_server.environment["AWS_ACCESS_KEY_ID"], s3_server.environment[
         "AWS_SECRET_ACCESS_KEY"
     ]
 
 
-@pytest.mark.parametrize("runner", ["local", "ray"])
-def test_a_run_leaves_no_secret_and_no_text(run, s3_server, runner):
-    planted = {name: PLANTED for name in VARIABLES if name != "AWS_SESSION_TOKEN"}
-    sets = [f"resources.runner={runner}", "resources.actors=1", "resources.cpus_per_actor=1"]
-
-    code, found = run(*sets, environment=planted)
-
-    assert code == 0, found["stderr"]
+def assert_nothing_shows(found, s3_server):
     assert any(name.startswith("quarantine/") for name in found)
     assert any(name.endswith("spec.yaml") for name in found)
-    if runner == "ray":
-        assert any("session_" in name for name in found)
     for secret in (PLANTED, *keys(s3_server), CANARY):
         assert places_of(secret, found) == []
+
+
+def test_a_run_leaves_no_secret_and_no_text(run, s3_server):
+    code, found = run(environment=SECRETS)
+
+    assert code == 0, found["stderr"]
+    assert_nothing_shows(found, s3_server)
+
+
+def test_ray_goes_on_by_what_the_spec_says_and_leaves_no_secret_and_no_text(
+    run, s3_root, s3_server
+):
+    units = "resources.rows_per_unit=1"
+    assert run(units, options=["--max-units", "2"])[0] == 4
+    # What the environment does not say must reach the workers by the spec.
+    endpoint = f"store.endpoint={s3_server.endpoint}"
+    by_spec = [endpoint, "store.region=us-east-1"]
+    on_ray = ["resources.runner=ray", "resources.actors=1", "resources.cpus_per_actor=1"]
+
+    code, found = run(units, *by_spec, *on_ray, environment=SECRETS | {"AWS_ENDPOINT_URL": None})
+
+    assert code == 0, found["stderr"]
+    assert b"finished earlier 2 units" in found["stdout"]
+    assert any("session_" in name for name in found)
+    assert_nothing_shows(found, s3_server)
+    assert run(units, "output.path={root}/local")[0] == 0
+    assert vectors(join(s3_root, "out")) == vectors(join(s3_root, "local"))
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,9 @@ PROGRAMS = (
 _START_S = 60
 
 # Small and fast rather than durable: objects in memory, at most 10 GiB of them, one copy, one
-# placement group per pool, tiny proposal delays. Without `tcp_nodelay` most answers with a body wait
-# 40 ms for the client's kernel.
-# cephx is off, or every daemon would need a key ring. The monitor speaks protocol v2 alone.
+# placement group per pool, tiny proposal delays. Without `tcp_nodelay` answers with a body may wait
+# 40 ms for the client's kernel. cephx is off, or every daemon would need a key ring. The monitor
+# speaks protocol v2 alone.
 _CONFIG = """
 [global]
 fsid = {fsid}
