@@ -29,8 +29,9 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
+from pipelines.encoding.keys import run_hash, unit_keys
+from pipelines.models.settings import encoder_settings, fingerprint
 from pipelines.planning.corpus import list_corpus
-from pipelines.planning.plan import content_hash, encoder_settings, fingerprint, unit_keys
 from pipelines.spec.file import parse_spec
 from stx_core.store import ledger, log
 from stx_core.store.sealed import seal
@@ -69,9 +70,9 @@ def write_ledger(values: dict, root: Path) -> None:
     spec = parse_spec(values)
     corpus = list_corpus(spec.inputs)
     encoder = encoder_settings(spec.models["dense"])
-    claim = log.claim(str(root), content_hash(spec, {"dense": fingerprint(encoder)}))
+    claim = log.claim(str(root), run_hash(spec, {"dense": fingerprint(encoder)}))
     units = plan_units(corpus.shards, 1)
-    keys = unit_keys(spec, units, corpus.schema, "dense", fingerprint(encoder))
+    keys = unit_keys(spec, units, corpus.schema, output="dense", fingerprint=fingerprint(encoder))
     folds = ledger.Folds(str(root), claim.run, claim.epoch)
     for number, (unit, key) in enumerate(zip(units[:-DUE], keys[:-DUE], strict=True)):
         record = synthetic_record(unit, key, claim)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 from jobs.terminal import Filtered, filtered
-from pipelines.telemetry.words import counted
+from pipelines.telemetry.words import counted, duration
 from stx_core.errors import SpecError
 from stx_core.store.files.urls import redact
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from rich.console import Group
 
     from pipelines.planning.plan import Plan
-    from pipelines.planning.work import Work
     from pipelines.running.runs import Amount
     from pipelines.telemetry.progress import Progress
     from pipelines.telemetry.report import OutputReport, Report
@@ -72,12 +71,9 @@ class Console:
         self._plan: Amount | None = None
         self._progress: Progress | None = None
 
-    def plan(self, plan: "Plan | Work") -> None:
+    def plan(self, plan: "Plan") -> None:
         """Print what would be done, before anything runs."""
-        from pipelines.planning.plan import Plan
-
-        lines = _plan_lines(plan) if isinstance(plan, Plan) else plan.lines
-        print("\n".join(map(redact, lines)), flush=True)
+        print("\n".join(map(redact, plan.lines)), flush=True)
 
     def watch(self, results: Iterator[dict[str, Any]], plan: "Amount") -> Iterator[dict[str, Any]]:
         """Pass results through and show how far the run is; a plan may have several streams."""
@@ -100,54 +96,6 @@ class Console:
         print("\n".join(map(redact, _report_lines(report))), flush=True)
 
 
-def _plan_lines(plan: "Plan") -> Iterator[str]:
-    files = len({unit.url for unit in plan.units})
-    yield f"plan for {plan.output}"
-    amount = f"{counted(files, 'file')}, {counted(plan.n_rows, 'row')}"
-    yield f"  input    {', '.join(plan.inputs)}: {amount}"
-    for name, part in plan.parts.items():
-        settings = part.settings
-        yield (
-            f"  {name:<8} {settings.model} ({settings.type}, {settings.dtype}), "
-            f"{part.fingerprint[:12]}"
-        )
-        yield (
-            f"           to do {counted(len(part.due), 'unit')}, {counted(part.rows_due, 'row')}"
-            f" · carried over {counted(part.n_carried, 'unit')}"
-            f" · finished earlier {counted(part.n_done, 'unit')}"
-        )
-        if part.source is not None or part.rows_superseded:
-            yield (
-                f"           about {part.rows_to_encode:,} rows to encode · "
-                f"{part.rows_carried:,} carried over · {part.rows_gone:,} deleted or replaced"
-            )
-        if part.probe is not None:
-            yield f"           {_probe_line(part)}"
-            if part.probe.why_padded is not None:
-                yield f"           batches are padded: {part.probe.why_padded}"
-    for note in plan.notes:
-        yield f"  note     {note}"
-    if plan.pool is not None:
-        yield f"  run on   {plan.pool}"
-    if plan.seconds is not None:
-        grown = " once all actors are there" if plan.pool and plan.pool.min_actors else ""
-        low, high = plan.seconds
-        yield f"  time     {_range(low, high)} of encoding, by a sample{grown}"
-    elif plan.n_due:
-        yield "  time     unknown: the actors' device is not on this machine to measure"
-
-
-def _probe_line(part: Any) -> str:  # noqa: ANN401
-    probe = part.probe
-    tokens = probe.tokens_per_row * part.rows_to_encode
-    shape = "sparse" if probe.dim is None else f"{probe.dim} dimensions"
-    limit = "" if probe.max_seq_length is None else f" at {probe.max_seq_length}"
-    return (
-        f"{shape}, about {tokens:,.0f} tokens ({probe.tokens_per_row:.0f} per row, "
-        f"{probe.truncated_share:.1%} of the rows cut{limit})"
-    )
-
-
 def _report_lines(report: "Report") -> Iterator[str]:
     if report.version is None:
         return
@@ -155,7 +103,7 @@ def _report_lines(report: "Report") -> Iterator[str]:
         yield f"nothing to do: version {report.version} of {report.output} has all of it"
         yield from report.lines
         return
-    yield f"committed version {report.version} of {report.output} in {_duration(report.seconds)}"
+    yield f"committed version {report.version} of {report.output} in {duration(report.seconds)}"
     for name, part in report.parts.items():
         yield f"  {name:<8} {_part_line(part)}"
         for reason, count in sorted(part.reasons.items()):
@@ -186,23 +134,6 @@ def _part_line(part: "OutputReport") -> str:
     )
 
 
-def _range(low: float, high: float) -> str:
-    """``about 5 min``, or ``4 to 6 min`` where that differs."""
-    first, last = _duration(low), _duration(high)
-    if first == last:
-        return f"about {first}"
-    same_unit = first.split()[1] == last.split()[1]
-    return f"{first.split()[0] if same_unit else first} to {last}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
-
-
 class _Picture:
     """The live view: two lines, drawn anew from the counts each time."""
 
@@ -230,10 +161,10 @@ def _facts_line(now: "Progress") -> str:
         f"{speed['tokens_per_s']:,} tokens/s" if now.tokens else f"{speed['rows_per_s']:,} rows/s"
     ]
     if not now.units:
-        facts = [f"at work on the first units for {_duration(now.seconds)}"]
+        facts = [f"at work on the first units for {duration(now.seconds)}"]
     if now.eta_s is not None:
-        spread = "" if now.eta_spread_s is None else f" ± {_duration(now.eta_spread_s)}"
-        facts.append(f"{_duration(now.eta_s)}{spread} left")
+        spread = "" if now.eta_spread_s is None else f" ± {duration(now.eta_spread_s)}"
+        facts.append(f"{duration(now.eta_s)}{spread} left")
     if now.cost is not None:
         facts.append(f"cost {now.cost:,.4g}")
     if now.quarantined:

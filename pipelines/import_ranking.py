@@ -5,12 +5,13 @@ from typing import Literal
 
 import pyarrow as pa
 
-from pipelines.planning.plan import read_held
-from pipelines.planning.work import Target, digest, finish
+from pipelines.planning.dataset_state import read_state
+from pipelines.planning.snapshot_files import digest
 from pipelines.retrieval.rankings import ranking_schema
 from pipelines.running.runs import View, check_output, claimed, run_job
+from pipelines.running.unit_files import IdSet, Target, UnitResult, write_result
 from pipelines.spec.parts import Name, Part, Store
-from pipelines.telemetry.report import Report, simple_report
+from pipelines.telemetry.report import Report, snapshot_report
 from stx_core.errors import InputError
 from stx_core.evaluation.files import list_parts
 from stx_core.evaluation.rankings import read_rankings
@@ -57,11 +58,11 @@ def _import(spec: ImportSpec, view: View, began: float, *, dry_run: bool) -> Rep
     refuse_overlap(spec.path, [spec.source], "the dataset")
     identity = [file_info(url).identity for url in list_parts(spec.source)]
     print_ = digest([identity, spec.ids, spec.format, _FORMAT])
-    root, spec_hash = spec.path, digest([print_, spec.name])
-    held = read_held(root, spec_hash)
-    before = {name: facts["fingerprint"] for name, facts in held.outputs.items()}
-    if held.version and before == {spec.name: print_} and not held.damaged:
-        return Report(root, held.version, committed=False)
+    root, run_hash = spec.path, digest([print_, spec.name])
+    state = read_state(root, run_hash)
+    before = {name: facts["fingerprint"] for name, facts in state.outputs.items()}
+    if state.version and before == {spec.name: print_} and not state.damaged:
+        return Report(root, state.version, committed=False)
     check_output(root)
     kind = pa.string() if spec.ids == "string" else pa.int64()
     schema = ranking_schema(kind, kind)
@@ -71,7 +72,7 @@ def _import(spec: ImportSpec, view: View, began: float, *, dry_run: bool) -> Rep
         "by": "import",
         "source": redact(spec.source),
     }
-    with claimed(root, spec, spec_hash, held, began) as start:
+    with claimed(root, spec, run_hash, state=state, began=began) as start:
         target = Target(root, start.claim.run, start.claim.epoch, start.damaged)
         done = set(start.records["key"].to_pylist())
         planned: dict[str, Unit] = {}
@@ -83,7 +84,9 @@ def _import(spec: ImportSpec, view: View, began: float, *, dry_run: bool) -> Rep
             planned[key] = unit
             if key not in done:
                 rows = _cast(table, schema, spec)
-                fresh.append(finish(target, unit, spec.name, key, rows, rows["query_id"]))
+                ids = IdSet.of(rows["query_id"])
+                result = UnitResult(output=spec.name, key=key, rows=rows, ids_in=ids, ids_out=ids)
+                fresh.append(write_result(target, unit, result, {}))
                 start.beat.check()
         if not planned:
             raise InputError(f"{redact(spec.source)}: an empty ranking, nothing to import")
@@ -92,7 +95,7 @@ def _import(spec: ImportSpec, view: View, began: float, *, dry_run: bool) -> Rep
             root, start.claim, {spec.name: planned}, records, {spec.name: facts},
             {spec.name: schema},
         )  # fmt: skip
-    return simple_report(info, root, began, ledger.to_table(fresh))
+    return snapshot_report(info, root, ledger.to_table(fresh), began=began)
 
 
 def _blocks(spec: ImportSpec) -> Iterator[pa.Table]:

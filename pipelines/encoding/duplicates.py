@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from pipelines.planning.plan import Held
-from stx_core.errors import CommitConflict, DamagedFile
+from pipelines.encoding.plan import EncodePlan
+from pipelines.planning.dataset_state import DatasetState
+from stx_core.errors import CommitConflict, DamagedFile, InputError
 from stx_core.store import damage
 from stx_core.store.data_file import read_columns
 from stx_core.store.digests import blake2b
@@ -23,7 +24,29 @@ _MAX_PASSES = 16
 _EXAMPLES = 3
 
 
-def find_duplicates(root: str, held: Held, keys: Iterable[str], records: pa.Table) -> list[str]:
+def refuse_duplicates(plan: EncodePlan, records: pa.Table, when: str) -> list[str]:
+    """Say in a line which ids occur more than once in what a plan gives, see `find_duplicates`.
+
+    Args:
+        plan: of the run.
+        records: finished units of it.
+        when: ``output.duplicate_ids``; "fail" refuses them.
+
+    Raises:
+        InputError: there are some, and they are refused.
+        CommitConflict: a file is damaged.
+    """
+    name, first = next(iter(plan.parts.items()))
+    kept = (key for output, key in plan.state.kept if output == name)
+    warnings = find_duplicates(plan.root, plan.state, [*first.keys, *kept], records)
+    if warnings and when == "fail":
+        raise InputError(warnings[0])
+    return warnings
+
+
+def find_duplicates(
+    root: str, state: DatasetState, keys: Iterable[str], records: pa.Table
+) -> list[str]:
     """Say in a line how many ids occur more than once, with examples; no line if none does.
 
     Memory is bounded: ids are compared by 64-bit hashes, a share of them at a time; those whose
@@ -32,7 +55,7 @@ def find_duplicates(root: str, held: Held, keys: Iterable[str], records: pa.Tabl
 
     Args:
         root: the dataset.
-        held: the current snapshot, whose files are carried over.
+        state: with the current snapshot, whose files are carried over.
         keys: of the units of one output.
         records: finished units of this run, see `ledger.RECORDS`.
 
@@ -43,10 +66,10 @@ def find_duplicates(root: str, held: Held, keys: Iterable[str], records: pa.Tabl
     rows = _files_of(records, wanted)
     carried = wanted.filter(pc.invert(pc.is_in(wanted, value_set=records["key"])))
     if len(carried):
-        rows = pa.concat_tables([rows, _files_of(read_manifest(root, held.version), carried)])
+        rows = pa.concat_tables([rows, _files_of(read_manifest(root, state.version), carried)])
     n_rows = pc.sum(rows["rows_out"]).as_py() or 0
     # Damaged files of units that a backfill does not speak about stay as they are.
-    left_out = {"", *held.damaged_files}
+    left_out = {"", *state.damaged_files}
     files = [file for file in rows["file"].unique().to_pylist() if file not in left_out]
     passes = -(-n_rows // _IDS_AT_ONCE)
     if passes > _MAX_PASSES:

@@ -6,18 +6,19 @@ The units proper find them there, the way they find rows of the snapshot before 
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.encoding import carry
-from pipelines.running import stream, unit_table
-from pipelines.running.runs import Start, finish_units, unit_name
-from pipelines.spec.parts import Resources
+from pipelines.planning.plan import UnitDict
+from pipelines.running import unit_table
+from pipelines.running.job import Pass, Read
+from pipelines.running.runs import Start
+from pipelines.running.unit_files import UnitResult
 from stx_core.store.digests import blake2b
 from stx_core.store.files.filesystem import write_over
 from stx_core.store.files.local_disk import scratch_space
@@ -30,66 +31,78 @@ from stx_core.store.hash_index import (
     to_hashes,
 )
 from stx_core.store.schema import to_parquet
-from stx_core.store.units import id_hash
+from stx_core.store.units import Unit, id_hash
 
 _HASHES = "hashes"
 
-Taken = dict[str, carry.Source]
 
-
-def encode_repeated(
-    start: Start,
-    work: Sequence[stream.UnitDict],
-    read: stream.Read,
-    stage: stream.StageSpec,
-    write: stream.Write,
-    limits: Resources,
-) -> pa.Table:
-    """Encode the texts that stand in several of these units; records of the files they are in.
+def hash_pass(units: Sequence[UnitDict], read: Read, start: Start) -> Pass:
+    """Write the hashes of each unit's texts, for `index_repeated`.
 
     Args:
-        start: of the run.
-        work: the due units, with ``unit`` and ``keys``.
+        units: the due units, with ``unit`` and ``keys``.
         read: gives the table of a unit.
-        stage: encodes it.
-        write: writes it, under the keys of the description.
-        limits: see `finish_units`.
-
-    Raises:
-        Stopped: a limit was reached; what is finished is kept.
+        start: of the run.
     """
-    folder = join(start.root, "_stx", "runs", start.claim.run)
+    numbered = [{**unit, "number": number} for number, unit in enumerate(units)]
+    return Pass(numbered, read, [], partial(_write_hashes, folder=_folder(start)), limited=False)
+
+
+def index_repeated(start: Start, n_units: int) -> str:
+    """Index the hashes that stand in several units; where the workers find it."""
+    folder = _folder(start)
+    files = [_hash_file(number) for number in range(n_units)]
     with scratch_space() as scratch:
         path = os.path.join(scratch, "repeated.arrow")
-        build_index(folder, _note_hashes(folder, work, read, limits), path, repeated=True)
-        url = publish_index(path, join(folder, "index"))
-    sums = open_index(url).sums()
-    some = [
-        {**work[number], "keys": _keys(work[number]["keys"], total), "number": number}
+        build_index(folder, files, path, repeated=True)
+        return publish_index(path, join(folder, "index"))
+
+
+def repeated_units(units: Sequence[UnitDict], index: str) -> list[UnitDict]:
+    """The units that encode texts for others too, with keys that say which texts these are."""
+    sums = open_index(index).sums()
+    return [
+        {**units[number], "keys": _keys(units[number]["keys"], total), "number": number}
         for number, total in sums.items()
     ]
-    done = dict(zip(*(start.records[name].to_pylist() for name in ("key", "file")), strict=True))
-    some = [each for each in some if not done.keys() >= set(each["keys"].values())]
-    reader = partial(_read_firsts, read=read, index=url)
-    fresh = finish_units(start, some, reader, [stage], write, limits, iter)
-    keys = {key for n, total in sums.items() for key in _keys(work[n]["keys"], total).values()}
-    records = pa.concat_tables([start.records, fresh])
-    return records.filter(pc.is_in(records["key"], pa.array(sorted(keys), pa.string())))
 
 
-def with_repeated(taken: Mapping[str, carry.Source], records: pa.Table, start: Start) -> Taken:
-    """Sources that also have the files of `encode_repeated`.
+def read_repeated(description: UnitDict, unit: Unit, *, read: Read, index: str) -> pa.Table:
+    """The rows of a unit that are encoded for all units."""
+    table = read(description, unit)
+    hashes = table[unit_table.HASH].combine_chunks()
+    hashed = np.flatnonzero(hashes.is_valid().to_numpy(zero_copy_only=False))
+    files, _ = open_index(index).find(to_hashes(hashes.drop_null()))
+    own = hashed[files == description["number"]]
+    _, first = np.unique(to_hashes(hashes.take(pa.array(own))), return_index=True)
+    kept = table.take(pa.array(np.sort(own[first])))
+    notes = unit_table.notes(table)
+    ids = kept[unit_table.ID]
+    due = [n for n in description["keys"] if carry.texts_to_encode(kept, n).null_count < len(kept)]
+    return unit_table.with_notes(
+        kept,
+        due=due,
+        rows_in=len(kept),
+        n_filtered=notes["rows_in"] + notes["n_filtered"] - len(kept),
+        id_hash_in=f"{id_hash(ids):032x}",
+    )
+
+
+def with_repeated(
+    taken: Mapping[str, carry.Source], records: pa.Table, start: Start
+) -> dict[str, carry.Source]:
+    """Sources that also have the files of `read_repeated`.
 
     An output that is cut from a longer one has no use for them: its vectors cost nothing.
     """
-    folder = join(start.root, "_stx", "runs", start.claim.run, "index")
+    folder = join(_folder(start), "index")
     sources = dict(taken)
     for name in records["output"].unique().to_pylist():
         before = taken.get(name)
         if before is not None and before.output != name:
             continue
-        mine = records.filter(pc.equal(records["output"], name))
-        pairs = zip(mine["file"].to_pylist(), mine["checksum"].to_pylist(), strict=True)
+        rows = records.filter(pc.equal(records["output"], name))
+        pairs = zip(rows["file"].to_pylist(), rows["checksum"].to_pylist(), strict=True)
         files = [named(*pair) for pair in pairs if pair[0]]
         if before is not None:
             files = [*open_index(before.index).files, *files]
@@ -107,44 +120,25 @@ def _keys(keys: Mapping[str, str], total: int) -> dict[str, str]:
     }
 
 
-def _note_hashes(
-    folder: str, work: Sequence[stream.UnitDict], read: stream.Read, limits: Resources
-) -> list[str]:
-    """Write the hashes of each unit's texts; the files, in the order of the units."""
-    numbered = [{**each, "number": number} for number, each in enumerate(work)]
-    write = partial(_write_hashes, folder=folder)
-    for _ in stream.run(numbered, read, [], write, limits.runner, name=unit_name):
-        pass
-    return [f"{_HASHES}/{number:08}.parquet" for number in range(len(work))]
+def _folder(start: Start) -> str:
+    return join(start.root, "_stx", "runs", start.claim.run)
 
 
-def _write_hashes(description: Mapping[str, Any], table: pa.Table, folder: str) -> dict[str, Any]:
-    left = pa.nulls(len(table), pa.bool_())
+def _hash_file(number: int) -> str:
+    return f"{_HASHES}/{number:08}.parquet"
+
+
+def _write_hashes(
+    description: UnitDict,
+    unit: Unit,
+    table: pa.Table,
+    *,
+    folder: str,  # noqa: ARG001
+) -> Iterator[UnitResult]:
+    due = pa.nulls(len(table), pa.bool_())
     for name in description["keys"]:
-        wanted = carry.texts_to_encode(table, name).is_valid()
-        left = pc.or_kleene(left, wanted)
-    hashes = table.filter(left)[unit_table.HASH]
+        due = pc.or_kleene(due, carry.texts_to_encode(table, name).is_valid())
+    hashes = table.filter(due)[unit_table.HASH]
     data = to_parquet(pa.table({"content_hash": hashes}))
-    write_over(join(folder, f"{_HASHES}/{description['number']:08}.parquet"), data)
-    return {"records": [], "retries": unit_table.notes(table)["retries"]}
-
-
-def _read_firsts(description: dict[str, Any], read: stream.Read, index: str) -> pa.Table:
-    """The rows of a unit that are encoded for all units."""
-    table = read(description)
-    hashes = table[unit_table.HASH].combine_chunks()
-    known = np.flatnonzero(hashes.is_valid().to_numpy(zero_copy_only=False))
-    files, _ = open_index(index).find(to_hashes(hashes.drop_null()))
-    mine = known[files == description["number"]]
-    _, first = np.unique(to_hashes(hashes.take(pa.array(mine))), return_index=True)
-    kept = table.take(pa.array(np.sort(mine[first])))
-    notes = unit_table.notes(table)
-    ids = kept[unit_table.ID]
-    due = [n for n in description["keys"] if carry.texts_to_encode(kept, n).null_count < len(kept)]
-    return unit_table.with_notes(
-        kept,
-        due=due,
-        rows_in=len(kept),
-        n_filtered=notes["rows_in"] + notes["n_filtered"] - len(kept),
-        id_hash_in=f"{id_hash(ids):032x}",
-    )
+    write_over(join(folder, _hash_file(description["number"])), data)
+    return iter(())

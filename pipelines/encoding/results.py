@@ -1,50 +1,26 @@
-"""A unit's finished table to files: per output the good rows, the quarantined ones, the record."""
+"""A unit's finished table as the results of its outputs: good rows, quarantined ones, counts."""
 
-import time
-import uuid
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.encoding import carry
-from pipelines.planning.plan import Plan
+from pipelines.encoding.plan import EncodePlan
 from pipelines.quality.statistics import measure
 from pipelines.running import unit_table
+from pipelines.running.unit_files import IdSet, UnitResult
 from pipelines.spec.parts import Inputs
 from pipelines.telemetry.unit_counts import TRUNCATED_CARRIED, count_rows
-from stx_core.store import ledger
-from stx_core.store.data_file import NO_FILE, write_table
 from stx_core.store.schema import QUARANTINE, dense_type, sparse_type, with_exact_ids
-from stx_core.store.units import Unit, id_hash
+from stx_core.store.units import Unit
 
 VECTOR_COLUMN = {"dense": "embedding", "sparse": "sparse_embedding"}
 
 
-@dataclass(frozen=True)
-class Sink:
-    """Where the units of one run go; small and picklable, every writer has a copy.
-
-    Attributes:
-        root: the dataset.
-        run: the run's id.
-        epoch: which start of the run this is.
-        schemas: Arrow schema of each output's files, fixed by the plan.
-        facts: see `output_facts`.
-        damaged: see `ledger.record`.
-    """
-
-    root: str
-    run: str
-    epoch: int
-    schemas: Mapping[str, pa.Schema]
-    facts: Mapping[str, Mapping[str, Any]]
-    damaged: Collection[str] = ()
-
-
-def output_facts(plan: Plan) -> dict[str, dict[str, Any]]:
+def output_facts(plan: EncodePlan) -> dict[str, dict[str, Any]]:
     """What a snapshot remembers of each output: enough to encode a query the same way."""
     facts = {}
     for name, part in plan.parts.items():
@@ -87,92 +63,48 @@ def output_schemas(
     return schemas
 
 
-def vector_field(sink: Sink, output: str) -> pa.Field:
-    """The column that an output's vectors are written to."""
-    return sink.schemas[output].field(VECTOR_COLUMN[sink.facts[output]["type"]])
-
-
-def write_unit(unit: Unit, keys: dict[str, str], table: pa.Table, sink: Sink) -> dict[str, Any]:
-    """Write the due outputs of a unit and make it done.
-
-    A unit is done when its ledger record exists. A record that another attempt created first is
-    taken, and this attempt's file stays behind unnamed.
+def output_result(
+    unit: Unit,
+    table: pa.Table,
+    *,
+    output: str,
+    key: str,
+    schema: pa.Schema,
+    facts: Mapping[str, Any],
+) -> UnitResult:
+    """What an output gets of a unit.
 
     Args:
         unit: the unit.
-        keys: unit key by due output.
-        table: as the stages left it, with the results of every due output.
-        sink: where to write.
-
-    Returns:
-        Plain values for the driver: the records, and counts for the progress view.
+        table: as the stages left it, with the output's results, see `carry.complete`.
+        output: its name.
+        key: of the unit for it.
+        schema: of its files.
+        facts: see `output_facts`.
     """
-    seconds = unit_table.seconds_each(table, len(keys))
-    records = [_write_output(unit, name, key, table, sink, seconds) for name, key in keys.items()]
-    return {
-        "records": [asdict(record) for record in records],
-        "rows": unit.n_rows,
-        "tokens": sum(record.n_tokens - record.tokens_carried for record in records),
-        "quarantined": sum(record.rows_quarantined for record in records),
-    }
-
-
-def _write_output(
-    unit: Unit,
-    name: str,
-    key: str,
-    table: pa.Table,
-    sink: Sink,
-    seconds: Mapping[str, float],
-) -> ledger.Record:
-    start = time.perf_counter()
     notes = unit_table.notes(table)
-    rejected = rejected_of(table, name)
+    rejected = rejected_of(table, output)
     good, bad = table.filter(rejected.is_null()), table.filter(rejected.is_valid())
-    stem = f"{key}-{sink.run}-{sink.epoch}-{uuid.uuid4().hex[:12]}.parquet"
-    written = quarantined = NO_FILE
-    if good.num_rows:
-        rows = _output_rows(good, name, sink.schemas[name])
-        written = write_table(sink.root, f"data/{name}/{stem}", rows, _metadata(name, sink))
-    if bad.num_rows:
-        rows = quarantine_rows(unit, key, bad, rejected.filter(rejected.is_valid()))
-        quarantined = write_table(sink.root, f"quarantine/{stem}", rows, {})
-    record = ledger.Record(
+    return UnitResult(
+        output=output,
         key=key,
-        output=name,
-        url=unit.url,
-        identity=unit.identity,
-        start=unit.start,
-        stop=unit.stop,
-        file=written.name,
-        quarantine_file=quarantined.name,
-        rows_in=notes["rows_in"],
-        rows_filtered=notes["n_filtered"],
-        rows_out=good.num_rows,
-        rows_quarantined=bad.num_rows,
-        reasons=count_reasons(rejected),
-        id_hash_in=notes["id_hash_in"],
-        id_hash_out=_hex(good),
-        id_hash_quarantined=_hex(bad),
-        n_tokens=pc.sum(good.column(f"{name}.n_tokens")).as_py() or 0,
-        n_truncated=pc.sum(good.column(f"{name}.truncated")).as_py() or 0,
-        size=written.size,
-        checksum=written.checksum,
-        file_rows=written.rows,
-        quarantine_size=quarantined.size,
-        quarantine_checksum=quarantined.checksum,
-        seconds={**seconds, "write": time.perf_counter() - start},
-        run=sink.run,
-        epoch=sink.epoch,
-        rows_carried=carry.n_carried(good, name),
-        tokens_carried=carry.tokens_carried(good, name),
-        quality=_quality(good, name, rejected),
+        rows=_output_rows(good, output, schema),
+        ids_in=IdSet(notes["rows_in"], int(notes["id_hash_in"], 16)),
+        ids_out=IdSet.of(good.column(unit_table.ID)),
+        ids_quarantined=IdSet.of(bad.column(unit_table.ID)),
+        quarantined=quarantine_rows(unit, key, bad, rejected.filter(rejected.is_valid())),
+        n_filtered=notes["n_filtered"],
+        n_tokens=pc.sum(good.column(f"{output}.n_tokens")).as_py() or 0,
+        n_truncated=pc.sum(good.column(f"{output}.truncated")).as_py() or 0,
+        rows_carried=carry.n_carried(good, output),
+        tokens_carried=carry.tokens_carried(good, output),
+        quality=_quality(good, output, rejected),
         counts={
-            **count_rows(good, name),
-            TRUNCATED_CARRIED: carry.truncated_carried(good, name),
+            **count_rows(good, output),
+            TRUNCATED_CARRIED: carry.truncated_carried(good, output),
         },
+        metadata=_file_metadata(facts),
     )
-    return ledger.record(sink.root, sink.run, record, sink.damaged)
 
 
 def _quality(good: pa.Table, name: str, rejected: pa.Array) -> dict[str, Any]:
@@ -231,17 +163,6 @@ def count_reasons(rejected: pa.Array) -> dict[str, int]:
     return {item["values"]: item["counts"] for item in reasons.value_counts().to_pylist()}
 
 
-def _hex(rows: pa.Table) -> str:
-    return f"{id_hash(rows.column(unit_table.ID)):032x}"
-
-
-def _metadata(name: str, sink: Sink) -> dict[str, str]:
+def _file_metadata(facts: Mapping[str, Any]) -> dict[str, str]:
     """Key-value metadata of a file: so that a file that was copied away still says what it is."""
-    facts = sink.facts[name]
-    return {
-        "stx.output": name,
-        "stx.run": sink.run,
-        "stx.model": str(facts["model"]),
-        "stx.fingerprint": str(facts["fingerprint"]),
-        "stx.similarity": str(facts["similarity"]),
-    }
+    return {f"stx.{name}": str(facts[name]) for name in ("model", "fingerprint", "similarity")}

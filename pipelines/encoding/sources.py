@@ -8,11 +8,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.encoding import carry
+from pipelines.encoding.plan import EncodePlan, EncoderPart
 from pipelines.planning.corpus import Corpus, read_unit
-from pipelines.planning.plan import Held, Part, Plan
 from pipelines.running import unit_table
 from pipelines.spec.encode import EncodeSpec
-from stx_core.store import log
 from stx_core.store.files.urls import join
 from stx_core.store.hash_index import build_index, index_name, named, publish_index, published_index
 from stx_core.store.manifest import split_shards
@@ -23,9 +22,7 @@ _SAMPLE_UNITS = 8
 _NAMED = ("file", "checksum")
 
 
-def with_sources(
-    plan: Plan, spec: EncodeSpec, corpus: Corpus, held: Held, spec_hash: str, folder: str
-) -> Plan:
+def with_sources(plan: EncodePlan, spec: EncodeSpec, corpus: Corpus, folder: str) -> EncodePlan:
     """Index what the due units may take from the snapshot, and estimate how much they will.
 
     Only files that are not carried over by reference are indexed: rows that moved come from them.
@@ -35,15 +32,12 @@ def with_sources(
         plan: as `make_plan` made it.
         spec: of the job.
         corpus: its input.
-        held: the current snapshot.
-        spec_hash: by it an index is found that an interrupted start has published.
         folder: local, for new indexes.
     """
-    if not held.version or not plan.due:
+    state = plan.state
+    if not state.version or not plan.due:
         return plan
-    _, manifest = split_shards(read_manifest(plan.output, held.version), corpus.scope.keeps)
-    entry = log.latest(plan.output)
-    run = log.unfinished_run(entry.state, spec_hash) if entry else None
+    _, manifest = split_shards(read_manifest(plan.root, state.version), corpus.scope.keeps)
     parts = {}
     for name, part in plan.parts.items():
         left = _not_carried(manifest, name, part)
@@ -55,21 +49,21 @@ def with_sources(
         files = [
             named(file, checksum)
             for file, checksum in zip(*(left[n].to_pylist() for n in _NAMED), strict=True)
-            if file and file not in held.damaged_files
+            if file and file not in state.damaged_files
         ]
-        url = _index(plan.output, files, run, folder) if files else ""
+        url = _index(plan.root, files, state.run, folder) if files else ""
         source = replace(part.source, index=url) if url else None
         parts[name] = replace(parts[name], source=source)
     return _estimated(replace(plan, parts=parts), spec, corpus)
 
 
-def _not_carried(manifest: pa.Table, output: str, part: Part) -> pa.Table:
+def _not_carried(manifest: pa.Table, output: str, part: EncoderPart) -> pa.Table:
     """Entries of an output that the new snapshot will not have."""
     mine = manifest.filter(pc.equal(manifest["output"], output))
     return mine.filter(pc.invert(pc.is_in(mine["key"], pa.array(part.keys, pa.string()))))
 
 
-def _index(root: str, files: Sequence[str], run: str | None, folder: str) -> str:
+def _index(root: str, files: Sequence[str], run: str, folder: str) -> str:
     if run and (url := published_index(_published(root, run), files)):
         return url
     # Two outputs that take from the same files share an index.
@@ -83,9 +77,9 @@ def _published(root: str, run: str) -> str:
     return join(root, "_stx", "runs", run, "index")
 
 
-def publish(plan: Plan, run: str) -> Plan:
+def publish(plan: EncodePlan, run: str) -> EncodePlan:
     """Put new indexes into the folder of the run, where the workers of all machines find them."""
-    folder = _published(plan.output, run)
+    folder = _published(plan.root, run)
     indexes = {part.source.index for part in plan.parts.values() if part.source}
     urls = {path: path if path.startswith(folder) else publish_index(path, folder)
             for path in indexes}  # fmt: skip
@@ -98,7 +92,7 @@ def publish(plan: Plan, run: str) -> Plan:
     return replace(plan, parts=parts)
 
 
-def _estimated(plan: Plan, spec: EncodeSpec, corpus: Corpus) -> Plan:
+def _estimated(plan: EncodePlan, spec: EncodeSpec, corpus: Corpus) -> EncodePlan:
     """Add rows to encode and to carry over, from a sample of due units; exact if that is all."""
     sources = {name: part.source for name, part in plan.parts.items() if part.source}
     due = [index for index, names in plan.due.items() if sources.keys() & set(names)]
@@ -109,7 +103,7 @@ def _estimated(plan: Plan, spec: EncodeSpec, corpus: Corpus) -> Plan:
         table = read_unit(plan.units[index], corpus.schema, spec.inputs, output)
         n_good = table.column(unit_table.REJECTED).null_count
         for name in sources.keys() & set(plan.due[index]):
-            marked = carry.mark(table, name, sources[name], plan.output, notes=False)
+            marked = carry.mark(table, name, sources[name], plan.root, notes=False)
             n_carried = carry.n_carried(marked, name)
             seen = (plan.units[index].n_rows, n_carried, n_good - n_carried)
             counts[name] = [a + b for a, b in zip(counts[name], seen, strict=True)]

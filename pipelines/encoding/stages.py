@@ -2,15 +2,15 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from pipelines.encoding.carry import texts_to_encode
 from pipelines.encoding.token_column import tokens_of
+from pipelines.models.settings import HUB_ORGANISATION, EncoderSettings
 from pipelines.running import unit_table
 from pipelines.running.models import in_float32, limit_threads, load_planned
 from stx_core import failpoints
@@ -21,38 +21,6 @@ if TYPE_CHECKING:
     from stx_core.models.sentence_transformer import SentenceTransformer
     from stx_core.models.sparse_encoder import SparseEncoder
     from stx_core.models.text_encoder import Embedded
-
-HUB_ORGANISATION = {"dense": "sentence-transformers", "sparse": "sparse-encoder"}
-
-
-@dataclass(frozen=True)
-class EncoderSettings:
-    """All that an actor needs to rebuild one encoder; the values of `spec.Model`, resolved.
-
-    Attributes:
-        model: local folder or hub name.
-        revision: commit of a hub name, so that every actor loads the same one.
-        files: hash over the model's files, checked where it is loaded.
-    """
-
-    model: str
-    type: Literal["dense", "sparse"]
-    revision: str | None
-    files: str
-    task: Literal["document", "query"]
-    prompt: str | None
-    max_seq_length: int | None
-    dtype: str
-    normalize: bool
-    truncate_dim: int | None
-    store_as: Literal["float32", "float16"]
-    max_active_dims: int | None
-    trust_remote_code: bool
-    allow_pickle: bool
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON and for other processes."""
-        return asdict(self)
 
 
 class Encoder:

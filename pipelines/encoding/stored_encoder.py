@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from pipelines.encoding.stages import EncoderSettings
+from pipelines.models.settings import EncoderSettings
 from stx_core.errors import ModelError, StoreError
 
 

@@ -8,7 +8,8 @@ import pyarrow as pa
 
 from pipelines.encoding import token_column
 from pipelines.encoding.carry import texts_to_encode
-from pipelines.encoding.stages import Encoder, EncoderSettings
+from pipelines.encoding.stages import Encoder
+from pipelines.models.settings import EncoderSettings
 from pipelines.running import unit_table
 from pipelines.running.models import limit_threads
 

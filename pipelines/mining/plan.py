@@ -11,7 +11,7 @@ import pyarrow as pa
 from pipelines.mining.formats import needs_texts
 from pipelines.mining.stage import STATISTICS
 from pipelines.planning.corpus import Corpus, list_corpus
-from pipelines.planning.work import DataFile, digest, files_digest, snapshot_data
+from pipelines.planning.snapshot_files import DataFile, digest, files_digest, snapshot_data
 from pipelines.retrieval.query_spans import query_starts
 from pipelines.retrieval.rankings import ranking_schema
 from pipelines.retrieval.retrievers import positives_output

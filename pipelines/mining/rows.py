@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.planning.work import take_unit
+from pipelines.planning.snapshot_files import take_unit
 from pipelines.retrieval.query_spans import open_spans, rows_of_queries
 from pipelines.retrieval.rankings import QUERY, pairs_schema, positives_of, ranking_schema
 from pipelines.spec.retrieval import FUSION

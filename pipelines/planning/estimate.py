@@ -114,7 +114,8 @@ def probe_here(
 
 
 def _probe(settings: Mapping[str, Any], texts: list[str]) -> EncoderProbe:
-    from pipelines.encoding.stages import Encoder, EncoderSettings
+    from pipelines.encoding.stages import Encoder
+    from pipelines.models.settings import EncoderSettings
 
     encoder = Encoder(EncoderSettings(**settings))
     model = encoder.model

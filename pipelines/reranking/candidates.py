@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.planning.work import digest, snapshot_data
+from pipelines.planning.snapshot_files import digest, snapshot_data
 from pipelines.reranking.text_tables import is_text_table, read_text_table
 from pipelines.retrieval.rankings import ranks
 from pipelines.spec.retrieval import Candidates

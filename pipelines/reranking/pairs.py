@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.planning.work import take_unit
+from pipelines.planning.snapshot_files import take_unit
 from pipelines.reranking.candidates import wanted_rows
 from pipelines.reranking.scorers import PAIR
 from pipelines.retrieval.rankings import QUERY, positives_of

@@ -1,73 +1,56 @@
 """The scored pairs of a unit as the rows of its outputs: rankings, and scores of positives."""
 
-from typing import NamedTuple
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.encoding.results import quarantine_rows, rejected_of
-from pipelines.planning.work import Lost
 from pipelines.reranking.pairs import IS_CANDIDATE, IS_POSITIVE
 from pipelines.retrieval.rankings import codes, first_of_query, ranks
 from pipelines.running import unit_table
-from stx_core.store.schema import QUARANTINE
+from pipelines.running.unit_files import IdSet, UnitResult
 from stx_core.store.units import Unit
 
 
-class OutputRows(NamedTuple):
-    """What an output has of a unit.
-
-    Attributes:
-        rows: of its file.
-        lost: what it does not have of the candidates.
-        counts: ``n_tokens`` and ``n_truncated``.
-    """
-
-    rows: pa.Table
-    lost: Lost
-    counts: dict[str, int]
-
-
-def ranking_rows(
-    unit: Unit, key: str, table: pa.Table, name: str, schema: pa.Schema, top_k: int | None
-) -> OutputRows:
+def ranking_result(
+    unit: Unit, table: pa.Table, reranker: str, *, empty: UnitResult, top_k: int | None
+) -> UnitResult:
     """The ranking of a unit.
 
     Args:
         unit: that was read.
-        key: of the unit, for its quarantine.
         table: its pairs, scored.
-        name: of the reranker.
-        schema: of the output.
+        reranker: by which.
+        empty: see `RerankUnits.results`.
         top_k: candidates of each query; None for all.
     """
-    rejected = rejected_of(table, name)
+    rejected = rejected_of(table, reranker)
     good, is_candidate = rejected.is_null(), table[IS_CANDIDATE]
     bad = pc.and_(is_candidate, rejected.is_valid()).combine_chunks()
     bad_rows = table.filter(bad)
-    lost = Lost(
-        quarantine_rows(unit, key, bad_rows, rejected.filter(bad)),
-        bad_rows[unit_table.ID].combine_chunks(),
-        _n_filtered(unit, table),
-    )
-    ranking = _ranked(table.filter(pc.and_(is_candidate, good)), name, top_k)
+    bad_ids = IdSet.of(bad_rows[unit_table.ID])
+    ranking = _ranked(table.filter(pc.and_(is_candidate, good)), reranker, top_k)
     scored = table.filter(good)
-    counts = {
-        "n_tokens": pc.sum(scored[f"{name}.n_tokens"]).as_py() or 0,
-        "n_truncated": pc.sum(scored[f"{name}.truncated"]).as_py() or 0,
-    }
-    return OutputRows(_as_output(ranking, name, schema), lost, counts)
+    return replace(
+        empty,
+        rows=_as_output(ranking, reranker, empty.rows.schema),
+        ids_out=empty.ids_in.without(bad_ids),
+        ids_quarantined=bad_ids,
+        quarantined=quarantine_rows(unit, empty.key, bad_rows, rejected.filter(bad)),
+        n_tokens=pc.sum(scored[f"{reranker}.n_tokens"]).as_py() or 0,
+        n_truncated=pc.sum(scored[f"{reranker}.truncated"]).as_py() or 0,
+    )
 
 
-def positives_rows(unit: Unit, table: pa.Table, name: str, schema: pa.Schema) -> OutputRows:
+def positives_result(table: pa.Table, reranker: str, *, empty: UnitResult) -> UnitResult:
     """Scores of the positives of a unit; its bad rows are in the quarantine of the ranking."""
-    good = rejected_of(table, name).is_null()
+    good = rejected_of(table, reranker).is_null()
     rows = table.filter(pc.and_(table[IS_POSITIVE], good))
-    lost = Lost(QUARANTINE.empty_table(), pa.array([], pa.string()), _n_filtered(unit, table))
-    return OutputRows(_as_output(rows, name, schema), lost, {})
+    return replace(empty, rows=_as_output(rows, reranker, empty.rows.schema))
 
 
-def _n_filtered(unit: Unit, table: pa.Table) -> int:
+def n_filtered(unit: Unit, table: pa.Table) -> int:
     """Candidates of a unit that are beyond the depth, or there twice."""
     return unit.n_rows - (pc.sum(table[IS_CANDIDATE]).as_py() or 0)
 

@@ -1,12 +1,12 @@
 """The actor of `rerank`: cross-encoders that score the pairs of a unit, whatever their queries."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
+from pipelines.models.settings import HUB_ORGANISATION, RerankerSettings
 from pipelines.running import unit_table
 from pipelines.running.models import in_float32, limit_threads, load_planned
 from stx_core.errors import ModelError
@@ -14,34 +14,8 @@ from stx_core.errors import ModelError
 if TYPE_CHECKING:
     from stx_core.models.cross_encoder import CrossEncoder, Scored
 
-ORGANISATION = "cross-encoder"
-
 PAIR = pa.struct([("query", pa.string()), ("document", pa.string())])
 """Type of the text of a pair, column `unit_table.TEXT`; null where the row is rejected."""
-
-
-@dataclass(frozen=True)
-class RerankerSettings:
-    """All that an actor needs to rebuild one cross-encoder; `Reranker` of the spec, resolved.
-
-    Attributes:
-        model: local folder or hub name.
-        revision: commit of a hub name, so that every actor loads the same one.
-        files: hash over the model's files, checked where it is loaded.
-    """
-
-    model: str
-    revision: str | None
-    files: str
-    prompt: str | None
-    max_seq_length: int | None
-    dtype: str
-    trust_remote_code: bool
-    allow_pickle: bool
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON and for other processes."""
-        return asdict(self)
 
 
 class Scorer:
@@ -86,7 +60,9 @@ class Scorer:
 
 def _load(settings: RerankerSettings) -> "CrossEncoder":
     model: CrossEncoder
-    model = load_planned("CrossEncoder", settings, ORGANISATION, max_length=settings.max_seq_length)
+    model = load_planned(
+        "CrossEncoder", settings, HUB_ORGANISATION["cross"], max_length=settings.max_seq_length
+    )
     if model.num_labels != 1:
         raise ModelError(
             f"{settings.model}: scores {model.num_labels} labels per pair, and a ranking needs "

@@ -6,12 +6,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipelines.models.settings import HUB_ORGANISATION, RerankerSettings, fingerprint, resolved
 from pipelines.planning.corpus import Corpus, list_corpus
-from pipelines.planning.number_format import settled
-from pipelines.planning.plan import current_outputs, fingerprint, resolved
-from pipelines.planning.work import digest
+from pipelines.planning.dataset_state import current_outputs
+from pipelines.planning.dtype import settled
+from pipelines.planning.snapshot_files import digest
 from pipelines.reranking.candidates import Found, find_candidates
-from pipelines.reranking.scorers import ORGANISATION, RerankerSettings
 from pipelines.retrieval.rankings import pairs_schema, ranking_schema
 from pipelines.spec.parts import Inputs
 from pipelines.spec.retrieval import RerankSpec
@@ -118,7 +118,7 @@ def find_task(spec: RerankSpec) -> RerankTask:
                 + f"; set {side}.path"
             )  # fmt: skip
     rerankers = {
-        name: RerankerSettings(**resolved(model, ORGANISATION))
+        name: RerankerSettings(**resolved(model, HUB_ORGANISATION["cross"]))
         for name, model in spec.rerankers.items()
     }
     rerankers = settled(rerankers, current_outputs(spec.output.path), spec.resources)

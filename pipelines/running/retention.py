@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipelines.spec.parts import Output
+from pipelines.spec.parts import Dataset
 from stx_core.errors import StxError
 from stx_core.store.files.urls import one_line
 from stx_core.store.gc import Garbage, gc
@@ -16,7 +16,7 @@ class Retention:
     warnings: tuple[str, ...] = ()
 
 
-def give_up_old(output: Output) -> Retention:
+def give_up_old(output: Dataset) -> Retention:
     """Delete versions beyond ``keep_snapshots`` that were last current before ``keep_for``.
 
     The current version stays, and so do those that unfinished runs build on. The snapshot is

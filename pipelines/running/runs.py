@@ -27,7 +27,7 @@ from stx_core.store.files.s3 import use_options
 from stx_core.store.files.urls import redact
 
 if TYPE_CHECKING:
-    from pipelines.planning.plan import Held
+    from pipelines.planning.dataset_state import DatasetState
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +71,7 @@ class Start:
     Attributes:
         root: the dataset.
         job: `encode`, `retrieve` …
+        spec: of it, with its runner.
         claim: of the run.
         beat: tells others that it is alive.
         records: of earlier starts, see `ledger.RECORDS`.
@@ -80,6 +81,7 @@ class Start:
 
     root: str
     job: str
+    spec: Any
     claim: log.Claim
     beat: Heartbeat
     records: pa.Table
@@ -105,15 +107,21 @@ def check_output(root: str, *, repairs: bool = False) -> None:
 
 @contextmanager
 def claimed(
-    root: str, spec: BaseModel, spec_hash: str, held: "Held", began: float, *, repairs: bool = False
+    root: str,
+    spec: BaseModel,
+    run_hash: str,
+    *,
+    state: "DatasetState",
+    began: float,
+    repairs: bool = False,
 ) -> Iterator[Start]:
     """Claim the dataset for a run, or go on with one; in the block it is held.
 
     Args:
         root: the dataset.
         spec: kept beside the records.
-        spec_hash: two starts with the same one are the same run.
-        held: what this start found when it planned.
+        run_hash: two starts with the same one are the same run.
+        state: what this start found when it planned.
         began: see `Start`.
         repairs: see `log.claim`.
 
@@ -123,16 +131,16 @@ def claimed(
         CommitConflict: another start changed the dataset since it was looked at.
     """
     job = type(spec).__name__.removesuffix("Spec").lower()
-    claim = log.claim(root, spec_hash, repairs=repairs)
+    claim = log.claim(root, run_hash, repairs=repairs)
     with log.hold(root, claim) as beat, pausing(root, claim), told(root, job, claim, spec):
         write_spec(root, claim.run, spec)
-        if (claim.base, claim.run if claim.resumed else "") != (held.version, held.run):
+        if (claim.base, claim.run if claim.resumed else "") != (state.version, state.run):
             raise CommitConflict(
                 f"{redact(root)}: another start changed the dataset while this one planned"
             )
-        bad = held.damaged_files
+        bad = state.damaged_files
         records = ledger.load(root, claim.run, bad) if claim.resumed else ledger.to_table([])
-        yield Start(root, job, claim, beat, records, bad, began)
+        yield Start(root, job, spec, claim, beat, records, bad, began)
 
 
 def finish_units(
@@ -140,8 +148,10 @@ def finish_units(
     work: Sequence[stream.UnitDict],
     read: stream.Read,
     stages: Sequence[stream.StageSpec],
+    *,
     write: stream.Write,
     limits: Resources,
+    limited: bool = True,
     watch: Callable[[Iterator[dict[str, Any]]], Iterator[dict[str, Any]]],
 ) -> pa.Table:
     """Send due units through the stages; their records, see `ledger.RECORDS`.
@@ -153,16 +163,23 @@ def finish_units(
         stages: likewise.
         write: likewise; its results have ``records`` and ``retries``.
         limits: of time and number.
+        limited: whether they are kept to, and progress is measured: not by passes that only
+            prepare others.
         watch: passes results through.
 
     Raises:
         Stopped: a limit was reached; what is finished is kept.
     """
-    seconds = limits.deadline_s and limits.deadline_s - (time.monotonic() - start.began)
-    some = work[: limits.max_units]
-    results = stream.run(some, read, stages, write, limits.runner, seconds=seconds, name=unit_name)
-    progress = Progress(len(work), sum(_n_rows(each) for each in work))
-    results = metered(results, limits.runner, start.claim.run, start.job, start.root, progress)
+    chosen, seconds = work, None
+    if limited:
+        chosen = work[: limits.max_units]
+        seconds = limits.deadline_s and limits.deadline_s - (time.monotonic() - start.began)
+    results = stream.run(
+        chosen, read, stages, write, limits.runner, seconds=seconds, name=unit_name
+    )
+    if limited:
+        progress = Progress(len(work), sum(map(_n_rows, work)))
+        results = metered(results, limits.runner, start.claim.run, start.job, start.root, progress)
     folds = ledger.Folds(start.root, start.claim.run, start.claim.epoch)
     n_finished = 0
     for result in watch(results):

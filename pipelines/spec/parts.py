@@ -285,20 +285,11 @@ class Model(Part):
     _trusted_code_is_pinned = model_validator(mode="after")(trusted_code_is_pinned)
 
 
-class Output(Part):
-    """Where snapshots are written and what happens to rows that cannot be encoded."""
+class Dataset(Part):
+    """Where snapshots are written, and how many of them stay."""
 
     path: str
     """Folder or URL of a store that can create an object only if it is absent."""
-    on_bad_rows: Literal["quarantine", "fail"] = "quarantine"
-    max_quarantined: Annotated[float, Field(ge=0, le=1)] = 1.0
-    """Share of rows; when more are quarantined the command ends with exit code 3."""
-    empty_text: Literal["quarantine", "encode"] = "quarantine"
-    dedupe: Literal["unit", "corpus"] = "unit"
-    """Where equal texts are encoded once: in each unit, or, by a pass over all hashes first, in all
-    units of a run."""
-    duplicate_ids: Literal["keep", "fail"] = "keep"
-    """Ids that occur twice are reported; "fail" refuses to commit them."""
     keep_snapshots: Annotated[int, Field(ge=1)] | None = None
     """After a commit, give up versions beyond so many of the newest; None: only `stx gc` does."""
     keep_for: str | None = None
@@ -311,6 +302,20 @@ class Output(Part):
     def keep_for_s(self) -> float | None:
         """`keep_for` in seconds."""
         return None if self.keep_for is None else duration_s(self.keep_for)
+
+
+class Output(Dataset):
+    """Where snapshots are written and what happens to rows that cannot be encoded."""
+
+    on_bad_rows: Literal["quarantine", "fail"] = "quarantine"
+    max_quarantined: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Share of rows; when more are quarantined the command ends with exit code 3."""
+    empty_text: Literal["quarantine", "encode"] = "quarantine"
+    dedupe: Literal["unit", "corpus"] = "unit"
+    """Where equal texts are encoded once: in each unit, or, by a pass over all hashes first, in all
+    units of a run."""
+    duplicate_ids: Literal["keep", "fail"] = "keep"
+    """Ids that occur twice are reported; "fail" refuses to commit them."""
 
 
 def number_or_range(value: Any) -> Any:  # noqa: ANN401

@@ -6,12 +6,12 @@ from pydantic import Field, field_validator, model_validator
 
 from pipelines.spec.alerts import Alerts
 from pipelines.spec.parts import (
+    Dataset,
     Inputs,
     Name,
     Part,
     Resources,
     Store,
-    committable,
     trusted_code_is_pinned,
     without_secrets,
 )
@@ -57,14 +57,6 @@ class Fusion(Part):
     """By retriever; 1 for those that are not named."""
 
 
-class RankingOutput(Part):
-    """Where a ranking is written."""
-
-    path: str
-
-    _can_be_committed_to = field_validator("path")(committable)
-
-
 class RetrievalResources(Resources):
     """Of jobs whose units are queries or candidates."""
 
@@ -91,7 +83,7 @@ class RetrieveSpec(Part):
     """Columns of both datasets that must be equal, such as a partition."""
     other_models: bool = False
     """Allow queries and corpus of different models, as of a pair that was trained together."""
-    output: RankingOutput
+    output: Dataset
     resources: RetrievalResources = RetrievalResources()
     store: Store = Store()
     alerts: Alerts = Alerts()
@@ -152,7 +144,7 @@ class RerankSpec(Part):
     """Candidates of each query to keep, after scoring."""
     positives: str | None = None
     """File with judged pairs (qrels): they are scored too, whatever their rank."""
-    output: RankingOutput
+    output: Dataset
     resources: RetrievalResources = RetrievalResources()
     store: Store = Store()
     alerts: Alerts = Alerts()
@@ -251,7 +243,7 @@ class MineSpec(Part):
     """Training rows to write, each as an output of its name."""
     scores: bool = False
     """Scores beside the rows, where a format leaves the choice."""
-    output: RankingOutput
+    output: Dataset
     resources: MiningResources = MiningResources()
     store: Store = Store()
     alerts: Alerts = Alerts()

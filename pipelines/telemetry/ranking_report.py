@@ -5,16 +5,15 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel
 
 from pipelines.planning.pool import Pool
+from pipelines.running.job import Committed
 from pipelines.spec.parts import Resources
 from pipelines.telemetry import sections
 from pipelines.telemetry.report import Report
 from pipelines.telemetry.unit_counts import add_up
 from stx_core.page import Section
 from stx_core.store.files.urls import redact
-from stx_core.store.snapshot import SnapshotInfo
 
 
 @dataclass(frozen=True)
@@ -24,71 +23,67 @@ class RankingRun:
     Attributes:
         title: what was done, in a word.
         rows_are: what the rows of its units are: queries, candidates.
-        spec: what was asked for.
-        resources: of the spec.
         pool: where the stages ran.
         report: numbers of this start.
-        info: the snapshot that it committed.
-        records: of all starts of the run, see `ledger.RECORDS`.
-        fresh: of this start.
-        timed: those of them that the speed is of, one for each row of a unit.
-        began: when its first unit did, in seconds since 1970.
+        committed: the run.
+        timed: records that the speed is of, one for each row of a unit.
     """
 
     title: str
     rows_are: str
-    spec: BaseModel
-    resources: Resources
     pool: Pool
     report: Report
-    info: SnapshotInfo
-    records: pa.Table
-    fresh: pa.Table
+    committed: Committed
     timed: pa.Table
-    began: float
 
     @property
     def cost(self) -> float | None:
         """Of this start, at `resources.cost_per_hour`."""
-        return self.resources.cost(self.report.seconds)
+        resources: Resources = self.committed.spec.resources
+        return resources.cost(self.report.seconds)
 
     def units(self, output: str) -> pa.Table:
         """Records of an output."""
-        return self.records.filter(pc.equal(self.records["output"], output))
+        return self.committed.records.filter(pc.equal(self.committed.records["output"], output))
 
 
 def with_ranking_page(run: RankingRun) -> Report:
     """Write the page; the report with its cost, and a line that says where the page is."""
-    title = f"{run.title}: {redact(run.report.output)}, version {run.info.version}"
-    notes = [f"Run {run.info.run}, committed {run.info.created}."]
-    return sections.with_page(run.report, run.info.version, title, notes, _sections(run), run.cost)
+    title = f"{run.title}: {redact(run.report.output)}, version {run.committed.info.version}"
+    notes = [f"Run {run.committed.info.run}, committed {run.committed.info.created}."]
+    return sections.with_page(
+        run.report, run.committed.info.version, title, notes, _sections(run), run.cost
+    )
 
 
 def _sections(run: RankingRun) -> Iterator[Section]:
     yield Section("Summary", ("what", "number"), list(_summary(run)))
     yield Section("Outputs", ("what", *run.report.parts), _outputs(run))
-    yield from sections.throughput(run.timed, run.began, run.rows_are)
-    for name in run.info.outputs:
+    yield from sections.throughput(run.timed, run.committed.began, run.rows_are)
+    for name in run.committed.info.outputs:
         scores = add_up(run.units(name)).scores
         yield from sections.histogram(f"Scores: {name}", "pairs", scores)
     yield from sections.quarantine(
-        run.report.output, {name: run.units(name) for name in run.info.outputs}
+        run.report.output, {name: run.units(name) for name in run.committed.info.outputs}
     )
-    yield sections.stages(run.fresh)
-    yield from sections.slowest(run.fresh)
-    yield sections.settings(run.spec)
+    yield sections.stages(run.committed.fresh)
+    yield from sections.slowest(run.committed.fresh)
+    yield sections.settings(run.committed.spec)
     yield sections.environment(run.pool)
 
 
 def _summary(run: RankingRun) -> Iterator[tuple[str, object]]:
-    yield run.rows_are, run.info.rows
+    yield run.rows_are, run.committed.info.rows
     yield "seconds, from start to commit", f"{run.report.seconds:,.1f}"
     yield "of these streaming, start of the actors counted", f"{run.report.stream_seconds:,.1f}"
-    if tokens := pc.sum(run.fresh["n_tokens"]).as_py():
+    if tokens := pc.sum(run.committed.fresh["n_tokens"]).as_py():
         yield "tokens read", tokens
         yield "tokens per second", f"{tokens / run.report.stream_seconds:,.0f}"
     if run.cost is not None:
-        yield f"cost, at {run.resources.cost_per_hour:g} per hour", f"{run.cost:,.4g}"
+        yield (
+            f"cost, at {run.committed.spec.resources.cost_per_hour:g} per hour",
+            f"{run.cost:,.4g}",
+        )
 
 
 def _outputs(run: RankingRun) -> list[Sequence[object]]:

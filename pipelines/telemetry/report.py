@@ -114,26 +114,26 @@ def _total(counts: pa.ChunkedArray) -> int:
     return pc.sum(counts).as_py() or 0
 
 
-def simple_report(
-    info: SnapshotInfo, root: str, began: float, fresh: pa.Table, warnings: Sequence[str] = ()
+def snapshot_report(
+    info: SnapshotInfo, root: str, fresh: pa.Table, *, began: float, stream_seconds: float = 0.0
 ) -> Report:
-    """Report of a job that encodes nothing itself.
+    """Report of a run that has committed a snapshot.
 
     Args:
-        info: the snapshot that was committed.
+        info: the snapshot.
         root: the dataset.
+        fresh: records of this start, see `ledger.RECORDS`.
         began: `time.monotonic` when the command began.
-        fresh: records of this start.
-        warnings: lines that a person should read.
+        stream_seconds: from the first unit to the last.
     """
     return Report(
         output=root,
         version=info.version,
         committed=True,
         seconds=time.monotonic() - began,
+        stream_seconds=stream_seconds,
         parts={name: output_report(name, facts, fresh) for name, facts in info.outputs.items()},
         retries=take_counts(),
-        warnings=warnings,
     )
 
 

@@ -3,22 +3,21 @@
 All of it comes from the run's records, whose counts add up, and from the log; no data file is read.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.planning.plan import Plan
-from pipelines.spec.encode import EncodeSpec
+from pipelines.encoding.plan import EncodePlan
+from pipelines.running.job import Committed
+from pipelines.spec.parts import Resources
 from pipelines.telemetry import sections
 from pipelines.telemetry.report import Report
 from pipelines.telemetry.unit_counts import Totals, add_up
 from stx_core.page import Section, share
 from stx_core.store.files.urls import redact
-from stx_core.store.snapshot import SnapshotInfo
 
 
 @dataclass(frozen=True)
@@ -26,28 +25,18 @@ class EncodeRun:
     """What a report tells of.
 
     Attributes:
-        spec: what was asked for.
         plan: of this start.
         report: its numbers.
-        info: the snapshot that it committed.
-        before: outputs of the snapshot before; {} for none.
-        records: of all starts of the run, see `ledger.RECORDS`.
-        fresh: of this start.
-        began: when its first unit did, in seconds since 1970.
+        committed: the run.
     """
 
-    spec: EncodeSpec
-    plan: Plan
+    plan: EncodePlan
     report: Report
-    info: SnapshotInfo
-    before: Mapping[str, Mapping[str, Any]]
-    records: pa.Table
-    fresh: pa.Table
-    began: float
+    committed: Committed
 
     def units(self, output: str) -> pa.Table:
         """Records of the snapshot's units; not those of texts that were encoded for several."""
-        mine = _of(self.records, output)
+        mine = _of(self.committed.records, output)
         return mine.filter(
             pc.is_in(mine["key"], pa.array(self.plan.parts[output].keys, pa.string()))
         )
@@ -55,27 +44,28 @@ class EncodeRun:
     @cached_property
     def totals(self) -> dict[str, Totals]:
         """What the records count, by output."""
-        return {name: add_up(self.units(name)) for name in self.info.outputs}
+        return {name: add_up(self.units(name)) for name in self.committed.info.outputs}
 
     @property
     def cost(self) -> float | None:
         """Of this start, at `resources.cost_per_hour`."""
-        return self.spec.resources.cost(self.report.seconds)
+        resources: Resources = self.committed.spec.resources
+        return resources.cost(self.report.seconds)
 
 
 def with_encode_page(run: EncodeRun) -> Report:
     """Write the page; the report with its cost, and a line that says where the page is."""
-    title = f"Encoded: {redact(run.report.output)}, version {run.info.version}"
+    title = f"Encoded: {redact(run.report.output)}, version {run.committed.info.version}"
     notes, parts = list(_notes(run)), _sections(run)
-    return sections.with_page(run.report, run.info.version, title, notes, parts, run.cost)
+    return sections.with_page(run.report, run.committed.info.version, title, notes, parts, run.cost)
 
 
 def _notes(run: EncodeRun) -> Iterator[str]:
-    yield f"Run {run.info.run}, committed {run.info.created}."
-    earlier = len(run.records) - len(run.fresh)
-    if earlier:
+    yield f"Run {run.committed.info.run}, committed {run.committed.info.created}."
+    n_units = len(run.committed.records)
+    if earlier := n_units - len(run.committed.fresh):
         yield (
-            f"{earlier:,} of its {len(run.records):,} units were finished by earlier starts: they "
+            f"{earlier:,} of its {n_units:,} units were finished by earlier starts: they "
             "are in the counts of rows, not in times, speeds and cost."
         )
     yield "Lengths and norms are of the rows in files that the run wrote, carried or encoded."
@@ -85,14 +75,14 @@ def _sections(run: EncodeRun) -> Iterator[Section]:
     yield Section("Summary", ("what", "number"), list(_summary(run)))
     yield Section("Outputs", ("what", *run.report.parts), _outputs(run))
     yield Section("Changes", ("rows", *run.report.parts), _changes(run))
-    yield from sections.throughput(run.fresh, run.began)
-    for name, facts in run.info.outputs.items():
+    yield from sections.throughput(run.committed.fresh, run.committed.began)
+    for name, facts in run.committed.info.outputs.items():
         yield from _histograms(run, name, facts["type"])
-    units = {name: run.units(name) for name in run.info.outputs}
+    units = {name: run.units(name) for name in run.committed.info.outputs}
     yield from sections.quarantine(run.report.output, units)
-    yield sections.stages(run.fresh)
-    yield from sections.slowest(run.fresh)
-    yield sections.settings(run.spec)
+    yield sections.stages(run.committed.fresh)
+    yield from sections.slowest(run.committed.fresh)
+    yield sections.settings(run.committed.spec)
     probes = (part.probe for part in run.plan.parts.values())
     yield sections.environment(run.plan.pool, (probe.device for probe in probes if probe))
 
@@ -101,7 +91,7 @@ def _summary(run: EncodeRun) -> Iterator[tuple[str, object]]:
     report, parts = run.report, run.report.parts.values()
     rows = max((part.encoded_rows for part in parts), default=0)
     tokens = sum(part.encoded_tokens for part in parts)
-    yield "rows of the corpus", run.info.rows
+    yield "rows of the corpus", run.committed.info.rows
     yield "seconds, from start to commit", f"{report.seconds:,.1f}"
     yield "of these streaming, start of the actors counted", f"{report.stream_seconds:,.1f}"
     yield "rows encoded, equal texts of a unit once", rows
@@ -115,7 +105,10 @@ def _summary(run: EncodeRun) -> Iterator[tuple[str, object]]:
         if totals.fill:
             yield f"filling up of packed batches: {name}", f"{totals.fill:.2%}"
     if run.cost is not None:
-        yield f"cost, at {run.spec.resources.cost_per_hour:g} per hour", f"{run.cost:,.4g}"
+        yield (
+            f"cost, at {run.committed.spec.resources.cost_per_hour:g} per hour",
+            f"{run.cost:,.4g}",
+        )
         if tokens:
             yield "cost of a million tokens", f"{run.cost / tokens * 1e6:,.4g}"
 
@@ -143,10 +136,10 @@ def _changes(run: EncodeRun) -> list[Sequence[object]]:
 
 
 def _changes_of(run: EncodeRun, name: str) -> tuple[int, ...]:
-    all_records = _of(run.records, name)
+    all_records = _of(run.committed.records, name)
     written = _total(run.units(name), "rows_out")
     encoded = _total(all_records, "rows_out") - _total(all_records, "rows_carried")
-    before = run.before.get(name, {}).get("rows", 0)
+    before = run.plan.state.outputs.get(name, {}).get("rows", 0)
     now = run.report.parts[name].rows
     kept = now - encoded
     return before, now, now - written, written - encoded, encoded, max(0, before - kept)

@@ -187,6 +187,14 @@ def exact_ids(facts: Mapping[str, Any]) -> str | None:
     return "id" if "id" in output_schema(facts).names else None
 
 
+def output_schemas(root: str, version: int) -> dict[str, pa.Schema]:
+    """Schema of the files of each output of a version; {} for version 0, none."""
+    if not version:
+        return {}
+    outputs = snapshot_state(root, version)["outputs"]
+    return {name: output_schema(facts) for name, facts in outputs.items()}
+
+
 def output_schema(facts: Mapping[str, Any]) -> pa.Schema:
     """Schema of an output's files, from what the log keeps of it."""
     return pa.ipc.read_schema(pa.BufferReader(base64.b64decode(facts["schema"])))

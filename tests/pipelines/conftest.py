@@ -60,6 +60,6 @@ def spec_of(static_model, tmp_path):
 @pytest.fixture(autouse=True)
 def float32_on_every_machine(monkeypatch):
     """``dtype: auto`` is what the machine is fast at; results of tests must not depend on that."""
-    from pipelines.planning import number_format
+    from pipelines.planning import dtype
 
-    monkeypatch.setattr(number_format, "cpu_class", lambda: "other")
+    monkeypatch.setattr(dtype, "cpu_class", lambda: "other")

@@ -3,8 +3,8 @@
 import pytest
 
 from pipelines.encode import run_encode
-from pipelines.planning import number_format, runner
-from pipelines.planning.plan import current_outputs
+from pipelines.planning import dtype, runner
+from pipelines.planning.dataset_state import current_outputs
 from pipelines.planning.runner import with_runner
 from pipelines.spec.encode import EncodeSpec
 from stx_core.errors import Stopped
@@ -18,7 +18,7 @@ def machine(monkeypatch, tmp_path):
         monkeypatch.delenv("RAY_ADDRESS", raising=False)
         monkeypatch.setattr(runner, "available_cores", lambda: cores)
         monkeypatch.setattr(runner, "_GPUS", tmp_path if gpus else tmp_path / "none")
-        monkeypatch.setattr(number_format, "cpu_class", lambda: kind)
+        monkeypatch.setattr(dtype, "cpu_class", lambda: kind)
 
     return set_to
 
@@ -87,7 +87,7 @@ def test_auto_is_what_the_cpu_is_fast_at(kind, dtype, machine, corpus, spec_of, 
     assert dtype_of(tmp_path / "out") == dtype
 
 
-def test_a_dataset_keeps_its_number_format_on_another_machine(machine, corpus, spec_of, tmp_path):
+def test_a_dataset_keeps_its_dtype_on_another_machine(machine, corpus, spec_of, tmp_path):
     machine(kind="other")
     run_encode(spec_of(corpus))
     machine(kind="amx")
@@ -98,7 +98,7 @@ def test_a_dataset_keeps_its_number_format_on_another_machine(machine, corpus, s
     assert dtype_of(tmp_path / "out") == "float32"
 
 
-def test_another_setting_of_the_model_may_change_the_number_format(
+def test_another_setting_of_the_model_may_change_the_dtype(
     machine, corpus, spec_of, tmp_path, static_model
 ):
     machine(kind="other")
@@ -112,7 +112,7 @@ def test_another_setting_of_the_model_may_change_the_number_format(
     assert dtype_of(tmp_path / "out") == "bfloat16"
 
 
-def test_an_interrupted_run_goes_on_in_its_number_format_on_another_machine(
+def test_an_interrupted_run_goes_on_in_its_dtype_on_another_machine(
     machine, corpus, spec_of, tmp_path
 ):
     machine(kind="other")

@@ -371,7 +371,9 @@ def test_where_few_rows_are_new_the_plan_remembers_what_was_measured(
     table = pq.read_table(corpus / "part-0.parquet").to_pydict()
     table["text"][3] = "glass glass"
     pq.write_table(pa.table(table), corpus / "part-0.parquet")
-    monkeypatch.setattr("pipelines.encode.probe_here", lambda *_: pytest.fail("loaded a model"))
+    monkeypatch.setattr(
+        "pipelines.encoding.actors.probe_here", lambda *_: pytest.fail("loaded a model")
+    )
     watcher = Watcher()
 
     run_encode(spec_of(corpus), watcher, dry_run=True)

@@ -442,10 +442,10 @@ def test_shards_that_an_earlier_stx_knew_by_size_and_time_are_carried_over_unrea
 
 
 def test_a_start_whose_version_gc_has_just_given_up_plans_again(corpus, spec_of, monkeypatch):
-    from pipelines.planning import plan
+    from pipelines.planning import dataset_state
 
     run_encode(spec_of(corpus))
-    read, calls = plan.read_manifest, []
+    read, calls = dataset_state.read_manifest, []
 
     def expired_once(root, version):
         calls.append(version)
@@ -453,7 +453,7 @@ def test_a_start_whose_version_gc_has_just_given_up_plans_again(corpus, spec_of,
             raise SnapshotExpired("version 1 was removed by gc")
         return read(root, version)
 
-    monkeypatch.setattr(plan, "read_manifest", expired_once)
+    monkeypatch.setattr(dataset_state, "read_manifest", expired_once)
 
     assert not run_encode(spec_of(corpus)).committed
     assert len(calls) == 2

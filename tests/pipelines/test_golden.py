@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.encode import run_encode
-from pipelines.planning import plan
+from pipelines.encoding import keys
 from pipelines.spec.file import parse_spec
 from pipelines.verify import encode_again
 from stx_core.store.snapshot import open_snapshot, read_manifest, snapshot_info
@@ -46,7 +46,7 @@ def put(name, data, year=2026):
 def spec(golden, static_model, monkeypatch):
     """As it was encoded; what a fingerprint is made of may change, and is not the point here."""
     known = snapshot_info(str(golden)).outputs["dense"]["fingerprint"]
-    for module in ("pipelines.encode", "pipelines.planning.plan"):
+    for module in ("pipelines.encode", "pipelines.encoding.plan"):
         monkeypatch.setattr(f"{module}.fingerprint", lambda settings: known)
     return parse_spec(
         {
@@ -101,4 +101,4 @@ def test_its_rows_can_be_encoded_again_and_compared(golden, spec, static_model):
 
     assert (found.n_rows, found.n_foreign, found.unread) == (30, 0, ())
     assert np.all(found.cosines > 0.999)
-    assert plan.FORMAT_VERSION == 1
+    assert keys.FORMAT_VERSION == 1

@@ -1,22 +1,26 @@
+from dataclasses import replace
+
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.planning import plan as planning
+from pipelines.encoding import keys as unit_keys
+from pipelines.encoding import plan as planning
+from pipelines.models.settings import EncoderSettings, fingerprint
 from pipelines.planning import pool as pools
-from pipelines.planning.plan import EncoderSettings, Held, fingerprint, is_current
+from pipelines.planning.dataset_state import DatasetState
 from pipelines.planning.pool import make_pool
 from pipelines.spec.file import parse_spec
 from pipelines.spec.parts import Resources
 from stx_core.store.units import Unit
 
-NOTHING = Held(0, {}, frozenset(), frozenset())
+NOTHING = DatasetState()
 SCHEMA = pa.schema([("id", pa.string()), ("text", pa.string())])
 
 
-def make_plan(spec, units, encoders, held, schema=SCHEMA):
-    return planning.make_plan(spec, units, schema, encoders, held)
+def make_plan(spec, units, encoders, state, schema=SCHEMA):
+    return planning.make_plan(spec, units, schema, encoders=encoders, state=state)
 
 
 def settings(**changes):
@@ -89,14 +93,14 @@ def test_without_a_snapshot_everything_is_due():
 @given(st.sets(st.integers(0, 11)), st.sets(st.integers(0, 11)))
 def test_each_unit_is_either_carried_over_or_done_or_due(carried, done):
     keys = make_plan(spec_with(), units(12), {"dense": settings()}, NOTHING).parts["dense"].keys
-    held = Held(
+    state = DatasetState(
         1 if carried else 0,
         {},
         frozenset(("dense", keys[i]) for i in carried),
         frozenset(keys[i] for i in done),
     )
 
-    part = make_plan(spec_with(), units(12), {"dense": settings()}, held).parts["dense"]
+    part = make_plan(spec_with(), units(12), {"dense": settings()}, state).parts["dense"]
 
     assert part.n_carried + part.n_done + len(part.due) == 12
     assert set(part.due) == set(range(12)) - carried - done
@@ -136,21 +140,21 @@ def test_a_snapshot_is_current_only_if_it_has_no_more_and_no_less():
     plan = make_plan(spec_with(), units(3), {"dense": settings()}, NOTHING)
     pairs = [("dense", key) for key in plan.parts["dense"].keys]
     outputs = {"dense": {"fingerprint": fingerprint(settings())}}
+    more = ("dense", "old")
 
-    assert is_current(plan, Held(4, outputs, frozenset(pairs), frozenset()))
-    assert not is_current(plan, Held(4, outputs, frozenset(pairs[1:]), frozenset()))
-    more = frozenset([*pairs, ("dense", "old")])
-    assert not is_current(plan, Held(4, outputs, more, frozenset()))
+    for carried, is_current in ((pairs, True), (pairs[1:], False), ([*pairs, more], False)):
+        state = DatasetState(4, outputs, frozenset(carried))
+        assert replace(plan, state=state).is_current == is_current
 
 
 def test_a_snapshot_of_no_rows_is_current_only_for_the_same_outputs():
     plan = make_plan(spec_with(), [], {"dense": settings()}, NOTHING)
 
-    assert is_current(plan, Held(1, {"dense": {"fingerprint": fingerprint(settings())}},
-                                 frozenset(), frozenset()))  # fmt: skip
-    assert not is_current(plan, Held(1, {"dense": {"fingerprint": "of another model"}},
-                                     frozenset(), frozenset()))  # fmt: skip
-    assert not is_current(plan, Held(1, {}, frozenset(), frozenset()))
+    same = {"dense": {"fingerprint": fingerprint(settings())}}
+    assert replace(plan, state=DatasetState(1, same)).is_current
+    other = {"dense": {"fingerprint": "of another model"}}
+    assert not replace(plan, state=DatasetState(1, other)).is_current
+    assert not replace(plan, state=DatasetState(1)).is_current
 
 
 @pytest.mark.parametrize(
@@ -193,7 +197,7 @@ def test_a_container_quota_counts_as_cores(tmp_path, monkeypatch):
 
 
 def test_only_keys_of_joined_columns_know_how_they_are_joined(monkeypatch):
-    monkeypatch.setattr(planning, "unit_key", lambda unit, fields: fields)
+    monkeypatch.setattr(unit_keys, "unit_key", lambda unit, fields: fields)
     fields = [
         planning.unit_keys(
             spec_with(inputs={"path": "corpus", "text_column": column}), units(1), SCHEMA, "d", "f"

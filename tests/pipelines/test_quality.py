@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.encode import run_encode
+from pipelines.encoding.keys import run_hash
 from pipelines.planning.corpus import content_hashes
-from pipelines.planning.plan import content_hash
 from pipelines.quality.statistics import (
     SCRIPTS,
     from_json,
@@ -411,7 +411,7 @@ def test_thresholds_and_alerts_and_retention_do_not_make_another_run(gated, spec
     other = other.model_copy(update={"quality": quality})
 
     assert other != plain
-    assert content_hash(other, {"dense": "f"}) == content_hash(plain, {"dense": "f"})
+    assert run_hash(other, {"dense": "f"}) == run_hash(plain, {"dense": "f"})
 
 
 @pytest.mark.parametrize(

@@ -639,7 +639,7 @@ class Deadly(Score):
 @pytest.mark.faults  # starts many processes: with the slower suites
 @pytest.mark.timeout(300)
 def test_a_text_that_ends_the_process_costs_its_pairs_only(lake, judges, monkeypatch):
-    monkeypatch.setattr("pipelines.rerank.Score", Deadly)
+    monkeypatch.setattr("pipelines.reranking.units.Score", Deadly)
     lake.candidates = {"q7": lake.candidates["q7"][:2]}
     lake.write("run.parquet")
     doc = lake.candidates["q7"][1]

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoTokenizer, BertModel
 
 from pipelines.encoding.stages import Encoder, encode_texts
-from pipelines.planning.plan import encoder_settings
+from pipelines.models.settings import encoder_settings
 from pipelines.spec.parts import Model
 from stx_core import SentenceTransformer
 

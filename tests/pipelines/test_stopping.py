@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from pipelines.encode import run_encode
+from pipelines.encoding.keys import run_hash
 from pipelines.planning.corpus import read_unit
-from pipelines.planning.plan import content_hash
 from stx_core.errors import SpecError, Stopped
 from stx_core.store import log
 from stx_core.store.snapshot import open_snapshot
@@ -56,7 +56,7 @@ def test_only_the_units_that_are_handed_out_are_read(corpus, spec_of, monkeypatc
         seen.append((unit.url, unit.start))
         return read_unit(unit, *arguments)
 
-    monkeypatch.setattr("pipelines.encode.read_unit", read_and_note)
+    monkeypatch.setattr("pipelines.encoding.units.read_unit", read_and_note)
 
     with pytest.raises(Stopped):
         run_encode(spec_of(corpus, resources={"max_units": 2}))
@@ -90,7 +90,7 @@ def test_limits_do_not_make_another_run(corpus, spec_of):
         corpus, resources={"max_units": 1, "deadline": "2h", "order": "newest", "supervised": True}
     )
 
-    assert content_hash(plain, {}) == content_hash(limited, {})
+    assert run_hash(plain, {}) == run_hash(limited, {})
 
 
 @pytest.mark.parametrize(

@@ -216,7 +216,7 @@ def test_a_poison_text_ends_in_the_quarantine_and_all_others_in_the_snapshot(
     corpus = tmp_path / "corpus.parquet"
     texts = ["plants eat light"] * 5 + ["a volcano"] + ["glass is made of sand"] * 4
     pq.write_table(pa.table({"id": list(range(10)), "text": texts}), corpus)
-    monkeypatch.setattr("pipelines.encode.Encode", Poisonous)
+    monkeypatch.setattr("pipelines.encoding.actors.Encode", Poisonous)
 
     report = run_encode(spec_of(corpus, resources={"supervised": True}))
 

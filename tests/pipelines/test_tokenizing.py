@@ -7,8 +7,8 @@ from pipelines.encode import run_encode
 from pipelines.encoding import token_column
 from pipelines.encoding.stages import Encoder
 from pipelines.encoding.tokenizing import Tokenize, actors_needed
+from pipelines.models.settings import encoder_settings
 from pipelines.planning.estimate import EncoderProbe
-from pipelines.planning.plan import encoder_settings
 from pipelines.spec.parts import Model
 from stx_core.store.snapshot import open_snapshot
 

@@ -4,11 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from pipelines.encoding.stages import EncoderSettings
-from pipelines.planning.plan import fingerprint
+from pipelines.models.settings import EncoderSettings, RerankerSettings, fingerprint
 from pipelines.planning.pool import available_cores, make_pool
 from pipelines.planning.runner import on_this_machine
-from pipelines.reranking.scorers import RerankerSettings
 from pipelines.running import cluster
 from pipelines.spec.parts import Resources
 from stx_core.machine import cpu_class
@@ -20,25 +18,25 @@ Settings = TypeVar("Settings", EncoderSettings, RerankerSettings)
 
 def settled(
     settings: Mapping[str, Settings],
-    held: Mapping[str, Mapping[str, Any]],
+    before: Mapping[str, Mapping[str, Any]],
     resources: Resources,
     was_begun: Callable[[Mapping[str, Settings]], bool] = lambda _: False,
 ) -> dict[str, Settings]:
     """Replace ``auto``: by what the current snapshot was written in, else by what is fast here.
 
-    A dataset, and a run that was interrupted, keep their number format, whatever machine the next
+    A dataset, and a run that was interrupted, keep their dtype, whatever machine the next
     start is on: another one would mean to compute all of it again.
 
     Args:
         settings: of models, by output.
-        held: what the current snapshot says of its outputs.
+        before: what the current snapshot says of its outputs.
         resources: the spec's part.
         was_begun: whether there is an unfinished run with such settings.
     """
     known = {name: one.dtype for name, one in settings.items()}
     for name, one in settings.items():
         if one.dtype == AUTO:
-            known[name] = _as_before(one, held.get(name)) or AUTO
+            known[name] = _as_before(one, before.get(name)) or AUTO
     if AUTO not in known.values():
         return _with(settings, known, AUTO)
     for dtype in ("bfloat16", "float32"):
@@ -50,18 +48,18 @@ def settled(
 def _with(
     settings: Mapping[str, Settings], known: Mapping[str, str], dtype: str
 ) -> dict[str, Settings]:
-    """Settings in the number formats that are known, the others in this one."""
+    """Settings in the dtypes that are known, the others in this one."""
     return {
         name: replace(one, dtype=dtype if known[name] == AUTO else known[name])
         for name, one in settings.items()
     }
 
 
-def _as_before(settings: Settings, held: Mapping[str, Any] | None) -> str | None:
-    """The number format of an output that differs in nothing else."""
-    if held is None or held.get("settings", {}).keys() != settings.as_dict().keys():
+def _as_before(settings: Settings, facts: Mapping[str, Any] | None) -> str | None:
+    """The dtype of an output that differs in nothing else."""
+    if facts is None or facts.get("settings", {}).keys() != settings.as_dict().keys():
         return None
-    before = replace(settings, **held["settings"])
+    before = replace(settings, **facts["settings"])
     same = fingerprint(replace(before, dtype=AUTO)) == fingerprint(settings)
     return before.dtype if same else None
 

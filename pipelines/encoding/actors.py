@@ -1,0 +1,76 @@
+"""The stages of an encode run on its actors, and what a sample of the corpus says of their cost."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+
+from pipelines.encoding.plan import EncodePlan
+from pipelines.encoding.stages import Encode
+from pipelines.encoding.tokenizing import Tokenize, actors_needed
+from pipelines.planning.corpus import Corpus, sample_texts
+from pipelines.planning.estimate import SAMPLE_ROWS, EncoderProbe, probe_encoders, probe_here
+from pipelines.planning.pool import Pool, available_cores
+from pipelines.running import cluster, stream, unit_table
+from pipelines.running.job import stage_on
+from pipelines.spec.encode import EncodeSpec
+
+# Share of the snapshot's rows up to which a plan trusts what was measured before.
+_FEW_ROWS = 0.05
+
+
+def encode_stages(plan: EncodePlan, pool: Pool) -> list[stream.StageSpec]:
+    """The encoders of all outputs, behind the actors that tokenise for them, if there are any."""
+    encoders = {name: part.settings.as_dict() for name, part in plan.parts.items()}
+    settings = {"encoders": encoders, "threads": pool.cpus}
+    batches = {"token_budget": pool.token_budget, "reproducible": pool.reproducible}
+    skip, stall_timeout_s = unit_table.is_encoded, pool.stall_timeout_s
+    encode = stage_on(pool, Encode, settings | batches, skip=skip, stall_timeout_s=stall_timeout_s)
+    if not pool.tokenizers:
+        return [encode]
+    tokenize = stream.StageSpec(
+        Tokenize,
+        settings,
+        pool.tokenizers,
+        pool.cpus,
+        skip=skip,
+        stall_timeout_s=stall_timeout_s,
+    )
+    return [tokenize, encode]
+
+
+def earlier_probes(plan: EncodePlan) -> dict[str, EncoderProbe]:
+    """What was measured of encoders that wrote the current snapshot, where few rows are new.
+
+    Loading a model to measure it again would take longer than the run.
+    """
+    return {
+        name: EncoderProbe(**facts["probe"])
+        for name, facts in plan.state.outputs.items()
+        if facts["fingerprint"] == plan.parts[name].fingerprint
+        and plan.parts[name].rows_to_encode <= _FEW_ROWS * facts["rows"]
+    }
+
+
+def with_probes(
+    plan: EncodePlan, spec: EncodeSpec, corpus: Corpus, earlier: Mapping[str, EncoderProbe]
+) -> EncodePlan:
+    """Add what a sample says of each encoder that was not measured earlier.
+
+    Raises:
+        ModelError: a model cannot be loaded.
+    """
+    pool = plan.pool
+    assert pool is not None
+    unknown = {n: part.settings.as_dict() for n, part in plan.parts.items() if n not in earlier}
+    texts = sample_texts(corpus, spec.inputs, SAMPLE_ROWS) if unknown else []
+    # Without actors and children the models are loaded in this process in any case.
+    here = pool.runner == "local" and pool.stall_timeout_s is None
+    probe = probe_here if here else partial(probe_encoders, stall_timeout_s=pool.stall_timeout_s)
+    probes = dict(earlier) | (probe(unknown, texts, pool.cpus) if unknown else {})
+    parts = {name: replace(part, probe=probes.get(name)) for name, part in plan.parts.items()}
+    if pool.gpus and spec.resources.tokenizers is None:
+        cpus, _ = cluster.cluster_size(spec.resources.runner, available_cores())
+        free = cpus - 2 * cluster.IO_CPUS - pool.actors * pool.cpus
+        n_tokenizers = actors_needed(probes.values(), pool.actors, free, pool.cpus)
+        pool = replace(pool, tokenizers=n_tokenizers)
+    return replace(plan, parts=parts, pool=pool)

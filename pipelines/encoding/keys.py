@@ -1,0 +1,93 @@
+"""Hashes of what `encode` is asked for: of a whole run, and of each unit."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence, Set
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.spec.encode import EncodeSpec
+from pipelines.spec.parts import Inputs
+from stx_core.store.units import Unit, unit_key
+
+# Keys of `inputs` that every hash has.
+_FIRST_INPUTS = (
+    *("path", "format", "id_column", "text_column", "text_separator", "columns"),
+    *("max_text_bytes", "filter"),
+)
+
+# Part of every unit key: what is written for the same input changes with it.
+FORMAT_VERSION = 1
+
+
+def run_hash(spec: EncodeSpec, fingerprints: Mapping[str, str], repairs: Sequence[str] = ()) -> str:
+    """Hash of what the spec asks for: two starts with the same one are the same run.
+
+    Args:
+        spec: of the job.
+        fingerprints: of its encoders, by output.
+        repairs: shards whose damaged files alone are to be written again; none for a usual run.
+    """
+    asked: dict[str, object] = {
+        "inputs": _asked_inputs(spec.inputs),
+        "fingerprints": dict(fingerprints),
+        "backfill": spec.backfill and spec.backfill.model_dump(mode="json"),
+        "empty_text": spec.output.empty_text,
+        "rows_per_unit": spec.resources.rows_per_unit,
+        "format": FORMAT_VERSION,
+        **_joining(spec),
+    }
+    if repairs:
+        asked["repairs"] = list(repairs)
+    return _digest(asked)
+
+
+def _asked_inputs(inputs: Inputs, exclude: Set[str] = frozenset()) -> dict[str, Any]:
+    """What decides how rows are read; a key that came later only where it is set.
+
+    So what an earlier stx made of the same spec is still the same work.
+    """
+    later = {
+        name
+        for name, field in Inputs.model_fields.items()
+        if name not in _FIRST_INPUTS
+        and getattr(inputs, name) == field.get_default(call_default_factory=True)
+    }
+    return inputs.model_dump(mode="json", exclude={*exclude, *later})
+
+
+def _digest(values: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def unit_keys(
+    spec: EncodeSpec,
+    units: Sequence[Unit],
+    schema: pa.Schema,
+    *,
+    output: str,
+    fingerprint: str,
+) -> tuple[str, ...]:
+    """The key of each unit for one output: same work, same key, in every run."""
+    copied = (spec.inputs.id_column, *spec.inputs.columns)
+    fields = {
+        # A new shard may widen the type of a column for all of them.
+        "types": {field.name: str(field.type) for field in schema if field.name in copied},
+        "output": output,
+        "fingerprint": fingerprint,
+        "inputs": _asked_inputs(spec.inputs, exclude={"path"}),
+        "empty_text": spec.output.empty_text,
+        "format": FORMAT_VERSION,
+        **_joining(spec),
+    }
+    return tuple(unit_key(unit, fields) for unit in units)
+
+
+def _joining(spec: EncodeSpec) -> dict[str, int]:
+    """How several text columns become one text; 2 since empty ones are left out as null ones are.
+
+    Units of one text column keep the keys that they had. Of others the texts that are the same as
+    before are carried over by their hashes.
+    """
+    return {"joining": 2} if len(spec.inputs.text_columns) > 1 else {}

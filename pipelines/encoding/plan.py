@@ -1,0 +1,151 @@
+"""What outputs of `encode` still need, where their rows may come from, and what it will cost."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.encoding.carry import Source
+from pipelines.encoding.keys import unit_keys
+from pipelines.models.settings import EncoderSettings, fingerprint
+from pipelines.planning.dataset_state import DatasetState
+from pipelines.planning.estimate import EncoderProbe
+from pipelines.planning.plan import Part, Plan, make_part
+from pipelines.spec.encode import EncodeSpec
+from stx_core.errors import SpecError
+from stx_core.store.units import Unit
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderPart(Part):
+    """What one output needs.
+
+    Attributes:
+        settings: its encoder.
+        rows_due: rows of the due units, before filters.
+        rows_to_encode: about how many of them are not in the current snapshot.
+        rows_carried: about how many of them are.
+        rows_superseded: rows of the current snapshot in units that the new one will not have.
+        source: where rows of the due units may be taken from; None for nowhere.
+        probe: measured on a sample; None before that, or when nothing is due.
+    """
+
+    settings: EncoderSettings
+    rows_due: int
+    rows_to_encode: int
+    rows_carried: int = 0
+    rows_superseded: int = 0
+    source: Source | None = None
+    probe: EncoderProbe | None = None
+
+    @property
+    def rows_gone(self) -> int:
+        """About how many rows of the current snapshot are deleted, or replaced by new texts."""
+        return max(0, self.rows_superseded - self.rows_carried)
+
+
+@dataclass(frozen=True)
+class EncodePlan(Plan):
+    """Units of one corpus and what each output still needs of them."""
+
+    parts: Mapping[str, EncoderPart]
+
+    @property
+    def seconds(self) -> tuple[float, float] | None:
+        """Duration of the encoding, from and to, with the most actors that the pool may have.
+
+        The range is two standard errors of the sample's mean length, and the spread of the speeds
+        that were measured. None where it cannot be measured from here.
+        """
+        if self.pool is None:
+            return None
+        low = high = 0.0
+        for part in self.parts.values():
+            if not part.due or part.probe is None or not part.probe.tokens_per_second:
+                continue
+            if (part.probe.device != "cpu") != (self.pool.gpus > 0):
+                return None
+            least, most = part.probe.seconds_per_row
+            low += part.rows_to_encode * least
+            high += part.rows_to_encode * most
+        # The sample ran on the cores of one actor.
+        return low / self.pool.actors, high / self.pool.actors
+
+
+def make_plan(
+    spec: EncodeSpec,
+    units: Sequence[Unit],
+    schema: pa.Schema,
+    *,
+    encoders: Mapping[str, EncoderSettings],
+    state: DatasetState,
+) -> EncodePlan:
+    """Subtract what exists from what the spec wants. Pure.
+
+    Raises:
+        SpecError: the spec lacks an output that the dataset has, or would have an output of two
+            encoders.
+    """
+    if missing := sorted(state.outputs.keys() - encoders.keys()):
+        raise SpecError(
+            f"models: {spec.output.path} has the outputs {', '.join(sorted(state.outputs))}, the "
+            f"spec only {', '.join(encoders)}; add {', '.join(missing)}, or set another output.path"
+        )
+    if state.kept:
+        _refuse_a_mixture(spec, encoders, state)
+    parts = {}
+    for name, settings in encoders.items():
+        digest = fingerprint(settings)
+        keys = unit_keys(spec, units, schema, output=name, fingerprint=digest)
+        part = make_part(name, digest, keys, state)
+        rows_due = sum(units[index].n_rows for index in part.due)
+        parts[name] = EncoderPart(
+            **vars(part),
+            settings=settings,
+            rows_due=rows_due,
+            rows_to_encode=rows_due,
+            source=find_source(name, settings, state.outputs) if part.due else None,
+        )
+    return EncodePlan(spec.output.path, tuple(units), parts, state)
+
+
+def _refuse_a_mixture(
+    spec: EncodeSpec, encoders: Mapping[str, EncoderSettings], state: DatasetState
+) -> None:
+    for name, settings in encoders.items():
+        if state.outputs.get(name, {}).get("fingerprint") != fingerprint(settings):
+            raise SpecError(
+                f"backfill: output {name} of {spec.output.path} is of another encoder, or not "
+                "there; a backfill cannot mix them, encode the whole corpus first"
+            )
+
+
+def find_source(
+    name: str, settings: EncoderSettings, outputs: Mapping[str, Mapping[str, Any]]
+) -> Source | None:
+    """The output of the current snapshot that an output's vectors can be taken from, if any.
+
+    That is one of the same encoder, itself before others; else one that keeps more dimensions and
+    differs in nothing else, for the leading numbers of a vector do not depend on where it is cut.
+
+    Args:
+        name: of the output.
+        settings: of its encoder.
+        outputs: what the snapshot says of its outputs.
+    """
+    order = sorted(outputs, key=lambda other: other != name)
+    for other in order:
+        if outputs[other]["fingerprint"] == fingerprint(settings):
+            return Source(other)
+    for other in order:
+        if settings.truncate_dim and _is_longer(outputs[other], settings):
+            return Source(other, settings.truncate_dim, settings.normalize)
+    return None
+
+
+def _is_longer(facts: Mapping[str, Any], settings: EncoderSettings) -> bool:
+    if facts["type"] != "dense" or facts["dim"] <= settings.truncate_dim:
+        return False
+    as_long = replace(settings, truncate_dim=facts["settings"]["truncate_dim"])
+    return bool(facts["fingerprint"] == fingerprint(as_long))

@@ -1,0 +1,100 @@
+"""Reading and writing the units of an encode run, and its passes over them."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.encoding import carry
+from pipelines.encoding.actors import encode_stages
+from pipelines.encoding.plan import EncodePlan
+from pipelines.encoding.repeated import (
+    hash_pass,
+    index_repeated,
+    read_repeated,
+    repeated_units,
+    with_repeated,
+)
+from pipelines.encoding.results import VECTOR_COLUMN, output_result
+from pipelines.planning.corpus import Corpus, priority, read_unit
+from pipelines.planning.plan import UnitDict
+from pipelines.running import stream, unit_table
+from pipelines.running.job import Facts, Pass, Passes
+from pipelines.running.runs import Start
+from pipelines.running.unit_files import UnitResult
+from pipelines.spec.encode import EncodeSpec
+from stx_core.store.units import Unit
+
+
+@dataclass(frozen=True)
+class EncodeUnits:
+    """What every reader and writer of a run needs; small and picklable.
+
+    Attributes:
+        spec: of the job.
+        schema: of the corpus.
+        facts: by output, see `results.output_facts`.
+        schemas: by output, of its files.
+        sources: by output, where rows may be taken from.
+    """
+
+    spec: EncodeSpec
+    schema: pa.Schema
+    facts: Facts
+    schemas: Mapping[str, pa.Schema]
+    sources: Mapping[str, carry.Source]
+
+    def read(self, description: UnitDict, unit: Unit) -> pa.Table:
+        """The rows of a unit, with the places of those that the snapshot has."""
+        spec, names = self.spec, list(description["keys"])
+        table = read_unit(unit, self.schema, spec.inputs, spec.output)
+        for name in self.sources.keys() & set(names):
+            table = carry.mark(table, name, self.sources[name], spec.output.path)
+        left = {name: carry.texts_to_encode(table, name) for name in names}
+        due = [name for name, texts in left.items() if texts.null_count < len(texts)]
+        return unit_table.with_notes(table, due=due)
+
+    def results(self, description: UnitDict, unit: Unit, table: pa.Table) -> Iterator[UnitResult]:
+        """The rows of all due outputs: encoded, or as the snapshot has them."""
+        for name, key in description["keys"].items():
+            schema, facts = self.schemas[name], self.facts[name]
+            vector = schema.field(VECTOR_COLUMN[facts["type"]])
+            source = self.sources.get(name)
+            table = carry.complete(table, name, vector, source, self.spec.output.path)
+            yield output_result(unit, table, output=name, key=key, schema=schema, facts=facts)
+
+
+def encode_passes(
+    plan: EncodePlan, corpus: Corpus, stage: stream.StageSpec, start: Start
+) -> Passes:
+    """One pass over the due units; before it two more where equal texts are encoded once.
+
+    Args:
+        plan: with published sources.
+        corpus: the input.
+        stage: the encoders, loading already perhaps.
+        start: of the run.
+    """
+    spec = start.spec
+    ranks = priority(corpus, spec.resources.order)
+    due = sorted(plan.describe_due(), key=lambda description: ranks[description["unit"]["url"]])
+    sources = {name: part.source for name, part in plan.parts.items() if part.source}
+    units = EncodeUnits(spec, corpus.schema, plan.facts, plan.schemas, sources)
+    if spec.output.dedupe == "corpus" and len(due) > 1:
+        yield hash_pass(due, units.read, start)
+        index = index_repeated(start, len(due))
+        firsts = repeated_units(due, index)
+        done = set(start.records["key"].to_pylist())
+        left = [first for first in firsts if not done >= set(first["keys"].values())]
+        read = partial(read_repeated, read=units.read, index=index)
+        fresh = yield Pass(left, read, [stage], units.results, shown=False)
+        keys = pa.array([key for first in firsts for key in first["keys"].values()], pa.string())
+        records = pa.concat_tables([start.records, fresh])
+        records = records.filter(pc.is_in(records["key"], value_set=keys))
+        units = replace(units, sources=with_repeated(sources, records, start))
+    assert plan.pool is not None
+    *before, _ = encode_stages(plan, plan.pool)
+    yield Pass(due, units.read, [*before, stage], units.results)
+    return {}

@@ -1,0 +1,111 @@
+"""Models of a spec with their folders found and hashed: what actors and fingerprints need."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pipelines.spec.parts import Model
+from pipelines.spec.retrieval import Reranker
+from stx_core.models.contents import fingerprint_files
+from stx_core.models.folder import resolve_folder
+
+HUB_ORGANISATION = {
+    "dense": "sentence-transformers",
+    "sparse": "sparse-encoder",
+    "cross": "cross-encoder",
+}
+"""Of hub names that have none, by type of the model."""
+
+
+@dataclass(frozen=True)
+class EncoderSettings:
+    """All that an actor needs to rebuild one encoder; the values of `spec.Model`, resolved.
+
+    Attributes:
+        model: local folder or hub name.
+        revision: commit of a hub name, so that every actor loads the same one.
+        files: hash over the model's files, checked where it is loaded.
+    """
+
+    model: str
+    type: Literal["dense", "sparse"]
+    revision: str | None
+    files: str
+    task: Literal["document", "query"]
+    prompt: str | None
+    max_seq_length: int | None
+    dtype: str
+    normalize: bool
+    truncate_dim: int | None
+    store_as: Literal["float32", "float16"]
+    max_active_dims: int | None
+    trust_remote_code: bool
+    allow_pickle: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON and for other processes."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class RerankerSettings:
+    """All that an actor needs to rebuild one cross-encoder; `Reranker` of the spec, resolved.
+
+    Attributes:
+        model: local folder or hub name.
+        revision: commit of a hub name, so that every actor loads the same one.
+        files: hash over the model's files, checked where it is loaded.
+    """
+
+    model: str
+    revision: str | None
+    files: str
+    prompt: str | None
+    max_seq_length: int | None
+    dtype: str
+    trust_remote_code: bool
+    allow_pickle: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON and for other processes."""
+        return asdict(self)
+
+
+def encoder_settings(model: Model) -> EncoderSettings:
+    """Resolve a model to a verified folder and hash it.
+
+    Raises:
+        ModelError: not found, or not a model folder.
+    """
+    return EncoderSettings(**resolved(model, HUB_ORGANISATION[model.type]))
+
+
+def resolved(model: Model | Reranker, organisation: str) -> dict[str, Any]:
+    """The values of a model in a spec, with its folder found and hashed.
+
+    Raises:
+        ModelError: not found, or not a model folder.
+    """
+    folder = resolve_folder(
+        model.model,
+        default_org=organisation,
+        revision=model.revision,
+        allow_pickle=model.allow_pickle,
+    )
+    local = Path(model.model).expanduser().exists()
+    return model.model_dump() | {
+        "model": str(folder.resolve()) if local else model.model,
+        # A hub snapshot is kept in a folder that is named by its commit.
+        "revision": None if local else folder.name,
+        "files": fingerprint_files(folder, allow_pickle=model.allow_pickle),
+    }
+
+
+def fingerprint(settings: EncoderSettings | RerankerSettings) -> str:
+    """Hash of everything that changes an output: files and settings, not where the files are."""
+    values = settings.as_dict()
+    for irrelevant in ("model", "revision", "trust_remote_code", "allow_pickle"):
+        del values[irrelevant]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

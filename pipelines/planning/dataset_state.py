@@ -1,0 +1,100 @@
+"""What a dataset has already: its current snapshot, and the finished units of a stopped run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.planning.scope import Scope
+from stx_core.store import damage, ledger, log
+from stx_core.store.manifest import MANIFEST, split_shards
+from stx_core.store.snapshot import read_manifest, snapshot_info, to_info
+
+
+@dataclass(frozen=True)
+class DatasetState:
+    """A dataset as a start of a run found it.
+
+    Attributes:
+        version: of the current snapshot; 0 for none.
+        outputs: what the snapshot says of its outputs.
+        carried: (output, key) pairs in the snapshot, of shards that the run speaks about.
+        done: keys with a record of an interrupted start.
+        run: the unfinished run of the spec that they belong to; empty for none.
+        kept: (output, key) pairs of the shards that stay as they are.
+        damaged: (output, key) pairs in the snapshot, of shards that the run speaks about, whose
+            files are not what was written: they are to be done again.
+        damaged_files: names of all such files, see `damage.damaged_files`.
+        identities: shards, by URL and identity, that the snapshot or the records speak of.
+    """
+
+    version: int = 0
+    outputs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    carried: frozenset[tuple[str, str]] = frozenset()
+    done: frozenset[str] = frozenset()
+    run: str = ""
+    kept: frozenset[tuple[str, str]] = frozenset()
+    damaged: frozenset[tuple[str, str]] = frozenset()
+    damaged_files: frozenset[str] = frozenset()
+    identities: frozenset[tuple[str, str]] = frozenset()
+
+
+def read_state(root: str, run_hash: str, scope: Scope = Scope()) -> DatasetState:  # noqa: B008  (frozen)
+    """Look at a dataset: its current snapshot, and the records of an unfinished run.
+
+    Args:
+        root: the dataset.
+        run_hash: of the run whose records count.
+        scope: shards that the run speaks about.
+    """
+    entry = log.latest(root)
+    if entry is None:
+        return DatasetState()
+    run = log.unfinished_run(entry.state, run_hash) or ""
+    records = ledger.load(root, run) if run else ledger.RECORDS.empty_table()
+    version, outputs, manifest = 0, {}, MANIFEST.empty_table()
+    if entry.state["snapshot"] is not None:
+        info = snapshot_info(root)
+        version, outputs = info.version, info.outputs
+        manifest = read_manifest(root, version)
+    names = ["url", "identity", *damage.NAMING]
+    both = pa.concat_tables([manifest.select(names), records.select(names)])
+    damaged_files = damage.damaged_files(root, both)
+    if run and damaged_files:
+        records = ledger.load(root, run, damaged_files)
+    kept, in_scope = split_shards(manifest, scope.keeps)
+    is_damaged = damage.names_one(in_scope, damaged_files)
+    return DatasetState(
+        version,
+        outputs,
+        carried=_pairs(in_scope.filter(pc.invert(is_damaged))),
+        done=frozenset(records["key"].to_pylist()),
+        run=run,
+        kept=_pairs(kept),
+        damaged=_pairs(in_scope.filter(is_damaged)),
+        damaged_files=damaged_files,
+        identities=frozenset(
+            zip(*(both[name].to_pylist() for name in ("url", "identity")), strict=True)
+        ),
+    )
+
+
+def was_begun(root: str, run_hash: str) -> bool:
+    """Whether a dataset has an unfinished run with this hash."""
+    entry = log.latest(root)
+    return entry is not None and bool(log.unfinished_run(entry.state, run_hash))
+
+
+def current_outputs(root: str) -> Mapping[str, Mapping[str, Any]]:
+    """What the current snapshot says of its outputs, by name; {} without one."""
+    entry = log.latest(root)
+    if entry is None or entry.state["snapshot"] is None:
+        return {}
+    return to_info(entry.state["snapshot"]).outputs
+
+
+def _pairs(manifest: pa.Table) -> frozenset[tuple[str, str]]:
+    columns = (manifest[name].to_pylist() for name in ("output", "key"))
+    return frozenset(zip(*columns, strict=True))

@@ -1,0 +1,109 @@
+"""Reading and writing the units of a rerank run, and its pass over them."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+
+from pipelines.planning.plan import Plan, UnitDict
+from pipelines.planning.pool import Pool
+from pipelines.reranking import candidates
+from pipelines.reranking.pairs import IS_CANDIDATE, PairSource, read_pairs
+from pipelines.reranking.rows import n_filtered, positives_result, ranking_result
+from pipelines.reranking.scorers import Score
+from pipelines.reranking.task import RerankTask
+from pipelines.retrieval.text_lookup import index_texts, publish_texts
+from pipelines.running import stream, unit_table
+from pipelines.running.job import Pass, Passes, stage_on
+from pipelines.running.runs import Start
+from pipelines.running.unit_files import IdSet, UnitResult
+from pipelines.telemetry.unit_counts import count_scores
+from stx_core.store.files.local_disk import scratch_space
+from stx_core.store.files.urls import join
+from stx_core.store.units import Unit
+
+
+def score_stages(task: RerankTask, pool: Pool) -> list[stream.StageSpec]:
+    """The actors that score pairs, with all rerankers."""
+    settings = {
+        "rerankers": {name: reranker.as_dict() for name, reranker in task.rerankers.items()},
+        "threads": pool.cpus,
+        "token_budget": pool.token_budget,
+        "reproducible": pool.reproducible,
+    }
+    return [stage_on(pool, Score, settings, stall_timeout_s=pool.stall_timeout_s)]
+
+
+def rerank_passes(plan: Plan, task: RerankTask, start: Start) -> Passes:
+    """Publish what workers read beside the store, and finish the due units.
+
+    Args:
+        plan: of the run.
+        task: what is scored.
+        start: of the run.
+    """
+    if not plan.due:
+        return {}
+    assert plan.pool is not None
+    spec, folder = start.spec, join(start.root, "_stx", "runs", start.claim.run, "index")
+    texts = {}
+    with scratch_space() as scratch:
+        for side, (inputs, corpus) in task.corpora.items():
+            texts[side] = publish_texts(index_texts(inputs, scratch, corpus, folder), folder)
+    pairs = PairSource(
+        columns=tuple(task.found.schema.names),
+        depth=spec.candidates.depth,
+        positives=spec.positives,
+        queries=texts.get("queries"),
+        documents=texts.get("documents"),
+    )
+    file = candidates.publish(task.found, folder)
+    units = RerankUnits(pairs, file, task.sources, plan.schemas, spec.top_k)
+    stages = score_stages(task, plan.pool)
+    yield Pass(list(plan.describe_due()), units.read, stages, units.results)
+    return {}
+
+
+@dataclass(frozen=True)
+class RerankUnits:
+    """What every reader and writer of a run needs; small and picklable.
+
+    Attributes:
+        pairs: where they are.
+        file: with the candidates, where they were published; empty where they are in a dataset.
+        sources: by output its reranker, and whether it is of positives.
+        schemas: by output, of its files.
+        top_k: candidates of each query to keep; None for all.
+    """
+
+    pairs: PairSource
+    file: str
+    sources: Mapping[str, tuple[str, bool]]
+    schemas: Mapping[str, pa.Schema]
+    top_k: int | None
+
+    def read(self, description: UnitDict, unit: Unit) -> pa.Table:
+        """The pairs of a unit, with their texts."""
+        pairs = read_pairs(replace(unit, url=self.file or unit.url), self.pairs)
+        due = dict.fromkeys(self.sources[output][0] for output in description["keys"])
+        return unit_table.with_notes(pairs, due=list(due))
+
+    def results(self, description: UnitDict, unit: Unit, table: pa.Table) -> Iterator[UnitResult]:
+        """The rankings of a unit, and scores of positives."""
+        ids = IdSet.of(table[unit_table.ID].filter(table[IS_CANDIDATE]))
+        for output, key in description["keys"].items():
+            reranker, is_of_positives = self.sources[output]
+            empty = UnitResult(
+                output=output,
+                key=key,
+                rows=self.schemas[output].empty_table(),
+                ids_in=ids,
+                ids_out=ids,
+                n_filtered=n_filtered(unit, table),
+            )
+            result = (
+                positives_result(table, reranker, empty=empty)
+                if is_of_positives
+                else ranking_result(unit, table, reranker, empty=empty, top_k=self.top_k)
+            )
+            yield replace(result, counts=count_scores(result.rows))

@@ -1,0 +1,331 @@
+"""The engine of every job: from a spec to a committed snapshot. Jobs differ in their `Job`."""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+import pyarrow as pa
+
+from pipelines.planning.dataset_state import DatasetState, read_state
+from pipelines.planning.plan import Plan, UnitDict
+from pipelines.planning.pool import Pool, available_cores, make_pool
+from pipelines.planning.runner import with_runner
+from pipelines.planning.scope import Scope
+from pipelines.quality.gate import QualityGate
+from pipelines.running import cluster, stream, unit_table
+from pipelines.running.retention import give_up_old
+from pipelines.running.runs import Start, View, check_output, claimed, finish_units, run_job
+from pipelines.running.unit_files import Target, UnitResult, write_result
+from pipelines.spec.parts import Resources
+from pipelines.telemetry.report import Report, snapshot_report
+from pipelines.telemetry.tracing import span
+from stx_core.store import clock
+from stx_core.store.commit import commit_snapshot
+from stx_core.store.corpus.shards import Mark
+from stx_core.store.files.retries import take_counts
+from stx_core.store.files.s3 import S3Options, use_options
+from stx_core.store.snapshot import SnapshotInfo
+from stx_core.store.units import Unit
+
+Spec = TypeVar("Spec", bound=Any)
+AnyPlan = TypeVar("AnyPlan", bound=Plan)
+
+Facts = Mapping[str, Mapping[str, Any]]
+"""By output, what a snapshot remembers of it, as JSON values."""
+
+
+Read = Callable[[UnitDict, Unit], pa.Table]
+"""Description and unit to its table."""
+
+Results = Callable[[UnitDict, Unit, pa.Table], Iterable[UnitResult]]
+"""Description, unit and the table that the stages left to what the outputs get of it."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Units that go through the same stages.
+
+    Attributes:
+        units: in plain values.
+        read: gives the table of a unit; runs where there is room, in any process.
+        stages: that the table passes in turn.
+        results: of the table that the stages left, one of each output; runs like `read`.
+        shown: to those who watch.
+        limited: by `resources.max_units` and `resources.deadline`; a pass that is not has no
+            records.
+    """
+
+    units: Sequence[UnitDict]
+    read: Read
+    stages: Sequence[stream.StageSpec]
+    results: Results
+    shown: bool = True
+    limited: bool = True
+
+
+Passes = Generator[Pass, pa.Table, Facts]
+"""The passes of a run in order, each answered with the records of its units (`ledger.RECORDS`);
+what it returns is added to the facts of outputs."""
+
+
+@dataclass(frozen=True)
+class Planning:
+    """What a job is prepared with.
+
+    Attributes:
+        spec: with its runner.
+        stack: what is entered on it is open until the run ends.
+        dry_run: whether nothing will follow.
+    """
+
+    spec: Any
+    stack: ExitStack
+    dry_run: bool
+
+
+@dataclass(frozen=True)
+class Committed:
+    """A run that has committed its snapshot, for its report.
+
+    Attributes:
+        spec: with its runner.
+        info: the snapshot.
+        records: of all starts of the run, see `ledger.RECORDS`.
+        fresh: of this start.
+        began: when its first unit did, in seconds since 1970.
+    """
+
+    spec: Any
+    info: SnapshotInfo
+    records: pa.Table
+    fresh: pa.Table
+    began: float
+
+
+class Job(ABC, Generic[AnyPlan]):
+    """How a dataset is made from a spec; `run` calls the methods in the order they have here.
+
+    Attributes:
+        run_hash: two starts with the same one are the same run.
+        scope: what the run speaks about.
+        repairs: see `log.claim`.
+    """
+
+    run_hash: str
+    scope: Scope = Scope()
+    repairs: bool = False
+
+    @abstractmethod
+    def plan(self, state: DatasetState) -> AnyPlan:
+        """Units and keys, and what is due of them."""
+
+    def unchanged(self, report: Report) -> Report:
+        """Report of a start that had nothing to do."""
+        return report
+
+    @abstractmethod
+    def prepare(self, plan: AnyPlan, planning: Planning) -> AnyPlan:
+        """The plan with its pool, facts, schemas and lines; models may be loaded here."""
+
+    @abstractmethod
+    def passes(self, plan: AnyPlan, start: Start) -> Passes:
+        """The passes; what workers read beside the store is published before the first one."""
+
+    def check(self, plan: AnyPlan, records: pa.Table) -> list[str]:  # noqa: ARG002
+        """Lines about the records of a run that a person should read; raises to refuse them."""
+        return []
+
+    def gate(self, plan: AnyPlan) -> QualityGate | None:  # noqa: ARG002
+        """Checks before the snapshot is published."""
+        return None
+
+    @abstractmethod
+    def report(self, report: Report, plan: AnyPlan, committed: Committed) -> Report:
+        """The report with what only this job knows; writes its page."""
+
+
+def run(
+    make: Callable[[Spec], Job[Any]], spec: Spec, view: View | None, *, dry_run: bool
+) -> Report:
+    """Bring a dataset up to date with a spec: do what is due, commit one snapshot.
+
+    When another run commits meanwhile, it is planned again on top of that; finished units are kept.
+
+    Args:
+        make: gives the job of a spec; lists its inputs.
+        spec: of the job.
+        view: watches the run.
+        dry_run: only plan.
+
+    Raises:
+        RunActive: another start of the same run is at work.
+        QualityRefused: a check of the spec refuses what was made; it is kept.
+        StxError: the spec, an input, a model or the store does not allow it. Finished units are
+            kept: the next start goes on from there.
+    """
+    return run_job(spec, view, partial(_attempt, make), dry_run=dry_run)
+
+
+def _attempt(
+    make: Callable[[Spec], Job[Any]], spec: Spec, view: View, began: float, *, dry_run: bool
+) -> Report:
+    job, root = make(spec), spec.output.path
+    state = read_state(root, job.run_hash, job.scope)
+    plan = job.plan(state)
+    if plan.is_current:
+        report = Report(root, state.version, committed=False)
+        return report if dry_run else job.unchanged(report)
+    spec = with_runner(spec, plan.n_due, plan.n_due_rows)
+    if not dry_run:
+        check_output(root, repairs=job.repairs)
+    with ExitStack() as stack:
+        plan = job.prepare(plan, Planning(spec, stack, dry_run))
+        view.plan(plan)
+        if dry_run:
+            return Report(root, None, committed=False)
+        return _run(job, plan, spec, view, began)
+
+
+def _run(job: Job[Any], plan: Plan, spec: Spec, view: View, began: float) -> Report:
+    root, state = plan.root, plan.state
+    with claimed(root, spec, job.run_hash, state=state, began=began, repairs=job.repairs) as start:
+        streamed, worked = time.monotonic(), clock.now()
+        with span(start.job, run=start.claim.run, units=plan.n_due, rows=plan.n_due_rows):
+            fresh, added = _stream(job.passes(plan, start), plan, spec, start, view)
+        seconds = time.monotonic() - streamed
+        facts = {name: {**facts, **added.get(name, {})} for name, facts in plan.facts.items()}
+        records = pa.concat_tables([start.records, fresh])
+        warnings = job.check(plan, records)
+        keeps = None if job.scope.is_all else job.scope.keeps
+        gate = job.gate(replace(plan, facts=facts))
+        with span("commit", run=start.claim.run):
+            info = commit_snapshot(
+                root,
+                start.claim,
+                plan.units_by_key,
+                records,
+                outputs=facts,
+                schemas=plan.schemas,
+                keeps=keeps,
+                judge=gate,
+            )
+    report = snapshot_report(info, root, fresh, began=began, stream_seconds=seconds)
+    warnings += gate.warnings if gate else []
+    retention = give_up_old(spec.output)
+    report = replace(report, warnings=[*warnings, *retention.warnings], lines=[*retention.lines])
+    return job.report(report, plan, Committed(spec, info, records, fresh, worked))
+
+
+def _stream(
+    passes: Passes, plan: Plan, spec: Spec, start: Start, view: View
+) -> tuple[pa.Table, Facts]:
+    """Finish the units of all passes: their records, and facts of outputs."""
+    options, limits = spec.store.options(), spec.resources
+    target = Target(start.root, start.claim.run, start.claim.epoch, start.damaged)
+    watch = partial(view.watch, plan=plan)
+    tables = [start.records.slice(0, 0)]
+    try:
+        step = next(passes)
+        while True:
+            tables.append(
+                finish_units(
+                    start,
+                    step.units,
+                    partial(_read, step.read, options),
+                    step.stages,
+                    write=partial(_write, step.results, options, target),
+                    limits=limits,
+                    limited=step.limited,
+                    watch=watch if step.shown else iter,
+                )
+            )
+            step = passes.send(tables[-1])
+    except StopIteration as end:
+        return pa.concat_tables(tables), end.value or {}
+
+
+def _read(read: Read, options: S3Options, description: UnitDict) -> pa.Table:
+    use_options(options)
+    began = time.perf_counter()
+    table = read(description, unit_of(description))
+    seconds = unit_table.notes(table).get("seconds", {})
+    seconds |= {"read": time.perf_counter() - began}
+    return unit_table.with_notes(table, seconds=seconds, retries=take_counts())
+
+
+def _write(
+    results: Results,
+    options: S3Options,
+    target: Target,
+    description: UnitDict,
+    table: pa.Table,
+) -> dict[str, Any]:
+    """Write what a unit gives; counts for those who watch, and the records for the driver."""
+    use_options(options)
+    unit, notes = unit_of(description), unit_table.notes(table)
+    seconds = unit_table.seconds_each(table, max(1, len(description.get("keys", ()))))
+    records = [
+        write_result(target, unit, result, seconds) for result in results(description, unit, table)
+    ]
+    retries = take_counts()
+    for kind, count in notes["retries"].items():
+        retries[kind] = retries.get(kind, 0) + count
+    return {
+        "records": [asdict(record) for record in records],
+        "retries": retries,
+        "rows": unit.n_rows,
+        "tokens": sum(record.n_tokens - record.tokens_carried for record in records),
+        "quarantined": max((record.rows_quarantined for record in records), default=0),
+    }
+
+
+def unit_of(description: UnitDict) -> Unit:
+    """The unit of a description."""
+    values = dict(description["unit"])
+    mark = values.pop("mark")
+    return Unit(**values, mark=None if mark is None else Mark(**mark))
+
+
+def pool_for(
+    resources: Resources,
+    stages: Callable[[Pool], Sequence[stream.StageSpec]],
+    adjust: Callable[[float], Resources] | None = None,
+) -> Pool:
+    """The actors of a run, checked against what the cluster has.
+
+    Args:
+        resources: the spec's part, with its runner.
+        stages: on a pool, in order.
+        adjust: resources to take instead, given the cores of the cluster.
+
+    Raises:
+        SpecError: the cluster has less than what is asked for.
+    """
+    cpus, gpus = cluster.cluster_size(resources.runner, available_cores())
+    pool = make_pool(adjust(cpus) if adjust else resources, cpus, gpus)
+    placed = stages(pool)
+    # In this process stages take turns.
+    cluster.check_fits(placed[-1:] if pool.runner == "local" else placed, cpus, gpus)
+    return pool
+
+
+def stage_on(
+    pool: Pool,
+    stage: type[stream.Stage],
+    settings: Mapping[str, Any],
+    **options: Any,  # noqa: ANN401
+) -> stream.StageSpec:
+    """A stage on the actors of a pool.
+
+    Args:
+        pool: of the run.
+        stage: the class.
+        settings: its arguments.
+        options: what else a `StageSpec` has.
+    """
+    placed = {"gpus": pool.gpus, "min_actors": pool.min_actors, "custom": pool.custom}
+    return stream.StageSpec(stage, dict(settings), pool.actors, pool.cpus, **(placed | options))
