@@ -199,8 +199,12 @@ def test_a_container_quota_counts_as_cores(tmp_path, monkeypatch):
 def test_only_keys_of_joined_columns_know_how_they_are_joined(monkeypatch):
     monkeypatch.setattr(unit_keys, "unit_key", lambda unit, fields: fields)
     fields = [
-        planning.unit_keys(
-            spec_with(inputs={"path": "corpus", "text_column": column}), units(1), SCHEMA, "d", "f"
+        unit_keys.unit_keys(
+            spec_with(inputs={"path": "corpus", "text_column": column}),
+            units(1),
+            SCHEMA,
+            output="d",
+            fingerprint="f",
         )[0]
         for column in ("text", ["title", "text"])
     ]
