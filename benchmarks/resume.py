@@ -70,9 +70,11 @@ def write_ledger(values: dict, root: Path) -> None:
     spec = parse_spec(values)
     corpus = list_corpus(spec.inputs)
     encoder = encoder_settings(spec.models["dense"])
-    claim = log.claim(str(root), run_hash(spec, {"dense": fingerprint(encoder)}))
+    claim = log.claim(str(root), run_hash(spec, {"dense": encoder}))
     units = plan_units(corpus.shards, 1)
-    keys = unit_keys(spec, units, corpus.schema, output="dense", fingerprint=fingerprint(encoder))
+    keys = unit_keys(
+        spec, units, corpus.schema, output="dense", output_fingerprint=fingerprint(encoder)
+    )
     folds = ledger.Folds(str(root), claim.run, claim.epoch)
     for number, (unit, key) in enumerate(zip(units[:-DUE], keys[:-DUE], strict=True)):
         record = synthetic_record(unit, key, claim)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs.runs import AllowAlerts, DryRun, Sets, check_alerts, prepare, run_spec
+from jobs.runs import AcceptQuality, AllowAlerts, DryRun, Sets, check_alerts, prepare, run_spec
 
 
 def encode(
@@ -20,9 +20,7 @@ def encode(
     deadline: Annotated[
         str | None, typer.Option(help="Stop in time before this duration (55m, 2h) is over.")
     ] = None,
-    accept_quality: Annotated[
-        bool, typer.Option("--accept-quality", help="Commit what the spec's checks refuse.")
-    ] = False,
+    accept_quality: AcceptQuality = False,
     allow_alerts: AllowAlerts = False,
     dry_run: DryRun = False,
 ) -> None:

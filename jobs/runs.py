@@ -12,6 +12,9 @@ from pipelines.jobs import JOBS
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+AcceptQuality = Annotated[
+    bool, typer.Option("--accept-quality", help="Commit what the spec's checks refuse.")
+]
 AllowAlerts = Annotated[
     bool,
     typer.Option("--allow-alerts", help="Trust the spec's `alerts`: a program, a URL, variables."),
@@ -28,13 +31,15 @@ def spec_command(name: str) -> Callable[..., None]:
     def command(
         spec: Annotated[str, typer.Argument(help="Spec file (YAML).")],
         set_: Sets = None,
+        accept_quality: AcceptQuality = False,
         allow_alerts: AllowAlerts = False,
         dry_run: DryRun = False,
     ) -> None:
         from pipelines.spec.file import load_spec
 
         job = JOBS[name]
-        values = load_spec(spec, list(set_ or []), job.spec_class())
+        accept = ["quality.accept=true"] if accept_quality else []
+        values = load_spec(spec, [*(set_ or []), *accept], job.spec_class())
         check_alerts(values, spec, allowed=allow_alerts or dry_run)
         prepare()
         run_spec(name, job.run_function(), values, dry_run=dry_run)

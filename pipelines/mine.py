@@ -11,7 +11,7 @@ from pipelines.mining import describe
 from pipelines.mining.plan import find_mining
 from pipelines.mining.report import read_summary, summary_lines, write_reports
 from pipelines.mining.rows import to_candidates
-from pipelines.mining.stage import Miner, schemas
+from pipelines.mining.stage import NEGATIVES, Miner, schemas
 from pipelines.mining.units import few_actors, mine_passes, mine_stages
 from pipelines.planning.dataset_state import DatasetState
 from pipelines.planning.plan import Plan, make_part
@@ -59,6 +59,9 @@ class _Mine(job.Job[Plan]):
             for name, keys in self._mining.keys(self._prints).items()
         }
         return Plan(self._spec.output.path, self._mining.units, parts, state)
+
+    def is_judged(self, output: str) -> bool:
+        return output == NEGATIVES
 
     def unchanged(self, report: Report) -> Report:
         return _with_summary(report)

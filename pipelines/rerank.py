@@ -10,7 +10,7 @@ from pipelines.planning.dataset_state import DatasetState
 from pipelines.planning.plan import Plan, make_part
 from pipelines.planning.snapshot_files import digest
 from pipelines.reranking import describe
-from pipelines.reranking.task import find_task
+from pipelines.reranking.task import POSITIVES, find_task
 from pipelines.reranking.units import rerank_passes, score_stages
 from pipelines.running import job
 from pipelines.running.runs import Start, View
@@ -53,6 +53,9 @@ class _Rerank(job.Job[Plan]):
         pool = job.pool_for(spec.resources, partial(score_stages, task))
         lines = tuple(describe.plan_lines(spec, task, plan, pool))
         return replace(plan, pool=pool, facts=task.facts, schemas=task.schemas, lines=lines)
+
+    def is_judged(self, output: str) -> bool:
+        return not output.endswith(POSITIVES)
 
     def passes(self, plan: Plan, start: Start) -> job.Passes:
         return rerank_passes(plan, self._task, start)

@@ -10,7 +10,7 @@ from pipelines.planning.plan import Plan, make_part
 from pipelines.planning.snapshot_files import digest
 from pipelines.retrieval import describe
 from pipelines.retrieval.cells import CELLS, retrieve_passes, top_k_stages
-from pipelines.retrieval.retrievers import find_grid
+from pipelines.retrieval.retrievers import POSITIVES, find_grid
 from pipelines.running import job
 from pipelines.running.runs import Start, View
 from pipelines.spec.retrieval import RetrieveSpec
@@ -55,6 +55,9 @@ class _Retrieve(job.Job[Plan]):
         lines = describe.plan_lines(spec, grid, plan, cells=self._missing, pool=pool)
         facts, schemas = grid.facts, grid.outputs
         return replace(plan, pool=pool, facts=facts, schemas=schemas, lines=tuple(lines))
+
+    def is_judged(self, output: str) -> bool:
+        return not output.endswith(POSITIVES)
 
     def passes(self, plan: Plan, start: Start) -> job.Passes:
         return retrieve_passes(plan, self._grid, self._cells, start)

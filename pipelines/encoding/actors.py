@@ -11,8 +11,9 @@ from pipelines.planning.corpus import Corpus, sample_texts
 from pipelines.planning.estimate import SAMPLE_ROWS, EncoderProbe, probe_encoders, probe_here
 from pipelines.planning.pool import Pool, available_cores
 from pipelines.running import cluster, stream, unit_table
-from pipelines.running.job import stage_on
+from pipelines.running.job import Planning, pool_for, stage_on
 from pipelines.spec.encode import EncodeSpec
+from pipelines.telemetry.tracing import span
 
 # Share of the snapshot's rows up to which a plan trusts what was measured before.
 _FEW_ROWS = 0.05
@@ -38,7 +39,32 @@ def encode_stages(plan: EncodePlan, pool: Pool) -> list[stream.StageSpec]:
     return [tokenize, encode]
 
 
-def earlier_probes(plan: EncodePlan) -> dict[str, EncoderProbe]:
+def with_actors(
+    plan: EncodePlan, corpus: Corpus, planning: Planning
+) -> tuple[EncodePlan, stream.StageSpec]:
+    """The plan with its pool and what encoding will cost, and the encoders, loading already.
+
+    Args:
+        plan: what is due.
+        corpus: the input.
+        planning: of the run.
+
+    Raises:
+        ModelError: a model cannot be loaded.
+        SpecError: the cluster has less than what is asked for.
+    """
+    spec = planning.spec
+    pool = pool_for(spec.resources, partial(encode_stages, plan))
+    plan = replace(plan, pool=pool)
+    probes, stage = _earlier_probes(plan), encode_stages(plan, pool)[-1]
+    # Where nothing is measured, few rows are due: maybe none that the model is needed for.
+    if not planning.dry_run and len(probes) < len(plan.parts):
+        stage = planning.stack.enter_context(stream.warmed_up(stage, pool.runner))
+    with span("probe"):
+        return with_probes(plan, spec, corpus, probes), stage
+
+
+def _earlier_probes(plan: EncodePlan) -> dict[str, EncoderProbe]:
     """What was measured of encoders that wrote the current snapshot, where few rows are new.
 
     Loading a model to measure it again would take longer than the run.

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipelines.models.settings import EncoderSettings, fingerprint
 from pipelines.spec.encode import EncodeSpec
 from pipelines.spec.parts import Inputs
 from stx_core.store.units import Unit, unit_key
@@ -21,17 +22,19 @@ _FIRST_INPUTS = (
 FORMAT_VERSION = 1
 
 
-def run_hash(spec: EncodeSpec, fingerprints: Mapping[str, str], repairs: Sequence[str] = ()) -> str:
+def run_hash(
+    spec: EncodeSpec, encoders: Mapping[str, EncoderSettings], repairs: Sequence[str] = ()
+) -> str:
     """Hash of what the spec asks for: two starts with the same one are the same run.
 
     Args:
         spec: of the job.
-        fingerprints: of its encoders, by output.
+        encoders: by output.
         repairs: shards whose damaged files alone are to be written again; none for a usual run.
     """
     asked: dict[str, object] = {
         "inputs": _asked_inputs(spec.inputs),
-        "fingerprints": dict(fingerprints),
+        "fingerprints": {name: fingerprint(settings) for name, settings in encoders.items()},
         "backfill": spec.backfill and spec.backfill.model_dump(mode="json"),
         "empty_text": spec.output.empty_text,
         "rows_per_unit": spec.resources.rows_per_unit,
@@ -67,7 +70,7 @@ def unit_keys(
     schema: pa.Schema,
     *,
     output: str,
-    fingerprint: str,
+    output_fingerprint: str,
 ) -> tuple[str, ...]:
     """The key of each unit for one output: same work, same key, in every run."""
     copied = (spec.inputs.id_column, *spec.inputs.columns)
@@ -75,7 +78,7 @@ def unit_keys(
         # A new shard may widen the type of a column for all of them.
         "types": {field.name: str(field.type) for field in schema if field.name in copied},
         "output": output,
-        "fingerprint": fingerprint,
+        "fingerprint": output_fingerprint,
         "inputs": _asked_inputs(spec.inputs, exclude={"path"}),
         "empty_text": spec.output.empty_text,
         "format": FORMAT_VERSION,

@@ -97,7 +97,7 @@ def make_plan(
     parts = {}
     for name, settings in encoders.items():
         digest = fingerprint(settings)
-        keys = unit_keys(spec, units, schema, output=name, fingerprint=digest)
+        keys = unit_keys(spec, units, schema, output=name, output_fingerprint=digest)
         part = make_part(name, digest, keys, state)
         rows_due = sum(units[index].n_rows for index in part.due)
         parts[name] = EncoderPart(

@@ -1,13 +1,14 @@
 """A unit's finished table as the results of its outputs: good rows, quarantined ones, counts."""
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.encoding import carry
+from pipelines.encoding.describe import check_schemas, plan_lines
 from pipelines.encoding.plan import EncodePlan
 from pipelines.quality.statistics import measure
 from pipelines.running import unit_table
@@ -15,9 +16,32 @@ from pipelines.running.unit_files import IdSet, UnitResult
 from pipelines.spec.parts import Inputs
 from pipelines.telemetry.unit_counts import TRUNCATED_CARRIED, count_rows
 from stx_core.store.schema import QUARANTINE, dense_type, sparse_type, with_exact_ids
+from stx_core.store.snapshot import snapshot_schemas
 from stx_core.store.units import Unit
 
 VECTOR_COLUMN = {"dense": "embedding", "sparse": "sparse_embedding"}
+
+
+def with_outputs(
+    plan: EncodePlan, inputs: Inputs, corpus: pa.Schema, notes: Sequence[str]
+) -> EncodePlan:
+    """The plan with facts and schemas of its outputs, and its lines.
+
+    Args:
+        plan: with pool and probes.
+        inputs: the spec's part.
+        corpus: schema of the input.
+        notes: lines about it.
+
+    Raises:
+        SpecError: a backfill would give files other columns than those that it keeps have.
+    """
+    facts = output_facts(plan)
+    schemas = output_schemas(corpus, inputs, facts)
+    if plan.state.kept:
+        check_schemas(snapshot_schemas(plan.root, plan.state.version), schemas)
+    lines = tuple(plan_lines(plan, inputs.paths, notes))
+    return replace(plan, facts=facts, schemas=schemas, lines=lines)
 
 
 def output_facts(plan: EncodePlan) -> dict[str, dict[str, Any]]:

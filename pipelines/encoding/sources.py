@@ -77,7 +77,7 @@ def _published(root: str, run: str) -> str:
     return join(root, "_stx", "runs", run, "index")
 
 
-def publish(plan: EncodePlan, run: str) -> EncodePlan:
+def publish_sources(plan: EncodePlan, run: str) -> EncodePlan:
     """Put new indexes into the folder of the run, where the workers of all machines find them."""
     folder = _published(plan.root, run)
     indexes = {part.source.index for part in plan.parts.values() if part.source}

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from pipelines.models.settings import EncoderSettings, RerankerSettings, fingerprint
+from pipelines.planning.dataset_state import current_outputs, was_begun
 from pipelines.planning.pool import available_cores, make_pool
 from pipelines.planning.runner import on_this_machine
 from pipelines.running import cluster
@@ -18,9 +19,9 @@ Settings = TypeVar("Settings", EncoderSettings, RerankerSettings)
 
 def settled(
     settings: Mapping[str, Settings],
-    before: Mapping[str, Mapping[str, Any]],
+    root: str,
     resources: Resources,
-    was_begun: Callable[[Mapping[str, Settings]], bool] = lambda _: False,
+    run_hash: Callable[[Mapping[str, Settings]], str] | None = None,
 ) -> dict[str, Settings]:
     """Replace ``auto``: by what the current snapshot was written in, else by what is fast here.
 
@@ -29,10 +30,12 @@ def settled(
 
     Args:
         settings: of models, by output.
-        before: what the current snapshot says of its outputs.
+        root: the dataset.
         resources: the spec's part.
-        was_begun: whether there is an unfinished run with such settings.
+        run_hash: of a run with such settings, to find an unfinished one; None where there is none
+            to be found.
     """
+    before = current_outputs(root)
     known = {name: one.dtype for name, one in settings.items()}
     for name, one in settings.items():
         if one.dtype == AUTO:
@@ -40,7 +43,8 @@ def settled(
     if AUTO not in known.values():
         return _with(settings, known, AUTO)
     for dtype in ("bfloat16", "float32"):
-        if was_begun(begun := _with(settings, known, dtype)):
+        begun = _with(settings, known, dtype)
+        if run_hash and was_begun(root, run_hash(begun)):
             return begun
     return _with(settings, known, _fast_here(resources))
 

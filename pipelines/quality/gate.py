@@ -16,7 +16,7 @@ from pipelines.quality.statistics import (
     merge_texts,
     stability_index,
 )
-from pipelines.spec.quality import ABOVE, LOW_IS_BAD, Quality
+from pipelines.spec.quality import ABOVE, LOW_IS_BAD, EmptyQuality, Quality
 from stx_core.errors import DamagedFile, QualityRefused
 from stx_core.store.commit import Base
 from stx_core.store.files.urls import redact
@@ -60,14 +60,16 @@ class QualityGate:
 
     Args:
         root: the dataset.
-        limits: thresholds.
-        facts: what the snapshot will say of its outputs.
+        limits: thresholds; a check that has none is not made.
+        facts: what the snapshot will say of the outputs that are judged.
 
     Attributes:
         warnings: of the last call, one line each.
     """
 
-    def __init__(self, root: str, limits: Quality, facts: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(
+        self, root: str, limits: EmptyQuality, facts: Mapping[str, Mapping[str, Any]]
+    ) -> None:
         self._root, self._limits, self._facts = root, limits, facts
         self.warnings: list[str] = []
 
@@ -83,7 +85,11 @@ class QualityGate:
         added = {}
         for name in self._facts:
             parts = _parts(name, rows, base)
-            checks = [*_checks(parts, self._limits.min_rows), *self._neighbours(parts, base)]
+            checks = list(_lost_rows(parts))
+            if isinstance(self._limits, Quality):
+                checks += [*_checks(parts, self._limits.min_rows)]
+                checks += [*self._neighbours(parts, base, self._limits.sample)]
+            checks = [check for check in checks if check.name in self._limits.limits]
             for check in checks:
                 self._sort(name, check, refused)
             told = parts.statistics.to_json() if parts.statistics else {}
@@ -93,13 +99,13 @@ class QualityGate:
             raise QualityRefused("\n".join([*refused, self._what_to_do(refused)]))
         return added
 
-    def _neighbours(self, parts: _Parts, base: Base) -> Iterator[Check]:
+    def _neighbours(self, parts: _Parts, base: Base, n_rows: int) -> Iterator[Check]:
         if parts.name not in base.outputs:
             return
         old = Version(parts.before, base.outputs[parts.name])
         new = Version(parts.new, self._facts[parts.name])
         try:
-            value = neighbour_overlap(self._root, old, new, self._limits.sample)
+            value = neighbour_overlap(self._root, old, new, n_rows)
         except DamagedFile as error:
             # What follows the damaged version is not to wait for it.
             self.warnings.append(f"quality: output {parts.name}: no neighbours compared: {error}")
@@ -176,7 +182,6 @@ def _checks(parts: _Parts, min_rows: int) -> Iterator[Check]:
 
 
 def _row_checks(parts: _Parts) -> Iterator[Check]:
-    yield from _lost_rows(parts)
     before, now = (_sum(rows, "rows_in") for rows in (parts.before, parts.rows))
     if before:
         change = 1 - min(before, now) / max(before, now)
@@ -195,12 +200,13 @@ def _row_checks(parts: _Parts) -> Iterator[Check]:
 
 def _lost_rows(parts: _Parts) -> Iterator[Check]:
     read, bad, out = (_sum(parts.rows, f"rows_{name}") for name in ("in", "quarantined", "out"))
-    found = f"all {bad:,} rows are quarantined" if bad else "the corpus has no rows"
+    found = f"all {bad:,} rows are quarantined" if bad else "there are no rows"
     if not read and (filtered := _sum(parts.rows, "rows_filtered")):
         found = f"the filters leave none of {filtered:,} rows"
+    empty = not _sum(parts.rows, "file_rows")
     yield Check(
-        "no_rows", float(not out), found,
-        "is the input there, and is inputs right about its columns and filters?",
+        "no_rows", float(empty), found,
+        "is the input there, and is the spec right about its columns and filters?",
     )  # fmt: skip
     if before := _sum(parts.before, "rows_out"):
         yield Check(

@@ -8,7 +8,6 @@ import pyarrow as pa
 
 from pipelines.models.settings import HUB_ORGANISATION, RerankerSettings, fingerprint, resolved
 from pipelines.planning.corpus import Corpus, list_corpus
-from pipelines.planning.dataset_state import current_outputs
 from pipelines.planning.dtype import settled
 from pipelines.planning.snapshot_files import digest
 from pipelines.reranking.candidates import Found, find_candidates
@@ -20,7 +19,7 @@ from stx_core.store.files.filesystem import file_info
 from stx_core.store.files.urls import redact
 from stx_core.store.units import unit_key
 
-_POSITIVES = "-positives"
+POSITIVES = "-positives"
 
 # Part of every key: raise it when the same work would give other files.
 _FORMAT = 1
@@ -47,7 +46,7 @@ class RerankTask:
         """By output: its reranker, and whether it is of positives."""
         positives = [True] if self.asked["positives"] else []
         return {
-            name + _POSITIVES * of_positives: (name, of_positives)
+            name + POSITIVES * of_positives: (name, of_positives)
             for of_positives in [False, *positives]
             for name in self.rerankers
         }
@@ -121,7 +120,7 @@ def find_task(spec: RerankSpec) -> RerankTask:
         name: RerankerSettings(**resolved(model, HUB_ORGANISATION["cross"]))
         for name, model in spec.rerankers.items()
     }
-    rerankers = settled(rerankers, current_outputs(spec.output.path), spec.resources)
+    rerankers = settled(rerankers, spec.output.path, spec.resources)
     asked = {
         "top_k": spec.top_k,
         "depth": spec.candidates.depth,

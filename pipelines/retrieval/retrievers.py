@@ -20,7 +20,7 @@ from stx_core.store.units import Unit, plan_units, unit_key
 
 HYBRID = "hybrid"
 
-_POSITIVES = "-positives"
+POSITIVES = "-positives"
 
 # Part of every key: raise it when the same work would give other files.
 _FORMAT = 1
@@ -126,9 +126,9 @@ class Grid:
         how = {leg.name: leg.similarity for leg in self.legs}
         return {
             name: {
-                "type": "positives" if name.endswith(_POSITIVES) else "ranking",
+                "type": "positives" if name.endswith(POSITIVES) else "ranking",
                 "fingerprint": self.fingerprint,
-                "by": how.get(name.removesuffix(_POSITIVES), "fusion"),
+                "by": how.get(name.removesuffix(POSITIVES), "fusion"),
                 "k": self.asked["k"],
                 "queries": dict(self.queries),
                 "corpus": dict(self.corpus),
@@ -154,7 +154,7 @@ class Grid:
 
 def positives_output(leg: str) -> str:
     """Name of the output with a retriever's scores of judged pairs."""
-    return leg + _POSITIVES
+    return leg + POSITIVES
 
 
 def find_grid(spec: RetrieveSpec) -> Grid:

@@ -139,9 +139,9 @@ class Job(ABC, Generic[AnyPlan]):
         """Lines about the records of a run that a person should read; raises to refuse them."""
         return []
 
-    def gate(self, plan: AnyPlan) -> QualityGate | None:  # noqa: ARG002
-        """Checks before the snapshot is published."""
-        return None
+    def is_judged(self, output: str) -> bool:  # noqa: ARG002
+        """Whether the checks of the spec's part `quality` are for an output."""
+        return True
 
     @abstractmethod
     def report(self, report: Report, plan: AnyPlan, committed: Committed) -> Report:
@@ -201,7 +201,8 @@ def _run(job: Job[Any], plan: Plan, spec: Spec, view: View, began: float) -> Rep
         records = pa.concat_tables([start.records, fresh])
         warnings = job.check(plan, records)
         keeps = None if job.scope.is_all else job.scope.keeps
-        gate = job.gate(replace(plan, facts=facts))
+        judged = {name: facts[name] for name in facts if job.is_judged(name)}
+        gate = QualityGate(root, spec.quality, judged)
         with span("commit", run=start.claim.run):
             info = commit_snapshot(
                 root,
@@ -214,9 +215,10 @@ def _run(job: Job[Any], plan: Plan, spec: Spec, view: View, began: float) -> Rep
                 judge=gate,
             )
     report = snapshot_report(info, root, fresh, began=began, stream_seconds=seconds)
-    warnings += gate.warnings if gate else []
     retention = give_up_old(spec.output)
-    report = replace(report, warnings=[*warnings, *retention.warnings], lines=[*retention.lines])
+    report = replace(
+        report, warnings=[*warnings, *gate.warnings, *retention.warnings], lines=[*retention.lines]
+    )
     return job.report(report, plan, Committed(spec, info, records, fresh, worked))
 
 

@@ -18,14 +18,48 @@ class Limits(Part):
     refuse: Annotated[float, Field(ge=0)] | None = None
 
 
-class Quality(Part):
+class EmptyQuality(Part):
+    """The check of each output before it is committed, see docs/quality.md."""
+
+    accept: bool = False
+    """Commit what the checks refuse; they only warn then."""
+    no_rows: Limits = Limits(refuse=1.0)
+    """1 when the snapshot would have no row of the output: the input or what its filters leave is
+    empty, or every row was quarantined; else 0. Judged for any number of rows."""
+
+    @model_validator(mode="after")
+    def _warns_first(self) -> Self:
+        for name, limits in self.limits.items():
+            warn, refuse = limits.warn, limits.refuse
+            if warn is None or refuse is None or warn == refuse:
+                continue
+            if (warn < refuse) != (name not in LOW_IS_BAD):
+                raise ValueError(f"{name}: refuse at {refuse:g} comes before warn at {warn:g}")
+        return self
+
+    @property
+    def limits(self) -> dict[str, Limits]:
+        """Thresholds by check."""
+        return {name: value for name, value in self if isinstance(value, Limits)}
+
+
+class RowQuality(EmptyQuality):
     """Checks of each output before it is committed, see docs/quality.md.
 
     A check that is named has only the thresholds that are given with it.
     """
 
-    accept: bool = False
-    """Commit what the checks refuse; they only warn then."""
+    rows_lost: Limits = Limits(refuse=0.5)
+    """Share of the rows of the version before that the snapshot would have less; refused above the
+    threshold, not at it. Judged for any number of rows."""
+
+
+class Quality(RowQuality):
+    """Checks of each output before it is committed, see docs/quality.md.
+
+    A check that is named has only the thresholds that are given with it.
+    """
+
     min_rows: Annotated[int, Field(ge=1)] = 100
     """Shares and shifts of fewer new rows are not judged."""
     sample: Annotated[int, Field(ge=0, le=4096)] = 512
@@ -46,27 +80,6 @@ class Quality(Part):
     """Share of the ten nearest neighbours that stayed the same; low is bad."""
     text_shift: Limits = Limits(warn=1.0)
     """Population stability index of text lengths or scripts: above 0.25 is a shift."""
-    no_rows: Limits = Limits(refuse=1.0)
-    """1 when the snapshot would have no row of the output: the corpus or what its filters leave is
-    empty, or every row was quarantined; else 0. Judged for any number of rows."""
-    rows_lost: Limits = Limits(refuse=0.5)
-    """Share of the rows of the version before that the snapshot would have less; refused above the
-    threshold, not at it. Judged for any number of rows."""
     rows_change: Limits = Limits(warn=0.5)
     """Rows of the smaller of the old and the new snapshot that the other has more: 0.5 is half
     of them lost, or twice as many."""
-
-    @model_validator(mode="after")
-    def _warns_first(self) -> Self:
-        for name, limits in self.limits.items():
-            warn, refuse = limits.warn, limits.refuse
-            if warn is None or refuse is None or warn == refuse:
-                continue
-            if (warn < refuse) != (name not in LOW_IS_BAD):
-                raise ValueError(f"{name}: refuse at {refuse:g} comes before warn at {warn:g}")
-        return self
-
-    @property
-    def limits(self) -> dict[str, Limits]:
-        """Thresholds by check."""
-        return {name: value for name, value in self if isinstance(value, Limits)}

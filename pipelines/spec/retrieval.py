@@ -15,6 +15,7 @@ from pipelines.spec.parts import (
     trusted_code_is_pinned,
     without_secrets,
 )
+from pipelines.spec.quality import EmptyQuality, RowQuality
 from stx_core.mining.rules import Against, MiningRules, Sampling
 
 Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
@@ -85,6 +86,7 @@ class RetrieveSpec(Part):
     """Allow queries and corpus of different models, as of a pair that was trained together."""
     output: Dataset
     resources: RetrievalResources = RetrievalResources()
+    quality: RowQuality = RowQuality()
     store: Store = Store()
     alerts: Alerts = Alerts()
 
@@ -146,6 +148,7 @@ class RerankSpec(Part):
     """File with judged pairs (qrels): they are scored too, whatever their rank."""
     output: Dataset
     resources: RetrievalResources = RetrievalResources()
+    quality: EmptyQuality = EmptyQuality()
     store: Store = Store()
     alerts: Alerts = Alerts()
 
@@ -245,6 +248,7 @@ class MineSpec(Part):
     """Scores beside the rows, where a format leaves the choice."""
     output: Dataset
     resources: MiningResources = MiningResources()
+    quality: EmptyQuality = EmptyQuality()
     store: Store = Store()
     alerts: Alerts = Alerts()
 

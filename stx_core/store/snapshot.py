@@ -187,7 +187,7 @@ def exact_ids(facts: Mapping[str, Any]) -> str | None:
     return "id" if "id" in output_schema(facts).names else None
 
 
-def output_schemas(root: str, version: int) -> dict[str, pa.Schema]:
+def snapshot_schemas(root: str, version: int) -> dict[str, pa.Schema]:
     """Schema of the files of each output of a version; {} for version 0, none."""
     if not version:
         return {}

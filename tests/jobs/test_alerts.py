@@ -128,7 +128,7 @@ def test_a_crash_is_told_and_stays_a_crash(spec_file, told, stx, monkeypatch):
         raise RuntimeError("the disk is on fire at s3://user:hunter22@bucket/x")
 
     command, read = told
-    monkeypatch.setattr("pipelines.encode.list_corpus", crash)
+    monkeypatch.setattr("pipelines.encoding.inputs.list_corpus", crash)
 
     with pytest.raises(RuntimeError, match="on fire"):
         stx("encode", "--allow-alerts", spec_file({"command": command}))

@@ -46,7 +46,7 @@ def put(name, data, year=2026):
 def spec(golden, static_model, monkeypatch):
     """As it was encoded; what a fingerprint is made of may change, and is not the point here."""
     known = snapshot_info(str(golden)).outputs["dense"]["fingerprint"]
-    for module in ("pipelines.encode", "pipelines.encoding.plan"):
+    for module in ("pipelines.encoding.keys", "pipelines.encoding.plan"):
         monkeypatch.setattr(f"{module}.fingerprint", lambda settings: known)
     return parse_spec(
         {

@@ -204,7 +204,7 @@ def test_only_keys_of_joined_columns_know_how_they_are_joined(monkeypatch):
             units(1),
             SCHEMA,
             output="d",
-            fingerprint="f",
+            output_fingerprint="f",
         )[0]
         for column in ("text", ["title", "text"])
     ]
