@@ -10,15 +10,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 from jobs.terminal import Filtered, filtered
-from pipelines.telemetry.words import counted, duration
+from pipelines.planning.words import counted, duration
 from stx_core.errors import SpecError
 from stx_core.store.files.urls import redact
 
 if TYPE_CHECKING:
     from rich.console import Group
 
+    from pipelines.engine.runs import Amount
     from pipelines.planning.plan import Plan
-    from pipelines.running.runs import Amount
     from pipelines.telemetry.progress import Progress
     from pipelines.telemetry.report import OutputReport, Report
 

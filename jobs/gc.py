@@ -21,7 +21,7 @@ def gc(
 ) -> None:
     """Delete what neither the newest versions nor runs that may go on need."""
     from jobs.console import configure_logging
-    from pipelines.telemetry.words import counted
+    from pipelines.planning.words import counted
     from stx_core.store.gc import gc as collect
 
     configure_logging()

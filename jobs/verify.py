@@ -30,7 +30,7 @@ def verify(
 
     Damaged files are noted: the next `stx encode` encodes their units again, or --repair now.
     """
-    from pipelines.telemetry.words import counted
+    from pipelines.planning.words import counted
     from stx_core.errors import SpecError
     from stx_core.store.snapshot import snapshot_info
     from stx_core.store.verify import verify as check
@@ -62,8 +62,8 @@ def verify(
 
 def _repair(path: str, model: str | None, trusted: tuple[bool, bool]) -> None:
     from jobs.console import Console
+    from pipelines.planning.words import counted
     from pipelines.repair import repair
-    from pipelines.telemetry.words import counted
     from stx_core.store.files.urls import redact
 
     prepare()

@@ -8,18 +8,18 @@ from pipelines.encoding.actors import with_actors
 from pipelines.encoding.duplicates import refuse_duplicates
 from pipelines.encoding.inputs import as_in_dataset, list_inputs
 from pipelines.encoding.keys import run_hash
+from pipelines.encoding.page import EncodeRun, with_encode_page
 from pipelines.encoding.plan import EncodePlan, make_plan
 from pipelines.encoding.results import with_outputs
 from pipelines.encoding.sources import publish_sources, with_sources
 from pipelines.encoding.units import encode_passes
+from pipelines.engine import job
+from pipelines.engine.runs import Start, View
 from pipelines.models.settings import encoder_settings
 from pipelines.planning.dataset_state import DatasetState
 from pipelines.planning.dtype import settled
-from pipelines.running import job
-from pipelines.running.runs import Start, View
 from pipelines.spec.encode import EncodeSpec
 from pipelines.telemetry.report import Report
-from pipelines.telemetry.run_report import EncodeRun, with_encode_page
 from pipelines.telemetry.tracing import span
 from stx_core import failpoints
 from stx_core.store.files.local_disk import scratch_space

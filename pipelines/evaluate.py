@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from pipelines.running.runs import View
+from pipelines.engine.runs import View
 from pipelines.spec.parts import Part, Store
 from stx_core.evaluation.comparison import compare
 from stx_core.evaluation.measures import DEFAULT_MEASURES, Evaluation, evaluate

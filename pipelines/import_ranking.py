@@ -5,11 +5,11 @@ from typing import Literal
 
 import pyarrow as pa
 
+from pipelines.engine.runs import View, check_output, claimed, run_job
+from pipelines.engine.unit_files import IdSet, Target, UnitResult, write_result
 from pipelines.planning.dataset_state import read_state
 from pipelines.planning.snapshot_files import digest
 from pipelines.retrieval.rankings import ranking_schema
-from pipelines.running.runs import View, check_output, claimed, run_job
-from pipelines.running.unit_files import IdSet, Target, UnitResult, write_result
 from pipelines.spec.parts import Name, Part, Store
 from pipelines.telemetry.report import Report, snapshot_report
 from stx_core.errors import InputError

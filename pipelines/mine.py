@@ -7,6 +7,8 @@ import itertools
 from dataclasses import replace
 from functools import partial
 
+from pipelines.engine import job
+from pipelines.engine.runs import Start, View
 from pipelines.mining import describe
 from pipelines.mining.plan import find_mining
 from pipelines.mining.report import read_summary, summary_lines, write_reports
@@ -17,8 +19,6 @@ from pipelines.planning.dataset_state import DatasetState
 from pipelines.planning.plan import Plan, make_part
 from pipelines.planning.snapshot_files import digest
 from pipelines.retrieval.rankings import ranking_schema
-from pipelines.running import job
-from pipelines.running.runs import Start, View
 from pipelines.spec.retrieval import MineSpec
 from pipelines.telemetry.report import Report
 from stx_core.store.files.apart import refuse_overlap

@@ -7,8 +7,8 @@ import pyarrow as pa
 
 from pipelines.encode import run_encode
 from pipelines.encoding.stored_encoder import stored_encoder
+from pipelines.engine.runs import View
 from pipelines.planning.corpus import list_corpus, with_held_identities
-from pipelines.running.runs import View
 from pipelines.spec.encode import EncodeSpec
 from pipelines.spec.file import read_spec
 from pipelines.spec.parts import Output

@@ -6,16 +6,16 @@ from functools import partial
 
 import pyarrow.compute as pc
 
+from pipelines.engine import job
+from pipelines.engine.runs import Start, View
 from pipelines.planning.dataset_state import DatasetState
 from pipelines.planning.plan import Plan, make_part
 from pipelines.planning.snapshot_files import digest
 from pipelines.reranking import describe
 from pipelines.reranking.task import POSITIVES, find_task
 from pipelines.reranking.units import rerank_passes, score_stages
-from pipelines.running import job
-from pipelines.running.runs import Start, View
+from pipelines.retrieval.page import RankingRun, with_ranking_page
 from pipelines.spec.retrieval import RerankSpec
-from pipelines.telemetry.ranking_report import RankingRun, with_ranking_page
 from pipelines.telemetry.report import Report
 from stx_core.store.files.apart import refuse_overlap
 

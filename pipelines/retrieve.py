@@ -5,16 +5,16 @@ from functools import partial
 
 import pyarrow.compute as pc
 
+from pipelines.engine import job
+from pipelines.engine.runs import Start, View
 from pipelines.planning.dataset_state import DatasetState
 from pipelines.planning.plan import Plan, make_part
 from pipelines.planning.snapshot_files import digest
 from pipelines.retrieval import describe
 from pipelines.retrieval.cells import CELLS, retrieve_passes, top_k_stages
+from pipelines.retrieval.page import RankingRun, with_ranking_page
 from pipelines.retrieval.retrievers import POSITIVES, find_grid
-from pipelines.running import job
-from pipelines.running.runs import Start, View
 from pipelines.spec.retrieval import RetrieveSpec
-from pipelines.telemetry.ranking_report import RankingRun, with_ranking_page
 from pipelines.telemetry.report import Report
 from stx_core.store.files.apart import refuse_overlap
 

@@ -9,10 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from pipelines.encoding.results import VECTOR_COLUMN
 from pipelines.encoding.stages import Encoder, encode_texts
 from pipelines.encoding.stored_encoder import stored_encoder
-from pipelines.models.settings import EncoderSettings
+from pipelines.models.settings import VECTOR_COLUMN, EncoderSettings
 from pipelines.planning.corpus import earlier_content_hashes, read_unit
 from pipelines.running import unit_table
 from pipelines.spec.file import read_spec

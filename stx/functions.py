@@ -17,7 +17,7 @@ def encode(spec: Source | None = None, /, **keys: Any) -> "Report":  # noqa: ANN
     Args:
         spec: a YAML file, a dictionary, or a `pipelines.spec.encode.EncodeSpec`.
         **keys: of the spec: ``inputs``, ``models``, ``output`` …; and ``dry_run=True`` to plan
-            only, ``view`` to watch (a `pipelines.running.runs.View`).
+            only, ``view`` to watch (a `pipelines.engine.runs.View`).
 
     Returns:
         The report: ``version``, ``committed``, and rows by output in ``parts``.

@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
+from pipelines.encoding.estimate import SAMPLE_ROWS, EncoderProbe, probe_encoders, probe_here
 from pipelines.encoding.plan import EncodePlan
 from pipelines.encoding.stages import Encode
 from pipelines.encoding.tokenizing import Tokenize, actors_needed
+from pipelines.engine.job import Planning, pool_for, stage_on
 from pipelines.planning.corpus import Corpus, sample_texts
-from pipelines.planning.estimate import SAMPLE_ROWS, EncoderProbe, probe_encoders, probe_here
 from pipelines.planning.pool import Pool, available_cores
 from pipelines.running import cluster, stream, unit_table
-from pipelines.running.job import Planning, pool_for, stage_on
 from pipelines.spec.encode import EncodeSpec
 from pipelines.telemetry.tracing import span
 

@@ -7,10 +7,10 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.encoding.carry import Source
+from pipelines.encoding.estimate import EncoderProbe
 from pipelines.encoding.keys import unit_keys
 from pipelines.models.settings import EncoderSettings, fingerprint
 from pipelines.planning.dataset_state import DatasetState
-from pipelines.planning.estimate import EncoderProbe
 from pipelines.planning.plan import Part, Plan, make_part
 from pipelines.spec.encode import EncodeSpec
 from stx_core.errors import SpecError

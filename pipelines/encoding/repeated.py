@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.encoding import carry
+from pipelines.engine.job import Pass, Read
+from pipelines.engine.runs import Start
+from pipelines.engine.unit_files import UnitResult
 from pipelines.planning.plan import UnitDict
 from pipelines.running import unit_table
-from pipelines.running.job import Pass, Read
-from pipelines.running.runs import Start
-from pipelines.running.unit_files import UnitResult
 from stx_core.store.digests import blake2b
 from stx_core.store.files.filesystem import write_over
 from stx_core.store.files.local_disk import scratch_space

@@ -10,16 +10,15 @@ import pyarrow.compute as pc
 from pipelines.encoding import carry
 from pipelines.encoding.describe import check_schemas, plan_lines
 from pipelines.encoding.plan import EncodePlan
+from pipelines.engine.unit_files import IdSet, UnitResult
+from pipelines.models.settings import VECTOR_COLUMN
 from pipelines.quality.statistics import measure
 from pipelines.running import unit_table
-from pipelines.running.unit_files import IdSet, UnitResult
 from pipelines.spec.parts import Inputs
 from pipelines.telemetry.unit_counts import TRUNCATED_CARRIED, count_rows
 from stx_core.store.schema import QUARANTINE, dense_type, sparse_type, with_exact_ids
 from stx_core.store.snapshot import snapshot_schemas
 from stx_core.store.units import Unit
-
-VECTOR_COLUMN = {"dense": "embedding", "sparse": "sparse_embedding"}
 
 
 def with_outputs(

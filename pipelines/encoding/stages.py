@@ -10,9 +10,9 @@ import pyarrow as pa
 
 from pipelines.encoding.carry import texts_to_encode
 from pipelines.encoding.token_column import tokens_of
+from pipelines.models.loading import in_float32, limit_threads, load_planned
 from pipelines.models.settings import HUB_ORGANISATION, EncoderSettings
 from pipelines.running import unit_table
-from pipelines.running.models import in_float32, limit_threads, load_planned
 from stx_core import failpoints
 from stx_core.store.schema import dense_column, sparse_column
 

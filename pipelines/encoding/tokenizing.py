@@ -9,12 +9,12 @@ import pyarrow as pa
 from pipelines.encoding import token_column
 from pipelines.encoding.carry import texts_to_encode
 from pipelines.encoding.stages import Encoder
+from pipelines.models.loading import limit_threads
 from pipelines.models.settings import EncoderSettings
 from pipelines.running import unit_table
-from pipelines.running.models import limit_threads
 
 if TYPE_CHECKING:
-    from pipelines.planning.estimate import EncoderProbe
+    from pipelines.encoding.estimate import EncoderProbe
 
 
 class Tokenize:

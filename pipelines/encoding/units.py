@@ -17,13 +17,14 @@ from pipelines.encoding.repeated import (
     repeated_units,
     with_repeated,
 )
-from pipelines.encoding.results import VECTOR_COLUMN, output_result
+from pipelines.encoding.results import output_result
+from pipelines.engine.job import Facts, Pass, Passes
+from pipelines.engine.runs import Start
+from pipelines.engine.unit_files import UnitResult
+from pipelines.models.settings import VECTOR_COLUMN
 from pipelines.planning.corpus import Corpus, priority, read_unit
 from pipelines.planning.plan import UnitDict
 from pipelines.running import stream, unit_table
-from pipelines.running.job import Facts, Pass, Passes
-from pipelines.running.runs import Start
-from pipelines.running.unit_files import UnitResult
 from pipelines.spec.encode import EncodeSpec
 from stx_core.store.units import Unit
 

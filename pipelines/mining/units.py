@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
+from pipelines.engine.job import Pass, Passes, stage_on
+from pipelines.engine.runs import Start
+from pipelines.engine.unit_files import IdSet, UnitResult
 from pipelines.mining.describe import notes
 from pipelines.mining.plan import Mining
 from pipelines.mining.rows import Sources, read_rows
@@ -27,9 +30,6 @@ from pipelines.planning.snapshot_files import take_unit
 from pipelines.retrieval.query_spans import Spans, find_spans, publish_spans
 from pipelines.retrieval.text_lookup import TextSource, index_texts, publish_texts
 from pipelines.running import stream
-from pipelines.running.job import Pass, Passes, stage_on
-from pipelines.running.runs import Start
-from pipelines.running.unit_files import IdSet, UnitResult
 from pipelines.spec.parts import Inputs, Resources
 from pipelines.spec.retrieval import MineSpec
 from stx_core.errors import InputError

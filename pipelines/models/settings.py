@@ -18,6 +18,9 @@ HUB_ORGANISATION = {
 }
 """Of hub names that have none, by type of the model."""
 
+VECTOR_COLUMN = {"dense": "embedding", "sparse": "sparse_embedding"}
+"""Column of an output's files that its vectors are in, by type of the model."""
+
 
 @dataclass(frozen=True)
 class EncoderSettings:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from pipelines.encoding.results import VECTOR_COLUMN
+from pipelines.models.settings import VECTOR_COLUMN
 from pipelines.quality.statistics import overlap
 from stx_core.store.data_file import read_columns
 from stx_core.store.files.urls import join

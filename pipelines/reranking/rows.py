@@ -6,10 +6,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.encoding.results import quarantine_rows, rejected_of
+from pipelines.engine.unit_files import IdSet, UnitResult
 from pipelines.reranking.pairs import IS_CANDIDATE, IS_POSITIVE
 from pipelines.retrieval.rankings import codes, first_of_query, ranks
 from pipelines.running import unit_table
-from pipelines.running.unit_files import IdSet, UnitResult
 from stx_core.store.units import Unit
 
 

@@ -5,6 +5,9 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
+from pipelines.engine.job import Pass, Passes, stage_on
+from pipelines.engine.runs import Start
+from pipelines.engine.unit_files import IdSet, UnitResult
 from pipelines.planning.plan import Plan, UnitDict
 from pipelines.planning.pool import Pool
 from pipelines.reranking import candidates
@@ -14,9 +17,6 @@ from pipelines.reranking.scorers import Score
 from pipelines.reranking.task import RerankTask
 from pipelines.retrieval.text_lookup import index_texts, publish_texts
 from pipelines.running import stream, unit_table
-from pipelines.running.job import Pass, Passes, stage_on
-from pipelines.running.runs import Start
-from pipelines.running.unit_files import IdSet, UnitResult
 from pipelines.telemetry.unit_counts import count_scores
 from stx_core.store.files.local_disk import scratch_space
 from stx_core.store.files.urls import join

@@ -12,6 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.engine.job import Pass, Passes, stage_on
+from pipelines.engine.runs import Start
+from pipelines.engine.unit_files import IdSet, UnitResult
 from pipelines.planning.plan import Plan, UnitDict
 from pipelines.planning.pool import Pool
 from pipelines.planning.snapshot_files import take_unit
@@ -19,9 +22,6 @@ from pipelines.retrieval.rankings import best_hits, hits_schema, positives_of, t
 from pipelines.retrieval.retrievers import HYBRID, Cell, Grid, positives_output
 from pipelines.retrieval.top_k import FOUND, HITS, POSITIVES, VECTOR, TopKStage, to_hits
 from pipelines.running import stream, unit_table
-from pipelines.running.job import Pass, Passes, stage_on
-from pipelines.running.runs import Start
-from pipelines.running.unit_files import IdSet, UnitResult
 from pipelines.spec.retrieval import Fusion, RetrieveSpec
 from pipelines.telemetry.unit_counts import FINISHED, count_scores
 from stx_core.evaluation.qrels import read_qrels

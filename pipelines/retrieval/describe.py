@@ -8,11 +8,11 @@ import pyarrow.compute as pc
 
 from pipelines.planning.plan import Plan
 from pipelines.planning.pool import Pool
+from pipelines.planning.words import counted
 from pipelines.retrieval.cells import CELLS, read_judged
 from pipelines.retrieval.retrievers import Cell, Grid, positives_output
 from pipelines.spec.retrieval import RetrieveSpec
 from pipelines.telemetry.unit_counts import read_json
-from pipelines.telemetry.words import counted
 
 
 def plan_lines(

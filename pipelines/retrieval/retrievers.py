@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.encoding.results import VECTOR_COLUMN
+from pipelines.models.settings import VECTOR_COLUMN
 from pipelines.planning.snapshot_files import DataFile, digest, files_digest, snapshot_data
 from pipelines.retrieval.rankings import pairs_schema, ranking_schema
 from pipelines.spec.retrieval import Retriever, RetrieveSpec

@@ -9,7 +9,7 @@ import pytest
 
 from pipelines import encode
 from pipelines.encode import run_encode
-from pipelines.running.runs import View
+from pipelines.engine.runs import View
 from stx_core import SentenceTransformer
 from stx_core.errors import SpecError
 from stx_core.store.snapshot import open_snapshot, snapshot_info

@@ -11,8 +11,8 @@ import pytest
 import ray
 
 from pipelines.encode import run_encode
+from pipelines.engine.runs import View
 from pipelines.running.cluster import start_ray
-from pipelines.running.runs import View
 from stx_core import SentenceTransformer
 from stx_core.store.snapshot import open_snapshot
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.encode import run_encode
-from pipelines.running.runs import View
+from pipelines.engine.runs import View
 from pipelines.spec.file import parse_spec
 from stx_core.errors import DamagedFile, Stopped, StoreError
 from stx_core.store.commit import rollback

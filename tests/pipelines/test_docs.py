@@ -13,7 +13,7 @@ from pipelines.encode import run_encode
 from pipelines.flow import FlowSpec, read_steps
 from pipelines.spec.encode import EncodeSpec
 from pipelines.spec.file import parse_spec
-from pipelines.spec.reference import json_schema, kinds, reference, spec_model
+from pipelines.spec_reference import json_schema, kinds, reference, spec_model
 from stx_core.errors import SpecError
 
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipelines.encode import run_encode
 from pipelines.encoding import stages
-from pipelines.running.runs import View
+from pipelines.engine.runs import View
 from pipelines.spec.file import parse_spec
 from stx_core.errors import StoreError
 from stx_core.store.snapshot import open_snapshot, read_manifest, snapshot_info

@@ -17,7 +17,7 @@ from pipelines.flow import FlowSpec, read_steps
 from pipelines.jobs import JOBS, Job, with_commands
 from pipelines.spec.file import parse_spec
 from pipelines.spec.parts import Part
-from pipelines.spec.reference import json_schema, reference
+from pipelines.spec_reference import json_schema, reference
 from pipelines.submit.submission import describe
 from stx_core.errors import SpecError
 

@@ -6,10 +6,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.engine.runs import View
 from pipelines.import_ranking import ImportSpec, run_import
 from pipelines.mine import run_mine
 from pipelines.mining.report import read_summary
-from pipelines.running.runs import View
 from pipelines.spec.retrieval import Rules
 from stx_core.errors import InputError, SpecError, StoreError
 from stx_core.mining.combine import combine_rankings

@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.encode import run_encode
 from pipelines.encoding import stages
-from pipelines.running.runs import View
+from pipelines.engine.runs import View
 from stx_core.store.gc import gc
 from stx_core.store.snapshot import open_snapshot
 from stx_core.store.verify import find_problems

@@ -11,11 +11,11 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
+from pipelines.engine.runs import View
 from pipelines.export import run_export
 from pipelines.rerank import run_rerank
 from pipelines.reranking.candidates import cut
 from pipelines.reranking.scorers import PAIR, RerankerSettings, Score, Scorer, score_pairs
-from pipelines.running.runs import View
 from pipelines.spec.file import parse_spec
 from pipelines.spec.retrieval import RerankSpec
 from stx_core import CrossEncoder

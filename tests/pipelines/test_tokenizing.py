@@ -5,10 +5,10 @@ import pytest
 
 from pipelines.encode import run_encode
 from pipelines.encoding import token_column
+from pipelines.encoding.estimate import EncoderProbe
 from pipelines.encoding.stages import Encoder
 from pipelines.encoding.tokenizing import Tokenize, actors_needed
 from pipelines.models.settings import encoder_settings
-from pipelines.planning.estimate import EncoderProbe
 from pipelines.spec.parts import Model
 from stx_core.store.snapshot import open_snapshot
 

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import stx
+from pipelines.engine.runs import View
 from pipelines.jobs import JOBS
-from pipelines.running.runs import View
 from pipelines.spec.file import parse_spec
 from stx_core.errors import SpecError, StoreError
 

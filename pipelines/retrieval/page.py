@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.engine.job import Committed
 from pipelines.planning.pool import Pool
-from pipelines.running.job import Committed
 from pipelines.spec.parts import Resources
 from pipelines.telemetry import sections
 from pipelines.telemetry.report import Report

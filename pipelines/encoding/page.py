@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.encoding.plan import EncodePlan
-from pipelines.running.job import Committed
+from pipelines.engine.job import Committed
 from pipelines.spec.parts import Resources
 from pipelines.telemetry import sections
 from pipelines.telemetry.report import Report

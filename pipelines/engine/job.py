@@ -10,6 +10,9 @@ from typing import Any, Generic, TypeVar
 
 import pyarrow as pa
 
+from pipelines.engine.retention import give_up_old
+from pipelines.engine.runs import Start, View, check_output, claimed, finish_units, run_job
+from pipelines.engine.unit_files import Target, UnitResult, write_result
 from pipelines.planning.dataset_state import DatasetState, read_state
 from pipelines.planning.plan import Plan, UnitDict
 from pipelines.planning.pool import Pool, available_cores, make_pool
@@ -17,9 +20,6 @@ from pipelines.planning.runner import with_runner
 from pipelines.planning.scope import Scope
 from pipelines.quality.gate import QualityGate
 from pipelines.running import cluster, stream, unit_table
-from pipelines.running.retention import give_up_old
-from pipelines.running.runs import Start, View, check_output, claimed, finish_units, run_job
-from pipelines.running.unit_files import Target, UnitResult, write_result
 from pipelines.spec.parts import Resources
 from pipelines.telemetry.report import Report, snapshot_report
 from pipelines.telemetry.tracing import span

@@ -106,7 +106,7 @@ def probe_here(
     encoders: Mapping[str, Mapping[str, Any]], texts: Sequence[str], threads: int | None
 ) -> dict[str, EncoderProbe]:
     """Load each encoder in this process, run the sample, and say what was found."""
-    from pipelines.running.models import limit_threads
+    from pipelines.models.loading import limit_threads
 
     if threads is not None:
         limit_threads(threads)
