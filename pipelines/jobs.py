@@ -66,6 +66,12 @@ JOBS = {
         help="Find hard negatives in committed rankings; commit them with training rows as a "
         "snapshot.",
     ),
+    "sample": Job(
+        spec="pipelines.spec.sample:SampleSpec",
+        run="pipelines.sample:run_sample",
+        key="sampled",
+        help="Commit some rows of a dataset, chosen by chance, as a snapshot.",
+    ),
     "evaluate": Job(
         spec="pipelines.evaluate:EvaluateSpec",
         run="pipelines.evaluate:run_evaluate_spec",

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from stx.functions import rerank as rerank
     from stx.functions import retrieve as retrieve
     from stx.functions import run as run
+    from stx.functions import sample as sample
     from stx.snapshot import Snapshot as Snapshot
     from stx_core.errors import InputError as InputError
     from stx_core.errors import ModelError as ModelError
@@ -46,6 +47,7 @@ _HOME = {
     "rerank": "stx.functions",
     "retrieve": "stx.functions",
     "run": "stx.functions",
+    "sample": "stx.functions",
     "Snapshot": "stx.snapshot",
     "InputError": "stx_core.errors",
     "ModelError": "stx_core.errors",

@@ -77,6 +77,20 @@ def mine(spec: Source | None = None, /, **keys: Any) -> "Report":  # noqa: ANN40
     return report
 
 
+def sample(spec: Source | None = None, /, **keys: Any) -> "Report":  # noqa: ANN401
+    """Commit some rows of a dataset, chosen by chance, as a snapshot.
+
+    Args:
+        spec: as `encode`, of the class `pipelines.spec.sample.SampleSpec`.
+        **keys: of the spec: ``sampled``, ``rows``, ``by``, ``output`` …; others as `encode`.
+
+    Raises:
+        StxError: as `encode`.
+    """
+    report: Report = run_spec("sample", spec, keys)
+    return report
+
+
 def evaluate(spec: Source | None = None, /, **keys: Any) -> "Evaluated":  # noqa: ANN401
     """Measure how well a ranking agrees with judgements.
 

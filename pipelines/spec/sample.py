@@ -1,0 +1,29 @@
+"""What the spec of the sample job may say."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from pipelines.spec.alerts import Alerts
+from pipelines.spec.parts import Dataset, Name, Part, Resources, Store
+from pipelines.spec.quality import EmptyQuality
+from pipelines.spec.retrieval import Snapshot
+
+
+class SampleSpec(Part):
+    """The ``sample`` job: some rows of a dataset, chosen by chance, as a dataset."""
+
+    sampled: Snapshot
+    output_of: Name | None = None
+    """Which output; needed when there are several."""
+    rows: Annotated[int, Field(ge=1)]
+    """How many."""
+    by: str | None = None
+    """A column whose values have the share of the sample that they have of all rows."""
+    seed: int = 0
+    """Another one gives other rows."""
+    output: Dataset
+    resources: Resources = Resources()
+    quality: EmptyQuality = EmptyQuality()
+    store: Store = Store()
+    alerts: Alerts = Alerts()
