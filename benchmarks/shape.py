@@ -14,8 +14,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("stx_core", "pipelines", "jobs", "stx")
 JOBS = ("encode", "retrieve", "rerank", "mine", "sample")
-VAGUE = frozenset(
-    "found told held some each known one other others mine ours theirs wanted asked left kept".split()
+VAGUE = (
+    *("found", "told", "held", "some", "each", "known", "one", "other", "others", "mine"),
+    *("ours", "theirs", "wanted", "asked", "left", "kept"),
 )
 _SKIPPED = (tokenize.NL, tokenize.COMMENT, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
 
