@@ -33,8 +33,8 @@ from pipelines.planning.corpus import list_corpus
 from pipelines.planning.plan import content_hash, encoder_settings, fingerprint, unit_keys
 from pipelines.spec.file import parse_spec
 from stx_core.store import ledger, log
+from stx_core.store.corpus.units import plan_units
 from stx_core.store.sealed import seal
-from stx_core.store.units import plan_units
 
 UNITS_PER_SHARD = 1000
 DUE = 1000

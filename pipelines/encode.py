@@ -53,12 +53,12 @@ from stx_core.errors import InputError, SpecError
 from stx_core.store import clock, ledger, log
 from stx_core.store.commit import commit_snapshot
 from stx_core.store.corpus.shards import Mark
+from stx_core.store.corpus.units import Unit, plan_units
 from stx_core.store.files.apart import refuse_overlap
 from stx_core.store.files.local_disk import scratch_space
 from stx_core.store.files.retries import add_counts, take_counts
 from stx_core.store.files.s3 import use_options
 from stx_core.store.snapshot import output_schema, snapshot_state
-from stx_core.store.units import Unit, plan_units
 
 # Share of the snapshot's rows up to which a plan trusts what was measured before.
 _FEW_ROWS = 0.05

@@ -43,13 +43,14 @@ from pipelines.spec.retrieval import MineSpec
 from pipelines.telemetry.report import Report, simple_report
 from stx_core.errors import InputError
 from stx_core.store.commit import commit_snapshot
+from stx_core.store.corpus.units import Unit
 from stx_core.store.data_file import read_columns
 from stx_core.store.files.apart import refuse_overlap
 from stx_core.store.files.local_disk import scratch_space
 from stx_core.store.files.retries import take_counts
 from stx_core.store.files.s3 import use_options
 from stx_core.store.files.urls import join, redact
-from stx_core.store.units import Unit, id_hash
+from stx_core.store.id_hash import id_hash
 
 # Of a unit's CPU time; reading, hashing ids and writing Parquet have the rest.
 _RULES_SHARE = 0.25

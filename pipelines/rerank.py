@@ -30,13 +30,13 @@ from pipelines.telemetry.words import counted
 from stx_core.evaluation.qrels import read_qrels
 from stx_core.store import clock
 from stx_core.store.commit import commit_snapshot
+from stx_core.store.corpus.units import Unit
 from stx_core.store.data_file import read_columns
 from stx_core.store.files.apart import refuse_overlap
 from stx_core.store.files.local_disk import scratch_space
 from stx_core.store.files.retries import take_counts
 from stx_core.store.files.s3 import use_options
 from stx_core.store.files.urls import join, redact
-from stx_core.store.units import Unit
 
 
 def run_rerank(spec: RerankSpec, view: View | None = None, *, dry_run: bool = False) -> Report:

@@ -32,12 +32,12 @@ from stx_core.evaluation.qrels import read_qrels
 from stx_core.fusion import reciprocal_rank_fusion, weighted_fusion
 from stx_core.store import clock
 from stx_core.store.commit import commit_snapshot
+from stx_core.store.corpus.units import Unit
 from stx_core.store.data_file import read_columns
 from stx_core.store.files.apart import refuse_overlap
 from stx_core.store.files.retries import take_counts
 from stx_core.store.files.s3 import use_options
 from stx_core.store.files.urls import join
-from stx_core.store.units import Unit
 
 CELLS = "cells"
 

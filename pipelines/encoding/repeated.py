@@ -29,8 +29,8 @@ from stx_core.store.hash_index import (
     publish_index,
     to_hashes,
 )
+from stx_core.store.id_hash import id_hash
 from stx_core.store.schema import to_parquet
-from stx_core.store.units import id_hash
 
 _HASHES = "hashes"
 

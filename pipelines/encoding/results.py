@@ -16,9 +16,10 @@ from pipelines.running import unit_table
 from pipelines.spec.parts import Inputs
 from pipelines.telemetry.unit_counts import TRUNCATED_CARRIED, count_rows
 from stx_core.store import ledger
+from stx_core.store.corpus.units import Unit
 from stx_core.store.data_file import NO_FILE, write_table
+from stx_core.store.id_hash import id_hash
 from stx_core.store.schema import QUARANTINE, dense_type, sparse_type, with_exact_ids
-from stx_core.store.units import Unit, id_hash
 
 VECTOR_COLUMN = {"dense": "embedding", "sparse": "sparse_embedding"}
 

@@ -24,9 +24,9 @@ from stx_core.errors import SpecError
 from stx_core.models.contents import fingerprint_files
 from stx_core.models.folder import resolve_folder
 from stx_core.store import damage, ledger, log
+from stx_core.store.corpus.units import Unit, unit_key
 from stx_core.store.manifest import MANIFEST, split_shards
 from stx_core.store.snapshot import read_manifest, snapshot_info, to_info
-from stx_core.store.units import Unit, unit_key
 
 # Keys of `inputs` that every hash has.
 _FIRST_INPUTS = (

@@ -19,11 +19,13 @@ import pyarrow.compute as pc
 
 from pipelines.planning.plan import Held
 from stx_core.store import ledger
+from stx_core.store.corpus.units import Unit
 from stx_core.store.data_file import NO_FILE, read_columns, write_table
 from stx_core.store.files.urls import join
+from stx_core.store.id_hash import HASH_MODULUS, id_hash
 from stx_core.store.schema import QUARANTINE
+from stx_core.store.sealed import canonical_json
 from stx_core.store.snapshot import read_manifest
-from stx_core.store.units import HASH_MODULUS, Unit, canonical_json, id_hash
 
 
 @dataclass(frozen=True)

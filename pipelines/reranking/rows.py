@@ -10,8 +10,8 @@ from pipelines.planning.work import Lost
 from pipelines.reranking.pairs import IS_CANDIDATE, IS_POSITIVE
 from pipelines.retrieval.rankings import codes, first_of_query, ranks
 from pipelines.running import unit_table
+from stx_core.store.corpus.units import Unit
 from stx_core.store.schema import QUARANTINE
-from stx_core.store.units import Unit
 
 
 class OutputRows(NamedTuple):

@@ -9,7 +9,7 @@ from pipelines.planning.plan import EncoderSettings, Held, fingerprint, is_curre
 from pipelines.planning.pool import make_pool
 from pipelines.spec.file import parse_spec
 from pipelines.spec.parts import Resources
-from stx_core.store.units import Unit
+from stx_core.store.corpus.units import Unit
 
 NOTHING = Held(0, {}, frozenset(), frozenset())
 SCHEMA = pa.schema([("id", pa.string()), ("text", pa.string())])
