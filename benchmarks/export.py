@@ -22,10 +22,11 @@ import pyarrow as pa
 from stx_core.store import log
 from stx_core.store.commit import commit_snapshot
 from stx_core.store.corpus.shards import Shard
+from stx_core.store.corpus.units import plan_units, unit_key
 from stx_core.store.files.filesystem import write_new
+from stx_core.store.id_hash import id_hash
 from stx_core.store.ledger import Record, to_table
 from stx_core.store.schema import dense_column, sparse_column, to_parquet
-from stx_core.store.units import id_hash, plan_units, unit_key
 
 DIM, WEIGHTS, VOCABULARY, ROWS_PER_FILE = 384, 120, 30_000, 4096
 FORMS = (

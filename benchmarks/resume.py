@@ -34,8 +34,8 @@ from pipelines.models.settings import encoder_settings, fingerprint
 from pipelines.planning.corpus import list_corpus
 from pipelines.spec.file import parse_spec
 from stx_core.store import ledger, log
+from stx_core.store.corpus.units import plan_units
 from stx_core.store.sealed import seal
-from stx_core.store.units import plan_units
 
 UNITS_PER_SHARD = 1000
 DUE = 1000

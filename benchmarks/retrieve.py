@@ -33,9 +33,10 @@ def publish(root: str, prefix: str, n_rows: int, seed: int) -> None:
     from stx_core.store import ledger, log
     from stx_core.store.commit import commit_snapshot
     from stx_core.store.corpus.shards import Shard
+    from stx_core.store.corpus.units import plan_units, unit_key
     from stx_core.store.files.filesystem import write_new
+    from stx_core.store.id_hash import id_hash
     from stx_core.store.schema import dense_column, dense_type, to_parquet
-    from stx_core.store.units import id_hash, plan_units, unit_key
 
     random = np.random.default_rng(seed)
     schema = pa.schema([("id", pa.string()), ("embedding", dense_type(WIDTH))])

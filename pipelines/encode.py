@@ -22,8 +22,8 @@ from pipelines.spec.encode import EncodeSpec
 from pipelines.telemetry.report import Report
 from pipelines.telemetry.tracing import span
 from stx_core import failpoints
+from stx_core.store.corpus.units import plan_units
 from stx_core.store.files.local_disk import scratch_space
-from stx_core.store.units import plan_units
 
 
 def run_encode(

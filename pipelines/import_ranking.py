@@ -18,10 +18,10 @@ from stx_core.evaluation.rankings import read_rankings
 from stx_core.evaluation.whole_queries import best_first, whole_queries, with_ranks
 from stx_core.store import ledger
 from stx_core.store.commit import commit_snapshot
+from stx_core.store.corpus.units import Unit, unit_key
 from stx_core.store.files.apart import refuse_overlap
 from stx_core.store.files.filesystem import file_info
 from stx_core.store.files.urls import redact
-from stx_core.store.units import Unit, unit_key
 
 _FORMAT = 1
 

@@ -25,11 +25,11 @@ from pipelines.planning.snapshot_files import digest, snapshot_data, take_unit
 from pipelines.spec.sample import SampleSpec
 from pipelines.telemetry.report import Report
 from stx_core.errors import SpecError
+from stx_core.store.corpus.units import Unit, unit_key
 from stx_core.store.data_file import read_columns
 from stx_core.store.files.apart import refuse_overlap
 from stx_core.store.files.urls import join, redact
 from stx_core.store.snapshot import SnapshotInfo, output_schema, snapshot_info, snapshot_state
-from stx_core.store.units import Unit, unit_key
 
 _LOWEST = "lowest"
 # What a snapshot says of an output by its vectors, not by its number of rows.

@@ -19,11 +19,11 @@ from stx_core.errors import InputError, StoreError
 from stx_core.models.sparse_rows import SparseRows, to_coo
 from stx_core.store.corpus.arrow_dataset import is_dataset
 from stx_core.store.corpus.readers import format_of
+from stx_core.store.corpus.units import Unit
 from stx_core.store.data_file import read_columns
 from stx_core.store.files.urls import join, redact
 from stx_core.store.schema import dense_matrix, sparse_csr
 from stx_core.store.snapshot import read_manifest, snapshot_info
-from stx_core.store.units import Unit
 
 # Machines, batch compositions and bfloat16 move vectors by less than this; other weights, another
 # prompt or mixed-up rows by far more.

@@ -10,7 +10,7 @@ import pyarrow as pa
 from pipelines.models.settings import EncoderSettings, fingerprint
 from pipelines.spec.encode import EncodeSpec
 from pipelines.spec.parts import Inputs
-from stx_core.store.units import Unit, unit_key
+from stx_core.store.corpus.units import Unit, unit_key
 
 # Keys of `inputs` that every hash has.
 _FIRST_INPUTS = (

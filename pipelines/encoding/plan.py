@@ -14,7 +14,7 @@ from pipelines.planning.dataset_state import DatasetState
 from pipelines.planning.plan import Part, Plan, make_part
 from pipelines.spec.encode import EncodeSpec
 from stx_core.errors import SpecError
-from stx_core.store.units import Unit
+from stx_core.store.corpus.units import Unit
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from pipelines.engine.runs import Start
 from pipelines.engine.unit_files import UnitResult
 from pipelines.planning.plan import UnitDict
 from pipelines.running import unit_table
+from stx_core.store.corpus.units import Unit
 from stx_core.store.digests import blake2b
 from stx_core.store.files.filesystem import write_over
 from stx_core.store.files.local_disk import scratch_space
@@ -30,8 +31,8 @@ from stx_core.store.hash_index import (
     publish_index,
     to_hashes,
 )
+from stx_core.store.id_hash import id_hash
 from stx_core.store.schema import to_parquet
-from stx_core.store.units import Unit, id_hash
 
 _HASHES = "hashes"
 

@@ -16,9 +16,9 @@ from pipelines.quality.statistics import measure
 from pipelines.running import unit_table
 from pipelines.spec.parts import Inputs
 from pipelines.telemetry.unit_counts import TRUNCATED_CARRIED, count_rows
+from stx_core.store.corpus.units import Unit
 from stx_core.store.schema import QUARANTINE, dense_type, sparse_type, with_exact_ids
 from stx_core.store.snapshot import snapshot_schemas
-from stx_core.store.units import Unit
 
 
 def with_outputs(

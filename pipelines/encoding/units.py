@@ -26,7 +26,7 @@ from pipelines.planning.corpus import Corpus, priority, read_unit
 from pipelines.planning.plan import UnitDict
 from pipelines.running import stream, unit_table
 from pipelines.spec.encode import EncodeSpec
-from stx_core.store.units import Unit
+from stx_core.store.corpus.units import Unit
 
 
 @dataclass(frozen=True)

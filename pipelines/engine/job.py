@@ -26,10 +26,10 @@ from pipelines.telemetry.tracing import span
 from stx_core.store import clock
 from stx_core.store.commit import commit_snapshot
 from stx_core.store.corpus.shards import Mark
+from stx_core.store.corpus.units import Unit
 from stx_core.store.files.retries import take_counts
 from stx_core.store.files.s3 import S3Options, use_options
 from stx_core.store.snapshot import SnapshotInfo
-from stx_core.store.units import Unit
 
 Spec = TypeVar("Spec", bound=Any)
 AnyPlan = TypeVar("AnyPlan", bound=Plan)

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from stx_core.store import ledger
+from stx_core.store.corpus.units import Unit
 from stx_core.store.data_file import NO_FILE, write_table
+from stx_core.store.id_hash import HASH_MODULUS, id_hash
 from stx_core.store.schema import QUARANTINE
-from stx_core.store.units import HASH_MODULUS, Unit, id_hash
 
 
 class Target(NamedTuple):

@@ -19,10 +19,10 @@ from pipelines.spec.parts import Inputs
 from pipelines.spec.retrieval import FUSION, MineSpec, MiningFormat, RankingOf
 from stx_core.errors import InputError, SpecError
 from stx_core.evaluation.files import list_parts
+from stx_core.store.corpus.units import Unit, unit_key
 from stx_core.store.files.filesystem import file_info
 from stx_core.store.files.urls import redact
 from stx_core.store.snapshot import SnapshotInfo, output_schema, snapshot_info, snapshot_state
-from stx_core.store.units import Unit, unit_key
 
 # Part of every key: raise it when the same work would give other files.
 _FORMAT = 1

@@ -15,7 +15,7 @@ from pipelines.retrieval.rankings import QUERY, pairs_schema, positives_of, rank
 from pipelines.spec.retrieval import FUSION
 from stx_core.evaluation.qrels import read_qrels
 from stx_core.mining.combine import combine_rankings
-from stx_core.store.units import Unit
+from stx_core.store.corpus.units import Unit
 
 
 @dataclass(frozen=True)

@@ -33,10 +33,10 @@ from pipelines.running import stream
 from pipelines.spec.parts import Inputs, Resources
 from pipelines.spec.retrieval import MineSpec
 from stx_core.errors import InputError
+from stx_core.store.corpus.units import Unit
 from stx_core.store.data_file import read_columns
 from stx_core.store.files.local_disk import scratch_space
 from stx_core.store.files.urls import join, redact
-from stx_core.store.units import Unit
 
 # Of a unit's CPU time; reading, hashing ids and writing Parquet have the rest.
 _RULES_SHARE = 0.25

@@ -16,10 +16,11 @@ from stx_core.store.corpus.columns import check_id, check_text, corpus_schema
 from stx_core.store.corpus.filters import Filter
 from stx_core.store.corpus.readers import list_shards, read_rows
 from stx_core.store.corpus.shards import BadRow, CsvForm, Rows, Shard
+from stx_core.store.corpus.units import Unit, plan_units
 from stx_core.store.digests import blake2b
 from stx_core.store.files.filesystem import without_change_time
 from stx_core.store.files.urls import redact
-from stx_core.store.units import Unit, id_hash, plan_units
+from stx_core.store.id_hash import id_hash
 
 
 @dataclass(frozen=True)

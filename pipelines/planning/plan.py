@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from pipelines.planning.dataset_state import DatasetState
 from pipelines.planning.pool import Pool
-from stx_core.store.units import Unit
+from stx_core.store.corpus.units import Unit
 
 UnitDict = dict[str, Any]
 """A unit described in plain JSON values: ``unit``, ``keys`` by due output, and what a job adds."""

@@ -18,7 +18,7 @@ from stx_core.errors import InputError, SpecError
 from stx_core.store.corpus.filters import Filter, keep_file
 from stx_core.store.corpus.readers import list_shards, read_rows
 from stx_core.store.corpus.shards import CsvForm, Shard, partitions
-from stx_core.store.units import plan_units
+from stx_core.store.corpus.units import plan_units
 
 _THREADS = 8
 

@@ -8,10 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from stx_core.store.corpus.units import Unit
 from stx_core.store.data_file import read_columns
 from stx_core.store.files.urls import join
+from stx_core.store.sealed import canonical_json
 from stx_core.store.snapshot import read_manifest
-from stx_core.store.units import Unit, canonical_json
 
 
 class DataFile(NamedTuple):

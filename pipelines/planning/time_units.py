@@ -11,7 +11,7 @@ from pipelines.planning.corpus import Corpus
 from pipelines.spec.parts import Inputs
 from stx_core.store.corpus.nested import with_leaves
 from stx_core.store.corpus.readers import read_rows
-from stx_core.store.units import Unit, plan_units
+from stx_core.store.corpus.units import Unit, plan_units
 
 # One column of times is 8 bytes a row.
 _ROWS_AT_ONCE = 1 << 18

@@ -21,13 +21,13 @@ from stx_core.errors import InputError, SpecError
 from stx_core.evaluation.files import list_parts
 from stx_core.evaluation.rankings import is_dataset, read_rankings
 from stx_core.evaluation.whole_queries import query_starts
+from stx_core.store.corpus.units import Unit
 from stx_core.store.data_file import read_columns
 from stx_core.store.files.filesystem import file_info, list_names, write_new
 from stx_core.store.files.parallel import parallel
 from stx_core.store.files.urls import join, redact
 from stx_core.store.schema import RANKING, to_parquet
 from stx_core.store.snapshot import SnapshotInfo, output_schema, snapshot_info, snapshot_state
-from stx_core.store.units import Unit
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pipelines.retrieval.rankings import QUERY, positives_of
 from pipelines.retrieval.text_lookup import TextSource, fetch_texts, known_ids
 from pipelines.running import unit_table
 from stx_core.evaluation.qrels import read_qrels
-from stx_core.store.units import Unit
+from stx_core.store.corpus.units import Unit
 
 IS_CANDIDATE = "is_candidate"
 IS_POSITIVE = "is_positive"

@@ -10,7 +10,7 @@ from pipelines.engine.unit_files import IdSet, UnitResult
 from pipelines.reranking.pairs import IS_CANDIDATE, IS_POSITIVE
 from pipelines.retrieval.rankings import codes, first_of_query, ranks
 from pipelines.running import unit_table
-from stx_core.store.units import Unit
+from stx_core.store.corpus.units import Unit
 
 
 def ranking_result(

@@ -15,9 +15,9 @@ from pipelines.retrieval.rankings import pairs_schema, ranking_schema
 from pipelines.spec.parts import Inputs
 from pipelines.spec.retrieval import RerankSpec
 from stx_core.errors import SpecError
+from stx_core.store.corpus.units import unit_key
 from stx_core.store.files.filesystem import file_info
 from stx_core.store.files.urls import redact
-from stx_core.store.units import unit_key
 
 POSITIVES = "-positives"
 

@@ -12,9 +12,9 @@ from stx_core.errors import InputError
 from stx_core.evaluation.records import NAMES, ids, numbers
 from stx_core.store.corpus.columns import corpus_schema
 from stx_core.store.corpus.readers import list_shards, read_rows, shard_rows
+from stx_core.store.corpus.units import Unit, plan_units
 from stx_core.store.files.filesystem import file_info
 from stx_core.store.files.urls import redact
-from stx_core.store.units import Unit, plan_units
 
 TEXTS = ("query", "document")
 

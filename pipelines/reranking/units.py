@@ -18,9 +18,9 @@ from pipelines.reranking.task import RerankTask
 from pipelines.retrieval.text_lookup import index_texts, publish_texts
 from pipelines.running import stream, unit_table
 from pipelines.telemetry.unit_counts import count_scores
+from stx_core.store.corpus.units import Unit
 from stx_core.store.files.local_disk import scratch_space
 from stx_core.store.files.urls import join
-from stx_core.store.units import Unit
 
 
 def score_stages(task: RerankTask, pool: Pool) -> list[stream.StageSpec]:

@@ -27,9 +27,9 @@ from pipelines.telemetry.unit_counts import FINISHED, count_scores
 from stx_core.evaluation.qrels import read_qrels
 from stx_core.fusion import reciprocal_rank_fusion, weighted_fusion
 from stx_core.store import clock
+from stx_core.store.corpus.units import Unit
 from stx_core.store.data_file import read_columns
 from stx_core.store.files.urls import join
-from stx_core.store.units import Unit
 
 CELLS = "cells"
 

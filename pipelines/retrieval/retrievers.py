@@ -13,10 +13,10 @@ from pipelines.retrieval.rankings import pairs_schema, ranking_schema
 from pipelines.spec.retrieval import Retriever, RetrieveSpec
 from stx_core.errors import InputError, SpecError
 from stx_core.store.corpus.shards import Shard
+from stx_core.store.corpus.units import Unit, plan_units, unit_key
 from stx_core.store.files.filesystem import file_info
 from stx_core.store.files.urls import redact
 from stx_core.store.snapshot import SnapshotInfo, output_schema, snapshot_info, snapshot_state
-from stx_core.store.units import Unit, plan_units, unit_key
 
 HYBRID = "hybrid"
 

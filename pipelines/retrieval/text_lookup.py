@@ -21,6 +21,7 @@ from pipelines.spec.parts import Inputs
 from stx_core.errors import InputError
 from stx_core.store.corpus.readers import read_rows, read_some
 from stx_core.store.corpus.shards import Mark, Shard
+from stx_core.store.corpus.units import Unit, plan_units
 from stx_core.store.files.urls import redact
 from stx_core.store.hash_index import (
     hash_ids,
@@ -31,7 +32,7 @@ from stx_core.store.hash_index import (
     to_entries,
     write_index,
 )
-from stx_core.store.units import Unit, canonical_json, plan_units
+from stx_core.store.sealed import canonical_json
 
 # Rows of which ids are read at once. Of Parquet the column of ids alone; of others whole lines.
 _ID_ROWS = {"parquet": 262_144}

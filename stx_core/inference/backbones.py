@@ -51,7 +51,7 @@ def as_packed(model: Any, layout: Layout, task: str) -> Iterator[Read]:  # noqa:
     Args:
         model: the backbone, which no other thread may use meanwhile.
         layout: of the batch.
-        task: what it was loaded for, see `stx_core.models.backbone.TASKS`.
+        task: what it was loaded for, see `stx_core.models.modules.backbone.TASKS`.
 
     Raises:
         ModelError: its masked-LM head is not a plain linear layer.

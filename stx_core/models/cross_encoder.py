@@ -18,10 +18,11 @@ from stx_core.models.float32_linear import keep_in_float32
 from stx_core.models.inputs import Unread, read_only_texts, read_pairs
 from stx_core.models.loading import CONFIG
 from stx_core.models.messages import tokenize_as_messages
+from stx_core.models.module_row import is_transformer
 from stx_core.models.modules.activations import Activation, load_activation, saved_activation
 from stx_core.models.modules.dense import Dense
 from stx_core.models.modules.logit_score import LogitScore
-from stx_core.models.modules.module import Features, LoadOptions, is_transformer
+from stx_core.models.modules.module import Features, LoadOptions
 from stx_core.models.older_names import given, older_names
 from stx_core.models.plain_scorer import content_format, load_plain_scorer
 from stx_core.models.settings import shown

@@ -2,16 +2,29 @@
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from stx_core.errors import ModelError
+from stx_core.models.model_card import ModelCardData
 
-if TYPE_CHECKING:
-    from stx_core.models.module_row import ModuleRow
+
+class Saved(Protocol):
+    """A model that can be written into a folder, with a card."""
+
+    model_card_data: ModelCardData
+
+    def save(
+        self,
+        path: str | Path | None,
+        model_name: str | None = None,
+        create_model_card: bool = True,
+        train_datasets: list[str] | None = None,
+    ) -> None:
+        """Write the model, and a card if wanted."""
 
 
 def upload(
-    model: "ModuleRow",
+    model: Saved,
     repo_id: str,
     *,
     token: str | None = None,

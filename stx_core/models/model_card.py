@@ -1,13 +1,12 @@
 """The README of a saved model: what it is, and how it is loaded."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar, Protocol
 
 import yaml
 
-if TYPE_CHECKING:
-    from stx_core.models.module_row import ModuleRow
 from stx_core.models.folder import is_within
 
 README = "README.md"
@@ -81,7 +80,7 @@ class ModelCardData:
         new = [tags] if isinstance(tags, str) else tags
         self.tags += [tag for tag in new if tag not in self.tags]
 
-    def register_model(self, model: "ModuleRow") -> None:
+    def register_model(self, model: "Described") -> None:
         """Take the tags of the model's type, unless there are some."""
         self.tags = self.tags or ["sentence-transformers", *_TASKS[model.model_type][1]]
 
@@ -100,6 +99,21 @@ class ModelCardData:
         return {key: value for key, value in known.items() if value}
 
 
+class Described(Protocol):
+    """What a card says of a model: its type, modules and limit, and what its author knows."""
+
+    model_type: ClassVar[str]
+    model_card_data: ModelCardData
+    model_card_text: str | None
+
+    @property
+    def max_seq_length(self) -> int | None:
+        """Tokens that the model reads of an input; None: no limit."""
+
+    def named_children(self) -> Iterator[tuple[str, object]]:
+        """Modules of the model, in order, with their names."""
+
+
 def read_card(folder: Path) -> str | None:
     """The README of a model folder, if there is one in it that is text."""
     if not is_within(folder / README, folder):
@@ -111,7 +125,7 @@ def read_card(folder: Path) -> str | None:
 
 
 def write_model_card(
-    model: "ModuleRow", folder: Path, model_name: str | None, train_datasets: list[str] | None
+    model: Described, folder: Path, model_name: str | None, train_datasets: list[str] | None
 ) -> None:
     """Write ``README.md``: the card that the model was loaded with, else a short one.
 
@@ -128,7 +142,7 @@ def write_model_card(
     (folder / README).write_text(text, encoding="utf-8")
 
 
-def model_card(model: "ModuleRow", model_name: str | None, train_datasets: list[str]) -> str:
+def model_card(model: Described, model_name: str | None, train_datasets: list[str]) -> str:
     """A short card in Markdown, with metadata of the hub as YAML before it."""
     data = model.model_card_data
     kind = model.model_type

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard
 
 import torch
 from torch import nn
@@ -15,10 +15,12 @@ from stx_core.models.modules.module import (
     Features,
     InputModule,
     Module,
-    is_transformer,
     refuse_to_pickle,
 )
 from stx_core.models.modules.router import Router
+
+if TYPE_CHECKING:
+    from stx_core.models.modules.transformer import Transformer
 
 
 class ModuleRow(nn.Sequential):
@@ -307,3 +309,8 @@ class ModuleRow(nn.Sequential):
             replace_model_card=replace_model_card,
             train_datasets=train_datasets,
         )
+
+
+def is_transformer(module: object) -> "TypeGuard[Transformer]":
+    """Whether a module is a `Transformer`; models without one need not load transformers for it."""
+    return isinstance(module, Module) and module.is_transformer

@@ -12,7 +12,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from stx_core.inference.compiled import is_compiled
 from stx_core.inference.encode import is_out_of_memory
 from stx_core.inference.exclusive import lock_of
-from stx_core.models.modules.module import is_transformer
+from stx_core.models.module_row import is_transformer
 
 # Compared by value: modules count and note things in attributes while they run.
 _SCALARS = (int, float, str, bool, tuple, torch.dtype, torch.device)

@@ -24,9 +24,9 @@ from stx_core.models.folder import reading, resolve_folder, short
 from stx_core.models.inputs import Unread, read_texts, unread
 from stx_core.models.loading import load_modules, read_model_config
 from stx_core.models.model_card import ModelCardData, read_card
-from stx_core.models.module_row import ModuleRow
-from stx_core.models.modules.module import Features, LoadOptions, is_transformer
-from stx_core.models.own_readers import own_reader, read_with
+from stx_core.models.module_row import ModuleRow, is_transformer
+from stx_core.models.modules.module import Features, LoadOptions
+from stx_core.models.modules.own_readers import own_reader, read_with
 from stx_core.models.prompts import choose_prompts, task_prompt_name
 from stx_core.models.running import Trials, get_ready, one_at_a_time, training_kept_on_failure
 

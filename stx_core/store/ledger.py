@@ -24,9 +24,9 @@ from stx_core.store.files.create import create
 from stx_core.store.files.filesystem import list_folders, list_names, read_bytes, write_new
 from stx_core.store.files.parallel import parallel
 from stx_core.store.files.urls import join, redact
+from stx_core.store.id_hash import HASH_MODULUS
 from stx_core.store.schema import from_parquet, to_parquet
 from stx_core.store.sealed import decode, is_whole, seal
-from stx_core.store.units import HASH_MODULUS
 
 logger = logging.getLogger(__name__)
 

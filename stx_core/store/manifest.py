@@ -11,11 +11,12 @@ import xxhash
 
 from stx_core import failpoints
 from stx_core.errors import StoreError
+from stx_core.store.corpus.units import Unit
 from stx_core.store.files.filesystem import read_bytes, write_new
 from stx_core.store.files.parallel import parallel
 from stx_core.store.files.urls import join, redact
+from stx_core.store.id_hash import HASH_MODULUS
 from stx_core.store.schema import from_parquet, to_parquet
-from stx_core.store.units import HASH_MODULUS, Unit
 
 Planned = Mapping[str, Mapping[str, Unit]]
 """What a snapshot shall hold: by output, the units by key."""

@@ -5,8 +5,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from stx_core.store.units import canonical_json
-
 # The nonce is added when the object is created; it says who wrote, not what.
 _OUTSIDE = ("digest", "nonce")
 
@@ -34,3 +32,11 @@ def decode(data: bytes) -> dict[str, Any]:
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def canonical_json(value: Any) -> bytes:  # noqa: ANN401
+    """JSON with one spelling per value; NaN and non-JSON values are refused."""
+    text = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return text.encode()

@@ -16,10 +16,10 @@ from stx_core.store.files.filesystem import read_bytes, write_over
 from stx_core.store.files.parallel import parallel
 from stx_core.store.files.retries import retry
 from stx_core.store.files.urls import join, redact
+from stx_core.store.id_hash import HASH_MODULUS, id_hash
 from stx_core.store.manifest import bucket, read_segments
 from stx_core.store.sealed import decode
 from stx_core.store.snapshot import exact_ids, output_schema, snapshot_state
-from stx_core.store.units import HASH_MODULUS, id_hash
 
 _BATCH_ROWS = 65_536
 

@@ -18,9 +18,9 @@ from stx_core.errors import StoreError
 from stx_core.store import log
 from stx_core.store.files.filesystem import list_names, open_file, read_bytes
 from stx_core.store.files.urls import join
+from stx_core.store.id_hash import HASH_MODULUS, id_hash
 from stx_core.store.sealed import decode, is_whole
 from stx_core.store.snapshot import open_snapshot, read_manifest, snapshot_info
-from stx_core.store.units import HASH_MODULUS, id_hash
 
 COLUMNS = ["id", "embedding", "n_tokens", "truncated", "content_hash"]
 

@@ -13,7 +13,7 @@ from pipelines.planning.dataset_state import DatasetState
 from pipelines.planning.pool import make_pool
 from pipelines.spec.file import parse_spec
 from pipelines.spec.parts import Resources
-from stx_core.store.units import Unit
+from stx_core.store.corpus.units import Unit
 
 NOTHING = DatasetState()
 SCHEMA = pa.schema([("id", pa.string()), ("text", pa.string())])

@@ -25,8 +25,10 @@ from stx_core.errors import CommitConflict, Pinned, StoreError
 from stx_core.store import beat, clock, gc, ledger, log
 from stx_core.store.commit import commit_snapshot, rollback
 from stx_core.store.corpus.shards import Shard
+from stx_core.store.corpus.units import plan_units, unit_key
 from stx_core.store.files import filesystem
 from stx_core.store.files.filesystem import read_bytes, remove, write_new
+from stx_core.store.id_hash import id_hash
 from stx_core.store.schema import QUARANTINE, dense_column, to_parquet
 from stx_core.store.sealed import decode
 from stx_core.store.snapshot import (
@@ -34,7 +36,6 @@ from stx_core.store.snapshot import (
     snapshot_files,
     snapshot_info,
 )
-from stx_core.store.units import id_hash, plan_units, unit_key
 from stx_core.store.verify import find_problems
 
 ROOT = "sim://bucket/out"

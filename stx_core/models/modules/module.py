@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeGuard, get_type_hints
+from typing import Any, ClassVar, Self, get_type_hints
 
 import numpy as np
 import torch
@@ -24,9 +24,6 @@ from stx_core.models.folder import (
     write_json,
 )
 from stx_core.models.settings import check_settings, check_sizes
-
-if TYPE_CHECKING:
-    from stx_core.models.modules.transformer import Transformer
 
 Features = dict[str, Any]
 """What flows from module to module. Keys, named as in Sentence Transformers (B inputs, L tokens of
@@ -282,11 +279,6 @@ def refuse_to_pickle(safe_serialization: bool) -> None:
     """
     if not safe_serialization:
         raise ValueError("safe_serialization=False would write pickles; only safetensors are")
-
-
-def is_transformer(module: object) -> "TypeGuard[Transformer]":
-    """Whether a module is a `Transformer`; models without one need not load transformers for it."""
-    return isinstance(module, Module) and module.is_transformer
 
 
 class InputModule(Module):

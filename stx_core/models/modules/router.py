@@ -15,8 +15,8 @@ from stx_core.inference.tokens import Pair, Tokens
 from stx_core.models.folder import inside, read_json, reading, write_json
 from stx_core.models.modules import module_class, saved_type
 from stx_core.models.modules.module import Features, InputModule, LoadOptions, Module
+from stx_core.models.modules.own_readers import own_reader, read_with
 from stx_core.models.older_names import given
-from stx_core.models.own_readers import own_reader, read_with
 from stx_core.models.settings import check_settings
 
 logger = logging.getLogger(__name__)

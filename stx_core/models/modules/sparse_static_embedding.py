@@ -60,7 +60,9 @@ class SparseStaticEmbedding(InputModule):
     @classmethod
     def from_folder(cls, folder: Path, options: LoadOptions) -> Self:
         """Build from settings, tokenizer and weights (or the JSON table that ``path`` names)."""
-        from stx_core.models.backbone import load_tokenizer  # transformers, which take seconds
+        from stx_core.models.modules.backbone import (
+            load_tokenizer,  # transformers, which take seconds
+        )
 
         config = cls.checked_config(folder)
         tokenizer = load_tokenizer(folder, options)

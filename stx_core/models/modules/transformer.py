@@ -24,14 +24,14 @@ from stx_core.inference.tokens import UNLIMITED, Pair, Tokens, pad
 from stx_core.inference.tokens import tokenize as tokenize_ragged
 from stx_core.inference.wrapped import backbone_of, field_of
 from stx_core.inference.wrapped import call as call_model
-from stx_core.models.backbone import (
+from stx_core.models.backends import check_backend
+from stx_core.models.folder import read_json, reading, write_json
+from stx_core.models.messages import MessageFormat
+from stx_core.models.modules.backbone import (
     folder_arguments,
     load_backbone,
     load_tokenizer,
 )
-from stx_core.models.backends import check_backend
-from stx_core.models.folder import read_json, reading, write_json
-from stx_core.models.messages import MessageFormat
 from stx_core.models.modules.checkpoints import checkpoint_folder, options_of
 from stx_core.models.modules.module import Features, InputModule, LoadOptions
 from stx_core.models.older_names import older_names

@@ -16,9 +16,9 @@ from stx_core.errors import InputError, SpecError
 from stx_core.store.corpus.filters import Filter
 from stx_core.store.corpus.select_rows import concat, reject_large, select_rows
 from stx_core.store.corpus.shards import Rows, Shard, partitions, with_partitions
+from stx_core.store.corpus.units import Unit
 from stx_core.store.files.filesystem import FileInfo
 from stx_core.store.files.urls import LOCAL, local_path, normal, redact, scheme
-from stx_core.store.units import Unit
 
 HUB = "hf-dataset"
 _HUB_WORD = re.compile(r"(?!\.)[^/\\:\s]+")

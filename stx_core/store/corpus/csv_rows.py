@@ -24,9 +24,9 @@ from stx_core.store.corpus.shards import (
     partitions,
     with_partitions,
 )
+from stx_core.store.corpus.units import Unit
 from stx_core.store.files.filesystem import FileInfo
 from stx_core.store.files.urls import redact
-from stx_core.store.units import Unit
 
 # The csv module's own limit, 128 KiB, is for the whole process and shorter than long documents.
 _FIELD_LIMIT = 2**31 - 1

@@ -25,9 +25,9 @@ from stx_core.store.corpus.shards import (
     partitions,
     with_partitions,
 )
+from stx_core.store.corpus.units import Unit
 from stx_core.store.files.filesystem import FileInfo
 from stx_core.store.files.urls import redact
-from stx_core.store.units import Unit
 
 # A unit starts reading at most this many rows early; a billion rows have 250,000 marks.
 MARK_ROWS = 4096

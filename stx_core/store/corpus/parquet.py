@@ -30,9 +30,9 @@ from stx_core.store.corpus.shards import (
     partitions,
     with_partitions,
 )
+from stx_core.store.corpus.units import Unit
 from stx_core.store.files.filesystem import FileInfo
 from stx_core.store.files.urls import redact
-from stx_core.store.units import Unit
 
 # Rows and bytes decoded at once where a unit takes part of a row group, or the group is large.
 _BATCH_ROWS = 8192

@@ -16,11 +16,11 @@ from stx_core.store.corpus.filters import Filter, check_filters, keep_file
 from stx_core.store.corpus.select_rows import concat
 from stx_core.store.corpus.shards import CsvForm, Format, Rows, Shard
 from stx_core.store.corpus.table_folders import refuse_tables
+from stx_core.store.corpus.units import Unit, plan_units
 from stx_core.store.files.filesystem import FileInfo, file_info, without_change_time
 from stx_core.store.files.listing import list_files, once
 from stx_core.store.files.retries import retry
 from stx_core.store.files.urls import redact
-from stx_core.store.units import Unit, plan_units
 
 # Footers are small and far away: read many at once.
 _THREADS = 16

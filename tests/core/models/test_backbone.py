@@ -9,7 +9,12 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 
 from stx_core.errors import ModelError
-from stx_core.models.backbone import folder_arguments, load_backbone, load_tokenizer, parse_dtype
+from stx_core.models.modules.backbone import (
+    folder_arguments,
+    load_backbone,
+    load_tokenizer,
+    parse_dtype,
+)
 from stx_core.models.modules.module import LoadOptions
 
 

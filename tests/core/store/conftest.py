@@ -8,11 +8,12 @@ import pytest
 from stx_core.store import clock
 from stx_core.store.commit import commit_snapshot
 from stx_core.store.corpus.shards import Shard
+from stx_core.store.corpus.units import Unit, plan_units, unit_key
 from stx_core.store.files.filesystem import write_new
 from stx_core.store.files.urls import join
+from stx_core.store.id_hash import id_hash
 from stx_core.store.ledger import Record, to_table
 from stx_core.store.schema import dense_column, to_parquet
-from stx_core.store.units import Unit, id_hash, plan_units, unit_key
 
 VECTORS = pa.schema(
     [("id", pa.string()), ("embedding", pa.list_(pa.field("element", pa.float32()), 2))]

@@ -6,7 +6,7 @@ from stx_core.errors import InputError, SpecError
 from stx_core.store.corpus import arrow_dataset
 from stx_core.store.corpus.columns import corpus_schema
 from stx_core.store.corpus.readers import list_shards, read_rows
-from stx_core.store.units import plan_units
+from stx_core.store.corpus.units import plan_units
 
 SCHEMA = pa.schema([("id", pa.int64()), ("text", pa.string())])
 

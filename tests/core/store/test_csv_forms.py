@@ -15,7 +15,7 @@ from stx_core.store.corpus import csv_rows
 from stx_core.store.corpus.columns import corpus_schema
 from stx_core.store.corpus.readers import list_shards, read_rows
 from stx_core.store.corpus.shards import CsvForm
-from stx_core.store.units import plan_units
+from stx_core.store.corpus.units import plan_units
 
 USUAL = CsvForm()
 PLAIN = CsvForm(quote=None)

@@ -15,7 +15,7 @@ from pipelines.spec.parts import Inputs, Output
 from stx_core.errors import StxError
 from stx_core.evaluation.qrels import read_qrels
 from stx_core.evaluation.rankings import read_rankings
-from stx_core.store.units import plan_units
+from stx_core.store.corpus.units import plan_units
 
 ROW = {"id": "a", "text": "stars"}
 LINE = json.dumps(ROW).encode() + b"\n"

@@ -11,7 +11,7 @@ import pytest
 
 from stx_core.store.corpus import jsonl
 from stx_core.store.corpus.readers import list_shards, read_rows
-from stx_core.store.units import plan_units
+from stx_core.store.corpus.units import plan_units
 
 MIB = 1 << 20
 
@@ -21,7 +21,7 @@ import json, re, sys
 import pyarrow as pa
 from stx_core.errors import InputError
 from stx_core.store.corpus.readers import list_shards, read_rows
-from stx_core.store.units import plan_units
+from stx_core.store.corpus.units import plan_units
 
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024

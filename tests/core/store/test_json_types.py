@@ -16,7 +16,7 @@ from stx_core.store.corpus.json_types import Misfit, Profile, to_array, type_of
 from stx_core.store.corpus.jsonl import _rows
 from stx_core.store.corpus.readers import list_shards, read_rows
 from stx_core.store.corpus.shards import Mark
-from stx_core.store.units import plan_units
+from stx_core.store.corpus.units import plan_units
 
 MANY = 1500
 

@@ -19,7 +19,7 @@ from stx_core.errors import InputError
 from stx_core.store.corpus import parquet
 from stx_core.store.corpus.columns import check_id, check_text, corpus_schema
 from stx_core.store.corpus.readers import list_shards, read_rows
-from stx_core.store.units import plan_units
+from stx_core.store.corpus.units import plan_units
 
 MICROS = pa.timestamp("us")
 

@@ -10,10 +10,10 @@ from stx_core.store.commit import commit_snapshot
 from stx_core.store.damage import damaged_files
 from stx_core.store.files.filesystem import read_bytes, remove, write_over
 from stx_core.store.files.urls import join
+from stx_core.store.id_hash import id_hash
 from stx_core.store.schema import QUARANTINE, to_parquet, with_exact_ids
-from stx_core.store.sealed import decode, seal
+from stx_core.store.sealed import canonical_json, decode, seal
 from stx_core.store.snapshot import read_manifest
-from stx_core.store.units import canonical_json, id_hash
 from stx_core.store.verify import find_problems, last_verified, verify
 
 SCHEMA = pa.schema(

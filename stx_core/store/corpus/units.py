@@ -1,18 +1,15 @@
 """Files to units of work, and the keys that name them. Pure: nothing here reads a file."""
 
-import json
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from operator import attrgetter
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import xxhash
 
 from stx_core.store.corpus.shards import Format, Mark, Shard
+from stx_core.store.sealed import canonical_json
 
 # Part of every key: raise it when files of the same unit would be written differently.
 FORMAT_VERSION = 1
@@ -20,8 +17,6 @@ FORMAT_VERSION = 1
 # The same for one format: raise its number when its files are read differently. What older versions
 # read otherwise is then read again; texts that did not change are carried over.
 _READ_AS = {"jsonl": 2, "csv": 2}
-
-HASH_MODULUS = 1 << 128
 
 
 @dataclass(frozen=True)
@@ -111,37 +106,3 @@ def unit_key(unit: Unit, fields: Mapping[str, Any]) -> str:
     if unit.format in _READ_AS:
         content["read_as"] = _READ_AS[unit.format]
     return xxhash.xxh3_128_hexdigest(canonical_json(content))
-
-
-def canonical_json(value: Any) -> bytes:  # noqa: ANN401
-    """JSON with one spelling per value; NaN and non-JSON values are refused."""
-    text = json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
-    return text.encode()
-
-
-def id_hash(ids: pa.Array | pa.ChunkedArray) -> int:
-    """Hash a multiset of ids: the sum over ids of a 128-bit hash, modulo 2**128.
-
-    Order does not matter, repetition does. Hashes of parts add up (modulo `HASH_MODULUS`) to the
-    hash of the whole. The integer 1 and the string "1" differ; null is an id of its own.
-    About 3 million ids/s.
-
-    Args:
-        ids: (N,) strings, integers or nulls.
-    """
-    if pa.types.is_null(ids.type):
-        return _sum_hashes([b""] * len(ids), seed=2)
-    nulls = _sum_hashes([b""] * ids.null_count, seed=2)
-    if pa.types.is_dictionary(ids.type):
-        ids = ids.cast(ids.type.value_type)
-    whole = pa.types.is_integer(ids.type)
-    text = ids.cast(pa.string()) if whole else ids
-    values = pc.drop_null(text.cast(pa.large_binary())).to_pylist()
-    return (_sum_hashes(values, seed=1 if whole else 0) + nulls) % HASH_MODULUS
-
-
-def _sum_hashes(values: list[bytes], seed: int) -> int:
-    # map over C functions: no Python byte code per row.
-    return sum(map(partial(xxhash.xxh3_128_intdigest, seed=seed), values)) % HASH_MODULUS

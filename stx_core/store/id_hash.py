@@ -1,0 +1,35 @@
+"""The hash of a multiset of ids: equal where two sets of files hold the same ids."""
+
+from functools import partial
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+
+HASH_MODULUS = 1 << 128
+
+
+def id_hash(ids: pa.Array | pa.ChunkedArray) -> int:
+    """Hash a multiset of ids: the sum over ids of a 128-bit hash, modulo 2**128.
+
+    Order does not matter, repetition does. Hashes of parts add up (modulo `HASH_MODULUS`) to the
+    hash of the whole. The integer 1 and the string "1" differ; null is an id of its own.
+    About 3 million ids/s.
+
+    Args:
+        ids: (N,) strings, integers or nulls.
+    """
+    if pa.types.is_null(ids.type):
+        return _sum_hashes([b""] * len(ids), seed=2)
+    nulls = _sum_hashes([b""] * ids.null_count, seed=2)
+    if pa.types.is_dictionary(ids.type):
+        ids = ids.cast(ids.type.value_type)
+    whole = pa.types.is_integer(ids.type)
+    text = ids.cast(pa.string()) if whole else ids
+    values = pc.drop_null(text.cast(pa.large_binary())).to_pylist()
+    return (_sum_hashes(values, seed=1 if whole else 0) + nulls) % HASH_MODULUS
+
+
+def _sum_hashes(values: list[bytes], seed: int) -> int:
+    # map over C functions: no Python byte code per row.
+    return sum(map(partial(xxhash.xxh3_128_intdigest, seed=seed), values)) % HASH_MODULUS
