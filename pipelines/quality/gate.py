@@ -200,7 +200,7 @@ def _row_checks(parts: _Parts) -> Iterator[Check]:
 
 def _lost_rows(parts: _Parts) -> Iterator[Check]:
     read, bad, out = (_sum(parts.rows, f"rows_{name}") for name in ("in", "quarantined", "out"))
-    found = f"all {bad:,} rows are quarantined" if bad else "there are no rows"
+    found = f"all {bad:,} rows are quarantined" if bad else "the input has no rows"
     if not read and (filtered := _sum(parts.rows, "rows_filtered")):
         found = f"the filters leave none of {filtered:,} rows"
     empty = not _sum(parts.rows, "file_rows")

@@ -43,18 +43,7 @@ class EmptyQuality(Part):
         return {name: value for name, value in self if isinstance(value, Limits)}
 
 
-class RowQuality(EmptyQuality):
-    """Checks of each output before it is committed, see docs/quality.md.
-
-    A check that is named has only the thresholds that are given with it.
-    """
-
-    rows_lost: Limits = Limits(refuse=0.5)
-    """Share of the rows of the version before that the snapshot would have less; refused above the
-    threshold, not at it. Judged for any number of rows."""
-
-
-class Quality(RowQuality):
+class Quality(EmptyQuality):
     """Checks of each output before it is committed, see docs/quality.md.
 
     A check that is named has only the thresholds that are given with it.
@@ -80,6 +69,9 @@ class Quality(RowQuality):
     """Share of the ten nearest neighbours that stayed the same; low is bad."""
     text_shift: Limits = Limits(warn=1.0)
     """Population stability index of text lengths or scripts: above 0.25 is a shift."""
+    rows_lost: Limits = Limits(refuse=0.5)
+    """Share of the rows of the version before that the snapshot would have less; refused above the
+    threshold, not at it. Judged for any number of rows."""
     rows_change: Limits = Limits(warn=0.5)
     """Rows of the smaller of the old and the new snapshot that the other has more: 0.5 is half
     of them lost, or twice as many."""

@@ -15,7 +15,7 @@ from pipelines.spec.parts import (
     trusted_code_is_pinned,
     without_secrets,
 )
-from pipelines.spec.quality import EmptyQuality, RowQuality
+from pipelines.spec.quality import EmptyQuality
 from stx_core.mining.rules import Against, MiningRules, Sampling
 
 Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
@@ -86,7 +86,7 @@ class RetrieveSpec(Part):
     """Allow queries and corpus of different models, as of a pair that was trained together."""
     output: Dataset
     resources: RetrievalResources = RetrievalResources()
-    quality: RowQuality = RowQuality()
+    quality: EmptyQuality = EmptyQuality()
     store: Store = Store()
     alerts: Alerts = Alerts()
 

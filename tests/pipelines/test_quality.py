@@ -462,7 +462,7 @@ def write_rows(folder, texts, lang="en"):
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        (lambda texts: [], "no_rows is 1, refused from 1: the corpus has no rows"),
+        (lambda texts: [], "no_rows is 1, refused from 1: the input has no rows"),
         (lambda texts: [None] * len(texts), "rows are quarantined"),
         (lambda texts: texts[: len(texts) // 3], "rows_lost is 0.6"),
         (lambda texts: [*texts[: len(texts) // 3], *[None] * 30], "30 are quarantined"),
@@ -487,7 +487,7 @@ def test_a_commit_that_empties_or_halves_a_good_snapshot_is_refused_at_any_size(
 def test_a_first_commit_without_rows_is_refused(gated, corpus, tmp_path):
     write_rows(corpus, [])
 
-    with pytest.raises(QualityRefused, match="the corpus has no rows"):
+    with pytest.raises(QualityRefused, match="the input has no rows"):
         run_encode(gated())
 
     assert log.latest(str(tmp_path / "out")).state["snapshot"] is None
