@@ -18,13 +18,12 @@ from stx_core.store import clock, damage, log
 from stx_core.store.beat import beat_url, wait_until_silent
 from stx_core.store.files.filesystem import (
     Listed,
-    abort_upload,
     list_objects,
     modified_s,
     remove,
-    unfinished_uploads,
 )
 from stx_core.store.files.parallel import parallel
+from stx_core.store.files.unfinished_uploads import abort_upload, unfinished_uploads
 from stx_core.store.files.urls import join, redact
 from stx_core.store.manifest import read_segments
 
