@@ -1,13 +1,12 @@
 """The backbone: tokenizer and transformers model, texts in, token embeddings or scores out."""
 
 import logging
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from copy import copy, deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -26,24 +25,22 @@ from stx_core.inference.wrapped import backbone_of, field_of
 from stx_core.inference.wrapped import call as call_model
 from stx_core.models.backends import check_backend
 from stx_core.models.folder import read_json, reading, write_json
-from stx_core.models.messages import MessageFormat
 from stx_core.models.modules.backbone import (
-    folder_arguments,
     load_backbone,
     load_tokenizer,
 )
 from stx_core.models.modules.checkpoints import checkpoint_folder, options_of
 from stx_core.models.modules.module import Features, InputModule, LoadOptions
+from stx_core.models.modules.transformer_settings import (
+    CONFIG_FILES,
+    UNCUT,
+    checked_settings,
+    takes_output,
+    text_options,
+)
 from stx_core.models.older_names import older_names
-from stx_core.models.settings import check_settings, fits, shown
 
 logger = logging.getLogger(__name__)
-
-# The newest name first; the others are of the library's first years.
-_CONFIG_FILES = tuple(
-    f"sentence_{kind}_config.json"
-    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
-)
 
 # Task -> field of the backbone's output, name of the feature that this module writes.
 TransformerTask = Literal[
@@ -55,43 +52,6 @@ _OUTPUTS: dict[TransformerTask, tuple[str, str]] = {
     "sequence-classification": ("logits", "scores"),
     "text-generation": ("logits", "causal_logits"),
 }
-
-_Groups = dict[str, Any] | None
-
-# What a config file may say, of any age.
-_FILE: dict[str, Any] = {
-    "transformer_task": str,
-    "modality_config": dict[str, dict[str, Any]] | None,
-    "module_output_name": str | None,
-    "max_seq_length": int | None,
-    "do_lower_case": bool | None,
-    "query_length": int | None,
-    "document_length": int | None,
-    "processing_kwargs": dict[str, Any] | None,
-    "query_expansion": dict[str, Any] | None,
-    "unpad_inputs": bool | None,
-    "tokenizer_name_or_path": str | None,
-    **dict.fromkeys(("model_kwargs", "processor_kwargs", "config_kwargs"), _Groups),
-    **dict.fromkeys(("model_args", "tokenizer_args", "config_args"), _Groups),
-}
-
-# A folder names a method of the backbone; these compute, others save, load or upload.
-_METHODS = re.compile(r"forward|get_\w+_features")
-
-
-# Of ``processing_kwargs``: groups for other inputs than texts, and options that change no number,
-# as they only shape the batch in which a text comes.
-_OTHER_GROUPS = ("audio", "image", "video", "chat_template")
-_TEXT_OPTIONS: dict[str, Any] = {
-    "max_length": int,
-    "truncation": bool | str,
-    "add_special_tokens": bool,
-    "padding_side": Literal["left", "right"],
-    **dict.fromkeys(("padding", "pad_to_multiple_of", "return_tensors"), bool | int | str | None),
-    **dict.fromkeys(("return_attention_mask", "return_token_type_ids", "verbose"), bool | None),
-    "logits_to_keep": int,
-}
-_CUT, _UNCUT = (True, "longest_first", "only_first", None), (False, "do_not_truncate")
 
 
 class Transformer(InputModule):
@@ -166,7 +126,7 @@ class Transformer(InputModule):
         model = model_name_or_path
         if isinstance(model, str | Path):
             options, revision = options_of(model_kwargs, processor_kwargs, config_kwargs, cache_dir)
-            needs_pooler = _reads(modality_config, "pooler_output")
+            needs_pooler = takes_output(modality_config, "pooler_output")
             folder = checkpoint_folder(model, options, revision)
             model = load_backbone(folder, transformer_task, options, needs_pooler=needs_pooler)
             if tokenizer_name_or_path is not None:
@@ -186,7 +146,7 @@ class Transformer(InputModule):
         self.query_length = query_length
         self.document_length = document_length
         self.processing_kwargs = dict(processing_kwargs or {})
-        text = _text_options(self.processing_kwargs)
+        text = text_options(self.processing_kwargs)
         self._limit_length(max_seq_length)
         self.do_lower_case = do_lower_case
         if transformer_task == "text-generation":
@@ -242,41 +202,18 @@ class Transformer(InputModule):
         Raises:
             ModelError: the checkpoint or the settings cannot be used.
         """
-        settings = dict(config or {})
-        where = folder / _CONFIG_FILES[0]
-        check_settings(settings, _FILE, where)
-        merged = replace(
-            options,
-            model_kwargs=folder_arguments(settings, "model_kwargs", "model_args", where)
-            | options.model_kwargs,
-            processor_kwargs=folder_arguments(settings, "processor_kwargs", "tokenizer_args", where)
-            | options.processor_kwargs,
-            config_kwargs=folder_arguments(settings, "config_kwargs", "config_args", where)
-            | options.config_kwargs,
-        )
+        settings, merged = checked_settings(config or {}, folder, options)
         task = settings.setdefault("transformer_task", cls.default_task)
-        modalities = _check_modalities(settings.get("modality_config"), where)
-        if settings.pop("query_expansion", None):
-            raise ModelError(f"{where}: query_expansion belongs to multi-vector models")
-        settings.pop("unpad_inputs", None)  # how to run, not what to compute
-        tokenizer_folder = settings.pop("tokenizer_name_or_path", None)
-        if tokenizer_folder is not None:
-            raise ModelError(
-                f"{where}: tokenizer_name_or_path {tokenizer_folder!r} is not supported"
-            )
-        if "model_max_length" in merged.processor_kwargs:
-            settings["max_seq_length"] = merged.processor_kwargs["model_max_length"]
-        model = load_backbone(
-            folder, task, merged, needs_pooler=_reads(modalities, "pooler_output")
-        )
+        needs_pooler = takes_output(settings.get("modality_config"), "pooler_output")
+        model = load_backbone(folder, task, merged, needs_pooler=needs_pooler)
         tokenizer = load_tokenizer(folder, merged)
-        with reading(where, "its settings do not fit the backbone"):
+        with reading(folder / CONFIG_FILES[0], "its settings do not fit the backbone"):
             return cls(model, tokenizer, **settings)
 
     @classmethod
     def read_config(cls, folder: Path) -> dict[str, Any]:
         """Settings from the first config file that exists and says something; {} without one."""
-        paths = (folder / name for name in _CONFIG_FILES)
+        paths = (folder / name for name in CONFIG_FILES)
         return next((config for p in paths if p.is_file() and (config := read_json(p))), {})
 
     def get_config_dict(self) -> dict[str, Any]:
@@ -302,7 +239,7 @@ class Transformer(InputModule):
                 rust.no_truncation()
                 rust.no_padding()
             self.tokenizer.save_pretrained(folder)
-        write_json(folder / _CONFIG_FILES[0], self.get_config_dict())
+        write_json(folder / CONFIG_FILES[0], self.get_config_dict())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """A copy of the module as it is between two batches of other threads."""
@@ -396,7 +333,7 @@ class Transformer(InputModule):
         """
         if not processing_kwargs:
             return self
-        _text_options(processing_kwargs)
+        text_options(processing_kwargs)
         merged = {
             group: {**(self.processing_kwargs.get(group) or {}), **(options or {})}
             for group, options in processing_kwargs.items()
@@ -432,18 +369,18 @@ class Transformer(InputModule):
         if "text" not in self.modality_config:
             raise ModelError(
                 f"this model reads {sorted(self.modality_config)}, not plain texts "
-                f"(modality_config in {_CONFIG_FILES[0]})"
+                f"(modality_config in {CONFIG_FILES[0]})"
             )
         if "message" in self.modality_config:
             raise ModelError(
                 "this model reads chat messages (modality_config in "
-                f"{_CONFIG_FILES[0]}), which only CrossEncoder makes of texts; name only the "
+                f"{CONFIG_FILES[0]}), which only CrossEncoder makes of texts; name only the "
                 "modality text there, if it was trained on plain texts"
             )
         limit = {"query": self.query_length, "document": self.document_length}.get(task or "")
-        text = _text_options(self.processing_kwargs)
+        text = text_options(self.processing_kwargs)
         limit = text.get("max_length") or limit or self.max_seq_length
-        if text.get("truncation") in _UNCUT:
+        if text.get("truncation") in UNCUT:
             limit = self.position_limit
         with _lower_cased(self.tokenizer) if self.do_lower_case else nullcontext():
             tokens = self._tokenize(_with_prompt(inputs, prompt), limit)
@@ -452,7 +389,7 @@ class Transformer(InputModule):
         return tokens
 
     def _tokenize(self, inputs: Sequence[str] | Sequence[Pair], limit: int | None) -> Tokens:
-        special = _text_options(self.processing_kwargs).get("add_special_tokens", True)
+        special = text_options(self.processing_kwargs).get("add_special_tokens", True)
         return tokenize_ragged(self.tokenizer, inputs, limit, special_tokens=special)
 
     def _prompt_length(self, prompt: str, limit: int | None) -> int:
@@ -535,7 +472,7 @@ class Transformer(InputModule):
             value = None
         if not isinstance(value, torch.Tensor):
             raise ModelError(
-                f"method_output_name {path!r} (modality_config in {_CONFIG_FILES[0]}) is no tensor "
+                f"method_output_name {path!r} (modality_config in {CONFIG_FILES[0]}) is no tensor "
                 f"of what {call['method']} of {type(self.model).__name__} gives: {list(output)}"
             )
         return output, value
@@ -545,21 +482,6 @@ class MLMTransformer(Transformer):
     """A backbone with its masked-LM head, as sparse models up to 5.3 name it."""
 
     default_task: ClassVar[TransformerTask] = "fill-mask"
-
-
-def _text_options(processing: Mapping[str, Any]) -> dict[str, Any]:
-    """How texts are tokenised, of all groups that speak of them.
-
-    Raises:
-        ModelError: an option is unknown or of another type; each changes what a model computes.
-    """
-    groups = ("text", "common", *_OTHER_GROUPS)
-    check_settings(processing, dict.fromkeys(groups, dict[str, Any] | None), "processing_kwargs")
-    options = {**(processing.get("common") or {}), **(processing.get("text") or {})}
-    check_settings(options, _TEXT_OPTIONS, "processing_kwargs of texts")
-    if options.get("truncation") not in (*_CUT, *_UNCUT) or options.get("max_length", 1) < 1:
-        raise ModelError(f"processing_kwargs of texts: {shown(options)} cannot be followed")
-    return options
 
 
 def _with_prompt(
@@ -585,38 +507,3 @@ def _lower_cased(tokenizer: Any) -> Iterator[None]:  # noqa: ANN401
             steps = list(own) if isinstance(own, Normalizers) else [own] if own else []  # type: ignore[call-overload]  # iterable, but not typed so
             rust.normalizer = Normalizers([Lowercase(), *steps])
         yield
-
-
-def _check_modalities(
-    config: Any,  # noqa: ANN401  (from a file)
-    where: Path,
-) -> dict[str, dict[str, Any]] | None:
-    """The text and message entries must name a method that computes."""
-    if config is None:
-        return None
-    for modality in ("text", "message"):
-        call = config.get(modality)
-        if call is not None and not _METHODS.fullmatch(str(call.get("method"))):
-            raise ModelError(
-                f"{where}: modality_config of {modality} names method {call.get('method')!r}; "
-                f"allowed are forward and get_..._features"
-            )
-        if (kind := (call or {}).get("format")) not in (None, "auto", *get_args(MessageFormat)):
-            raise ModelError(f"{where}: modality_config: format {shown(kind)} is unknown")
-        path = (call or {}).get("method_output_name")
-        if not fits(path, str | list[str | int] | None):
-            raise ModelError(
-                f"{where}: modality_config of {modality} takes {shown(path)} of the method's "
-                "output, which is no name and no list of names"
-            )
-    if not {"text", "message"} & set(config):
-        raise ModelError(f"{where}: the model reads {sorted(config)}, but not text")
-    return dict(config)
-
-
-def _reads(modalities: Mapping[str, Mapping[str, Any]] | None, field: str) -> bool:
-    return any(
-        field in ([path] if isinstance(path, str) else list(path or ()))
-        for call in (modalities or {}).values()
-        for path in (call.get("method_output_name"),)
-    )
