@@ -16,22 +16,18 @@ from stx_core.inference.tokens import Pair, Tokens
 from stx_core.models.device import one_device
 from stx_core.models.float32_linear import keep_in_float32
 from stx_core.models.inputs import Unread, read_only_texts, read_pairs
-from stx_core.models.loading import CONFIG
 from stx_core.models.messages import tokenize_as_messages
 from stx_core.models.module_row import is_transformer
-from stx_core.models.modules.activations import Activation, load_activation, saved_activation
+from stx_core.models.modules.activations import Activation
 from stx_core.models.modules.dense import Dense
 from stx_core.models.modules.logit_score import LogitScore
 from stx_core.models.modules.module import Features, LoadOptions
 from stx_core.models.older_names import given, older_names
 from stx_core.models.plain_scorer import content_format, load_plain_scorer
-from stx_core.models.settings import shown
+from stx_core.models.score_activation import activation_settings, named_activation, to_scores
 from stx_core.models.text_model import ModelOptions, RunOptions, TextModel
 
 # N pairs of a call, B of a batch, K labels
-
-# Beside the name of the activation, where it has others than its defaults.
-_ARGUMENTS = "activation_fn_arguments"
 
 
 @dataclass(frozen=True)
@@ -189,23 +185,11 @@ class CrossEncoder(TextModel):
         return read_pairs(inputs)[1]
 
     def _saved_activation(self) -> Activation:
-        """The activation of the folder, in the places of all ages, newest first (trap 3)."""
+        """The activation that the folder names, else the default for the number of labels."""
         backbone = getattr(getattr(self[0], "backbone", None), "config", None)
-        block = getattr(backbone, "sentence_transformers", None) or {}
-        if not isinstance(block, dict):
-            raise ModelError(f"config.json: sentence_transformers is {shown(block)}, not an object")
-        places = (
-            (self.saved_config.get("activation_fn"), f"{CONFIG}: activation_fn"),
-            (block.get("activation_fn"), "config.json: sentence_transformers.activation_fn"),
-            (
-                getattr(backbone, "sbert_ce_default_activation_function", None),
-                "config.json: sbert_ce_default_activation_function",
-            ),
-        )
-        arguments = self.saved_config.get(_ARGUMENTS)
-        for path, where in places:
-            if path is not None:
-                return load_activation(path, where, arguments if where.startswith(CONFIG) else None)
+        named = named_activation(self.saved_config, backbone)
+        if named is not None:
+            return named
         return nn.Sigmoid() if self.num_labels == 1 else nn.Identity()
 
     def model_config(self) -> dict[str, Any]:
@@ -213,7 +197,7 @@ class CrossEncoder(TextModel):
         kept = {"keep_in_fp32_modules": self.keep_in_fp32_modules}
         return (
             super().model_config()
-            | _saved_form(self.activation_fn)
+            | activation_settings(self.activation_fn)
             | (kept if self.keep_in_fp32_modules else {})
         )
 
@@ -451,7 +435,10 @@ class CrossEncoder(TextModel):
         one_label = self.num_labels == 1
 
         def collect(features: Features) -> Callable[[], torch.Tensor]:
-            return to_host(_finish(features["scores"], activation, one_label, apply_softmax))
+            scores = to_scores(
+                features["scores"], activation, one_label=one_label, apply_softmax=apply_softmax
+            )
+            return to_host(scores)
 
         scores: torch.Tensor | None = None
         failed = {}
@@ -473,33 +460,3 @@ def _without_value(some: torch.Tensor, n_rows: int) -> torch.Tensor:
     """(N, ...) of the same kind, NaN where that has one."""
     nothing = torch.nan if some.is_floating_point() else 0
     return some.new_full((n_rows, *some.shape[1:]), nothing)
-
-
-def _finish(
-    logits_BK: torch.Tensor, activation: Activation, one_label: bool, apply_softmax: bool
-) -> torch.Tensor:
-    """Logits to scores (B, ...), (B,) for one label, at least single precision.
-
-    Raises:
-        ValueError: the activation does not give one result for each pair.
-    """
-    if torch.finfo(logits_BK.dtype).bits < 32:
-        logits_BK = logits_BK.float()  # half precision would round good documents to ties
-    scores = activation(logits_BK)
-    if not isinstance(scores, torch.Tensor) or scores.shape[:1] != logits_BK.shape[:1]:
-        what = f"shape {tuple(scores.shape)}" if isinstance(scores, torch.Tensor) else type(scores)
-        raise ValueError(
-            f"activation_fn must make a tensor with one row for each pair of logits "
-            f"{tuple(logits_BK.shape)}, got {what}"
-        )
-    if one_label and scores.ndim > 1 and scores.shape[-1] == 1:
-        scores = scores.squeeze(-1)
-    return scores.softmax(dim=1) if apply_softmax and scores.ndim > 1 else scores
-
-
-def _saved_form(activation: Activation) -> dict[str, Any]:
-    """The activation as settings of the model."""
-    name, arguments = saved_activation(activation)
-    if isinstance(activation, nn.PReLU) and not bool((activation.weight == activation.init).all()):
-        raise ModelError(f"{activation!r} has weights of its own, which no folder of a model keeps")
-    return {"activation_fn": name} | ({_ARGUMENTS: arguments} if arguments else {})
