@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Job:
+class JobEntry:
     """One job; what it is made of stands here as ``module:name``.
 
     Attributes:
@@ -41,38 +41,38 @@ class Job:
 
 
 JOBS = {
-    "encode": Job(
+    "encode": JobEntry(
         spec="pipelines.spec.encode:EncodeSpec",
         run="pipelines.encode:run_encode",
         key="models",
         command="jobs.encode:encode",
     ),
-    "retrieve": Job(
+    "retrieve": JobEntry(
         spec="pipelines.spec.retrieval:RetrieveSpec",
         run="pipelines.retrieve:run_retrieve",
         key="corpus",
         help="Find the best documents of every query, exactly; commit the rankings as a snapshot.",
     ),
-    "rerank": Job(
+    "rerank": JobEntry(
         spec="pipelines.spec.retrieval:RerankSpec",
         run="pipelines.rerank:run_rerank",
         key="rerankers",
         help="Score candidates by cross-encoders; commit the new rankings as a snapshot.",
     ),
-    "mine": Job(
+    "mine": JobEntry(
         spec="pipelines.spec.retrieval:MineSpec",
         run="pipelines.mine:run_mine",
         key="candidates",
         help="Find hard negatives in committed rankings; commit them with training rows as a "
         "snapshot.",
     ),
-    "sample": Job(
+    "sample": JobEntry(
         spec="pipelines.spec.sample:SampleSpec",
         run="pipelines.sample:run_sample",
         key="sampled",
         help="Commit some rows of a dataset, chosen by chance, as a snapshot.",
     ),
-    "evaluate": Job(
+    "evaluate": JobEntry(
         spec="pipelines.evaluate:EvaluateSpec",
         run="pipelines.evaluate:run_evaluate_spec",
     ),
@@ -81,6 +81,6 @@ JOBS = {
 runs tell: lineage, metrics, alerts."""
 
 
-def with_commands() -> dict[str, Job]:
+def with_commands() -> dict[str, JobEntry]:
     """Jobs with a command that takes a spec, by name."""
     return {name: job for name, job in JOBS.items() if job.key is not None}

@@ -14,7 +14,7 @@ import pytest
 import pipelines
 import pipelines.spec
 from pipelines.flow import FlowSpec, read_steps
-from pipelines.jobs import JOBS, Job, with_commands
+from pipelines.jobs import JOBS, JobEntry, with_commands
 from pipelines.spec.file import parse_spec
 from pipelines.spec.parts import Part
 from pipelines.spec_reference import json_schema, reference
@@ -34,7 +34,7 @@ def commands(stx):
 
 
 def check_entry(name):
-    """What a job is made of is there, and as `Job` says."""
+    """What a job is made of is there, and as `JobEntry` says."""
     job = JOBS[name]
     parameters = list(inspect.signature(job.run_function()).parameters)
     # Runs tell the name of their job by that of the class.
@@ -107,7 +107,7 @@ def example():
 def new_job(tmp_path, monkeypatch):
     """Name of the job of the example, in the table; and its test, as a module."""
     files = example()
-    (entry,) = eval(f"{{{files.pop('pipelines/jobs.py')}}}", {"Job": Job}).items()
+    (entry,) = eval(f"{{{files.pop('pipelines/jobs.py')}}}", {"JobEntry": JobEntry}).items()
     for path, text in files.items():
         file = tmp_path / "example" / path
         file.parent.mkdir(parents=True, exist_ok=True)
