@@ -23,9 +23,10 @@ from stx_core.models.modules.dense import Dense
 from stx_core.models.modules.logit_score import LogitScore
 from stx_core.models.modules.module import Features, LoadOptions
 from stx_core.models.older_names import given, older_names
+from stx_core.models.options import ModelOptions, RunOptions
 from stx_core.models.plain_scorer import content_format, load_plain_scorer
 from stx_core.models.score_activation import activation_settings, named_activation, to_scores
-from stx_core.models.text_model import ModelOptions, RunOptions, TextModel
+from stx_core.models.text_model import TextModel
 
 # N pairs of a call, B of a batch, K labels
 

@@ -1,13 +1,15 @@
 """What callers pass as texts, or as pairs of texts, in any of the usual containers."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from stx_core.errors import InputError
+from stx_core.errors import InputError, ModelError
 from stx_core.inference.tokens import Pair, Tokens
+from stx_core.models.folder import short
 
 # Characters of a token, roughly: only batches of like length depend on it.
 _TOKEN_CHARACTERS = 4
@@ -45,6 +47,34 @@ def unread(
         prompt=prompt,
         options=options,
     )
+
+
+@contextmanager
+def tokenizing(inputs: Sequence[str] | Sequence[Pair]) -> Iterator[None]:
+    """Turn what a tokenizer raises in here into an error that says what to do.
+
+    Args:
+        inputs: N texts or pairs that are made tokens of.
+
+    Raises:
+        InputError: a text cannot be written as UTF-8.
+        ModelError: the tokenizers library has raised an error of its own.
+    """
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if (row := _not_unicode(inputs)) is None:
+            raise
+        raise InputError(
+            f"row {row}: the text holds half a character (a lone surrogate), which no encoding "
+            "has; read it again, or replace it: text.encode('utf-8', 'replace').decode()"
+        ) from error
+    except Exception as error:
+        if type(error) is not Exception:  # which is what the tokenizers library raises
+            raise
+        raise ModelError(
+            f"the model's tokenizer cannot read these texts: {short(error)}"
+        ) from error
 
 
 def read_texts(inputs: Any) -> tuple[list[Any], bool]:  # noqa: ANN401  (checked here)
@@ -164,3 +194,14 @@ def in_order(inputs: Any, expected: str) -> list[Any]:  # noqa: ANN401
         raise InputError(f"{expected}, got {kind}")
     arrow = getattr(inputs, "to_pylist", None)
     return list(arrow() if callable(arrow) else inputs)
+
+
+def _not_unicode(inputs: Sequence[str] | Sequence[Pair]) -> int | None:
+    """The first input with a text that cannot be written as UTF-8."""
+    for row, item in enumerate(inputs):
+        for text in [item] if isinstance(item, str) else item:
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                return row
+    return None

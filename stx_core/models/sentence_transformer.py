@@ -22,8 +22,8 @@ from stx_core.models.modules.module import Features, LoadOptions
 from stx_core.models.modules.normalize import Normalize
 from stx_core.models.modules.pooling import Pooling
 from stx_core.models.older_names import given, older_names
+from stx_core.models.options import ModelOptions, RunOptions
 from stx_core.models.text_encoder import Embedded, TextEncoder, Texts
-from stx_core.models.text_model import ModelOptions, RunOptions
 from stx_core.quantization import quantize_embeddings
 from stx_core.similarity import SimilarityFunction
 

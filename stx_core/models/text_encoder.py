@@ -13,8 +13,9 @@ from stx_core.inference.tokens import Tokens
 from stx_core.models.inputs import Unread, read_texts
 from stx_core.models.modules.pooling import Pooling
 from stx_core.models.modules.router import Router
+from stx_core.models.options import ModelOptions
 from stx_core.models.sparse_rows import SparseRows
-from stx_core.models.text_model import ModelOptions, TextModel
+from stx_core.models.text_model import TextModel
 from stx_core.similarity import Embeddings, SimilarityFunction, named_similarity
 
 Texts = str | Iterable[str] | Iterable[Sequence[str]] | np.ndarray

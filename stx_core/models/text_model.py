@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, TypedDict, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -20,8 +20,8 @@ from stx_core.machine import keep_pages
 from stx_core.models.backends import check_backend
 from stx_core.models.contents import MODULES
 from stx_core.models.device import as_device, default_device, progress_bar, to_device
-from stx_core.models.folder import reading, resolve_folder, short
-from stx_core.models.inputs import Unread, read_texts, unread
+from stx_core.models.folder import reading, resolve_folder
+from stx_core.models.inputs import Unread, read_texts, tokenizing, unread
 from stx_core.models.loading import load_modules, read_model_config
 from stx_core.models.model_card import ModelCardData, read_card
 from stx_core.models.module_row import ModuleRow, is_transformer
@@ -38,40 +38,6 @@ Output = TypeVar("Output")
 
 # What the last module of a model gives for each input.
 _RESULTS = ("sentence_embedding", "scores")
-
-
-class ModelOptions(TypedDict, total=False):
-    """Keyword arguments that every model takes; see `TextModel`."""
-
-    modules: Sequence[nn.Module] | Mapping[str, nn.Module] | None
-    device: str | torch.device | None
-    prompts: Mapping[str, str] | None
-    default_prompt_name: str | None
-    cache_folder: str | None
-    trust_remote_code: bool
-    revision: str | None
-    local_files_only: bool
-    token: str | bool | None
-    model_kwargs: Mapping[str, Any] | None
-    processor_kwargs: Mapping[str, Any] | None
-    tokenizer_kwargs: Mapping[str, Any] | None
-    config_kwargs: Mapping[str, Any] | None
-    allow_pickle: bool
-    use_auth_token: str | bool | None
-    model_card_data: ModelCardData | None
-    backend: str
-
-
-class RunOptions(TypedDict, total=False):
-    """Keyword arguments of `TextModel.run`."""
-
-    batch_size: int | None
-    token_budget: int | None
-    show_progress_bar: bool | None
-    device: str | torch.device | None
-    extra: Mapping[str, Any] | None
-    arguments: Mapping[str, Any] | None
-    packed: bool
 
 
 class TextModel(ModuleRow):
@@ -270,22 +236,9 @@ class TextModel(ModuleRow):
     ) -> Tokens:
         """Tokenise N texts, or pairs of texts, without padding."""
         first = self.input_module
-        try:
+        with tokenizing(inputs):
             own = first.processing(processing_kwargs)
             tokens = first.to_tokens(inputs, prompt=prompt, task=task, **own)
-        except (TypeError, ValueError) as error:
-            if (row := _not_unicode(inputs)) is None:
-                raise
-            raise InputError(
-                f"row {row}: the text holds half a character (a lone surrogate), which no encoding "
-                "has; read it again, or replace it: text.encode('utf-8', 'replace').decode()"
-            ) from error
-        except Exception as error:
-            if type(error) is not Exception:  # which is what the tokenizers library raises
-                raise
-            raise ModelError(
-                f"the model's tokenizer cannot read these texts: {short(error)}"
-            ) from error
         return replace(tokens, task=task)
 
     def read(
@@ -545,14 +498,3 @@ class TextModel(ModuleRow):
     def default_token_budget(self, device: str | torch.device | None = None) -> int:
         """Tokens of one batch that suit the model on a device, by default its own."""
         return default_token_budget(self.device if device is None else torch.device(device))
-
-
-def _not_unicode(inputs: Sequence[str] | Sequence[Pair]) -> int | None:
-    """The first input with a text that cannot be written as UTF-8."""
-    for row, item in enumerate(inputs):
-        for text in [item] if isinstance(item, str) else item:
-            try:
-                text.encode()
-            except UnicodeEncodeError:
-                return row
-    return None
