@@ -1,6 +1,5 @@
 """The backbone: tokenizer and transformers model, texts in, token embeddings or scores out."""
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from copy import copy, deepcopy
@@ -12,7 +11,6 @@ import numpy as np
 import torch
 from tokenizers.normalizers import Lowercase
 from tokenizers.normalizers import Sequence as Normalizers
-from torch import nn
 
 from stx_core.choices import check_choice
 from stx_core.errors import ModelError
@@ -30,6 +28,7 @@ from stx_core.models.modules.backbone import (
     load_tokenizer,
 )
 from stx_core.models.modules.checkpoints import checkpoint_folder, options_of
+from stx_core.models.modules.lengths import check_length, length_limit, position_limit
 from stx_core.models.modules.module import Features, InputModule, LoadOptions
 from stx_core.models.modules.transformer_settings import (
     CONFIG_FILES,
@@ -39,8 +38,6 @@ from stx_core.models.modules.transformer_settings import (
     text_options,
 )
 from stx_core.models.older_names import older_names
-
-logger = logging.getLogger(__name__)
 
 # Task -> field of the backbone's output, name of the feature that this module writes.
 TransformerTask = Literal[
@@ -147,7 +144,9 @@ class Transformer(InputModule):
         self.document_length = document_length
         self.processing_kwargs = dict(processing_kwargs or {})
         text = text_options(self.processing_kwargs)
-        self._limit_length(max_seq_length)
+        self.tokenizer.model_max_length = length_limit(
+            tokenizer, self.backbone.config, self.position_limit, given=max_seq_length
+        )
         self.do_lower_case = do_lower_case
         if transformer_task == "text-generation":
             # The last position must be a real token: it is the only one whose logits are kept.
@@ -270,24 +269,13 @@ class Transformer(InputModule):
             value = UNLIMITED if positions is None else positions
         elif positions is not None and value > positions:
             raise ValueError(f"max_seq_length {value} is more than the {positions} positions of it")
-        self._check_length(value)
+        check_length(value, self.tokenizer)
         self.tokenizer.model_max_length = value
 
     @property
     def position_limit(self) -> int | None:
-        """Rows of a learned position table that inputs can use; None: positions are computed.
-
-        RoBERTa and its relatives count from padding_idx + 1: 514 rows are 512 positions.
-        """
-        for module in self.model.modules():
-            table = getattr(module, "position_embeddings", None)
-            if table is None:  # CANINE's
-                table = getattr(module, "char_position_embeddings", None)
-            if isinstance(table, nn.Embedding):
-                padding_id = getattr(module, "padding_idx", None)
-                offset = padding_id + 1 if isinstance(padding_id, int) else 0
-                return table.num_embeddings - offset
-        return None
+        """Rows of a learned position table that inputs can use; None: positions are computed."""
+        return position_limit(self.model)
 
     @property
     def pad_token_id(self) -> int:
@@ -296,34 +284,6 @@ class Transformer(InputModule):
             if token_id is not None:
                 return int(token_id)
         return 0
-
-    def _limit_length(self, given: int | None) -> None:
-        limits = [] if given is None else [given]
-        if given is None:
-            limits.append(self.tokenizer.model_max_length)
-            known = getattr(self.backbone.config, "max_position_embeddings", -1)
-            limits += [known] if known != -1 else []  # XLNet: -1 is "any length"
-        positions = self.position_limit
-        if given is not None and positions is not None and given > positions:
-            logger.warning(
-                "max_seq_length %d is cut to the %d positions there are", given, positions
-            )
-        if positions is not None:
-            limits.append(positions)
-        self._check_length(min(limits))
-        self.tokenizer.model_max_length = min(limits)
-
-    def _check_length(self, value: float) -> None:
-        """Inputs are cut to their special tokens at the least.
-
-        Raises:
-            ValueError: not even these fit.
-        """
-        special = self.tokenizer.num_special_tokens_to_add(pair=False)
-        if not value >= max(special, 1):
-            raise ValueError(
-                f"max_seq_length {value} leaves no room beside {special} special tokens of an input"
-            )
 
     def processing_by(self, processing_kwargs: Mapping[str, Any] | None) -> Self:
         """This module with further `processing_kwargs`, group by group; weights are shared.
