@@ -34,9 +34,13 @@ def read_texts(path):
 
 @pytest.fixture(scope="module")
 def cranfield(shared_data):
+    """The judged documents, the queries and the judgements of Cranfield."""
     folder = shared_data / "cranfield"
     qrels = read_qrels(str(folder / "qrels.test.tsv"))
-    return read_texts(folder / "corpus.jsonl"), read_texts(folder / "queries.jsonl"), qrels
+    judged = set(qrels["doc_id"].to_pylist())
+    texts = read_texts(folder / "corpus.jsonl")
+    documents = {name: text for name, text in texts.items() if name in judged}
+    return documents, read_texts(folder / "queries.jsonl"), qrels
 
 
 def rank(model, documents, queries, k):

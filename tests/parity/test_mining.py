@@ -17,6 +17,8 @@ import stx_core
 from stx_core import mine_hard_negatives
 
 FORMATS = ["triplet", "n-tuple", "labeled-pair", "labeled-list"]
+# Of the 256 that the model reads: vectors like any, in a fraction of the time.
+MAX_TOKENS = 32
 # Each rule alone and together; window sizes that run out of candidates; scores of either sign.
 RULES = [
     {},
@@ -95,6 +97,7 @@ def vectors(scifact, minilm):
     pairs, corpus = scifact
     texts = list(dict.fromkeys([*pairs["claim"], *pairs["abstract"], *corpus]))
     model = stx_core.SentenceTransformer(str(minilm), device="cpu")
+    model.max_seq_length = MAX_TOKENS
     embeddings = model.encode(texts, normalize_embeddings=True)
     return dict(zip(texts, embeddings, strict=True))
 
@@ -198,15 +201,21 @@ def test_the_whole_way_with_real_models_is_the_same(scifact, minilm, tiny_tokeni
     settings = {"relative_margin": 0.1, "output_scores": True, "output_format": "labeled-list"}
     settings |= {"query_prompt": "claim: ", "corpus_prompt": "abstract: ", "verbose": False}
 
+    theirs, ours = (
+        library.SentenceTransformer(str(minilm), device="cpu")
+        for library in (sentence_transformers, stx_core)
+    )
+    theirs.max_seq_length = ours.max_seq_length = MAX_TOKENS
+
     expected = reference(
         pairs,
-        sentence_transformers.SentenceTransformer(str(minilm), device="cpu"),
+        theirs,
         cross_encoder=sentence_transformers.CrossEncoder(str(tmp_path), device="cpu"),
         **settings,
     )
     mined = mine_hard_negatives(
         pairs,
-        stx_core.SentenceTransformer(str(minilm), device="cpu"),
+        ours,
         cross_encoder=stx_core.CrossEncoder(str(tmp_path), device="cpu"),
         **settings,
     )
