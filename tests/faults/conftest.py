@@ -45,12 +45,16 @@ def expected(values, tmp_path):
 
 
 @pytest.fixture
-def make_job(tmp_path):
+def make_job(tmp_path, stx_process):
     """Builds jobs, and ends what is left of their processes."""
     jobs = []
 
     def make(values, expected, **environment):
-        jobs.append(Job(tmp_path / f"job-{len(jobs)}", values, expected, environment))
+        folder = tmp_path / f"job-{len(jobs)}"
+        # Other variables may be for the start of an interpreter.
+        is_plain = all(name.startswith("AWS_") for name in environment)
+        forked = stx_process if is_plain else None
+        jobs.append(Job(folder, values, expected, environment, forked))
         return jobs[-1]
 
     yield make

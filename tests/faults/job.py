@@ -19,6 +19,7 @@ from pipelines.spec.file import parse_spec
 from stx_core.store.files.filesystem import list_sizes
 from stx_core.store.files.urls import LOCAL, join, scheme
 from tests.faults import check
+from tests.servers.forked import ForkedCommands
 
 PATIENCE_S = 240
 
@@ -31,6 +32,8 @@ class Job:
         values: the spec.
         expected: of a clean run.
         environment: added to that of the processes.
+        forked: runs the commands that nothing is done to from outside; None: interpreters of
+            their own, as `start` takes them.
     """
 
     def __init__(
@@ -39,7 +42,9 @@ class Job:
         values: dict,
         expected: check.Expected,
         environment: dict[str, str] | None = None,
+        forked: ForkedCommands | None = None,
     ) -> None:
+        self.forked = forked
         folder.mkdir(parents=True, exist_ok=True)
         self.root: str = values["output"]["path"]
         self.values = values
@@ -93,10 +98,12 @@ class Job:
 
     def run(self, *options: str) -> subprocess.CompletedProcess:
         """Start the run and wait for its end."""
-        return finish(self.start(*options))
+        return self.stx("encode", str(self.spec), *options)
 
     def stx(self, *arguments: str) -> subprocess.CompletedProcess:
-        """Another command on the same dataset."""
+        """Run a command and wait for its end."""
+        if self.forked is not None:
+            return self.forked(*arguments, environment=os.environ | self.environment)
         return subprocess.run(
             self.command(*arguments),
             env=os.environ | self.environment,

@@ -8,16 +8,20 @@ streams and exit code like any other, and ends as an interpreter ends. How an in
 not tested by it.
 """
 
+import ctypes
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
+_PR_SET_PDEATHSIG = 1
 _MODULES = ("jobs.cli", "pipelines.encode", "s3fs", "stx_core.models.sentence_transformer")
 
 
@@ -65,7 +69,8 @@ class ForkedCommands:
         )
 
     def close(self) -> None:
-        """End the process."""
+        """End the process, and a command that is left in it."""
+        self._process.kill()
         self._process.communicate()
 
 
@@ -94,10 +99,15 @@ def _become(
     arguments: list[str], environment: dict[str, str], folder: str, printed: list[str]
 ) -> None:
     from jobs import cli
+    from stx_core import failpoints
 
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
+    # What was read from the environment before.
+    tempfile.tempdir = None
+    importlib.reload(failpoints)
     for number, path in enumerate([os.devnull, *printed]):
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC if number else os.O_RDONLY
         file = os.open(path, flags)
