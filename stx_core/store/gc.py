@@ -107,7 +107,10 @@ def gc(
         failpoints.hit("gc.after_fence")
     unneeded = list(_unneeded(root, state))
     garbage = [each for each in unneeded if each.modified_s < now_s - margin_s]
-    young = [each.modified_s for each in unneeded if each.modified_s >= now_s - margin_s]
+    # S3 tells the time of one object in whole seconds: those in a listing may be a bit later.
+    young = [
+        min(each.modified_s, now_s) for each in unneeded if each.modified_s >= now_s - margin_s
+    ]
     if not dry_run and not deletes:
         # Nothing was old enough when it was decided that no fence is needed.
         garbage = []
