@@ -123,8 +123,7 @@ def gc(
         size=sum(each.size for each in garbage),
         n_uploads=_abort_uploads(root, now_s - margin_s, dry_run=dry_run),
         n_spared=len(young),
-        # S3 says the time of the fence in whole seconds, and nothing is younger than now.
-        next_in_s=max(0.0, min(min(young) + margin_s - now_s, margin_s)) if young else None,
+        next_in_s=max(0.0, min(young) + margin_s - now_s) if young else None,
     )
 
 
