@@ -4,12 +4,14 @@ import sys
 
 from torch import nn
 
+from stx_core.inference.walk import all_modules
+
 
 def is_compiled(model: nn.Module) -> bool:
     """Whether torch.compile has taken a module, or one inside of it."""
     return any(
         getattr(module, "_compiled_call_impl", None) is not None or original(module) is not module
-        for module in model.modules()
+        for module in all_modules(model)
     )
 
 

@@ -311,7 +311,7 @@ class CrossEncoder(TextModel):
                 activation does not give one result for each pair.
         """
         pairs, single = read_pairs(inputs)
-        if unknown := arguments.keys() - self.get_model_kwargs():
+        if arguments and (unknown := arguments.keys() - self.get_model_kwargs()):
             raise ValueError(
                 f"predict does not know {sorted(unknown)}; modules of this model take "
                 f"{self.get_model_kwargs() or 'no further arguments'}"

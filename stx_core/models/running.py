@@ -12,6 +12,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from stx_core.inference.compiled import is_compiled
 from stx_core.inference.encode import is_out_of_memory
 from stx_core.inference.exclusive import lock_of
+from stx_core.inference.walk import all_modules
 from stx_core.models.module_row import is_transformer
 
 # Compared by value: modules count and note things in attributes while they run.
@@ -36,7 +37,7 @@ def one_at_a_time(model: nn.Sequential) -> Iterator[None]:
 @contextmanager
 def training_kept_on_failure(model: nn.Module) -> Iterator[None]:
     """Within this context a model computes; if that fails, modules that trained train again."""
-    training = [module for module in model.modules() if module.training]
+    training = [module for module in all_modules(model) if module.training]
     try:
         yield
     except BaseException:
@@ -47,7 +48,7 @@ def training_kept_on_failure(model: nn.Module) -> Iterator[None]:
 
 def get_ready(model: nn.Module, device: torch.device, present: torch.device) -> None:
     """Switch dropout off, and move the model unless it is there already."""
-    if any(module.training for module in model.modules()):
+    if any([module.training for module in all_modules(model)]):
         model.eval()
     if device != present:
         model.to(device)
@@ -98,9 +99,10 @@ def _seen_by_users(model: nn.Module) -> str | None:
     """A reason to run as Sentence Transformers does: somebody's code looks at what is computed."""
     if _has_any_global_hook():  # type: ignore[no-untyped-call]
         return "hooks of all modules see padded batches"
-    for name, module in model.named_modules():
+    for module in all_modules(model)[1:]:
         hooks = module._forward_hooks or module._forward_pre_hooks
-        if module is not model and (hooks or module._backward_hooks or module._backward_pre_hooks):
+        if hooks or module._backward_hooks or module._backward_pre_hooks:
+            name = next(name for name, one in model.named_modules() if one is module)
             return f"hooks of {name} see padded batches"
     return "it is compiled by torch.compile" if is_compiled(model) else None
 
@@ -109,7 +111,7 @@ def _structure(model: nn.Module) -> list[object]:
     """All that can decide how a model may run and can be seen at once: no numbers of weights."""
     seen: list[object] = [*model._forward_hooks.values(), *model._forward_pre_hooks.values()]
     configs: dict[int, Any] = {}
-    for module in model.modules():
+    for module in all_modules(model):
         seen += (module, type(module))
         for parameter in module._parameters.values():
             if parameter is not None and not parameter.is_inference():

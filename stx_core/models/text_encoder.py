@@ -158,7 +158,7 @@ class TextEncoder(TextModel):
         Raises:
             ValueError: there are others.
         """
-        if unknown := given.keys() - self.get_model_kwargs():
+        if given and (unknown := given.keys() - self.get_model_kwargs()):
             raise ValueError(
                 f"encode does not know {sorted(unknown)}; modules of this model take "
                 f"{self.get_model_kwargs() or 'no further arguments'}"
