@@ -12,9 +12,10 @@ from pipelines.planning.dataset_state import DatasetState
 from pipelines.planning.plan import Plan, make_part
 from pipelines.planning.snapshot_files import digest
 from pipelines.reranking import describe
-from pipelines.reranking.task import POSITIVES, find_task
+from pipelines.reranking.task import find_task
 from pipelines.reranking.units import rerank_passes, score_stages
 from pipelines.retrieval.page import RankingRun, with_ranking_page
+from pipelines.retrieval.retrievers import POSITIVES
 from pipelines.spec.retrieval import RerankSpec
 from pipelines.telemetry.report import Report
 from stx_core.store.files.apart import refuse_overlap

@@ -27,7 +27,7 @@ from stx_core.store import clock
 from stx_core.store.commit import commit_snapshot
 from stx_core.store.corpus.shards import Mark
 from stx_core.store.corpus.units import Unit
-from stx_core.store.files.retries import take_counts
+from stx_core.store.files.retries import add_counts, take_counts
 from stx_core.store.files.s3 import S3Options, use_options
 from stx_core.store.snapshot import SnapshotInfo
 
@@ -214,8 +214,9 @@ def _run(job: Job[Any], plan: Plan, spec: Spec, view: View, began: float) -> Rep
                 keeps=keeps,
                 judge=gate,
             )
-    report = snapshot_report(info, root, fresh, began=began, stream_seconds=seconds)
+    # Its time and its repeated calls are of this start, too.
     retention = give_up_old(spec.output)
+    report = snapshot_report(info, root, fresh, began=began, stream_seconds=seconds)
     report = replace(
         report, warnings=[*warnings, *gate.warnings, *retention.warnings], lines=[*retention.lines]
     )
@@ -268,17 +269,16 @@ def _write(
 ) -> dict[str, Any]:
     """Write what a unit gives; counts for those who watch, and the records for the driver."""
     use_options(options)
-    unit, notes = unit_of(description), unit_table.notes(table)
+    unit = unit_of(description)
     seconds = unit_table.seconds_each(table, max(1, len(description.get("keys", ()))))
     records = [
         write_result(target, unit, result, seconds) for result in results(description, unit, table)
     ]
-    retries = take_counts()
-    for kind, count in notes["retries"].items():
-        retries[kind] = retries.get(kind, 0) + count
+    # The unit was read in another process, which noted its own.
+    add_counts(unit_table.notes(table)["retries"])
     return {
         "records": [asdict(record) for record in records],
-        "retries": retries,
+        "retries": take_counts(),
         "rows": unit.n_rows,
         "tokens": sum(record.n_tokens - record.tokens_carried for record in records),
         "quarantined": max((record.rows_quarantined for record in records), default=0),

@@ -12,14 +12,13 @@ from pipelines.planning.dtype import settled
 from pipelines.planning.snapshot_files import digest
 from pipelines.reranking.candidates import Found, find_candidates
 from pipelines.retrieval.rankings import pairs_schema, ranking_schema
+from pipelines.retrieval.retrievers import POSITIVES
 from pipelines.spec.parts import Inputs
 from pipelines.spec.retrieval import RerankSpec
 from stx_core.errors import SpecError
 from stx_core.store.corpus.units import unit_key
 from stx_core.store.files.filesystem import file_info
 from stx_core.store.files.urls import redact
-
-POSITIVES = "-positives"
 
 # Part of every key: raise it when the same work would give other files.
 _FORMAT = 1
