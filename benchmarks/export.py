@@ -36,7 +36,7 @@ FORMS = (
 NAMES = {"lance": "x.lance", "iceberg": "a.b", "ciff": "x.ciff"}
 ONE = """
 import json, resource, sys, time
-from pipelines.export import run_export
+from stx.pipelines.export import run_export
 start = time.perf_counter()
 run_export(sys.argv[1], sys.argv[2], sys.argv[3], output=sys.argv[4])
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

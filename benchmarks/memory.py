@@ -129,7 +129,7 @@ def main() -> int:
             write_corpus(root / f"corpus-{rows}", rows)
             results[rows] = peak_memory(
                 [
-                    *(sys.executable, "-m", "jobs.cli", "encode"),
+                    *(sys.executable, "-m", "stx.jobs.cli", "encode"),
                     *(str(root / f"corpus-{rows}"), str(root / f"out-{rows}")),
                     *("--model", str(root / "model")),
                     *("--set", f"resources.runner={arguments.runner}"),

@@ -79,7 +79,7 @@ def commands(folder, model):
     def stx(target):
         spec = folder / f"{target.name}.yaml"
         spec.write_text(SPEC.format(source=corpus, target=target, model=model))
-        return [sys.executable, "-m", "jobs.cli", "encode", str(spec)]
+        return [sys.executable, "-m", "stx.jobs.cli", "encode", str(spec)]
 
     return {"stx": stx, "plain bfloat16": plain("bfloat16"), "plain default": plain("float32")}
 

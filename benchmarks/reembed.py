@@ -30,8 +30,8 @@ FASTER = 20
 
 RUN = """
 import json, sys
-from pipelines.encode import run_encode
-from pipelines.spec.file import parse_spec
+from stx.pipelines.encode import run_encode
+from stx.pipelines.spec.file import parse_spec
 
 report = run_encode(parse_spec(json.loads(sys.argv[1])))
 part = report.parts["dense"]

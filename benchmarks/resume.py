@@ -29,10 +29,10 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from pipelines.encoding.keys import run_hash, unit_keys
-from pipelines.models.settings import encoder_settings, fingerprint
-from pipelines.planning.corpus import list_corpus
-from pipelines.spec.file import parse_spec
+from stx.pipelines.encoding.keys import run_hash, unit_keys
+from stx.pipelines.models.settings import encoder_settings, fingerprint
+from stx.pipelines.planning.corpus import list_corpus
+from stx.pipelines.spec.file import parse_spec
 from stx_core.store import ledger, log
 from stx_core.store.corpus.units import plan_units
 from stx_core.store.sealed import seal
@@ -109,7 +109,7 @@ def plan(values: dict, folder: Path) -> dict[str, float]:
     """Time and peak memory of the real command."""
     path = folder / "encode.yaml"
     path.write_text(json.dumps(values))
-    command = [sys.executable, "-m", "jobs.cli", "encode", str(path), "--dry-run"]
+    command = [sys.executable, "-m", "stx.jobs.cli", "encode", str(path), "--dry-run"]
     start, peak, cpu, done = time.perf_counter(), 0, 0.0, threading.Event()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 

@@ -76,9 +76,9 @@ def publish(root: str, prefix: str, n_rows: int, seed: int) -> None:
 
 def retrieve(folder: str, size: int, threads: int) -> dict:
     """One run in this process."""
-    from pipelines.retrieve import run_retrieve
-    from pipelines.spec.file import parse_spec
-    from pipelines.spec.retrieval import RetrieveSpec
+    from stx.pipelines.retrieve import run_retrieve
+    from stx.pipelines.spec.file import parse_spec
+    from stx.pipelines.spec.retrieval import RetrieveSpec
 
     values = {
         "queries": {"path": f"{folder}/queries"},

@@ -1,5 +1,5 @@
 """The command line. Whatever is loaded next does not come from the folder it is started in."""
 
-from pipelines.running.safe_path import leave_current_folder_out
+from stx.pipelines.running.safe_path import leave_current_folder_out
 
 leave_current_folder_out()

@@ -1,5 +1,5 @@
-"""``python -m jobs``, for clones of the repository: the same as ``stx``."""
+"""``python -m stx.jobs``, for clones of the repository: the same as ``stx``."""
 
-from jobs.cli import main
+from stx.jobs.cli import main
 
 main()

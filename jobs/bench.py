@@ -33,7 +33,7 @@ def bench(
     import json
     from dataclasses import asdict
 
-    from pipelines.bench import run_bench
+    from stx.pipelines.bench import run_bench
 
     result = run_bench(
         model,

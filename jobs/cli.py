@@ -4,14 +4,14 @@ from pkgutil import resolve_name
 
 import typer
 
-from jobs import bench, evaluate, export, gc, rollback, search, show, submit, verify
-from jobs.ending import end_after
-from jobs.exit_codes import run_application
-from jobs.import_ranking import import_ranking
-from jobs.run import HELP, run_flow
-from jobs.runs import spec_command
-from jobs.spec import spec
-from pipelines.jobs import with_commands
+from stx.jobs import bench, evaluate, export, gc, rollback, search, show, submit, verify
+from stx.jobs.ending import end_after
+from stx.jobs.exit_codes import run_application
+from stx.jobs.import_ranking import import_ranking
+from stx.jobs.run import HELP, run_flow
+from stx.jobs.runs import spec_command
+from stx.jobs.spec import spec
+from stx.pipelines.jobs import with_commands
 
 
 def application() -> typer.Typer:

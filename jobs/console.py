@@ -9,18 +9,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
-from jobs.terminal import Filtered, filtered
-from pipelines.planning.words import counted, duration
+from stx.jobs.terminal import Filtered, filtered
+from stx.pipelines.planning.words import counted, duration
 from stx_core.errors import SpecError
 from stx_core.store.files.urls import redact
 
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from pipelines.engine.runs import Amount
-    from pipelines.planning.plan import Plan
-    from pipelines.telemetry.progress import Progress
-    from pipelines.telemetry.report import OutputReport, Report
+    from stx.pipelines.engine.runs import Amount
+    from stx.pipelines.planning.plan import Plan
+    from stx.pipelines.telemetry.progress import Progress
+    from stx.pipelines.telemetry.report import OutputReport, Report
 
 _SECONDS_BETWEEN_LINES = 10.0
 _DRAWN_PER_SECOND = 4
@@ -33,7 +33,7 @@ def configure_logging() -> None:
     handler.setFormatter(_OneLine("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("stx_core").setLevel(logging.INFO)
-    logging.getLogger("pipelines").setLevel(logging.INFO)
+    logging.getLogger("stx.pipelines").setLevel(logging.INFO)
     # Ray's core prints advice for its developers to the driver's stderr at level "error".
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
@@ -77,7 +77,7 @@ class Console:
 
     def watch(self, results: Iterator[dict[str, Any]], plan: "Amount") -> Iterator[dict[str, Any]]:
         """Pass results through and show how far the run is; a plan may have several streams."""
-        from pipelines.telemetry.progress import Progress
+        from stx.pipelines.telemetry.progress import Progress
 
         if not plan.n_due:
             yield from results

@@ -1,11 +1,11 @@
-"""``stx encode``, also ``python -m jobs.encode``, for clones of the repository."""
+"""``stx encode``, also ``python -m stx.jobs.encode``, for clones of the repository."""
 
 import sys
 from typing import Annotated, Any
 
 import typer
 
-from jobs.runs import AcceptQuality, AllowAlerts, DryRun, Sets, check_alerts, prepare, run_spec
+from stx.jobs.runs import AcceptQuality, AllowAlerts, DryRun, Sets, check_alerts, prepare, run_spec
 
 
 def encode(
@@ -28,8 +28,8 @@ def encode(
 
     stx encode SPEC.yaml [--set a.b=c], or stx encode INPUT OUTPUT --model NAME.
     """
-    from pipelines.encode import run_encode
-    from pipelines.spec.file import load_spec, parse_spec
+    from stx.pipelines.encode import run_encode
+    from stx.pipelines.spec.file import load_spec, parse_spec
     from stx_core.errors import SpecError
 
     overrides = list(set_ or [])
@@ -61,8 +61,8 @@ def encode(
 
 
 if __name__ == "__main__":
-    from jobs.ending import end_after
-    from jobs.exit_codes import run_application
+    from stx.jobs.ending import end_after
+    from stx.jobs.exit_codes import run_application
 
     alone = typer.Typer(add_completion=False, rich_markup_mode=None)
     alone.command()(encode)

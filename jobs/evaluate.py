@@ -30,7 +30,7 @@ def evaluate(
     markdown: Annotated[str | None, typer.Option(help="File for the table.")] = None,
 ) -> None:
     """Measure how well a ranking agrees with judgements."""
-    from pipelines.evaluate import run_evaluate
+    from stx.pipelines.evaluate import run_evaluate
     from stx_core.evaluation.measures import DEFAULT_MEASURES
 
     names = [name for text in measures or () for name in _BETWEEN_MEASURES.split(text.strip())]

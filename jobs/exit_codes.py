@@ -4,7 +4,7 @@ import errno
 import sys
 from typing import TYPE_CHECKING
 
-from jobs.terminal import filtered
+from stx.jobs.terminal import filtered
 from stx_core.errors import (
     InputError,
     ModelError,

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.terminal import say
+from stx.jobs.terminal import say
 
 
 def export(
@@ -42,7 +42,7 @@ def export(
     ] = None,
 ) -> None:
     """Write an output in the form of another tool, or into it."""
-    from pipelines.export import run_export
+    from stx.pipelines.export import run_export
     from stx_core.store.files.urls import redact
 
     chosen = None if columns is None else tuple(filter(None, columns.split(",")))

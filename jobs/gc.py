@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.terminal import say
+from stx.jobs.terminal import say
 
 
 def gc(
@@ -20,8 +20,8 @@ def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> None:
     """Delete what neither the newest versions nor runs that may go on need."""
-    from jobs.console import configure_logging
-    from pipelines.planning.words import counted
+    from stx.jobs.console import configure_logging
+    from stx.pipelines.planning.words import counted
     from stx_core.store.gc import gc as collect
 
     configure_logging()

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.runs import prepare, run_spec
+from stx.jobs.runs import prepare, run_spec
 
 
 def import_ranking(
@@ -19,8 +19,8 @@ def import_ranking(
     ] = "string",
 ) -> None:
     """Commit a ranking of another engine (BM25, say) as a dataset, for mine and the others."""
-    from pipelines.import_ranking import ImportSpec, run_import
-    from pipelines.spec.file import parse_spec
+    from stx.pipelines.import_ranking import ImportSpec, run_import
+    from stx.pipelines.spec.file import parse_spec
 
     values = {"source": source, "path": dataset, "name": name, "format": format, "ids": ids}
     spec = parse_spec(values, source="command line", kind=ImportSpec)

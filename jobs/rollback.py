@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.terminal import say
+from stx.jobs.terminal import say
 
 
 def rollback(
@@ -20,7 +20,7 @@ def rollback(
 
     While it is held no run commits: they leave with exit code 6 until --release.
     """
-    from jobs.console import configure_logging
+    from stx.jobs.console import configure_logging
     from stx_core.errors import SpecError
     from stx_core.store import log
     from stx_core.store.commit import rollback as restore

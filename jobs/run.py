@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from jobs.runs import AllowAlerts, Sets, check_alerts, prepare, run_spec
-from jobs.terminal import say
-from pipelines.jobs import JOBS
+from stx.jobs.runs import AllowAlerts, Sets, check_alerts, prepare, run_spec
+from stx.jobs.terminal import say
+from stx.pipelines.jobs import JOBS
 
 *_FIRST, _LAST = JOBS
 HELP = f"Run a flow of {', '.join(_FIRST)} and {_LAST}; what is done is not done again."
@@ -23,9 +23,9 @@ def run_flow(
     ] = False,
 ) -> None:
     """Run a flow of jobs; what is done is not done again."""
-    from pipelines.flow import FlowSpec, read_steps
-    from pipelines.spec.file import load_spec
-    from pipelines.telemetry.report import Report
+    from stx.pipelines.flow import FlowSpec, read_steps
+    from stx.pipelines.spec.file import load_spec
+    from stx.pipelines.telemetry.report import Report
 
     steps = read_steps(load_spec(flow, list(set_ or []), FlowSpec), flow)
     if dry_run:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jobs.terminal import say
-from pipelines.jobs import JOBS
+from stx.jobs.terminal import say
+from stx.pipelines.jobs import JOBS
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -35,7 +35,7 @@ def spec_command(name: str) -> Callable[..., None]:
         allow_alerts: AllowAlerts = False,
         dry_run: DryRun = False,
     ) -> None:
-        from pipelines.spec.file import load_spec
+        from stx.pipelines.spec.file import load_spec
 
         job = JOBS[name]
         accept = ["quality.accept=true"] if accept_quality else []
@@ -49,7 +49,7 @@ def spec_command(name: str) -> Callable[..., None]:
 
 def check_alerts(spec: "BaseModel", source: str, *, allowed: bool) -> None:
     """Refuse a spec with alerts that the command line does not allow."""
-    from pipelines.spec.alerts import refuse_alerts
+    from stx.pipelines.spec.alerts import refuse_alerts
 
     if not allowed:
         refuse_alerts(spec, source)
@@ -57,8 +57,8 @@ def check_alerts(spec: "BaseModel", source: str, *, allowed: bool) -> None:
 
 def prepare() -> None:
     """Set up the logs, and what signals do; once per process."""
-    from jobs.console import configure_logging
-    from pipelines.running.stopping import exit_on_signals
+    from stx.jobs.console import configure_logging
+    from stx.pipelines.running.stopping import exit_on_signals
 
     configure_logging()
     exit_on_signals()
@@ -85,9 +85,9 @@ def run_spec(
     Returns:
         What the job returns; None when another start of the same run is at work.
     """
-    from jobs.console import Console
-    from pipelines.telemetry.alerts import tell_failure, tell_report
-    from pipelines.telemetry.report import Report
+    from stx.jobs.console import Console
+    from stx.pipelines.telemetry.alerts import tell_failure, tell_report
+    from stx.pipelines.telemetry.report import Report
     from stx_core.errors import Pinned, RunActive, Stopped
 
     resources = getattr(spec, "resources", None)

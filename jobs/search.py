@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.terminal import say
+from stx.jobs.terminal import say
 
 
 def search(
@@ -24,7 +24,7 @@ def search(
     ] = False,
 ) -> None:
     """Show the rows nearest to each query."""
-    from pipelines.search import search_snapshot
+    from stx.pipelines.search import search_snapshot
 
     found = search_snapshot(
         path,

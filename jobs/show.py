@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jobs.terminal import say
+from stx.jobs.terminal import say
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,7 +24,7 @@ def show(
     ] = False,
 ) -> None:
     """Show the current snapshot, or list its files for other engines."""
-    from pipelines.telemetry.report import page_url
+    from stx.pipelines.telemetry.report import page_url
     from stx_core.store.data_file import head
     from stx_core.store.files.filesystem import list_names
     from stx_core.store.snapshot import open_snapshot, snapshot_files, snapshot_info, versions

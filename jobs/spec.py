@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.jobs import JOBS
+from stx.pipelines.jobs import JOBS
 
 spec = typer.Typer(help="What specs may say.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -16,7 +16,7 @@ def schema(
     """Print the JSON Schema of a kind of spec, for completion and checks in an editor."""
     import json
 
-    from pipelines.spec_reference import json_schema
+    from stx.pipelines.spec_reference import json_schema
 
     print(json.dumps(json_schema(kind), indent=1, ensure_ascii=False))
 
@@ -24,6 +24,6 @@ def schema(
 @spec.command()
 def reference() -> None:
     """Print a page in Markdown with every key of every spec."""
-    from pipelines.spec_reference import reference as page
+    from stx.pipelines.spec_reference import reference as page
 
     print(page())

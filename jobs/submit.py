@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.runs import AllowAlerts, Sets
-from pipelines.jobs import with_commands
+from stx.jobs.runs import AllowAlerts, Sets
+from stx.pipelines.jobs import with_commands
 
 if TYPE_CHECKING:
-    from pipelines.submit.job_api import JobApi
-    from pipelines.submit.submission import Submission
+    from stx.pipelines.submit.job_api import JobApi
+    from stx.pipelines.submit.submission import Submission
 
 # How long a second Ctrl-C is waited for.
 _PATIENCE_S = 5.0
@@ -45,8 +45,8 @@ def submit(
     If a job of the same spec is at work, this attaches to it. Ctrl-C leaves the job alone, a
     second one stops it.
     """
-    from pipelines.submit.job_api import JobApi
-    from pipelines.submit.submission import describe
+    from stx.pipelines.submit.job_api import JobApi
+    from stx.pipelines.submit.submission import describe
 
     submission = describe(
         spec,

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from jobs.runs import prepare
-from jobs.terminal import say
+from stx.jobs.runs import prepare
+from stx.jobs.terminal import say
 
 
 def verify(
@@ -30,7 +30,7 @@ def verify(
 
     Damaged files are noted: the next `stx encode` encodes their units again, or --repair now.
     """
-    from pipelines.planning.words import counted
+    from stx.pipelines.planning.words import counted
     from stx_core.errors import SpecError
     from stx_core.store.snapshot import snapshot_info
     from stx_core.store.verify import verify as check
@@ -61,9 +61,9 @@ def verify(
 
 
 def _repair(path: str, model: str | None, trusted: tuple[bool, bool]) -> None:
-    from jobs.console import Console
-    from pipelines.planning.words import counted
-    from pipelines.repair import repair
+    from stx.jobs.console import Console
+    from stx.pipelines.planning.words import counted
+    from stx.pipelines.repair import repair
     from stx_core.store.files.urls import redact
 
     prepare()
@@ -88,7 +88,7 @@ def _encode_again(
     model: str | None,
     trusted: tuple[bool, bool],
 ) -> bool:
-    from pipelines.verify import encode_again
+    from stx.pipelines.verify import encode_again
 
     all_same = True
     for result in encode_again(

@@ -5,10 +5,10 @@ from typing import get_args
 
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
-from pipelines.models.loading import limit_threads
-from pipelines.planning.corpus import list_corpus, sample_texts
-from pipelines.planning.pool import available_cores
-from pipelines.spec.parts import Inputs
+from stx.pipelines.models.loading import limit_threads
+from stx.pipelines.planning.corpus import list_corpus, sample_texts
+from stx.pipelines.planning.pool import available_cores
+from stx.pipelines.spec.parts import Inputs
 from stx_core.bench import Bench, Kind, bench
 from stx_core.errors import InputError, SpecError
 from stx_core.made_up import made_up_texts

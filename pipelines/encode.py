@@ -4,23 +4,23 @@ from functools import partial
 
 import pyarrow as pa
 
-from pipelines.encoding.actors import with_actors
-from pipelines.encoding.duplicates import refuse_duplicates
-from pipelines.encoding.inputs import as_in_dataset, list_inputs
-from pipelines.encoding.keys import run_hash
-from pipelines.encoding.page import EncodeRun, with_encode_page
-from pipelines.encoding.plan import EncodePlan, make_plan
-from pipelines.encoding.results import with_outputs
-from pipelines.encoding.sources import publish_sources, with_sources
-from pipelines.encoding.units import encode_passes
-from pipelines.engine import job
-from pipelines.engine.runs import Start, View
-from pipelines.models.settings import encoder_settings
-from pipelines.planning.dataset_state import DatasetState
-from pipelines.planning.dtype import settled
-from pipelines.spec.encode import EncodeSpec
-from pipelines.telemetry.report import Report
-from pipelines.telemetry.tracing import span
+from stx.pipelines.encoding.actors import with_actors
+from stx.pipelines.encoding.duplicates import refuse_duplicates
+from stx.pipelines.encoding.inputs import as_in_dataset, list_inputs
+from stx.pipelines.encoding.keys import run_hash
+from stx.pipelines.encoding.page import EncodeRun, with_encode_page
+from stx.pipelines.encoding.plan import EncodePlan, make_plan
+from stx.pipelines.encoding.results import with_outputs
+from stx.pipelines.encoding.sources import publish_sources, with_sources
+from stx.pipelines.encoding.units import encode_passes
+from stx.pipelines.engine import job
+from stx.pipelines.engine.runs import Start, View
+from stx.pipelines.models.settings import encoder_settings
+from stx.pipelines.planning.dataset_state import DatasetState
+from stx.pipelines.planning.dtype import settled
+from stx.pipelines.spec.encode import EncodeSpec
+from stx.pipelines.telemetry.report import Report
+from stx.pipelines.telemetry.tracing import span
 from stx_core import failpoints
 from stx_core.store.corpus.units import plan_units
 from stx_core.store.files.local_disk import scratch_space

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import Field
 
-from pipelines.engine.runs import View
-from pipelines.spec.parts import Part, Store
+from stx.pipelines.engine.runs import View
+from stx.pipelines.spec.parts import Part, Store
 from stx_core.evaluation.comparison import compare
 from stx_core.evaluation.measures import DEFAULT_MEASURES, Evaluation, evaluate
 from stx_core.evaluation.qrels import read_qrels

@@ -7,20 +7,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from pipelines.exports.bulk import write_elasticsearch, write_opensearch
-from pipelines.exports.bulk_parquet import write_milvus, write_pinecone
-from pipelines.exports.ciff import write_ciff
-from pipelines.exports.feeds import write_anserini, write_seismic, write_vespa
-from pipelines.exports.huggingface import write_huggingface
-from pipelines.exports.indexes import write_faiss, write_usearch
-from pipelines.exports.jsonl import write_jsonl
-from pipelines.exports.lakes import write_delta, write_iceberg, write_lance
-from pipelines.exports.options import ExportOptions
-from pipelines.exports.parquet_folder import write_parquet
-from pipelines.exports.pgvector import write_pgvector
-from pipelines.exports.qdrant import write_qdrant
-from pipelines.exports.top_ranked import write_top_ranked
-from pipelines.exports.trec import write_trec
+from stx.pipelines.exports.bulk import write_elasticsearch, write_opensearch
+from stx.pipelines.exports.bulk_parquet import write_milvus, write_pinecone
+from stx.pipelines.exports.ciff import write_ciff
+from stx.pipelines.exports.feeds import write_anserini, write_seismic, write_vespa
+from stx.pipelines.exports.huggingface import write_huggingface
+from stx.pipelines.exports.indexes import write_faiss, write_usearch
+from stx.pipelines.exports.jsonl import write_jsonl
+from stx.pipelines.exports.lakes import write_delta, write_iceberg, write_lance
+from stx.pipelines.exports.options import ExportOptions
+from stx.pipelines.exports.parquet_folder import write_parquet
+from stx.pipelines.exports.pgvector import write_pgvector
+from stx.pipelines.exports.qdrant import write_qdrant
+from stx.pipelines.exports.top_ranked import write_top_ranked
+from stx.pipelines.exports.trec import write_trec
 from stx_core.errors import SpecError
 from stx_core.store.files.apart import refuse_overlap
 from stx_core.store.files.filesystem import SCHEMES, refuse_credentials

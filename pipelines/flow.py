@@ -10,9 +10,9 @@ from typing import Any
 
 from pydantic import Field
 
-from pipelines.jobs import JOBS
-from pipelines.spec.file import parse_spec, read_values
-from pipelines.spec.parts import Part
+from stx.pipelines.jobs import JOBS
+from stx.pipelines.spec.file import parse_spec, read_values
+from stx.pipelines.spec.parts import Part
 from stx_core.errors import SpecError
 
 _SHARED = ("resources", "store", "alerts")

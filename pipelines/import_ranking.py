@@ -5,13 +5,13 @@ from typing import Literal
 
 import pyarrow as pa
 
-from pipelines.engine.runs import View, check_output, claimed, run_job
-from pipelines.engine.unit_files import IdSet, Target, UnitResult, write_result
-from pipelines.planning.dataset_state import read_state
-from pipelines.planning.snapshot_files import digest
-from pipelines.retrieval.rankings import ranking_schema
-from pipelines.spec.parts import Name, Part, Store
-from pipelines.telemetry.report import Report, snapshot_report
+from stx.pipelines.engine.runs import View, check_output, claimed, run_job
+from stx.pipelines.engine.unit_files import IdSet, Target, UnitResult, write_result
+from stx.pipelines.planning.dataset_state import read_state
+from stx.pipelines.planning.snapshot_files import digest
+from stx.pipelines.retrieval.rankings import ranking_schema
+from stx.pipelines.spec.parts import Name, Part, Store
+from stx.pipelines.telemetry.report import Report, snapshot_report
 from stx_core.errors import InputError
 from stx_core.evaluation.files import list_parts
 from stx_core.evaluation.rankings import read_rankings

@@ -9,7 +9,7 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
-    from pipelines.spec.parts import Part
+    from stx.pipelines.spec.parts import Part
 
 
 @dataclass(frozen=True)
@@ -42,39 +42,39 @@ class JobEntry:
 
 JOBS = {
     "encode": JobEntry(
-        spec="pipelines.spec.encode:EncodeSpec",
-        run="pipelines.encode:run_encode",
+        spec="stx.pipelines.spec.encode:EncodeSpec",
+        run="stx.pipelines.encode:run_encode",
         key="models",
-        command="jobs.encode:encode",
+        command="stx.jobs.encode:encode",
     ),
     "retrieve": JobEntry(
-        spec="pipelines.spec.retrieval:RetrieveSpec",
-        run="pipelines.retrieve:run_retrieve",
+        spec="stx.pipelines.spec.retrieval:RetrieveSpec",
+        run="stx.pipelines.retrieve:run_retrieve",
         key="corpus",
         help="Find the best documents of every query, exactly; commit the rankings as a snapshot.",
     ),
     "rerank": JobEntry(
-        spec="pipelines.spec.retrieval:RerankSpec",
-        run="pipelines.rerank:run_rerank",
+        spec="stx.pipelines.spec.retrieval:RerankSpec",
+        run="stx.pipelines.rerank:run_rerank",
         key="rerankers",
         help="Score candidates by cross-encoders; commit the new rankings as a snapshot.",
     ),
     "mine": JobEntry(
-        spec="pipelines.spec.retrieval:MineSpec",
-        run="pipelines.mine:run_mine",
+        spec="stx.pipelines.spec.retrieval:MineSpec",
+        run="stx.pipelines.mine:run_mine",
         key="candidates",
         help="Find hard negatives in committed rankings; commit them with training rows as a "
         "snapshot.",
     ),
     "sample": JobEntry(
-        spec="pipelines.spec.sample:SampleSpec",
-        run="pipelines.sample:run_sample",
+        spec="stx.pipelines.spec.sample:SampleSpec",
+        run="stx.pipelines.sample:run_sample",
         key="sampled",
         help="Commit some rows of a dataset, chosen by chance, as a snapshot.",
     ),
     "evaluate": JobEntry(
-        spec="pipelines.evaluate:EvaluateSpec",
-        run="pipelines.evaluate:run_evaluate_spec",
+        spec="stx.pipelines.evaluate:EvaluateSpec",
+        run="stx.pipelines.evaluate:run_evaluate_spec",
     ),
 }
 """By name, in the order of `stx --help`: the name of its command, of its step in flows, and in what

@@ -7,20 +7,20 @@ import itertools
 from dataclasses import replace
 from functools import partial
 
-from pipelines.engine import job
-from pipelines.engine.runs import Start, View
-from pipelines.mining import describe
-from pipelines.mining.plan import find_mining
-from pipelines.mining.report import read_summary, summary_lines, write_reports
-from pipelines.mining.rows import to_candidates
-from pipelines.mining.stage import NEGATIVES, Miner, schemas
-from pipelines.mining.units import few_actors, mine_passes, mine_stages
-from pipelines.planning.dataset_state import DatasetState
-from pipelines.planning.plan import Plan, make_part
-from pipelines.planning.snapshot_files import digest
-from pipelines.retrieval.rankings import ranking_schema
-from pipelines.spec.retrieval import MineSpec
-from pipelines.telemetry.report import Report
+from stx.pipelines.engine import job
+from stx.pipelines.engine.runs import Start, View
+from stx.pipelines.mining import describe
+from stx.pipelines.mining.plan import find_mining
+from stx.pipelines.mining.report import read_summary, summary_lines, write_reports
+from stx.pipelines.mining.rows import to_candidates
+from stx.pipelines.mining.stage import NEGATIVES, Miner, schemas
+from stx.pipelines.mining.units import few_actors, mine_passes, mine_stages
+from stx.pipelines.planning.dataset_state import DatasetState
+from stx.pipelines.planning.plan import Plan, make_part
+from stx.pipelines.planning.snapshot_files import digest
+from stx.pipelines.retrieval.rankings import ranking_schema
+from stx.pipelines.spec.retrieval import MineSpec
+from stx.pipelines.telemetry.report import Report
 from stx_core.store.files.apart import refuse_overlap
 from stx_core.store.files.urls import redact
 

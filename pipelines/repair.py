@@ -5,14 +5,14 @@ from functools import partial
 
 import pyarrow as pa
 
-from pipelines.encode import run_encode
-from pipelines.encoding.stored_encoder import stored_encoder
-from pipelines.engine.runs import View
-from pipelines.planning.corpus import list_corpus, with_held_identities
-from pipelines.spec.encode import EncodeSpec
-from pipelines.spec.file import read_spec
-from pipelines.spec.parts import Output
-from pipelines.telemetry.report import Report
+from stx.pipelines.encode import run_encode
+from stx.pipelines.encoding.stored_encoder import stored_encoder
+from stx.pipelines.engine.runs import View
+from stx.pipelines.planning.corpus import list_corpus, with_held_identities
+from stx.pipelines.spec.encode import EncodeSpec
+from stx.pipelines.spec.file import read_spec
+from stx.pipelines.spec.parts import Output
+from stx.pipelines.telemetry.report import Report
 from stx_core.errors import SpecError
 from stx_core.store import damage
 from stx_core.store.files.urls import redact

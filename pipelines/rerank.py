@@ -6,18 +6,18 @@ from functools import partial
 
 import pyarrow.compute as pc
 
-from pipelines.engine import job
-from pipelines.engine.runs import Start, View
-from pipelines.planning.dataset_state import DatasetState
-from pipelines.planning.plan import Plan, make_part
-from pipelines.planning.snapshot_files import digest
-from pipelines.reranking import describe
-from pipelines.reranking.task import find_task
-from pipelines.reranking.units import rerank_passes, score_stages
-from pipelines.retrieval.page import RankingRun, with_ranking_page
-from pipelines.retrieval.retrievers import POSITIVES
-from pipelines.spec.retrieval import RerankSpec
-from pipelines.telemetry.report import Report
+from stx.pipelines.engine import job
+from stx.pipelines.engine.runs import Start, View
+from stx.pipelines.planning.dataset_state import DatasetState
+from stx.pipelines.planning.plan import Plan, make_part
+from stx.pipelines.planning.snapshot_files import digest
+from stx.pipelines.reranking import describe
+from stx.pipelines.reranking.task import find_task
+from stx.pipelines.reranking.units import rerank_passes, score_stages
+from stx.pipelines.retrieval.page import RankingRun, with_ranking_page
+from stx.pipelines.retrieval.retrievers import POSITIVES
+from stx.pipelines.spec.retrieval import RerankSpec
+from stx.pipelines.telemetry.report import Report
 from stx_core.store.files.apart import refuse_overlap
 
 

@@ -5,17 +5,17 @@ from functools import partial
 
 import pyarrow.compute as pc
 
-from pipelines.engine import job
-from pipelines.engine.runs import Start, View
-from pipelines.planning.dataset_state import DatasetState
-from pipelines.planning.plan import Plan, make_part
-from pipelines.planning.snapshot_files import digest
-from pipelines.retrieval import describe
-from pipelines.retrieval.cells import CELLS, retrieve_passes, top_k_stages
-from pipelines.retrieval.page import RankingRun, with_ranking_page
-from pipelines.retrieval.retrievers import POSITIVES, find_grid
-from pipelines.spec.retrieval import RetrieveSpec
-from pipelines.telemetry.report import Report
+from stx.pipelines.engine import job
+from stx.pipelines.engine.runs import Start, View
+from stx.pipelines.planning.dataset_state import DatasetState
+from stx.pipelines.planning.plan import Plan, make_part
+from stx.pipelines.planning.snapshot_files import digest
+from stx.pipelines.retrieval import describe
+from stx.pipelines.retrieval.cells import CELLS, retrieve_passes, top_k_stages
+from stx.pipelines.retrieval.page import RankingRun, with_ranking_page
+from stx.pipelines.retrieval.retrievers import POSITIVES, find_grid
+from stx.pipelines.spec.retrieval import RetrieveSpec
+from stx.pipelines.telemetry.report import Report
 from stx_core.store.files.apart import refuse_overlap
 
 

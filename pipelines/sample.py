@@ -16,14 +16,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from pipelines.engine import job
-from pipelines.engine.runs import Start, View
-from pipelines.engine.unit_files import IdSet, UnitResult
-from pipelines.planning.dataset_state import DatasetState
-from pipelines.planning.plan import Plan, UnitDict, make_part
-from pipelines.planning.snapshot_files import digest, snapshot_data, take_unit
-from pipelines.spec.sample import SampleSpec
-from pipelines.telemetry.report import Report
+from stx.pipelines.engine import job
+from stx.pipelines.engine.runs import Start, View
+from stx.pipelines.engine.unit_files import IdSet, UnitResult
+from stx.pipelines.planning.dataset_state import DatasetState
+from stx.pipelines.planning.plan import Plan, UnitDict, make_part
+from stx.pipelines.planning.snapshot_files import digest, snapshot_data, take_unit
+from stx.pipelines.spec.sample import SampleSpec
+from stx.pipelines.telemetry.report import Report
 from stx_core.errors import SpecError
 from stx_core.store.corpus.units import Unit, unit_key
 from stx_core.store.data_file import read_columns

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from pipelines.encoding.stages import Encoder
-from pipelines.encoding.stored_encoder import stored_encoder
-from pipelines.spec.parts import RESERVED_COLUMNS
+from stx.pipelines.encoding.stages import Encoder
+from stx.pipelines.encoding.stored_encoder import stored_encoder
+from stx.pipelines.spec.parts import RESERVED_COLUMNS
 from stx_core.errors import SpecError
 from stx_core.models.sparse_rows import SparseRows, to_coo
 from stx_core.similarity import SimilarityFunction

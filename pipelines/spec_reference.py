@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from pipelines.flow import FlowSpec
-from pipelines.jobs import JOBS
+from stx.pipelines.flow import FlowSpec
+from stx.pipelines.jobs import JOBS
 from stx_core.errors import SpecError
 
 _HEAD = """# Every key of every spec

@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from pipelines.encoding.stages import Encoder, encode_texts
-from pipelines.encoding.stored_encoder import stored_encoder
-from pipelines.models.settings import VECTOR_COLUMN, EncoderSettings
-from pipelines.planning.corpus import earlier_content_hashes, read_unit
-from pipelines.running import unit_table
-from pipelines.spec.file import read_spec
+from stx.pipelines.encoding.stages import Encoder, encode_texts
+from stx.pipelines.encoding.stored_encoder import stored_encoder
+from stx.pipelines.models.settings import VECTOR_COLUMN, EncoderSettings
+from stx.pipelines.planning.corpus import earlier_content_hashes, read_unit
+from stx.pipelines.running import unit_table
+from stx.pipelines.spec.file import read_spec
 from stx_core.errors import InputError, StoreError
 from stx_core.models.sparse_rows import SparseRows, to_coo
 from stx_core.store.corpus.arrow_dataset import is_dataset

@@ -10,9 +10,9 @@
 A job takes a spec file, a dictionary, or an object of its spec class; and keys of the spec as
 keywords, which go before those. All keys are in `docs/spec.md`. Where a part of a spec is a place,
 a string means its ``path``; where it is a model, its ``model``. What a job returns is its report;
-it prints nothing, and what it logs goes to the loggers ``pipelines`` and ``stx_core``. ``alerts``
-are for commands: a function tells nobody. An error of the spec, the input, a model or the store is
-a `StxError`.
+it prints nothing, and what it logs goes to the loggers ``stx.pipelines`` and ``stx_core``.
+``alerts`` are for commands: a function tells nobody. An error of the spec, the input, a model or
+the store is a `StxError`.
 
 Nothing is imported before it is needed.
 """

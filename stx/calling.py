@@ -4,13 +4,13 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias, Union, get_args, get_origin
 
-from pipelines.jobs import JOBS
+from stx.pipelines.jobs import JOBS
 from stx_core.errors import SpecError
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from pipelines.spec.parts import Part
+    from stx.pipelines.spec.parts import Part
 
 Source: TypeAlias = Union[str, "os.PathLike[str]", Mapping[str, Any], "Part"]
 """A spec: a YAML file, its values, or an object of the spec's class."""
@@ -46,7 +46,7 @@ def run_flow(source: Source) -> list[Any]:
     Raises:
         StxError: of a spec, before any step runs, or of a job.
     """
-    from pipelines.flow import FlowSpec, read_steps
+    from stx.pipelines.flow import FlowSpec, read_steps
 
     return [step.run(step.spec) for step in read_steps(to_spec(FlowSpec, source, {}))]
 
@@ -59,7 +59,7 @@ def to_spec(kind: "type[Any]", source: Source | None, keys: Mapping[str, Any]) -
     """
     from pydantic import BaseModel
 
-    from pipelines.spec.file import parse_spec, read_values
+    from stx.pipelines.spec.file import parse_spec, read_values
 
     name = "spec"
     if isinstance(source, BaseModel):

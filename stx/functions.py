@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 from stx.calling import Source, run_flow, run_spec
 
 if TYPE_CHECKING:
-    from pipelines.evaluate import Evaluated
-    from pipelines.telemetry.report import Report
+    from stx.pipelines.evaluate import Evaluated
+    from stx.pipelines.telemetry.report import Report
     from stx.snapshot import Snapshot
 
 
@@ -15,9 +15,9 @@ def encode(spec: Source | None = None, /, **keys: Any) -> "Report":  # noqa: ANN
     """Encode a corpus into a new snapshot; what is done already is not done again.
 
     Args:
-        spec: a YAML file, a dictionary, or a `pipelines.spec.encode.EncodeSpec`.
+        spec: a YAML file, a dictionary, or a `stx.pipelines.spec.encode.EncodeSpec`.
         **keys: of the spec: ``inputs``, ``models``, ``output`` …; and ``dry_run=True`` to plan
-            only, ``view`` to watch (a `pipelines.engine.runs.View`).
+            only, ``view`` to watch (a `stx.pipelines.engine.runs.View`).
 
     Returns:
         The report: ``version``, ``committed``, and rows by output in ``parts``.
@@ -37,7 +37,7 @@ def retrieve(spec: Source | None = None, /, **keys: Any) -> "Report":  # noqa: A
     """Find the best documents of every query, exactly; commit the rankings as a snapshot.
 
     Args:
-        spec: as `encode`, of the class `pipelines.spec.retrieval.RetrieveSpec`.
+        spec: as `encode`, of the class `stx.pipelines.spec.retrieval.RetrieveSpec`.
         **keys: of the spec: ``queries``, ``corpus``, ``k``, ``output`` …; others as `encode`.
 
     Raises:
@@ -51,7 +51,7 @@ def rerank(spec: Source | None = None, /, **keys: Any) -> "Report":  # noqa: ANN
     """Score candidates by cross-encoders; commit the new rankings as a snapshot.
 
     Args:
-        spec: as `encode`, of the class `pipelines.spec.retrieval.RerankSpec`.
+        spec: as `encode`, of the class `stx.pipelines.spec.retrieval.RerankSpec`.
         **keys: of the spec: ``candidates``, ``queries``, ``documents``, ``rerankers``, ``output``
             …; others as `encode`.
 
@@ -66,7 +66,7 @@ def mine(spec: Source | None = None, /, **keys: Any) -> "Report":  # noqa: ANN40
     """Find hard negatives in committed rankings; commit them with training rows as a snapshot.
 
     Args:
-        spec: as `encode`, of the class `pipelines.spec.retrieval.MineSpec`.
+        spec: as `encode`, of the class `stx.pipelines.spec.retrieval.MineSpec`.
         **keys: of the spec: ``candidates``, ``positives``, ``formats``, ``output`` …; others as
             `encode`.
 
@@ -81,7 +81,7 @@ def sample(spec: Source | None = None, /, **keys: Any) -> "Report":  # noqa: ANN
     """Commit some rows of a dataset, chosen by chance, as a snapshot.
 
     Args:
-        spec: as `encode`, of the class `pipelines.spec.sample.SampleSpec`.
+        spec: as `encode`, of the class `stx.pipelines.spec.sample.SampleSpec`.
         **keys: of the spec: ``sampled``, ``rows``, ``by``, ``output`` …; others as `encode`.
 
     Raises:
@@ -95,7 +95,7 @@ def evaluate(spec: Source | None = None, /, **keys: Any) -> "Evaluated":  # noqa
     """Measure how well a ranking agrees with judgements.
 
     Args:
-        spec: as `encode`, of the class `pipelines.evaluate.EvaluateSpec`.
+        spec: as `encode`, of the class `stx.pipelines.evaluate.EvaluateSpec`.
         **keys: of the spec: ``ranking``, ``qrels``, ``measures``, ``against`` …
 
     Returns:
@@ -112,7 +112,7 @@ def run(flow: Source, /) -> "list[Report | Evaluated]":
     """Run the steps of a flow, one after the other; their reports.
 
     Args:
-        flow: a YAML file with ``steps``, a dictionary, or a `pipelines.flow.FlowSpec`.
+        flow: a YAML file with ``steps``, a dictionary, or a `stx.pipelines.flow.FlowSpec`.
 
     Raises:
         StxError: as `encode`. Finished steps stay finished.
@@ -143,7 +143,7 @@ def export(
     Raises:
         StxError: an option is wrong, the dataset holds what the form cannot, or a store fails.
     """
-    from pipelines.export import run_export
+    from stx.pipelines.export import run_export
     from stx_core.store.files.urls import expanded
 
     return run_export(expanded(fspath(path)), fspath(destination), format, output=output, **options)

@@ -128,7 +128,7 @@ class Snapshot:
             queries: a text, or several.
             **options: ``top_k`` (5), ``show`` (copied columns to return; all), ``model`` (its
                 folder, if it is not where the snapshot says), ``trust_remote_code``,
-                ``allow_pickle``; see `pipelines.search.search_snapshot`.
+                ``allow_pickle``; see `stx.pipelines.search.search_snapshot`.
 
         Returns:
             Rows, best first, with ``id``, ``score`` and copied columns; of several texts a list for
@@ -138,7 +138,7 @@ class Snapshot:
             ModelError: the model's files are not those that wrote the snapshot, or need more trust.
             StoreError: as `to_arrow`.
         """
-        from pipelines.search import search_snapshot
+        from stx.pipelines.search import search_snapshot
 
         texts = [queries] if isinstance(queries, str) else list(queries)
         found = search_snapshot(

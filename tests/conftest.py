@@ -182,8 +182,8 @@ def save_static_model():
 @pytest.fixture
 def stx(monkeypatch, capsys):
     """Runs a command; gives exit code, standard output and standard error."""
-    from jobs.cli import application
-    from jobs.exit_codes import run_application
+    from stx.jobs.cli import application
+    from stx.jobs.exit_codes import run_application
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["stx", *map(str, arguments)])

@@ -10,7 +10,7 @@ import pytest
 
 import stx
 import stx_core
-from pipelines.jobs import JOBS
+from stx.pipelines.jobs import JOBS
 from stx_core import errors
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,8 +23,8 @@ STARTS_LIGHT = (
     "stx_core.fusion",
     "stx_core.store",
     "stx_core.evaluation.measures",
-    "pipelines.spec.encode",
-    "pipelines.retrieve",  # as its readers and writers do
+    "stx.pipelines.spec.encode",
+    "stx.pipelines.retrieve",  # as its readers and writers do
 )
 ERRORS = [
     value
@@ -164,7 +164,7 @@ def jobs_named(tree):
     for name, job in JOBS.items():
         for place in (job.spec, job.run):
             makers |= dict.fromkeys([place, *place.split(":")], name)
-        makers |= {f"{package}.{name}": name for package in ("jobs", "pipelines")}
+        makers |= {f"{package}.{name}": name for package in ("stx.jobs", "stx.pipelines")}
     # Specs of several jobs may share a module.
     for job in JOBS.values():
         makers.pop(job.spec.partition(":")[0], None)

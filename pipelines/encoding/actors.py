@@ -4,16 +4,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
-from pipelines.encoding.estimate import SAMPLE_ROWS, EncoderProbe, probe_encoders, probe_here
-from pipelines.encoding.plan import EncodePlan
-from pipelines.encoding.stages import Encode
-from pipelines.encoding.tokenizing import Tokenize, actors_needed
-from pipelines.engine.job import Planning, pool_for, stage_on
-from pipelines.planning.corpus import Corpus, sample_texts
-from pipelines.planning.pool import Pool, available_cores
-from pipelines.running import cluster, stream, unit_table
-from pipelines.spec.encode import EncodeSpec
-from pipelines.telemetry.tracing import span
+from stx.pipelines.encoding.estimate import SAMPLE_ROWS, EncoderProbe, probe_encoders, probe_here
+from stx.pipelines.encoding.plan import EncodePlan
+from stx.pipelines.encoding.stages import Encode
+from stx.pipelines.encoding.tokenizing import Tokenize, actors_needed
+from stx.pipelines.engine.job import Planning, pool_for, stage_on
+from stx.pipelines.planning.corpus import Corpus, sample_texts
+from stx.pipelines.planning.pool import Pool, available_cores
+from stx.pipelines.running import cluster, stream, unit_table
+from stx.pipelines.spec.encode import EncodeSpec
+from stx.pipelines.telemetry.tracing import span
 
 # Share of the snapshot's rows up to which a plan trusts what was measured before.
 _FEW_ROWS = 0.05

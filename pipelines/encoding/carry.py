@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.running import unit_table
+from stx.pipelines.running import unit_table
 from stx_core.errors import DamagedFile, StoreError
 from stx_core.store import damage
 from stx_core.store.data_file import check_whole, read_columns

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
-from pipelines.encoding.estimate import EncoderProbe
-from pipelines.encoding.plan import EncodePlan, EncoderPart
-from pipelines.planning.words import counted, duration_range
+from stx.pipelines.encoding.estimate import EncoderProbe
+from stx.pipelines.encoding.plan import EncodePlan, EncoderPart
+from stx.pipelines.planning.words import counted, duration_range
 from stx_core.errors import SpecError
 
 

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from pipelines.encoding.plan import EncodePlan
-from pipelines.planning.dataset_state import DatasetState
+from stx.pipelines.encoding.plan import EncodePlan
+from stx.pipelines.planning.dataset_state import DatasetState
 from stx_core.errors import CommitConflict, DamagedFile, InputError
 from stx_core.store import damage
 from stx_core.store.data_file import read_columns

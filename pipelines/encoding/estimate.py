@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines.running.python_child import ChildDied, call
+from stx.pipelines.running.python_child import ChildDied, call
 from stx_core.errors import ModelError
 
 if TYPE_CHECKING:
-    from pipelines.encoding.stages import Encoder
+    from stx.pipelines.encoding.stages import Encoder
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def probe_here(
     encoders: Mapping[str, Mapping[str, Any]], texts: Sequence[str], threads: int | None
 ) -> dict[str, EncoderProbe]:
     """Load each encoder in this process, run the sample, and say what was found."""
-    from pipelines.models.loading import limit_threads
+    from stx.pipelines.models.loading import limit_threads
 
     if threads is not None:
         limit_threads(threads)
@@ -114,8 +114,8 @@ def probe_here(
 
 
 def _probe(settings: Mapping[str, Any], texts: list[str]) -> EncoderProbe:
-    from pipelines.encoding.stages import Encoder
-    from pipelines.models.settings import EncoderSettings
+    from stx.pipelines.encoding.stages import Encoder
+    from stx.pipelines.models.settings import EncoderSettings
 
     encoder = Encoder(EncoderSettings(**settings))
     model = encoder.model

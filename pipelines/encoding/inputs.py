@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from pipelines.planning.corpus import Corpus, list_corpus, with_held_identities
-from pipelines.planning.dataset_state import DatasetState
-from pipelines.planning.scope import Scope
-from pipelines.planning.time_units import in_microseconds
-from pipelines.spec.encode import EncodeSpec
+from stx.pipelines.planning.corpus import Corpus, list_corpus, with_held_identities
+from stx.pipelines.planning.dataset_state import DatasetState
+from stx.pipelines.planning.scope import Scope
+from stx.pipelines.planning.time_units import in_microseconds
+from stx.pipelines.spec.encode import EncodeSpec
 from stx_core.store.files.apart import refuse_overlap
 from stx_core.store.snapshot import snapshot_schemas
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.models.settings import EncoderSettings, fingerprint
-from pipelines.spec.encode import EncodeSpec
-from pipelines.spec.parts import Inputs
+from stx.pipelines.models.settings import EncoderSettings, fingerprint
+from stx.pipelines.spec.encode import EncodeSpec
+from stx.pipelines.spec.parts import Inputs
 from stx_core.store.corpus.units import Unit, unit_key
 
 # Keys of `inputs` that every hash has.

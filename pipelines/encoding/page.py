@@ -10,12 +10,12 @@ from functools import cached_property
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.encoding.plan import EncodePlan
-from pipelines.engine.job import Committed
-from pipelines.spec.parts import Resources
-from pipelines.telemetry import sections
-from pipelines.telemetry.report import Report
-from pipelines.telemetry.unit_counts import Totals, add_up
+from stx.pipelines.encoding.plan import EncodePlan
+from stx.pipelines.engine.job import Committed
+from stx.pipelines.spec.parts import Resources
+from stx.pipelines.telemetry import sections
+from stx.pipelines.telemetry.report import Report
+from stx.pipelines.telemetry.unit_counts import Totals, add_up
 from stx_core.page import Section, share
 from stx_core.store.files.urls import redact
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.encoding.carry import Source
-from pipelines.encoding.estimate import EncoderProbe
-from pipelines.encoding.keys import unit_keys
-from pipelines.models.settings import EncoderSettings, fingerprint
-from pipelines.planning.dataset_state import DatasetState
-from pipelines.planning.plan import Part, Plan, make_part
-from pipelines.spec.encode import EncodeSpec
+from stx.pipelines.encoding.carry import Source
+from stx.pipelines.encoding.estimate import EncoderProbe
+from stx.pipelines.encoding.keys import unit_keys
+from stx.pipelines.models.settings import EncoderSettings, fingerprint
+from stx.pipelines.planning.dataset_state import DatasetState
+from stx.pipelines.planning.plan import Part, Plan, make_part
+from stx.pipelines.spec.encode import EncodeSpec
 from stx_core.errors import SpecError
 from stx_core.store.corpus.units import Unit
 

@@ -13,12 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.encoding import carry
-from pipelines.engine.job import Pass, Read
-from pipelines.engine.runs import Start
-from pipelines.engine.unit_files import UnitResult
-from pipelines.planning.plan import UnitDict
-from pipelines.running import unit_table
+from stx.pipelines.encoding import carry
+from stx.pipelines.engine.job import Pass, Read
+from stx.pipelines.engine.runs import Start
+from stx.pipelines.engine.unit_files import UnitResult
+from stx.pipelines.planning.plan import UnitDict
+from stx.pipelines.running import unit_table
 from stx_core.store.corpus.units import Unit
 from stx_core.store.digests import blake2b
 from stx_core.store.files.filesystem import write_over

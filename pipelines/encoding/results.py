@@ -7,15 +7,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.encoding import carry
-from pipelines.encoding.describe import check_schemas, plan_lines
-from pipelines.encoding.plan import EncodePlan
-from pipelines.engine.unit_files import IdSet, UnitResult
-from pipelines.models.settings import VECTOR_COLUMN
-from pipelines.quality.statistics import measure
-from pipelines.running import unit_table
-from pipelines.spec.parts import Inputs
-from pipelines.telemetry.unit_counts import TRUNCATED_CARRIED, count_rows
+from stx.pipelines.encoding import carry
+from stx.pipelines.encoding.describe import check_schemas, plan_lines
+from stx.pipelines.encoding.plan import EncodePlan
+from stx.pipelines.engine.unit_files import IdSet, UnitResult
+from stx.pipelines.models.settings import VECTOR_COLUMN
+from stx.pipelines.quality.statistics import measure
+from stx.pipelines.running import unit_table
+from stx.pipelines.spec.parts import Inputs
+from stx.pipelines.telemetry.unit_counts import TRUNCATED_CARRIED, count_rows
 from stx_core.store.corpus.units import Unit
 from stx_core.store.schema import QUARANTINE, dense_type, sparse_type, with_exact_ids
 from stx_core.store.snapshot import snapshot_schemas

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.encoding import carry
-from pipelines.encoding.plan import EncodePlan, EncoderPart
-from pipelines.planning.corpus import Corpus, read_unit
-from pipelines.running import unit_table
-from pipelines.spec.encode import EncodeSpec
+from stx.pipelines.encoding import carry
+from stx.pipelines.encoding.plan import EncodePlan, EncoderPart
+from stx.pipelines.planning.corpus import Corpus, read_unit
+from stx.pipelines.running import unit_table
+from stx.pipelines.spec.encode import EncodeSpec
 from stx_core.store.files.urls import join
 from stx_core.store.hash_index import build_index, index_name, named, publish_index, published_index
 from stx_core.store.manifest import split_shards

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.encoding.carry import texts_to_encode
-from pipelines.encoding.token_column import tokens_of
-from pipelines.models.loading import in_float32, limit_threads, load_planned
-from pipelines.models.settings import HUB_ORGANISATION, EncoderSettings
-from pipelines.running import unit_table
+from stx.pipelines.encoding.carry import texts_to_encode
+from stx.pipelines.encoding.token_column import tokens_of
+from stx.pipelines.models.loading import in_float32, limit_threads, load_planned
+from stx.pipelines.models.settings import HUB_ORGANISATION, EncoderSettings
+from stx.pipelines.running import unit_table
 from stx_core import failpoints
 from stx_core.store.schema import dense_column, sparse_column
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from pipelines.models.settings import EncoderSettings
+from stx.pipelines.models.settings import EncoderSettings
 from stx_core.errors import ModelError, StoreError
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from pipelines.running import unit_table
+from stx.pipelines.running import unit_table
 
 if TYPE_CHECKING:
     from stx_core.inference.tokens import Tokens

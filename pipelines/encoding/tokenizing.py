@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from pipelines.encoding import token_column
-from pipelines.encoding.carry import texts_to_encode
-from pipelines.encoding.stages import Encoder
-from pipelines.models.loading import limit_threads
-from pipelines.models.settings import EncoderSettings
-from pipelines.running import unit_table
+from stx.pipelines.encoding import token_column
+from stx.pipelines.encoding.carry import texts_to_encode
+from stx.pipelines.encoding.stages import Encoder
+from stx.pipelines.models.loading import limit_threads
+from stx.pipelines.models.settings import EncoderSettings
+from stx.pipelines.running import unit_table
 
 if TYPE_CHECKING:
-    from pipelines.encoding.estimate import EncoderProbe
+    from stx.pipelines.encoding.estimate import EncoderProbe
 
 
 class Tokenize:

@@ -7,25 +7,25 @@ from functools import partial
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.encoding import carry
-from pipelines.encoding.actors import encode_stages
-from pipelines.encoding.plan import EncodePlan
-from pipelines.encoding.repeated import (
+from stx.pipelines.encoding import carry
+from stx.pipelines.encoding.actors import encode_stages
+from stx.pipelines.encoding.plan import EncodePlan
+from stx.pipelines.encoding.repeated import (
     hash_pass,
     index_repeated,
     read_repeated,
     repeated_units,
     with_repeated,
 )
-from pipelines.encoding.results import output_result
-from pipelines.engine.job import Facts, Pass, Passes
-from pipelines.engine.runs import Start
-from pipelines.engine.unit_files import UnitResult
-from pipelines.models.settings import VECTOR_COLUMN
-from pipelines.planning.corpus import Corpus, priority, read_unit
-from pipelines.planning.plan import UnitDict
-from pipelines.running import stream, unit_table
-from pipelines.spec.encode import EncodeSpec
+from stx.pipelines.encoding.results import output_result
+from stx.pipelines.engine.job import Facts, Pass, Passes
+from stx.pipelines.engine.runs import Start
+from stx.pipelines.engine.unit_files import UnitResult
+from stx.pipelines.models.settings import VECTOR_COLUMN
+from stx.pipelines.planning.corpus import Corpus, priority, read_unit
+from stx.pipelines.planning.plan import UnitDict
+from stx.pipelines.running import stream, unit_table
+from stx.pipelines.spec.encode import EncodeSpec
 from stx_core.store.corpus.units import Unit
 
 

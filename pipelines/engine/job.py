@@ -10,19 +10,19 @@ from typing import Any, Generic, TypeVar
 
 import pyarrow as pa
 
-from pipelines.engine.retention import give_up_old
-from pipelines.engine.runs import Start, View, check_output, claimed, finish_units, run_job
-from pipelines.engine.unit_files import Target, UnitResult, write_result
-from pipelines.planning.dataset_state import DatasetState, read_state
-from pipelines.planning.plan import Plan, UnitDict
-from pipelines.planning.pool import Pool, available_cores, make_pool
-from pipelines.planning.runner import with_runner
-from pipelines.planning.scope import Scope
-from pipelines.quality.gate import QualityGate
-from pipelines.running import cluster, stream, unit_table
-from pipelines.spec.parts import Resources
-from pipelines.telemetry.report import Report, snapshot_report
-from pipelines.telemetry.tracing import span
+from stx.pipelines.engine.retention import give_up_old
+from stx.pipelines.engine.runs import Start, View, check_output, claimed, finish_units, run_job
+from stx.pipelines.engine.unit_files import Target, UnitResult, write_result
+from stx.pipelines.planning.dataset_state import DatasetState, read_state
+from stx.pipelines.planning.plan import Plan, UnitDict
+from stx.pipelines.planning.pool import Pool, available_cores, make_pool
+from stx.pipelines.planning.runner import with_runner
+from stx.pipelines.planning.scope import Scope
+from stx.pipelines.quality.gate import QualityGate
+from stx.pipelines.running import cluster, stream, unit_table
+from stx.pipelines.spec.parts import Resources
+from stx.pipelines.telemetry.report import Report, snapshot_report
+from stx.pipelines.telemetry.tracing import span
 from stx_core.store import clock
 from stx_core.store.commit import commit_snapshot
 from stx_core.store.corpus.shards import Mark

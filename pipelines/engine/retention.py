@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipelines.spec.parts import Dataset
+from stx.pipelines.spec.parts import Dataset
 from stx_core.errors import StxError
 from stx_core.store.files.urls import one_line
 from stx_core.store.gc import Garbage, gc

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import pyarrow as pa
 from pydantic import BaseModel
 
-from pipelines.running import stream
-from pipelines.running.stopping import pausing
-from pipelines.spec.file import write_spec
-from pipelines.spec.parts import Resources, Store
-from pipelines.telemetry.lineage import told
-from pipelines.telemetry.metrics import metered
-from pipelines.telemetry.progress import Progress
-from pipelines.telemetry.report import Report
+from stx.pipelines.running import stream
+from stx.pipelines.running.stopping import pausing
+from stx.pipelines.spec.file import write_spec
+from stx.pipelines.spec.parts import Resources, Store
+from stx.pipelines.telemetry.lineage import told
+from stx.pipelines.telemetry.metrics import metered
+from stx.pipelines.telemetry.progress import Progress
+from stx.pipelines.telemetry.report import Report
 from stx_core.errors import CommitConflict, SnapshotExpired, Stopped
 from stx_core.store import ledger, log
 from stx_core.store.beat import Heartbeat
@@ -27,7 +27,7 @@ from stx_core.store.files.s3 import use_options
 from stx_core.store.files.urls import redact
 
 if TYPE_CHECKING:
-    from pipelines.planning.dataset_state import DatasetState
+    from stx.pipelines.planning.dataset_state import DatasetState
 
 logger = logging.getLogger(__name__)
 

@@ -6,11 +6,11 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from pipelines.exports.feeds import vector_json, write_lines
-from pipelines.exports.numbers_as_text import json_keys, lines
-from pipelines.exports.options import ExportOptions
-from pipelines.exports.payload import opened, payload_json
-from pipelines.exports.vectors import Batch, Vectors, check_ids, open_vectors, sparse_names
+from stx.pipelines.exports.feeds import vector_json, write_lines
+from stx.pipelines.exports.numbers_as_text import json_keys, lines
+from stx.pipelines.exports.options import ExportOptions
+from stx.pipelines.exports.payload import opened, payload_json
+from stx.pipelines.exports.vectors import Batch, Vectors, check_ids, open_vectors, sparse_names
 
 # https://www.elastic.co/docs/reference/elasticsearch/mapping-reference/mapping-id-field
 _MAX_ID_BYTES = 512

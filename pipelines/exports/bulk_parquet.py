@@ -6,12 +6,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from pipelines.exports.numbers_as_text import json_keys, sparse_text
-from pipelines.exports.options import ExportOptions
-from pipelines.exports.parts import write_parts
-from pipelines.exports.payload import payload_json
-from pipelines.exports.tables import write_tables
-from pipelines.exports.vectors import Batch, Vectors, check_ids, named, open_vectors, positive
+from stx.pipelines.exports.numbers_as_text import json_keys, sparse_text
+from stx.pipelines.exports.options import ExportOptions
+from stx.pipelines.exports.parts import write_parts
+from stx.pipelines.exports.payload import payload_json
+from stx.pipelines.exports.tables import write_tables
+from stx.pipelines.exports.vectors import Batch, Vectors, check_ids, named, open_vectors, positive
 from stx_core.errors import SpecError
 from stx_core.store.files.urls import join
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow.dataset as ds
 
-from pipelines.exports.feeds import impacts
-from pipelines.exports.new_file import new_lines
-from pipelines.exports.options import ExportOptions
-from pipelines.exports.vectors import Vectors, named, open_vectors, sparse_names
+from stx.pipelines.exports.feeds import impacts
+from stx.pipelines.exports.new_file import new_lines
+from stx.pipelines.exports.options import ExportOptions
+from stx.pipelines.exports.vectors import Vectors, named, open_vectors, sparse_names
 from stx_core.errors import InputError, SpecError
 from stx_core.store.files.urls import redact
 

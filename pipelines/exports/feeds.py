@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from pipelines.exports.numbers_as_text import dense_text, json_keys, lines, sparse_text
-from pipelines.exports.options import ExportOptions
-from pipelines.exports.parts import write_parts
-from pipelines.exports.payload import opened, payload_json
-from pipelines.exports.vectors import (
+from stx.pipelines.exports.numbers_as_text import dense_text, json_keys, lines, sparse_text
+from stx.pipelines.exports.options import ExportOptions
+from stx.pipelines.exports.parts import write_parts
+from stx.pipelines.exports.payload import opened, payload_json
+from stx.pipelines.exports.vectors import (
     Batch,
     Vectors,
     check_ids,

@@ -6,10 +6,10 @@ from typing import Any
 import pyarrow.dataset as ds
 import yaml
 
-from pipelines.exports.options import ExportOptions
-from pipelines.exports.parts import write_parts
-from pipelines.exports.tables import table_of, table_schema, write_tables
-from pipelines.exports.vectors import Vectors, open_vectors
+from stx.pipelines.exports.options import ExportOptions
+from stx.pipelines.exports.parts import write_parts
+from stx.pipelines.exports.tables import table_of, table_schema, write_tables
+from stx.pipelines.exports.vectors import Vectors, open_vectors
 from stx_core.page import markdown_text
 from stx_core.store.schema import write_options
 

@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from pipelines.exports.engines import load_engine
-from pipelines.exports.new_file import refuse_existing
-from pipelines.exports.options import ExportOptions
-from pipelines.exports.parts import refuse_file
-from pipelines.exports.tables import write_tables
-from pipelines.exports.vectors import Batch, Vectors, open_vectors
+from stx.pipelines.exports.engines import load_engine
+from stx.pipelines.exports.new_file import refuse_existing
+from stx.pipelines.exports.options import ExportOptions
+from stx.pipelines.exports.parts import refuse_file
+from stx.pipelines.exports.tables import write_tables
+from stx.pipelines.exports.vectors import Batch, Vectors, open_vectors
 from stx_core.errors import SpecError
 from stx_core.store.files.filesystem import upload
 from stx_core.store.files.urls import join

@@ -3,9 +3,9 @@
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from pipelines.exports.new_file import new_lines
-from pipelines.exports.options import ExportOptions
-from pipelines.exports.payload import json_rows, to_json
+from stx.pipelines.exports.new_file import new_lines
+from stx.pipelines.exports.options import ExportOptions
+from stx.pipelines.exports.payload import json_rows, to_json
 from stx_core.errors import InputError, SpecError
 from stx_core.store.data_file import read_batches
 from stx_core.store.files.urls import redact

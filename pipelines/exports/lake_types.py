@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.exports.vectors import Vectors
+from stx.pipelines.exports.vectors import Vectors
 from stx_core.errors import InputError, SpecError
 from stx_core.store.data_file import read_batches
 from stx_core.store.files.urls import redact

@@ -12,11 +12,11 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from pipelines.exports.engines import load_engine
-from pipelines.exports.lake_types import lake_fields
-from pipelines.exports.options import ExportOptions
-from pipelines.exports.tables import table_of, table_schema
-from pipelines.exports.vectors import Vectors, open_vectors
+from stx.pipelines.exports.engines import load_engine
+from stx.pipelines.exports.lake_types import lake_fields
+from stx.pipelines.exports.options import ExportOptions
+from stx.pipelines.exports.tables import table_of, table_schema
+from stx.pipelines.exports.vectors import Vectors, open_vectors
 from stx_core.errors import SpecError
 from stx_core.store.files.urls import LOCAL, local_path, redact, scheme
 

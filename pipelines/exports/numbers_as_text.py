@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.exports.vectors import Batch
+from stx.pipelines.exports.vectors import Batch
 
 
 def dense_text(batch: Batch) -> pa.Array:

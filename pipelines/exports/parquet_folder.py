@@ -6,7 +6,7 @@ import tempfile
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from pipelines.exports.options import ExportOptions
+from stx.pipelines.exports.options import ExportOptions
 from stx_core.errors import DamagedFile, SpecError
 from stx_core.store.data_file import WAY_BACK, hash_bytes
 from stx_core.store.files.filesystem import arrow_filesystem, download, list_objects, upload

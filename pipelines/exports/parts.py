@@ -4,7 +4,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping
 
-from pipelines.exports.vectors import Vectors
+from stx.pipelines.exports.vectors import Vectors
 from stx_core.errors import SpecError
 from stx_core.store.files.filesystem import file_info, list_sizes, upload, write_over
 from stx_core.store.files.urls import join, redact

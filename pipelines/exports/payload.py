@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.exports.vectors import Batch
+from stx.pipelines.exports.vectors import Batch
 from stx_core.errors import InputError
 from stx_core.store.corpus.nested import with_leaves
 

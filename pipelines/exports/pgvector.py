@@ -4,11 +4,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from pipelines.exports.feeds import write_lines
-from pipelines.exports.numbers_as_text import dense_text, lines, sparse_text
-from pipelines.exports.options import ExportOptions
-from pipelines.exports.payload import json_rows, to_json
-from pipelines.exports.vectors import Batch, Vectors, open_vectors, without_zeros
+from stx.pipelines.exports.feeds import write_lines
+from stx.pipelines.exports.numbers_as_text import dense_text, lines, sparse_text
+from stx.pipelines.exports.options import ExportOptions
+from stx.pipelines.exports.payload import json_rows, to_json
+from stx.pipelines.exports.vectors import Batch, Vectors, open_vectors, without_zeros
 from stx_core.errors import InputError
 
 # More than any tokenizer has tokens; pgvector compares sparse vectors of the same width only.

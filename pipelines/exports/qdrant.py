@@ -7,10 +7,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from pipelines.exports.engines import load_engine
-from pipelines.exports.options import ExportOptions
-from pipelines.exports.payload import payload_rows
-from pipelines.exports.vectors import Batch, Part, Vectors, open_vectors, without_zeros
+from stx.pipelines.exports.engines import load_engine
+from stx.pipelines.exports.options import ExportOptions
+from stx.pipelines.exports.payload import payload_rows
+from stx.pipelines.exports.vectors import Batch, Part, Vectors, open_vectors, without_zeros
 from stx_core.errors import SpecError, StoreError
 from stx_core.store.files.urls import LOCAL, local_path, redact, scheme
 

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.exports.vectors import Batch, Vectors
+from stx.pipelines.exports.vectors import Batch, Vectors
 from stx_core.store.schema import ROW_GROUP_BYTES
 
 

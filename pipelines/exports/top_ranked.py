@@ -5,8 +5,8 @@ import json
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from pipelines.exports.new_file import new_file, new_lines
-from pipelines.exports.options import ExportOptions
+from stx.pipelines.exports.new_file import new_file, new_lines
+from stx.pipelines.exports.options import ExportOptions
 from stx_core.errors import SpecError
 from stx_core.evaluation.rankings import dataset_tables
 from stx_core.evaluation.top_ranked import TOP_RANKED, top_ranked

@@ -2,8 +2,8 @@
 
 import pyarrow.dataset as ds
 
-from pipelines.exports.new_file import new_lines
-from pipelines.exports.options import ExportOptions
+from stx.pipelines.exports.new_file import new_lines
+from stx.pipelines.exports.options import ExportOptions
 from stx_core.evaluation.rankings import dataset_tables
 from stx_core.evaluation.trec import check_tag, trec_lines
 

@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import xxhash
 
-from pipelines.exports.options import ExportOptions
-from pipelines.spec.parts import RESERVED_COLUMNS
+from stx.pipelines.exports.options import ExportOptions
+from stx.pipelines.spec.parts import RESERVED_COLUMNS
 from stx_core.errors import InputError, SpecError
 from stx_core.store.data_file import read_batches
 from stx_core.store.files.urls import expanded, redact

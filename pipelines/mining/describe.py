@@ -4,12 +4,12 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from pipelines.mining.plan import Mining
-from pipelines.mining.rows import n_repeated, positive_pairs
-from pipelines.planning.plan import Plan
-from pipelines.planning.pool import Pool
-from pipelines.retrieval.query_spans import Spans, query_hashes
-from pipelines.spec.retrieval import MineSpec
+from stx.pipelines.mining.plan import Mining
+from stx.pipelines.mining.rows import n_repeated, positive_pairs
+from stx.pipelines.planning.plan import Plan
+from stx.pipelines.planning.pool import Pool
+from stx.pipelines.retrieval.query_spans import Spans, query_hashes
+from stx.pipelines.spec.retrieval import MineSpec
 from stx_core.store.files.urls import redact
 
 

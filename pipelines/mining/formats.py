@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 
-from pipelines.spec.retrieval import FORMATS_OF_IDS, MiningFormat
+from stx.pipelines.spec.retrieval import FORMATS_OF_IDS, MiningFormat
 from stx_core.mining import formats, trainer_formats
 from stx_core.mining.coded import ranges
 from stx_core.mining.texts import Texts, flat

@@ -8,15 +8,15 @@ from typing import Any, get_args
 import numpy as np
 import pyarrow as pa
 
-from pipelines.mining.formats import needs_texts
-from pipelines.mining.stage import STATISTICS
-from pipelines.planning.corpus import Corpus, list_corpus
-from pipelines.planning.snapshot_files import DataFile, digest, files_digest, snapshot_data
-from pipelines.retrieval.query_spans import query_starts
-from pipelines.retrieval.rankings import ranking_schema
-from pipelines.retrieval.retrievers import positives_output
-from pipelines.spec.parts import Inputs
-from pipelines.spec.retrieval import FUSION, MineSpec, MiningFormat, RankingOf
+from stx.pipelines.mining.formats import needs_texts
+from stx.pipelines.mining.stage import STATISTICS
+from stx.pipelines.planning.corpus import Corpus, list_corpus
+from stx.pipelines.planning.snapshot_files import DataFile, digest, files_digest, snapshot_data
+from stx.pipelines.retrieval.query_spans import query_starts
+from stx.pipelines.retrieval.rankings import ranking_schema
+from stx.pipelines.retrieval.retrievers import positives_output
+from stx.pipelines.spec.parts import Inputs
+from stx.pipelines.spec.retrieval import FUSION, MineSpec, MiningFormat, RankingOf
 from stx_core.errors import InputError, SpecError
 from stx_core.evaluation.files import list_parts
 from stx_core.store.corpus.units import Unit, unit_key

@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.mining.stage import SHORTFALL, STATISTICS
-from pipelines.telemetry.report import write_page
+from stx.pipelines.mining.stage import SHORTFALL, STATISTICS
+from stx.pipelines.telemetry.report import write_page
 from stx_core.mining.report import html_report, markdown_report
 from stx_core.mining.rules import MiningRules
 from stx_core.mining.statistics import MiningCounts, ScoreCounts

@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.planning.snapshot_files import take_unit
-from pipelines.retrieval.query_spans import open_spans, rows_of_queries
-from pipelines.retrieval.rankings import QUERY, pairs_schema, positives_of, ranking_schema
-from pipelines.spec.retrieval import FUSION
+from stx.pipelines.planning.snapshot_files import take_unit
+from stx.pipelines.retrieval.query_spans import open_spans, rows_of_queries
+from stx.pipelines.retrieval.rankings import QUERY, pairs_schema, positives_of, ranking_schema
+from stx.pipelines.spec.retrieval import FUSION
 from stx_core.evaluation.qrels import read_qrels
 from stx_core.mining.combine import combine_rankings
 from stx_core.store.corpus.units import Unit

@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.mining.formats import makers, needs_texts
-from pipelines.retrieval.text_lookup import TextSource, fetch_texts
-from pipelines.running.unit_table import to_bytes
-from pipelines.spec.retrieval import MiningFormat
+from stx.pipelines.mining.formats import makers, needs_texts
+from stx.pipelines.retrieval.text_lookup import TextSource, fetch_texts
+from stx.pipelines.running.unit_table import to_bytes
+from stx.pipelines.spec.retrieval import MiningFormat
 from stx_core.mining.judge import judge
 from stx_core.mining.negatives import hard_negatives
 from stx_core.mining.rules import MiningRules

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
-from pipelines.engine.job import Pass, Passes, stage_on
-from pipelines.engine.runs import Start
-from pipelines.engine.unit_files import IdSet, UnitResult
-from pipelines.mining.describe import notes
-from pipelines.mining.plan import Mining
-from pipelines.mining.rows import Sources, read_rows
-from pipelines.mining.stage import (
+from stx.pipelines.engine.job import Pass, Passes, stage_on
+from stx.pipelines.engine.runs import Start
+from stx.pipelines.engine.unit_files import IdSet, UnitResult
+from stx.pipelines.mining.describe import notes
+from stx.pipelines.mining.plan import Mining
+from stx.pipelines.mining.rows import Sources, read_rows
+from stx.pipelines.mining.stage import (
     CANDIDATES,
     POSITIVES,
     STATISTICS,
@@ -23,15 +23,15 @@ from pipelines.mining.stage import (
     pack,
     unpack,
 )
-from pipelines.planning.corpus import Corpus
-from pipelines.planning.plan import Plan, UnitDict
-from pipelines.planning.pool import Pool
-from pipelines.planning.snapshot_files import take_unit
-from pipelines.retrieval.query_spans import Spans, find_spans, publish_spans
-from pipelines.retrieval.text_lookup import TextSource, index_texts, publish_texts
-from pipelines.running import stream
-from pipelines.spec.parts import Inputs, Resources
-from pipelines.spec.retrieval import MineSpec
+from stx.pipelines.planning.corpus import Corpus
+from stx.pipelines.planning.plan import Plan, UnitDict
+from stx.pipelines.planning.pool import Pool
+from stx.pipelines.planning.snapshot_files import take_unit
+from stx.pipelines.retrieval.query_spans import Spans, find_spans, publish_spans
+from stx.pipelines.retrieval.text_lookup import TextSource, index_texts, publish_texts
+from stx.pipelines.running import stream
+from stx.pipelines.spec.parts import Inputs, Resources
+from stx.pipelines.spec.retrieval import MineSpec
 from stx_core.errors import InputError
 from stx_core.store.corpus.units import Unit
 from stx_core.store.data_file import read_columns

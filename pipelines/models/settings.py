@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipelines.spec.parts import Model
-from pipelines.spec.retrieval import Reranker
+from stx.pipelines.spec.parts import Model
+from stx.pipelines.spec.retrieval import Reranker
 from stx_core.models.contents import fingerprint_files
 from stx_core.models.folder import resolve_folder
 

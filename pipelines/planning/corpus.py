@@ -7,10 +7,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from pipelines.planning.scope import Scope, find_scope, partition_filters
-from pipelines.running import unit_table
-from pipelines.spec.encode import Backfill
-from pipelines.spec.parts import Inputs, Output
+from stx.pipelines.planning.scope import Scope, find_scope, partition_filters
+from stx.pipelines.running import unit_table
+from stx.pipelines.spec.encode import Backfill
+from stx.pipelines.spec.parts import Inputs, Output
 from stx_core.errors import InputError
 from stx_core.store.corpus.columns import check_id, check_text, corpus_schema
 from stx_core.store.corpus.filters import Filter

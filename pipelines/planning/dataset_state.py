@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.planning.scope import Scope
+from stx.pipelines.planning.scope import Scope
 from stx_core.store import damage, ledger, log
 from stx_core.store.manifest import MANIFEST, split_shards
 from stx_core.store.snapshot import read_manifest, snapshot_info, to_info

@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from pipelines.models.settings import EncoderSettings, RerankerSettings, fingerprint
-from pipelines.planning.dataset_state import current_outputs, was_begun
-from pipelines.planning.pool import available_cores, make_pool
-from pipelines.planning.runner import on_this_machine
-from pipelines.running import cluster
-from pipelines.spec.parts import Resources
+from stx.pipelines.models.settings import EncoderSettings, RerankerSettings, fingerprint
+from stx.pipelines.planning.dataset_state import current_outputs, was_begun
+from stx.pipelines.planning.pool import available_cores, make_pool
+from stx.pipelines.planning.runner import on_this_machine
+from stx.pipelines.running import cluster
+from stx.pipelines.spec.parts import Resources
 from stx_core.machine import cpu_class
 
 AUTO = "auto"

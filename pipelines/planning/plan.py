@@ -7,8 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.planning.dataset_state import DatasetState
-from pipelines.planning.pool import Pool
+from stx.pipelines.planning.dataset_state import DatasetState
+from stx.pipelines.planning.pool import Pool
 from stx_core.store.corpus.units import Unit
 
 UnitDict = dict[str, Any]

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipelines.planning.words import counted
-from pipelines.spec.parts import Resources
+from stx.pipelines.planning.words import counted
+from stx.pipelines.spec.parts import Resources
 
 # Cores of one CPU actor: matrix work of small encoders stops scaling beyond, and several actors
 # tokenise and copy side by side.

@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
-from pipelines.planning.pool import available_cores, make_pool
-from pipelines.spec.parts import Resources
+from stx.pipelines.planning.pool import available_cores, make_pool
+from stx.pipelines.spec.parts import Resources
 
 _GPUS = Path("/proc/driver/nvidia/gpus")
 

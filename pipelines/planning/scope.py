@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.spec.encode import Backfill
-from pipelines.spec.parts import Inputs
+from stx.pipelines.spec.encode import Backfill
+from stx.pipelines.spec.parts import Inputs
 from stx_core.errors import InputError, SpecError
 from stx_core.store.corpus.filters import Filter, keep_file
 from stx_core.store.corpus.readers import list_shards, read_rows

@@ -7,8 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.planning.corpus import Corpus
-from pipelines.spec.parts import Inputs
+from stx.pipelines.planning.corpus import Corpus
+from stx.pipelines.spec.parts import Inputs
 from stx_core.store.corpus.nested import with_leaves
 from stx_core.store.corpus.readers import read_rows
 from stx_core.store.corpus.units import Unit, plan_units

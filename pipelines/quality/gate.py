@@ -8,15 +8,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.quality.neighbours import Version, neighbour_overlap
-from pipelines.quality.statistics import (
+from stx.pipelines.quality.neighbours import Version, neighbour_overlap
+from stx.pipelines.quality.statistics import (
     SCRIPTS,
     Statistics,
     from_json,
     merge_texts,
     stability_index,
 )
-from pipelines.spec.quality import ABOVE, LOW_IS_BAD, EmptyQuality, Quality
+from stx.pipelines.spec.quality import ABOVE, LOW_IS_BAD, EmptyQuality, Quality
 from stx_core.errors import DamagedFile, QualityRefused
 from stx_core.store.commit import Base
 from stx_core.store.files.urls import redact

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from pipelines.models.settings import VECTOR_COLUMN
-from pipelines.quality.statistics import overlap
+from stx.pipelines.models.settings import VECTOR_COLUMN
+from stx.pipelines.quality.statistics import overlap
 from stx_core.store.data_file import read_columns
 from stx_core.store.files.urls import join
 from stx_core.store.schema import dense_matrix, sparse_csr

@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.planning.snapshot_files import digest, snapshot_data
-from pipelines.reranking.text_tables import is_text_table, read_text_table
-from pipelines.retrieval.rankings import ranks
-from pipelines.spec.retrieval import Candidates
+from stx.pipelines.planning.snapshot_files import digest, snapshot_data
+from stx.pipelines.reranking.text_tables import is_text_table, read_text_table
+from stx.pipelines.retrieval.rankings import ranks
+from stx.pipelines.spec.retrieval import Candidates
 from stx_core.errors import InputError, SpecError
 from stx_core.evaluation.files import list_parts
 from stx_core.evaluation.rankings import is_dataset, read_rankings

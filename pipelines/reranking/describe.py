@@ -6,11 +6,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.planning.plan import Plan
-from pipelines.planning.pool import Pool
-from pipelines.planning.words import counted
-from pipelines.reranking.task import RerankTask
-from pipelines.spec.retrieval import RerankSpec
+from stx.pipelines.planning.plan import Plan
+from stx.pipelines.planning.pool import Pool
+from stx.pipelines.planning.words import counted
+from stx.pipelines.reranking.task import RerankTask
+from stx.pipelines.spec.retrieval import RerankSpec
 from stx_core.evaluation.qrels import read_qrels
 from stx_core.store.data_file import read_columns
 from stx_core.store.files.urls import join, redact

@@ -7,12 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.planning.snapshot_files import take_unit
-from pipelines.reranking.candidates import wanted_rows
-from pipelines.reranking.scorers import PAIR
-from pipelines.retrieval.rankings import QUERY, positives_of
-from pipelines.retrieval.text_lookup import TextSource, fetch_texts, known_ids
-from pipelines.running import unit_table
+from stx.pipelines.planning.snapshot_files import take_unit
+from stx.pipelines.reranking.candidates import wanted_rows
+from stx.pipelines.reranking.scorers import PAIR
+from stx.pipelines.retrieval.rankings import QUERY, positives_of
+from stx.pipelines.retrieval.text_lookup import TextSource, fetch_texts, known_ids
+from stx.pipelines.running import unit_table
 from stx_core.evaluation.qrels import read_qrels
 from stx_core.store.corpus.units import Unit
 

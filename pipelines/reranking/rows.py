@@ -5,11 +5,11 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.encoding.results import quarantine_rows, rejected_of
-from pipelines.engine.unit_files import IdSet, UnitResult
-from pipelines.reranking.pairs import IS_CANDIDATE, IS_POSITIVE
-from pipelines.retrieval.rankings import codes, first_of_query, ranks
-from pipelines.running import unit_table
+from stx.pipelines.encoding.results import quarantine_rows, rejected_of
+from stx.pipelines.engine.unit_files import IdSet, UnitResult
+from stx.pipelines.reranking.pairs import IS_CANDIDATE, IS_POSITIVE
+from stx.pipelines.retrieval.rankings import codes, first_of_query, ranks
+from stx.pipelines.running import unit_table
 from stx_core.store.corpus.units import Unit
 
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.models.loading import in_float32, limit_threads, load_planned
-from pipelines.models.settings import HUB_ORGANISATION, RerankerSettings
-from pipelines.running import unit_table
+from stx.pipelines.models.loading import in_float32, limit_threads, load_planned
+from stx.pipelines.models.settings import HUB_ORGANISATION, RerankerSettings
+from stx.pipelines.running import unit_table
 from stx_core.errors import ModelError
 
 if TYPE_CHECKING:

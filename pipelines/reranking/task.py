@@ -6,15 +6,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.models.settings import HUB_ORGANISATION, RerankerSettings, fingerprint, resolved
-from pipelines.planning.corpus import Corpus, list_corpus
-from pipelines.planning.dtype import settled
-from pipelines.planning.snapshot_files import digest
-from pipelines.reranking.candidates import Found, find_candidates
-from pipelines.retrieval.rankings import pairs_schema, ranking_schema
-from pipelines.retrieval.retrievers import POSITIVES
-from pipelines.spec.parts import Inputs
-from pipelines.spec.retrieval import RerankSpec
+from stx.pipelines.models.settings import HUB_ORGANISATION, RerankerSettings, fingerprint, resolved
+from stx.pipelines.planning.corpus import Corpus, list_corpus
+from stx.pipelines.planning.dtype import settled
+from stx.pipelines.planning.snapshot_files import digest
+from stx.pipelines.reranking.candidates import Found, find_candidates
+from stx.pipelines.retrieval.rankings import pairs_schema, ranking_schema
+from stx.pipelines.retrieval.retrievers import POSITIVES
+from stx.pipelines.spec.parts import Inputs
+from stx.pipelines.spec.retrieval import RerankSpec
 from stx_core.errors import SpecError
 from stx_core.store.corpus.units import unit_key
 from stx_core.store.files.filesystem import file_info

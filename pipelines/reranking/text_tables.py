@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.retrieval.rankings import ranks
+from stx.pipelines.retrieval.rankings import ranks
 from stx_core.errors import InputError
 from stx_core.evaluation.records import NAMES, ids, numbers
 from stx_core.store.corpus.columns import corpus_schema

@@ -5,19 +5,19 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from pipelines.engine.job import Pass, Passes, stage_on
-from pipelines.engine.runs import Start
-from pipelines.engine.unit_files import IdSet, UnitResult
-from pipelines.planning.plan import Plan, UnitDict
-from pipelines.planning.pool import Pool
-from pipelines.reranking import candidates
-from pipelines.reranking.pairs import IS_CANDIDATE, PairSource, read_pairs
-from pipelines.reranking.rows import n_filtered, positives_result, ranking_result
-from pipelines.reranking.scorers import Score
-from pipelines.reranking.task import RerankTask
-from pipelines.retrieval.text_lookup import index_texts, publish_texts
-from pipelines.running import stream, unit_table
-from pipelines.telemetry.unit_counts import count_scores
+from stx.pipelines.engine.job import Pass, Passes, stage_on
+from stx.pipelines.engine.runs import Start
+from stx.pipelines.engine.unit_files import IdSet, UnitResult
+from stx.pipelines.planning.plan import Plan, UnitDict
+from stx.pipelines.planning.pool import Pool
+from stx.pipelines.reranking import candidates
+from stx.pipelines.reranking.pairs import IS_CANDIDATE, PairSource, read_pairs
+from stx.pipelines.reranking.rows import n_filtered, positives_result, ranking_result
+from stx.pipelines.reranking.scorers import Score
+from stx.pipelines.reranking.task import RerankTask
+from stx.pipelines.retrieval.text_lookup import index_texts, publish_texts
+from stx.pipelines.running import stream, unit_table
+from stx.pipelines.telemetry.unit_counts import count_scores
 from stx_core.store.corpus.units import Unit
 from stx_core.store.files.local_disk import scratch_space
 from stx_core.store.files.urls import join

@@ -12,18 +12,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.engine.job import Pass, Passes, stage_on
-from pipelines.engine.runs import Start
-from pipelines.engine.unit_files import IdSet, UnitResult
-from pipelines.planning.plan import Plan, UnitDict
-from pipelines.planning.pool import Pool
-from pipelines.planning.snapshot_files import take_unit
-from pipelines.retrieval.rankings import best_hits, hits_schema, positives_of, to_ranking
-from pipelines.retrieval.retrievers import HYBRID, Cell, Grid, positives_output
-from pipelines.retrieval.top_k import FOUND, HITS, POSITIVES, VECTOR, TopKStage, to_hits
-from pipelines.running import stream, unit_table
-from pipelines.spec.retrieval import Fusion, RetrieveSpec
-from pipelines.telemetry.unit_counts import FINISHED, count_scores
+from stx.pipelines.engine.job import Pass, Passes, stage_on
+from stx.pipelines.engine.runs import Start
+from stx.pipelines.engine.unit_files import IdSet, UnitResult
+from stx.pipelines.planning.plan import Plan, UnitDict
+from stx.pipelines.planning.pool import Pool
+from stx.pipelines.planning.snapshot_files import take_unit
+from stx.pipelines.retrieval.rankings import best_hits, hits_schema, positives_of, to_ranking
+from stx.pipelines.retrieval.retrievers import HYBRID, Cell, Grid, positives_output
+from stx.pipelines.retrieval.top_k import FOUND, HITS, POSITIVES, VECTOR, TopKStage, to_hits
+from stx.pipelines.running import stream, unit_table
+from stx.pipelines.spec.retrieval import Fusion, RetrieveSpec
+from stx.pipelines.telemetry.unit_counts import FINISHED, count_scores
 from stx_core.evaluation.qrels import read_qrels
 from stx_core.fusion import reciprocal_rank_fusion, weighted_fusion
 from stx_core.store import clock

@@ -6,13 +6,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.planning.plan import Plan
-from pipelines.planning.pool import Pool
-from pipelines.planning.words import counted
-from pipelines.retrieval.cells import CELLS, read_judged
-from pipelines.retrieval.retrievers import Cell, Grid, positives_output
-from pipelines.spec.retrieval import RetrieveSpec
-from pipelines.telemetry.unit_counts import read_json
+from stx.pipelines.planning.plan import Plan
+from stx.pipelines.planning.pool import Pool
+from stx.pipelines.planning.words import counted
+from stx.pipelines.retrieval.cells import CELLS, read_judged
+from stx.pipelines.retrieval.retrievers import Cell, Grid, positives_output
+from stx.pipelines.spec.retrieval import RetrieveSpec
+from stx.pipelines.telemetry.unit_counts import read_json
 
 
 def plan_lines(

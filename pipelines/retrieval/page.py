@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.engine.job import Committed
-from pipelines.planning.pool import Pool
-from pipelines.spec.parts import Resources
-from pipelines.telemetry import sections
-from pipelines.telemetry.report import Report
-from pipelines.telemetry.unit_counts import add_up
+from stx.pipelines.engine.job import Committed
+from stx.pipelines.planning.pool import Pool
+from stx.pipelines.spec.parts import Resources
+from stx.pipelines.telemetry import sections
+from stx.pipelines.telemetry.report import Report
+from stx.pipelines.telemetry.unit_counts import add_up
 from stx_core.page import Section
 from stx_core.store.files.urls import redact
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from pipelines.planning.snapshot_files import DataFile
+from stx.pipelines.planning.snapshot_files import DataFile
 from stx_core.errors import StoreError
 from stx_core.mining.coded import ranges
 from stx_core.store.data_file import read_columns

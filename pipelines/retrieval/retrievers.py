@@ -7,10 +7,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.models.settings import VECTOR_COLUMN
-from pipelines.planning.snapshot_files import DataFile, digest, files_digest, snapshot_data
-from pipelines.retrieval.rankings import pairs_schema, ranking_schema
-from pipelines.spec.retrieval import Retriever, RetrieveSpec
+from stx.pipelines.models.settings import VECTOR_COLUMN
+from stx.pipelines.planning.snapshot_files import DataFile, digest, files_digest, snapshot_data
+from stx.pipelines.retrieval.rankings import pairs_schema, ranking_schema
+from stx.pipelines.spec.retrieval import Retriever, RetrieveSpec
 from stx_core.errors import InputError, SpecError
 from stx_core.store.corpus.shards import Shard
 from stx_core.store.corpus.units import Unit, plan_units, unit_key

@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.planning.corpus import Corpus, filters, ids_of, limits, list_corpus, texts_of
-from pipelines.spec.parts import Inputs
+from stx.pipelines.planning.corpus import Corpus, filters, ids_of, limits, list_corpus, texts_of
+from stx.pipelines.spec.parts import Inputs
 from stx_core.errors import InputError
 from stx_core.store.corpus.readers import read_rows, read_some
 from stx_core.store.corpus.shards import Mark, Shard

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.models.loading import limit_threads
-from pipelines.retrieval.rankings import QUERY, hits_schema
-from pipelines.running import unit_table
+from stx.pipelines.models.loading import limit_threads
+from stx.pipelines.retrieval.rankings import QUERY, hits_schema
+from stx.pipelines.running import unit_table
 from stx_core import failpoints
 from stx_core.models.sparse_rows import SparseRows
 from stx_core.search.results import TopK

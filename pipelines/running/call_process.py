@@ -1,13 +1,14 @@
 """The child of `python_child.call`: one function, its result, the end.
 
-``python -m pipelines.running.call_process FD``: the file descriptor is its end of the connection.
+``python -m stx.pipelines.running.call_process FD``: the file descriptor is its end of the
+connection.
 """
 
 import contextlib
 import sys
 from multiprocessing.connection import Connection
 
-from pipelines.running.python_child import exit_with_parent
+from stx.pipelines.running.python_child import exit_with_parent
 
 
 def main() -> None:

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from pipelines.running.leftovers import end_leftovers, note_session
-from pipelines.running.safe_path import safe_entries, safe_environment
-from pipelines.running.stopping import kept_signal_handlers
+from stx.pipelines.running.leftovers import end_leftovers, note_session
+from stx.pipelines.running.safe_path import safe_entries, safe_environment
+from stx.pipelines.running.stopping import kept_signal_handlers
 from stx_core.errors import SpecError, StxError
 from stx_core.store.files.urls import redact
 

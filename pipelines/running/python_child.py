@@ -14,7 +14,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import IO, Any, TypeVar
 
-from pipelines.running.safe_path import child_environment
+from stx.pipelines.running.safe_path import child_environment
 
 Result = TypeVar("Result")
 
@@ -88,7 +88,7 @@ def call(function: Callable[..., Result], *arguments: Any, timeout_s: float | No
         TimeoutError: there is no answer in time.
         Exception: whatever the function raises.
     """
-    child = PythonChild("pipelines.running.call_process")
+    child = PythonChild("stx.pipelines.running.call_process")
     try:
         child.connection.send((function, arguments))
         if not child.connection.poll(timeout_s):

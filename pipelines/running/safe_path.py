@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_OWN_ROOT = str(Path(__file__).resolve().parents[2])
+# The module is found as stx.pipelines.running.safe_path, in a clone through a link.
+_OWN_ROOT = os.path.realpath(Path(__file__).absolute().parents[3])
 
 # What Python reads where somebody may have set it.
 _VARIABLES = ("PYTHONSAFEPATH", "PYTHONPATH")

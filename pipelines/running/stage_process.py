@@ -1,6 +1,7 @@
-"""The child of `pipelines.running.supervise`: one stage, and tables to it until the parent is gone.
+"""The child of `running.supervise`: one stage, and tables to it until the parent is gone.
 
-``python -m pipelines.running.stage_process FD``: the file descriptor is its end of the connection.
+``python -m stx.pipelines.running.stage_process FD``: the file descriptor is its end of the
+connection.
 """
 
 import contextlib
@@ -12,8 +13,8 @@ from queue import SimpleQueue
 
 import pyarrow as pa
 
-from pipelines.running.python_child import exit_with_parent
-from pipelines.running.unit_table import to_bytes
+from stx.pipelines.running.python_child import exit_with_parent
+from stx.pipelines.running.unit_table import to_bytes
 from stx_core.errors import StxError
 
 _ERROR_CHARS = 200

@@ -15,11 +15,11 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from pipelines.running.cluster import IO_CPUS
-from pipelines.running.gate import Gate
-from pipelines.running.supervise import Supervised
-from pipelines.running.unit_table import to_bytes
-from pipelines.running.watch import original_errors, watched
+from stx.pipelines.running.cluster import IO_CPUS
+from stx.pipelines.running.gate import Gate
+from stx.pipelines.running.supervise import Supervised
+from stx.pipelines.running.unit_table import to_bytes
+from stx.pipelines.running.watch import original_errors, watched
 from stx_core.errors import StoreError
 
 UnitDict = dict[str, Any]

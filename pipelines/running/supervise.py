@@ -15,8 +15,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.running import unit_table
-from pipelines.running.python_child import PythonChild
+from stx.pipelines.running import unit_table
+from stx.pipelines.running.python_child import PythonChild
 from stx_core.errors import InputError, ModelError, StxError
 
 logger = logging.getLogger(__name__)
@@ -193,7 +193,7 @@ class Child:
         beat: Callable[[], None],
     ) -> None:
         self._beat = beat
-        self._child = PythonChild("pipelines.running.stage_process")
+        self._child = PythonChild("stx.pipelines.running.stage_process")
         self._connection = self._child.connection
         self._ready = False
         # If it is dead already, waiting for it says why.

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, field_validator, model_validator
 
-from pipelines.spec.parts import Part, without_secrets
+from stx.pipelines.spec.parts import Part, without_secrets
 from stx_core.errors import SpecError
 from stx_core.store.files.urls import scheme
 

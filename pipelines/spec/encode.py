@@ -4,8 +4,8 @@ from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
-from pipelines.spec.alerts import Alerts
-from pipelines.spec.parts import (
+from stx.pipelines.spec.alerts import Alerts
+from stx.pipelines.spec.parts import (
     Filter,
     Inputs,
     Model,
@@ -16,7 +16,7 @@ from pipelines.spec.parts import (
     Store,
     filters_from_lists,
 )
-from pipelines.spec.quality import Quality
+from stx.pipelines.spec.quality import Quality
 
 
 class Backfill(Part):

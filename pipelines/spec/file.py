@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from pipelines.spec.encode import EncodeSpec
-from pipelines.spec.yaml_text import MAX_BYTES, MAX_DEPTH, load_yaml
+from stx.pipelines.spec.encode import EncodeSpec
+from stx.pipelines.spec.yaml_text import MAX_BYTES, MAX_DEPTH, load_yaml
 from stx_core.errors import SpecError
 from stx_core.store.files.filesystem import list_names, read_bytes, write_new
 from stx_core.store.files.urls import WHERE_SECRETS_GO, join, redact

@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from pipelines.spec.parts import Part
+from stx.pipelines.spec.parts import Part
 
 LOW_IS_BAD = ("neighbour_overlap",)
 # Bad above the threshold; others already at it.

@@ -4,8 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from pipelines.spec.alerts import Alerts
-from pipelines.spec.parts import (
+from stx.pipelines.spec.alerts import Alerts
+from stx.pipelines.spec.parts import (
     Dataset,
     Inputs,
     Name,
@@ -15,7 +15,7 @@ from pipelines.spec.parts import (
     trusted_code_is_pinned,
     without_secrets,
 )
-from pipelines.spec.quality import EmptyQuality
+from stx.pipelines.spec.quality import EmptyQuality
 from stx_core.mining.rules import Against, MiningRules, Sampling
 
 Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]

@@ -4,10 +4,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pipelines.spec.alerts import Alerts
-from pipelines.spec.parts import Dataset, Name, Part, Resources, Store
-from pipelines.spec.quality import EmptyQuality
-from pipelines.spec.retrieval import Snapshot
+from stx.pipelines.spec.alerts import Alerts
+from stx.pipelines.spec.parts import Dataset, Name, Part, Resources, Store
+from stx.pipelines.spec.quality import EmptyQuality
+from stx.pipelines.spec.retrieval import Snapshot
 
 
 class SampleSpec(Part):

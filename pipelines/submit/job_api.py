@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from pipelines.running.stopping import STOPPED_EXIT_CODE
-from pipelines.submit.submission import Submission
+from stx.pipelines.running.stopping import STOPPED_EXIT_CODE
+from stx.pipelines.submit.submission import Submission
 from stx_core.errors import StxError
 from stx_core.store.files.urls import redact
 

@@ -18,10 +18,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from pipelines.flow import FlowSpec, read_steps
-from pipelines.jobs import with_commands
-from pipelines.spec.file import SECRET_NAME, load_spec, read_values
-from pipelines.submit.git import commit_of
+from stx.pipelines.flow import FlowSpec, read_steps
+from stx.pipelines.jobs import with_commands
+from stx.pipelines.spec.file import SECRET_NAME, load_spec, read_values
+from stx.pipelines.submit.git import commit_of
 from stx_core.errors import SpecError
 from stx_core.store.files.urls import LOCAL, redact, scheme
 

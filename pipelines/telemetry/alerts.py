@@ -16,8 +16,8 @@ from typing import Any
 import tenacity
 from pydantic import BaseModel
 
-from pipelines.spec.alerts import Alerts
-from pipelines.telemetry.report import Report
+from stx.pipelines.spec.alerts import Alerts
+from stx.pipelines.telemetry.report import Report
 from stx_core.errors import QualityRefused
 from stx_core.store.files.urls import expanded, redact, scheme
 

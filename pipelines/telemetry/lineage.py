@@ -15,8 +15,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from pipelines.running.stopping import at_stop
-from pipelines.spec.file import public_values
+from stx.pipelines.running.stopping import at_stop
+from stx.pipelines.spec.file import public_values
 from stx_core.errors import CommitConflict, Stopped
 from stx_core.store.files.urls import LOCAL, local_path, redact, scheme
 from stx_core.store.log import Claim

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, NamedTuple, Protocol
 
-from pipelines.telemetry.progress import Progress, by_stage
+from stx.pipelines.telemetry.progress import Progress, by_stage
 from stx_core.errors import SpecError
 from stx_core.store.files.urls import redact
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pipelines.telemetry import unit_counts
+from stx.pipelines.telemetry import unit_counts
 
 
 def by_stage(seconds: Iterable[Mapping[str, float]]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.telemetry.unit_counts import truncated_carried
+from stx.pipelines.telemetry.unit_counts import truncated_carried
 from stx_core.store.files.filesystem import write_over
 from stx_core.store.files.retries import take_counts
 from stx_core.store.files.urls import join

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel
 
-from pipelines.planning.pool import Pool, available_cores
-from pipelines.spec.file import public_values
-from pipelines.telemetry.progress import by_stage
-from pipelines.telemetry.report import Report, write_page
-from pipelines.telemetry.unit_counts import FINISHED, read_json
+from stx.pipelines.planning.pool import Pool, available_cores
+from stx.pipelines.spec.file import public_values
+from stx.pipelines.telemetry.progress import by_stage
+from stx.pipelines.telemetry.report import Report, write_page
+from stx.pipelines.telemetry.unit_counts import FINISHED, read_json
 from stx_core.errors import StoreError
 from stx_core.histogram import Histogram, Lengths
 from stx_core.page import Section, bar_chart, html_page, markdown_page, share

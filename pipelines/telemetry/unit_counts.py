@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.running import unit_table
+from stx.pipelines.running import unit_table
 from stx_core.histogram import Lengths, Norms, Scores
 from stx_core.store import clock
 from stx_core.store.schema import dense_matrix

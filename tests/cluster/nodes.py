@@ -131,7 +131,7 @@ class Nodes:
         """Start a command on this cluster; None takes a variable away."""
         changed = self.environment | environment
         return subprocess.Popen(
-            [sys.executable, "-m", "jobs.cli", *map(str, arguments)],
+            [sys.executable, "-m", "stx.jobs.cli", *map(str, arguments)],
             env={name: value for name, value in changed.items() if value is not None},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -7,8 +7,8 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from pipelines.running.cluster import check_fits
-from pipelines.running.stream import StageSpec, run
+from stx.pipelines.running.cluster import check_fits
+from stx.pipelines.running.stream import StageSpec, run
 from stx_core.errors import SpecError
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
-from pipelines.encode import run_encode
-from pipelines.spec.file import parse_spec
+from stx.pipelines.encode import run_encode
+from stx.pipelines.spec.file import parse_spec
 from stx_core.errors import StoreError
 from stx_core.store import log
 from stx_core.store.files.filesystem import list_names, open_file, read_bytes

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import psutil
 
-from pipelines.encode import run_encode
-from pipelines.spec.file import parse_spec
+from stx.pipelines.encode import run_encode
+from stx.pipelines.spec.file import parse_spec
 from stx_core.store.files.filesystem import list_sizes
 from stx_core.store.files.urls import LOCAL, join, scheme
 from tests.faults import check
@@ -84,7 +84,7 @@ class Job:
         return sum(not token.endswith("=pass") for token in tokens)
 
     def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "jobs.cli", *arguments]
+        return [sys.executable, "-m", "stx.jobs.cli", *arguments]
 
     def start(self, *options: str) -> subprocess.Popen:
         """Start the run, or go on with it."""

@@ -38,7 +38,7 @@ def dataset(tmp_path_factory, save_static_model):
 
 
 def stx(folder, *arguments):
-    command = [sys.executable, "-c", "from jobs.cli import main; main()", *arguments]
+    command = [sys.executable, "-c", "from stx.jobs.cli import main; main()", *arguments]
     done = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, timeout=600, check=False
     )

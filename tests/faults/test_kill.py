@@ -51,7 +51,7 @@ def command(corpus, minilm, tmp_path):
             }
         )
     )
-    return [sys.executable, "-m", "jobs.cli", "encode", str(spec)]
+    return [sys.executable, "-m", "stx.jobs.cli", "encode", str(spec)]
 
 
 def start(command):

@@ -40,7 +40,7 @@ def command(minilm, tmp_path):
         "resources": {"rows_per_unit": ROWS_PER_UNIT, "actors": 2, "cpus_per_actor": 1},
     }
     (tmp_path / "encode.yaml").write_text(json.dumps(spec))
-    return [sys.executable, "-m", "jobs.cli", "encode", str(tmp_path / "encode.yaml")]
+    return [sys.executable, "-m", "stx.jobs.cli", "encode", str(tmp_path / "encode.yaml")]
 
 
 def n_records(root):

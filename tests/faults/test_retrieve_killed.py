@@ -38,7 +38,7 @@ def retrieve(datasets, tmp_path):
         }
         (tmp_path / "retrieve.yaml").write_text(json.dumps(spec))
         done = subprocess.run(
-            [sys.executable, "-m", "jobs.cli", "retrieve", str(tmp_path / "retrieve.yaml")],
+            [sys.executable, "-m", "stx.jobs.cli", "retrieve", str(tmp_path / "retrieve.yaml")],
             env=os.environ | {"STX_FAILPOINTS": str(tokens), "OMP_NUM_THREADS": "2"},
             capture_output=True, text=True, timeout=300,
         )  # fmt: skip

@@ -23,13 +23,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.encode import run_encode
-from pipelines.mine import run_mine
-from pipelines.rerank import run_rerank
-from pipelines.retrieve import run_retrieve
-from pipelines.spec.encode import EncodeSpec
-from pipelines.spec.file import parse_spec
-from pipelines.spec.retrieval import MineSpec, RerankSpec, RetrieveSpec
+from stx.pipelines.encode import run_encode
+from stx.pipelines.mine import run_mine
+from stx.pipelines.rerank import run_rerank
+from stx.pipelines.retrieve import run_retrieve
+from stx.pipelines.spec.encode import EncodeSpec
+from stx.pipelines.spec.file import parse_spec
+from stx.pipelines.spec.retrieval import MineSpec, RerankSpec, RetrieveSpec
 from stx_core.errors import Stopped
 from stx_core.store import ledger, log
 from stx_core.store.snapshot import read_manifest, snapshot_info

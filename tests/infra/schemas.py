@@ -269,7 +269,7 @@ def check_overlays(folder: Path) -> None:
 
 def check_spec(values: Document) -> None:
     """A spec of stx itself."""
-    from pipelines.spec.encode import EncodeSpec
+    from stx.pipelines.spec.encode import EncodeSpec
 
     EncodeSpec.model_validate(values)
 

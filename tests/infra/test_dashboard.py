@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipelines.telemetry.metrics import METRICS
+from stx.pipelines.telemetry.metrics import METRICS
 
 TEXT = (Path(__file__).parents[2] / "infra/grafana/stx.json").read_text()
 # Labels that Prometheus, or Ray, gives to Ray's own metrics.

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from pipelines.spec.file import parse_spec
+from stx.pipelines.spec.file import parse_spec
 from stx_core.errors import SpecError
 from stx_core.store import beat, log
 from tests.servers.canned import Answer
@@ -27,9 +27,9 @@ def model(tmp_path_factory, save_static_model):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr("pipelines.running.stopping.exit_on_signals", lambda: None)
-    monkeypatch.setattr("pipelines.telemetry.alerts._PAUSE_S", 0.0)
-    monkeypatch.setattr("pipelines.telemetry.alerts._WEBHOOK_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("stx.pipelines.running.stopping.exit_on_signals", lambda: None)
+    monkeypatch.setattr("stx.pipelines.telemetry.alerts._PAUSE_S", 0.0)
+    monkeypatch.setattr("stx.pipelines.telemetry.alerts._WEBHOOK_TIMEOUT_S", 1.0)
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_a_crash_is_told_and_stays_a_crash(spec_file, told, stx, monkeypatch):
         raise RuntimeError("the disk is on fire at s3://user:hunter22@bucket/x")
 
     command, read = told
-    monkeypatch.setattr("pipelines.encoding.inputs.list_corpus", crash)
+    monkeypatch.setattr("stx.pipelines.encoding.inputs.list_corpus", crash)
 
     with pytest.raises(RuntimeError, match="on fire"):
         stx("encode", "--allow-alerts", spec_file({"command": command}))
@@ -383,7 +383,7 @@ def test_a_server_that_does_not_answer_is_not_waited_for(spec_file, stx, canned,
     ],
 )
 def test_a_command_that_fails_is_one_warning(spec_file, stx, caplog, monkeypatch, script, problem):
-    monkeypatch.setattr("pipelines.telemetry.alerts._COMMAND_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("stx.pipelines.telemetry.alerts._COMMAND_TIMEOUT_S", 1.0)
     path = spec_file({"command": [sys.executable, "-c", script], "when": ["success"]})
 
     code, printed, _ = stx("encode", "--allow-alerts", path)

@@ -122,7 +122,9 @@ def test_too_many_quarantined_rows_end_with_exit_code_3(stx, dataset, tmp_path, 
     assert "25.00% of the rows are quarantined" in done.stderr
 
 
-@pytest.mark.parametrize("command", [("jobs.encode",), ("jobs", "encode"), ("jobs", "retrieve")])
+@pytest.mark.parametrize(
+    "command", [("stx.jobs.encode",), ("stx.jobs", "encode"), ("stx.jobs", "retrieve")]
+)
 def test_a_clone_has_the_same_commands_as_modules(command):
     helped = subprocess.run(
         [sys.executable, "-m", *command, "--help"], capture_output=True, text=True
@@ -135,8 +137,8 @@ def test_a_clone_has_the_same_commands_as_modules(command):
 def test_help_loads_neither_torch_nor_ray():
     code = (
         "import sys; sys.argv = ['stx', '--help']\n"
-        "import jobs.cli\n"
-        "try: jobs.cli.main()\n"
+        "import stx.jobs.cli\n"
+        "try: stx.jobs.cli.main()\n"
         "except SystemExit:\n"
         "    heavy = ('torch', 'ray', 'pydantic', 'jinja2')\n"
         "    print([name for name in heavy if name in sys.modules])"

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.console import Console
-from pipelines.telemetry.progress import Progress, by_stage
+from stx.jobs.console import Console
+from stx.pipelines.telemetry.progress import Progress, by_stage
 from stx_core.errors import SpecError
 
 KEYS = [
@@ -151,14 +151,14 @@ def test_seconds_of_several_outputs_are_one_stage():
 
 SCRIPT = """
 import logging, time
-from jobs.console import Console, configure_logging
+from stx.jobs.console import Console, configure_logging
 from tests.jobs.test_console import Amount, unit
 configure_logging()
 def results():
     time.sleep(0.6)
     for _ in range(2):
         yield unit()
-        logging.getLogger("pipelines").info("a line from a stage")
+        logging.getLogger("stx.pipelines").info("a line from a stage")
         time.sleep(0.6)
 list(Console().watch(results(), Amount()))
 """
@@ -201,7 +201,7 @@ def test_a_terminal_gets_a_view_that_is_redrawn_a_few_times_a_second(written):
     assert "{" not in written
     # A log line stands alone: what was drawn before it is gone, and it comes once for each unit.
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written)
-    assert len(re.findall(r"[\r\n]INFO pipelines: a line from a stage\r?\n", plain)) == 2
+    assert len(re.findall(r"[\r\n]INFO stx.pipelines: a line from a stage\r?\n", plain)) == 2
 
 
 def test_no_color_is_respected(written):
@@ -220,7 +220,7 @@ def test_a_dumb_terminal_gets_the_lines_of_a_log():
 
 
 def test_log_lines_go_to_the_stderr_of_the_moment(monkeypatch, capsys):
-    from jobs.console import _Stderr
+    from stx.jobs.console import _Stderr
 
     handler = _Stderr()
     logger = logging.getLogger("stx_alone")

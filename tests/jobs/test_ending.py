@@ -12,7 +12,7 @@ class Aborts:
     def __del__(self): os.abort()
 builtins.aborts = Aborts()
 threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
-from jobs.ending import end_after
+from stx.jobs.ending import end_after
 def command():
     print("done", end="")
     print("said", file=sys.stderr, end="")
@@ -46,7 +46,7 @@ def test_the_exit_code_is_the_commands_and_all_it_printed_arrives(end, code):
 
 def test_who_registered_meanwhile_is_called_at_the_exit():
     script = (
-        "import atexit\nfrom jobs.ending import end_after\n"
+        "import atexit\nfrom stx.jobs.ending import end_after\n"
         "end_after(lambda: atexit.register(lambda: print('called')))"
     )
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.spec.file import parse_spec
+from stx.pipelines.spec.file import parse_spec
 from stx_core.store.files.urls import join, local_path, normal
 
 
@@ -21,7 +21,7 @@ def home(tmp_path, monkeypatch, save_static_model):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("HOME", str(folder))
-    monkeypatch.setattr("pipelines.running.stopping.exit_on_signals", lambda: None)
+    monkeypatch.setattr("stx.pipelines.running.stopping.exit_on_signals", lambda: None)
     return folder
 
 

@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 import typer
 
-from jobs import console
-from jobs.exit_codes import run_application
-from pipelines.encode import run_encode
-from pipelines.spec.file import parse_spec
+from stx.jobs import console
+from stx.jobs.exit_codes import run_application
+from stx.pipelines.encode import run_encode
+from stx.pipelines.spec.file import parse_spec
 from stx_core.errors import InputError, SpecError
 
 FAKE = "WARNING stx: all rows were deleted"

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 
 # As a person writes it, with no `if __name__ == "__main__":`.
 SCRIPT = """
-from pipelines.encode import run_encode
-from pipelines.spec.file import parse_spec
+from stx.pipelines.encode import run_encode
+from stx.pipelines.spec.file import parse_spec
 
 print("begins")
 report = run_encode(parse_spec({

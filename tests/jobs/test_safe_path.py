@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.running.safe_path import child_environment, safe_entries, safe_environment
+from stx.pipelines.running.safe_path import child_environment, safe_entries, safe_environment
 
 # Names that Python, our children or Ray's workers load; each notes that it ran.
 NAMES = ("numpy", "torch", "pyarrow", "ray", "stx_core", "tokenizers", "psutil", "sitecustomize")
@@ -66,7 +66,7 @@ def test_a_command_started_in_a_model_folder_runs_nothing_of_it(hostile, options
     ("command", "variables"),
     [
         ([STX], {"PYTHONPATH": f"{os.pathsep}/nowhere"}),
-        ([sys.executable, "-m", "jobs.cli"], {}),
+        ([sys.executable, "-m", "stx.jobs.cli"], {}),
     ],
 )
 def test_neither_an_empty_entry_nor_dash_m_lets_the_folder_in(hostile, command, variables):
@@ -96,7 +96,7 @@ def test_a_clone_runs_its_own_modules():
     root = Path(__file__).parents[2]
 
     done = subprocess.run(
-        [sys.executable, "-S", "-c", "import jobs, sys; print(sys.path[0])"],
+        [sys.executable, "-S", "-c", "import stx.jobs, sys; print(sys.path[0])"],
         cwd=root,
         capture_output=True,
         text=True,

@@ -11,7 +11,7 @@ import yaml
 
 START = """
 import sys
-from jobs.cli import main
+from stx.jobs.cli import main
 sys.argv = ["stx", "encode", sys.argv[1]]
 try:
     main()
@@ -24,7 +24,7 @@ finally:
 @pytest.fixture
 def encoded(tmp_path, save_static_model, stx, monkeypatch):
     """A spec whose dataset is up to date."""
-    monkeypatch.setattr("pipelines.running.stopping.exit_on_signals", lambda: None)
+    monkeypatch.setattr("stx.pipelines.running.stopping.exit_on_signals", lambda: None)
     weights = np.random.default_rng(0).standard_normal((2, 4)).astype(np.float32)
     model = save_static_model(tmp_path / "model", ["stars"], weights)
     pq.write_table(pa.table({"id": [1], "text": ["stars"]}), tmp_path / "corpus.parquet")

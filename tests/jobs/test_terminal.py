@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import console, terminal
-from pipelines.telemetry.progress import Progress
+from stx.jobs import console, terminal
+from stx.pipelines.telemetry.progress import Progress
 
 EVIL = "a\x1b[2J\x1b]0;title\x07\x9b31m\u202eb\u2066c\x7f\x08d"
 STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -38,7 +38,7 @@ def dataset(tmp_path_factory, save_static_model):
 
 @pytest.fixture
 def quiet(monkeypatch):
-    monkeypatch.setattr("pipelines.running.stopping.exit_on_signals", lambda: None)
+    monkeypatch.setattr("stx.pipelines.running.stopping.exit_on_signals", lambda: None)
 
 
 def test_no_command_sends_what_steers_a_terminal(dataset, stx, quiet):

@@ -10,8 +10,8 @@ import yaml
 from sentence_transformers import SentenceTransformer as Reference
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
-from pipelines.flow import FlowSpec, read_steps
-from pipelines.spec.file import parse_spec
+from stx.pipelines.flow import FlowSpec, read_steps
+from stx.pipelines.spec.file import parse_spec
 from stx_core.evaluation.qrels import read_qrels
 from tests.parity.test_evaluation import read_texts
 from tests.pipelines.test_rerank import judges  # noqa: F401  (a fixture)

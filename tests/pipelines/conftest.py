@@ -3,7 +3,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.spec.file import parse_spec
+from stx.pipelines.spec.file import parse_spec
 
 WORDS = ["plants", "eat", "light", "rivers", "carry", "sand", "glass", "is", "made", "of", "stars"]
 
@@ -60,6 +60,6 @@ def spec_of(static_model, tmp_path):
 @pytest.fixture(autouse=True)
 def float32_on_every_machine(monkeypatch):
     """``dtype: auto`` is what the machine is fast at; results of tests must not depend on that."""
-    from pipelines.planning import dtype
+    from stx.pipelines.planning import dtype
 
     monkeypatch.setattr(dtype, "cpu_class", lambda: "other")

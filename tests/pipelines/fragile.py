@@ -7,7 +7,7 @@ import time
 
 import pyarrow as pa
 
-from pipelines.running import unit_table
+from stx.pipelines.running import unit_table
 from stx_core.errors import ModelError
 
 STALL_S = 3

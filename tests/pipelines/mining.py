@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
 
-from pipelines.retrieve import run_retrieve
-from pipelines.spec.file import parse_spec
-from pipelines.spec.retrieval import MineSpec
+from stx.pipelines.retrieve import run_retrieve
+from stx.pipelines.spec.file import parse_spec
+from stx.pipelines.spec.retrieval import MineSpec
 from stx_core.mining.hard_negatives import mine_hard_negatives
 from stx_core.store.schema import dense_matrix
 from stx_core.store.snapshot import open_snapshot

@@ -4,9 +4,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.encode import run_encode
-from pipelines.spec.file import parse_spec
-from pipelines.spec.retrieval import RetrieveSpec
+from stx.pipelines.encode import run_encode
+from stx.pipelines.spec.file import parse_spec
+from stx.pipelines.spec.retrieval import RetrieveSpec
 from stx_core.store.schema import dense_matrix, sparse_csr
 from stx_core.store.snapshot import open_snapshot
 from tests.pipelines.conftest import texts

@@ -2,11 +2,11 @@
 
 import pytest
 
-from pipelines.encode import run_encode
-from pipelines.planning import dtype, runner
-from pipelines.planning.dataset_state import current_outputs
-from pipelines.planning.runner import with_runner
-from pipelines.spec.encode import EncodeSpec
+from stx.pipelines.encode import run_encode
+from stx.pipelines.planning import dtype, runner
+from stx.pipelines.planning.dataset_state import current_outputs
+from stx.pipelines.planning.runner import with_runner
+from stx.pipelines.spec.encode import EncodeSpec
 from stx_core.errors import Stopped
 
 

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import encode
-from pipelines.encode import run_encode
-from pipelines.engine.runs import View
+from stx.pipelines import encode
+from stx.pipelines.encode import run_encode
+from stx.pipelines.engine.runs import View
 from stx_core import SentenceTransformer
 from stx_core.errors import SpecError
 from stx_core.store.snapshot import open_snapshot, snapshot_info

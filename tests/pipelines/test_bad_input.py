@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.encode import run_encode
-from pipelines.planning.corpus import content_hashes
+from stx.pipelines.encode import run_encode
+from stx.pipelines.planning.corpus import content_hashes
 from stx_core.errors import InputError, ModelError
 from stx_core.store.snapshot import open_snapshot, read_manifest
 
@@ -249,16 +249,16 @@ def test_a_model_folder_with_a_missing_file_is_named(tmp_path, spec_of, static_m
 
 
 def test_a_shard_that_changes_after_planning_is_refused(tmp_path, spec_of, corpus, monkeypatch):
-    import pipelines.encoding.inputs
+    import stx.pipelines.encoding.inputs
 
-    planned = pipelines.encoding.inputs.list_corpus
+    planned = stx.pipelines.encoding.inputs.list_corpus
 
     def list_then_overwrite(*arguments):
         found = planned(*arguments)
         write(corpus / "part-1.parquet", id=["x"], text=["stars"], lang=["en"])
         return found
 
-    monkeypatch.setattr(pipelines.encoding.inputs, "list_corpus", list_then_overwrite)
+    monkeypatch.setattr(stx.pipelines.encoding.inputs, "list_corpus", list_then_overwrite)
 
     with pytest.raises(InputError, match=r"part-1\.parquet: changed since it was planned") as error:
         run_encode(spec_of(corpus))

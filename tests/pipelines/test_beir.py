@@ -6,8 +6,8 @@ import json
 import pyarrow as pa
 import pytest
 
-from pipelines.encode import run_encode
-from pipelines.planning.corpus import content_hashes
+from stx.pipelines.encode import run_encode
+from stx.pipelines.planning.corpus import content_hashes
 from stx_core.models.sentence_transformer import SentenceTransformer
 from stx_core.store.schema import dense_matrix
 from stx_core.store.snapshot import open_snapshot

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.bench import bench
-from pipelines.bench import run_bench
+from stx.jobs.bench import bench
+from stx.pipelines.bench import run_bench
 from stx_core.errors import InputError, SpecError
 from stx_core.made_up import made_up_texts
 

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from pipelines.encode import run_encode
-from pipelines.engine.runs import View
-from pipelines.running.cluster import start_ray
+from stx.pipelines.encode import run_encode
+from stx.pipelines.engine.runs import View
+from stx.pipelines.running.cluster import start_ray
 from stx_core import SentenceTransformer
 from stx_core.store.snapshot import open_snapshot
 
@@ -55,7 +55,7 @@ def replace_texts(table, at, text="glass is made of sand and rivers"):
 @pytest.fixture
 def encoded(monkeypatch):
     """The texts that reach the encoder, the samples of planning apart."""
-    from pipelines.encoding import stages
+    from stx.pipelines.encoding import stages
 
     seen = []
     encode_texts = stages.encode_texts
@@ -166,7 +166,7 @@ def test_a_quarantined_row_is_looked_at_again_and_never_taken(tmp_path, spec_of,
 
 
 def test_vectors_that_were_not_finite_are_not_taken(base, spec_of, tmp_path, encoded, monkeypatch):
-    from pipelines.encoding.stages import Encoder
+    from stx.pipelines.encoding.stages import Encoder
 
     embed = Encoder.embed
 
@@ -283,7 +283,7 @@ def test_the_plan_says_what_will_be_encoded_carried_over_and_deleted(base, spec_
 
 
 def test_a_plan_without_texts_to_encode_loads_no_model(base, spec_of, monkeypatch):
-    from pipelines.encoding import stages
+    from stx.pipelines.encoding import stages
 
     rewrite(base, read_corpus(base), 2)
     monkeypatch.setattr(stages, "_load", lambda settings: pytest.fail("a model was loaded"))
@@ -294,7 +294,7 @@ def test_a_plan_without_texts_to_encode_loads_no_model(base, spec_of, monkeypatc
 
 
 def test_an_interrupted_start_leaves_its_index_to_the_next(base, spec_of, tmp_path, monkeypatch):
-    from pipelines.encoding import sources
+    from stx.pipelines.encoding import sources
 
     class Stopping(View):
         def watch(self, results, plan):
@@ -372,7 +372,7 @@ def test_where_few_rows_are_new_the_plan_remembers_what_was_measured(
     table["text"][3] = "glass glass"
     pq.write_table(pa.table(table), corpus / "part-0.parquet")
     monkeypatch.setattr(
-        "pipelines.encoding.actors.probe_here", lambda *_: pytest.fail("loaded a model")
+        "stx.pipelines.encoding.actors.probe_here", lambda *_: pytest.fail("loaded a model")
     )
     watcher = Watcher()
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.encode import run_encode
+from stx.pipelines.encode import run_encode
 from stx_core.store.snapshot import open_snapshot
 
 NESTED = pa.list_(pa.struct([("m", pa.map_(pa.string(), pa.list_(pa.int8())))]))

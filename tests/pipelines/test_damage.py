@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.encode import run_encode
-from pipelines.engine.runs import View
-from pipelines.spec.file import parse_spec
+from stx.pipelines.encode import run_encode
+from stx.pipelines.engine.runs import View
+from stx.pipelines.spec.file import parse_spec
 from stx_core.errors import DamagedFile, Stopped, StoreError
 from stx_core.store.commit import rollback
 from stx_core.store.log import latest

@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from pipelines.encode import run_encode
-from pipelines.flow import FlowSpec, read_steps
-from pipelines.spec.encode import EncodeSpec
-from pipelines.spec.file import parse_spec
-from pipelines.spec_reference import json_schema, kinds, reference, spec_model
+from stx.pipelines.encode import run_encode
+from stx.pipelines.flow import FlowSpec, read_steps
+from stx.pipelines.spec.encode import EncodeSpec
+from stx.pipelines.spec.file import parse_spec
+from stx.pipelines.spec_reference import json_schema, kinds, reference, spec_model
 from stx_core.errors import SpecError
 
 ROOT = Path(__file__).parents[2]

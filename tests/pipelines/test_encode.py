@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.encode import run_encode
+from stx.pipelines.encode import run_encode
 from stx_core import SentenceTransformer, SparseEncoder
 from stx_core.errors import CommitConflict, Fenced, RunActive, SnapshotExpired, SpecError
 from stx_core.store import beat, log
@@ -309,7 +309,7 @@ def test_a_changed_weight_is_another_model(corpus, spec_of, tmp_path, static_mod
 
 
 def test_equal_texts_are_encoded_once_and_written_for_each_row(tmp_path, spec_of, monkeypatch):
-    from pipelines.encoding.stages import Encoder
+    from stx.pipelines.encoding.stages import Encoder
 
     seen = []
     embed = Encoder.embed
@@ -442,7 +442,7 @@ def test_shards_that_an_earlier_stx_knew_by_size_and_time_are_carried_over_unrea
 
 
 def test_a_start_whose_version_gc_has_just_given_up_plans_again(corpus, spec_of, monkeypatch):
-    from pipelines.planning import dataset_state
+    from stx.pipelines.planning import dataset_state
 
     run_encode(spec_of(corpus))
     read, calls = dataset_state.read_manifest, []

@@ -21,9 +21,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from pipelines.export import WRITERS, run_export
-from pipelines.exports import lakes, parts, qdrant, vectors
-from pipelines.exports.qdrant import PART_KEY, point_id
+from stx.pipelines.export import WRITERS, run_export
+from stx.pipelines.exports import lakes, parts, qdrant, vectors
+from stx.pipelines.exports.qdrant import PART_KEY, point_id
 from stx_core.errors import InputError, SpecError
 from stx_core.models.sparse_rows import SparseRows
 from stx_core.search.dense import dense_top_k
@@ -594,8 +594,8 @@ def assert_vector(found, expected, scale):
 
 _KILLED = """
 import os, sys
-from pipelines.export import run_export
-from pipelines.exports import lakes, parts, vectors
+from stx.pipelines.export import run_export
+from stx.pipelines.exports import lakes, parts, vectors
 
 parts.ROWS_PER_PART, lakes._BYTES_PER_COMMIT = 50, 1
 vectors._ROWS_AT_ONCE = 20
@@ -857,7 +857,7 @@ def test_integer_ids_become_strings(tmp_path, static_model):
 
 
 def test_an_index_by_recipe_is_trained_on_rows_from_all_over(root, tmp_path, monkeypatch):
-    from pipelines.exports import indexes
+    from stx.pipelines.exports import indexes
 
     monkeypatch.setattr(indexes, "_TRAINING_ROWS", 170)
     import faiss

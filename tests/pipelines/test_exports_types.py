@@ -19,8 +19,8 @@ import pytest
 from pyiceberg.catalog import load_catalog
 from qdrant_client import QdrantClient
 
-from pipelines.export import WRITERS
-from pipelines.exports.options import ExportOptions
+from stx.pipelines.export import WRITERS
+from stx.pipelines.exports.options import ExportOptions
 from stx_core.errors import StxError
 from stx_core.store.data_file import hash_bytes
 from stx_core.store.schema import to_parquet

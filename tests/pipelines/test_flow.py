@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from pipelines.flow import FlowSpec, read_steps
-from pipelines.spec.file import load_spec, parse_spec
+from stx.pipelines.flow import FlowSpec, read_steps
+from stx.pipelines.spec.file import load_spec, parse_spec
 from stx_core.errors import SpecError
 from tests.pipelines.conftest import texts
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipelines.encode import run_encode
-from pipelines.encoding.stored_encoder import stored_encoder
-from pipelines.search import search_snapshot
-from pipelines.verify import encode_again
+from stx.pipelines.encode import run_encode
+from stx.pipelines.encoding.stored_encoder import stored_encoder
+from stx.pipelines.search import search_snapshot
+from stx.pipelines.verify import encode_again
 from stx_core.errors import ModelError, StoreError
 from stx_core.models.contents import refuse_foreign_code
 

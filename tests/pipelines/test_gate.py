@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipelines.running.gate import Gate
+from stx.pipelines.running.gate import Gate
 
 
 class Clock:

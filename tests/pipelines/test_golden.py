@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.encode import run_encode
-from pipelines.encoding import keys
-from pipelines.spec.file import parse_spec
-from pipelines.verify import encode_again
+from stx.pipelines.encode import run_encode
+from stx.pipelines.encoding import keys
+from stx.pipelines.spec.file import parse_spec
+from stx.pipelines.verify import encode_again
 from stx_core.store.snapshot import open_snapshot, read_manifest, snapshot_info
 from stx_core.store.verify import find_problems
 
@@ -46,7 +46,7 @@ def put(name, data, year=2026):
 def spec(golden, static_model, monkeypatch):
     """As it was encoded; what a fingerprint is made of may change, and is not the point here."""
     known = snapshot_info(str(golden)).outputs["dense"]["fingerprint"]
-    for module in ("pipelines.encoding.keys", "pipelines.encoding.plan"):
+    for module in ("stx.pipelines.encoding.keys", "stx.pipelines.encoding.plan"):
         monkeypatch.setattr(f"{module}.fingerprint", lambda settings: known)
     return parse_spec(
         {

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from pipelines.encode import run_encode
-from pipelines.encoding import stages
-from pipelines.engine.runs import View
-from pipelines.spec.file import parse_spec
+from stx.pipelines.encode import run_encode
+from stx.pipelines.encoding import stages
+from stx.pipelines.engine.runs import View
+from stx.pipelines.spec.file import parse_spec
 from stx_core.errors import StoreError
 from stx_core.store.snapshot import open_snapshot, read_manifest, snapshot_info
 

@@ -11,14 +11,14 @@ from pkgutil import resolve_name
 
 import pytest
 
-import pipelines
-import pipelines.spec
-from pipelines.flow import FlowSpec, read_steps
-from pipelines.jobs import JOBS, JobEntry, with_commands
-from pipelines.spec.file import parse_spec
-from pipelines.spec.parts import Part
-from pipelines.spec_reference import json_schema, reference
-from pipelines.submit.submission import describe
+import stx.pipelines
+import stx.pipelines.spec
+from stx.pipelines.flow import FlowSpec, read_steps
+from stx.pipelines.jobs import JOBS, JobEntry, with_commands
+from stx.pipelines.spec.file import parse_spec
+from stx.pipelines.spec.parts import Part
+from stx.pipelines.spec_reference import json_schema, reference
+from stx.pipelines.submit.submission import describe
 from stx_core.errors import SpecError
 
 ROOT = Path(__file__).parents[2]
@@ -112,8 +112,8 @@ def new_job(tmp_path, monkeypatch):
         file = tmp_path / "example" / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
-    for package in (pipelines, pipelines.spec):
-        folder = tmp_path / "example" / package.__name__.replace(".", "/")
+    for package in (stx.pipelines, stx.pipelines.spec):
+        folder = tmp_path / "example" / package.__name__.removeprefix("stx.").replace(".", "/")
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
     monkeypatch.setitem(JOBS, *entry)
     (test,) = (path for path in files if path.startswith("tests/"))

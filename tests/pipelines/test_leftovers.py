@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from pipelines.running import leftovers
-from pipelines.running.leftovers import end_leftovers, note_session
+from stx.pipelines.running import leftovers
+from stx.pipelines.running.leftovers import end_leftovers, note_session
 from stx_core.store.beat import this_process
 
 SESSION = "session_2026-11-30_12-00-00_123456_4242"

@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from pipelines.encode import run_encode
-from pipelines.spec.file import parse_spec
-from pipelines.spec.retrieval import MineSpec
-from pipelines.telemetry import lineage, tracing
-from pipelines.telemetry.lineage import dataset_name, input_urls
+from stx.pipelines.encode import run_encode
+from stx.pipelines.spec.file import parse_spec
+from stx.pipelines.spec.retrieval import MineSpec
+from stx.pipelines.telemetry import lineage, tracing
+from stx.pipelines.telemetry.lineage import dataset_name, input_urls
 from stx_core.errors import InputError, Stopped
 from stx_core.store.snapshot import snapshot_info
 from tests.servers.canned import Answer
@@ -130,9 +130,9 @@ def test_each_start_is_a_run_of_its_own(corpus, spec_of, lineage_server):
 
 SIGNAL = """
 import os, signal, sys, time
-from pipelines.encode import run_encode
-from pipelines.spec.file import load_spec
-from pipelines.running.stopping import exit_on_signals
+from stx.pipelines.encode import run_encode
+from stx.pipelines.spec.file import load_spec
+from stx.pipelines.running.stopping import exit_on_signals
 
 class View:
     def plan(self, plan): pass

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from pipelines.encode import run_encode
-from pipelines.telemetry import metrics
-from pipelines.telemetry.metrics import METRICS
+from stx.pipelines.encode import run_encode
+from stx.pipelines.telemetry import metrics
+from stx.pipelines.telemetry.metrics import METRICS
 from stx_core.errors import SpecError
 
 
@@ -121,8 +121,8 @@ def test_names_and_labels_are_documented():
 RAY = """
 import sys, time, urllib.request
 import ray
-from pipelines.encode import run_encode
-from pipelines.spec.file import parse_spec
+from stx.pipelines.encode import run_encode
+from stx.pipelines.spec.file import parse_spec
 corpus, out, model, port = sys.argv[1:]
 ray.init(num_cpus=2, include_dashboard=False, _metrics_export_port=int(port),
          _system_config={"metrics_report_interval_ms": 500})

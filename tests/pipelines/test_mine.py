@@ -6,11 +6,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.engine.runs import View
-from pipelines.import_ranking import ImportSpec, run_import
-from pipelines.mine import run_mine
-from pipelines.mining.report import read_summary
-from pipelines.spec.retrieval import Rules
+from stx.pipelines.engine.runs import View
+from stx.pipelines.import_ranking import ImportSpec, run_import
+from stx.pipelines.mine import run_mine
+from stx.pipelines.mining.report import read_summary
+from stx.pipelines.spec.retrieval import Rules
 from stx_core.errors import InputError, SpecError, StoreError
 from stx_core.mining.combine import combine_rankings
 from stx_core.mining.judge import judge

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.encode import run_encode
+from stx.pipelines.encode import run_encode
 from stx_core.store.snapshot import open_snapshot, read_manifest, snapshot_files
 
 

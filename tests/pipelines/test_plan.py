@@ -5,14 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.encoding import keys as unit_keys
-from pipelines.encoding import plan as planning
-from pipelines.models.settings import EncoderSettings, fingerprint
-from pipelines.planning import pool as pools
-from pipelines.planning.dataset_state import DatasetState
-from pipelines.planning.pool import make_pool
-from pipelines.spec.file import parse_spec
-from pipelines.spec.parts import Resources
+from stx.pipelines.encoding import keys as unit_keys
+from stx.pipelines.encoding import plan as planning
+from stx.pipelines.models.settings import EncoderSettings, fingerprint
+from stx.pipelines.planning import pool as pools
+from stx.pipelines.planning.dataset_state import DatasetState
+from stx.pipelines.planning.pool import make_pool
+from stx.pipelines.spec.file import parse_spec
+from stx.pipelines.spec.parts import Resources
 from stx_core.store.corpus.units import Unit
 
 NOTHING = DatasetState()

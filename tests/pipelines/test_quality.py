@@ -13,10 +13,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.encode import run_encode
-from pipelines.encoding.keys import run_hash
-from pipelines.planning.corpus import content_hashes
-from pipelines.quality.statistics import (
+from stx.pipelines.encode import run_encode
+from stx.pipelines.encoding.keys import run_hash
+from stx.pipelines.planning.corpus import content_hashes
+from stx.pipelines.quality.statistics import (
     SCRIPTS,
     from_json,
     measure,
@@ -25,7 +25,7 @@ from pipelines.quality.statistics import (
     overlap,
     stability_index,
 )
-from pipelines.spec.file import parse_spec
+from stx.pipelines.spec.file import parse_spec
 from stx_core.errors import QualityRefused, SpecError
 from stx_core.store import log
 from stx_core.store.schema import dense_column, sparse_column
@@ -394,7 +394,7 @@ def test_the_statistics_in_the_snapshot_are_of_all_its_rows(gated, corpus, tmp_p
 
 def test_units_without_statistics_are_left_out(gated, corpus, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("pipelines.encoding.results._quality", lambda *_: {})
+        patch.setattr("stx.pipelines.encoding.results._quality", lambda *_: {})
         run_encode(gated())
     table = pa.table({"id": ["n"], "text": ["stars"], "lang": ["en"]})
     pq.write_table(table, corpus / "part-9.parquet")
@@ -433,7 +433,7 @@ def test_thresholds_that_make_no_sense_are_refused(spec_of, corpus, limits, mess
 def test_the_command_ends_with_5_and_commits_what_is_accepted(
     gated, broken_models, tmp_path, stx, monkeypatch
 ):
-    monkeypatch.setattr("pipelines.running.stopping.exit_on_signals", lambda: None)
+    monkeypatch.setattr("stx.pipelines.running.stopping.exit_on_signals", lambda: None)
     spec = gated(broken_models["zeros"], zero_vectors={"refuse": 0.05})
     path = tmp_path / "spec.yaml"
     path.write_text(yaml.safe_dump(spec.model_dump(mode="json")))

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from pipelines.retrieve import run_retrieve
+from stx.pipelines.retrieve import run_retrieve
 from stx_core.errors import Stopped
 from stx_core.store.snapshot import open_snapshot
 from tests.pipelines.retrieval import N_QUERIES, lake, spec_for

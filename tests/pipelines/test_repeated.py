@@ -6,9 +6,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.encode import run_encode
-from pipelines.encoding import stages
-from pipelines.engine.runs import View
+from stx.pipelines.encode import run_encode
+from stx.pipelines.encoding import stages
+from stx.pipelines.engine.runs import View
 from stx_core.store.gc import gc
 from stx_core.store.snapshot import open_snapshot
 from stx_core.store.verify import find_problems

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.encode import run_encode
-from pipelines.spec.file import parse_spec
-from pipelines.telemetry import report as report_module
-from pipelines.telemetry.sections import _SAMPLES
+from stx.pipelines.encode import run_encode
+from stx.pipelines.spec.file import parse_spec
+from stx.pipelines.telemetry import report as report_module
+from stx.pipelines.telemetry.sections import _SAMPLES
 from stx_core.errors import StoreError
 from stx_core.histogram import Lengths, Norms
 from stx_core.store import ledger
@@ -295,7 +295,7 @@ def test_the_page_is_one_well_formed_file_that_loads_nothing(bad_corpus, spec_of
 
 
 def test_show_and_encode_name_the_page(corpus, spec_of, tmp_path, capsys):
-    from jobs.show import show
+    from stx.jobs.show import show
 
     report = run_encode(spec_of(corpus))
     show(str(tmp_path / "out"))

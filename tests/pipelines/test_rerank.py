@@ -11,13 +11,13 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from pipelines.engine.runs import View
-from pipelines.export import run_export
-from pipelines.rerank import run_rerank
-from pipelines.reranking.candidates import cut
-from pipelines.reranking.scorers import PAIR, RerankerSettings, Score, Scorer, score_pairs
-from pipelines.spec.file import parse_spec
-from pipelines.spec.retrieval import RerankSpec
+from stx.pipelines.engine.runs import View
+from stx.pipelines.export import run_export
+from stx.pipelines.rerank import run_rerank
+from stx.pipelines.reranking.candidates import cut
+from stx.pipelines.reranking.scorers import PAIR, RerankerSettings, Score, Scorer, score_pairs
+from stx.pipelines.spec.file import parse_spec
+from stx.pipelines.spec.retrieval import RerankSpec
 from stx_core import CrossEncoder
 from stx_core.errors import InputError, ModelError, SpecError
 from stx_core.models.cross_encoder import Scored
@@ -345,7 +345,7 @@ def test_a_file_of_strings_finds_numbers(tmp_path, judges):
 
 
 def test_numbers_stay_numbers_in_datasets(tmp_path, judges, static_model):
-    from pipelines.retrieve import run_retrieve
+    from stx.pipelines.retrieve import run_retrieve
     from tests.pipelines.retrieval import encode, spec_for
 
     lake = Lake(tmp_path / "integers", integers=True)
@@ -483,7 +483,7 @@ def test_an_interrupted_run_goes_on_and_a_second_one_does_nothing(lake, judges, 
     with pytest.raises(KeyboardInterrupt):
         run_rerank(spec, Stopping(2))
     # The index of an earlier start is taken.
-    monkeypatch.setattr("pipelines.retrieval.text_lookup.write_index", None)
+    monkeypatch.setattr("stx.pipelines.retrieval.text_lookup.write_index", None)
     counter = Stopping(-1)
 
     assert run_rerank(spec, counter).committed
@@ -639,7 +639,7 @@ class Deadly(Score):
 @pytest.mark.faults  # starts many processes: with the slower suites
 @pytest.mark.timeout(300)
 def test_a_text_that_ends_the_process_costs_its_pairs_only(lake, judges, monkeypatch):
-    monkeypatch.setattr("pipelines.reranking.units.Score", Deadly)
+    monkeypatch.setattr("stx.pipelines.reranking.units.Score", Deadly)
     lake.candidates = {"q7": lake.candidates["q7"][:2]}
     lake.write("run.parquet")
     doc = lake.candidates["q7"][1]

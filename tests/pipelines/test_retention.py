@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.encode import run_encode
+from stx.pipelines.encode import run_encode
 from stx_core.errors import SnapshotExpired, SpecError, Stopped
 from stx_core.store import log
 from stx_core.store.files.filesystem import list_objects

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.engine.runs import View
-from pipelines.retrieve import run_retrieve
+from stx.pipelines.engine.runs import View
+from stx.pipelines.retrieve import run_retrieve
 from stx_core.errors import InputError, SpecError, StoreError
 from stx_core.store.gc import gc
 from stx_core.store.snapshot import open_snapshot, snapshot_info

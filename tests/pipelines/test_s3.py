@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pipelines.encode import run_encode
+from stx.pipelines.encode import run_encode
 from stx_core.errors import StoreError
 from stx_core.store.files import retries
 from stx_core.store.files.filesystem import connect, list_names, list_sizes, write_new
@@ -109,7 +109,7 @@ def command(lake, model, tmp_path, **resources):
             }
         )
     )
-    return [sys.executable, "-m", "jobs.cli", "encode", str(spec)]
+    return [sys.executable, "-m", "stx.jobs.cli", "encode", str(spec)]
 
 
 @pytest.mark.faults  # starts many processes: with the slower suites
@@ -131,7 +131,7 @@ def test_two_drivers_of_one_spec_at_the_same_time_give_one_snapshot(lake, static
 
 
 def test_a_missing_bucket_is_refused_before_a_model_is_loaded(s3_spec, monkeypatch):
-    monkeypatch.setattr("pipelines.encoding.actors.with_probes", None)
+    monkeypatch.setattr("stx.pipelines.encoding.actors.with_probes", None)
 
     with pytest.raises(StoreError, match="make the bucket first"):
         run_encode(s3_spec(output={"path": "s3://absent-bucket-of-nobody/out"}), StopAfter())
@@ -140,7 +140,7 @@ def test_a_missing_bucket_is_refused_before_a_model_is_loaded(s3_spec, monkeypat
 def test_a_denied_write_is_refused_before_a_model_is_loaded(s3_server, lake, s3_spec, monkeypatch):
     if s3_server.kind == "moto":
         pytest.skip("moto enforces no policies")
-    monkeypatch.setattr("pipelines.encoding.actors.with_probes", None)
+    monkeypatch.setattr("stx.pipelines.encoding.actors.with_probes", None)
     bucket = s3_server.bucket
     prefix = lake.split("/", 3)[3]
     statement = {

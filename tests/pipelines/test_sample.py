@@ -4,10 +4,10 @@ from collections import Counter
 
 import pytest
 
-from pipelines.encode import run_encode
-from pipelines.sample import run_sample
-from pipelines.spec.file import parse_spec
-from pipelines.spec.sample import SampleSpec
+from stx.pipelines.encode import run_encode
+from stx.pipelines.sample import run_sample
+from stx.pipelines.spec.file import parse_spec
+from stx.pipelines.spec.sample import SampleSpec
 from stx_core.errors import SpecError, Stopped
 from stx_core.store.snapshot import open_snapshot, snapshot_info
 from stx_core.store.verify import find_problems

@@ -2,9 +2,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.planning.corpus import list_corpus
-from pipelines.planning.scope import find_scope
-from pipelines.spec.file import parse_spec
+from stx.pipelines.planning.corpus import list_corpus
+from stx.pipelines.planning.scope import find_scope
+from stx.pipelines.spec.file import parse_spec
 from stx_core.errors import InputError, SpecError
 
 

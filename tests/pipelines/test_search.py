@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from pipelines import search
-from pipelines.encode import run_encode
+from stx.pipelines import search
+from stx.pipelines.encode import run_encode
 from stx_core import SentenceTransformer, SparseEncoder
 from stx_core.errors import ModelError, SpecError
 from stx_core.store.snapshot import open_snapshot

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipelines.spec.file import load_spec, parse_spec
+from stx.pipelines.spec.file import load_spec, parse_spec
 from stx_core.errors import SpecError
 from stx_core.store.files.filesystem import list_sizes, read_bytes, write_new
 from stx_core.store.files.urls import join

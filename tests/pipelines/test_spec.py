@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
-from pipelines.spec.encode import EncodeSpec
-from pipelines.spec.file import load_spec, parse_spec
+from stx.pipelines.spec.encode import EncodeSpec
+from stx.pipelines.spec.file import load_spec, parse_spec
 from stx_core.errors import SpecError
 
 
@@ -124,7 +124,7 @@ def test_a_spec_cannot_be_changed_after_it_was_checked():
 
 def test_reading_a_spec_loads_neither_torch_nor_ray():
     code = (
-        "import sys, pipelines.spec.encode; "
+        "import sys, stx.pipelines.spec.encode; "
         "print([name for name in ('torch', 'ray', 'transformers') if name in sys.modules])"
     )
 

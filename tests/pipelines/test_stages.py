@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BertModel
 
-from pipelines.encoding.stages import Encoder, encode_texts
-from pipelines.models.settings import encoder_settings
-from pipelines.spec.parts import Model
+from stx.pipelines.encoding.stages import Encoder, encode_texts
+from stx.pipelines.models.settings import encoder_settings
+from stx.pipelines.spec.parts import Model
 from stx_core import SentenceTransformer
 
 TEXTS = ["the weather is lovely", "so sunny outside", None, "he drove to the stadium", "so sunny"]

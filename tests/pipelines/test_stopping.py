@@ -10,9 +10,9 @@ import time
 import psutil
 import pytest
 
-from pipelines.encode import run_encode
-from pipelines.encoding.keys import run_hash
-from pipelines.planning.corpus import read_unit
+from stx.pipelines.encode import run_encode
+from stx.pipelines.encoding.keys import run_hash
+from stx.pipelines.planning.corpus import read_unit
 from stx_core.errors import SpecError, Stopped
 from stx_core.store import log
 from stx_core.store.snapshot import open_snapshot
@@ -56,7 +56,7 @@ def test_only_the_units_that_are_handed_out_are_read(corpus, spec_of, monkeypatc
         seen.append((unit.url, unit.start))
         return read_unit(unit, *arguments)
 
-    monkeypatch.setattr("pipelines.encoding.units.read_unit", read_and_note)
+    monkeypatch.setattr("stx.pipelines.encoding.units.read_unit", read_and_note)
 
     with pytest.raises(Stopped):
         run_encode(spec_of(corpus, resources={"max_units": 2}))
@@ -119,7 +119,7 @@ def command(corpus, static_model, tmp_path):
         }
         path = tmp_path / "encode.yaml"
         path.write_text(json.dumps(spec))
-        return [sys.executable, "-m", "jobs.cli", "encode", str(path)]
+        return [sys.executable, "-m", "stx.jobs.cli", "encode", str(path)]
 
     return build
 

@@ -5,9 +5,9 @@ import pyarrow as pa
 import pytest
 import ray
 
-from pipelines.running.cluster import check_fits, start_ray
-from pipelines.running.stream import StageSpec, run
-from pipelines.running.watch import watched
+from stx.pipelines.running.cluster import check_fits, start_ray
+from stx.pipelines.running.stream import StageSpec, run
+from stx.pipelines.running.watch import watched
 from stx_core.errors import InputError, SpecError, StoreError, StxError
 
 
@@ -147,7 +147,7 @@ def test_after_the_deadline_nothing_is_read(cluster, runner):
 
 
 def test_a_stream_that_does_not_move_ends_with_what_is_in_flight(monkeypatch):
-    monkeypatch.setattr("pipelines.running.watch._WATCH_S", 0.05)
+    monkeypatch.setattr("stx.pipelines.running.watch._WATCH_S", 0.05)
     moves = threading.Event()
 
     def stuck():
@@ -163,7 +163,7 @@ def test_a_stream_that_does_not_move_ends_with_what_is_in_flight(monkeypatch):
 
 
 def test_a_stream_in_which_a_stage_is_at_work_is_left_alone(monkeypatch):
-    monkeypatch.setattr("pipelines.running.watch._WATCH_S", 0.05)
+    monkeypatch.setattr("stx.pipelines.running.watch._WATCH_S", 0.05)
     asked = threading.Event()
 
     def idle():

@@ -7,7 +7,7 @@ from zipfile import ZipFile
 import pytest
 from ray._private.runtime_env.packaging import create_package
 
-from pipelines.submit.submission import describe
+from stx.pipelines.submit.submission import describe
 from stx_core.errors import SpecError
 
 ENCODE = {

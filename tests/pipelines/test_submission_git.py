@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from pipelines.submit.git import commit_of
+from stx.pipelines.submit.git import commit_of
 
 pytestmark = [
     pytest.mark.programs,

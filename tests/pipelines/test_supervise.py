@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.encode import run_encode
-from pipelines.encoding.stages import Encode
-from pipelines.running import unit_table
-from pipelines.running.supervise import Supervised
+from stx.pipelines.encode import run_encode
+from stx.pipelines.encoding.stages import Encode
+from stx.pipelines.running import unit_table
+from stx.pipelines.running.supervise import Supervised
 from stx_core.errors import InputError, ModelError
 from stx_core.store.snapshot import open_snapshot, read_manifest
 from tests.pipelines.fragile import STALL_S, Fragile
@@ -176,7 +176,7 @@ def test_an_error_of_ours_arrives_as_it_was_raised(supervised, tmp_path):
 
 PARENT = """
 import sys
-from pipelines.running.supervise import Supervised
+from stx.pipelines.running.supervise import Supervised
 from tests.pipelines.fragile import Fragile
 from tests.pipelines.test_supervise import unit
 
@@ -216,7 +216,7 @@ def test_a_poison_text_ends_in_the_quarantine_and_all_others_in_the_snapshot(
     corpus = tmp_path / "corpus.parquet"
     texts = ["plants eat light"] * 5 + ["a volcano"] + ["glass is made of sand"] * 4
     pq.write_table(pa.table({"id": list(range(10)), "text": texts}), corpus)
-    monkeypatch.setattr("pipelines.encoding.actors.Encode", Poisonous)
+    monkeypatch.setattr("stx.pipelines.encoding.actors.Encode", Poisonous)
 
     report = run_encode(spec_of(corpus, resources={"supervised": True}))
 

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.retrieval import text_lookup
-from pipelines.retrieval.text_lookup import fetch_texts, index_texts, known_ids, publish_texts
-from pipelines.spec.parts import Inputs
+from stx.pipelines.retrieval import text_lookup
+from stx.pipelines.retrieval.text_lookup import fetch_texts, index_texts, known_ids, publish_texts
+from stx.pipelines.spec.parts import Inputs
 from stx_core.errors import InputError
 from stx_core.store.corpus import parquet
 

@@ -4,8 +4,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.encode import run_encode
-from pipelines.encoding import inputs
+from stx.pipelines.encode import run_encode
+from stx.pipelines.encoding import inputs
 from stx_core.store.snapshot import open_snapshot, snapshot_files
 
 NANOS, MICROS = pa.timestamp("ns", "UTC"), pa.timestamp("us", "UTC")

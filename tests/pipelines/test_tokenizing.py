@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from pipelines.encode import run_encode
-from pipelines.encoding import token_column
-from pipelines.encoding.estimate import EncoderProbe
-from pipelines.encoding.stages import Encoder
-from pipelines.encoding.tokenizing import Tokenize, actors_needed
-from pipelines.models.settings import encoder_settings
-from pipelines.spec.parts import Model
+from stx.pipelines.encode import run_encode
+from stx.pipelines.encoding import token_column
+from stx.pipelines.encoding.estimate import EncoderProbe
+from stx.pipelines.encoding.stages import Encoder
+from stx.pipelines.encoding.tokenizing import Tokenize, actors_needed
+from stx.pipelines.models.settings import encoder_settings
+from stx.pipelines.spec.parts import Model
 from stx_core.store.snapshot import open_snapshot
 
 TEXTS = ["the weather is lovely", None, "so sunny outside", "the weather is lovely", "so sunny"]
@@ -18,7 +18,7 @@ TEXTS = ["the weather is lovely", None, "so sunny outside", "the weather is love
 def table_of(texts):
     import pyarrow as pa
 
-    from pipelines.running import unit_table
+    from stx.pipelines.running import unit_table
 
     table = pa.table({"_text": pa.array(texts, pa.string())})
     return unit_table.with_notes(table, due=["dense"], seconds={})

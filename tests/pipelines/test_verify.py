@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from jobs.cli import application
-from pipelines.encode import run_encode
-from pipelines.verify import encode_again
+from stx.jobs.cli import application
+from stx.pipelines.encode import run_encode
+from stx.pipelines.verify import encode_again
 from stx_core.errors import StoreError
 from stx_core.store.schema import dense_column, dense_matrix, sparse_column, sparse_csr
 from stx_core.store.snapshot import snapshot_files

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.spec.file import load_spec, parse_spec, read_spec
-from pipelines.spec.yaml_text import MAX_BYTES, load_yaml
+from stx.pipelines.spec.file import load_spec, parse_spec, read_spec
+from stx.pipelines.spec.yaml_text import MAX_BYTES, load_yaml
 from stx_core.errors import SpecError
 from stx_core.store.files.filesystem import write_new
 

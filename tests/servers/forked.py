@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 _PR_SET_PDEATHSIG = 1
-_MODULES = ("jobs.cli", "pipelines.encode", "s3fs", "stx_core.models.sentence_transformer")
+_MODULES = ("stx.jobs.cli", "stx.pipelines.encode", "s3fs", "stx_core.models.sentence_transformer")
 
 
 class ForkedCommands:
@@ -98,7 +98,7 @@ def main() -> None:
 def _become(
     arguments: list[str], environment: dict[str, str], folder: str, printed: list[str]
 ) -> None:
-    from jobs import cli
+    from stx.jobs import cli
     from stx_core import failpoints
 
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import stx
-from pipelines.engine.runs import View
-from pipelines.jobs import JOBS
-from pipelines.spec.file import parse_spec
+from stx.pipelines.engine.runs import View
+from stx.pipelines.jobs import JOBS
+from stx.pipelines.spec.file import parse_spec
 from stx_core.errors import SpecError, StoreError
 
 WORDS = ["plants", "eat", "light", "rivers", "carry", "sand"]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipelines.spec.parts import Csv, Inputs
+from stx.pipelines.spec.parts import Csv, Inputs
 from stx_core.errors import InputError
 from stx_core.store.corpus import csv_rows
 from stx_core.store.corpus.columns import corpus_schema

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from pipelines.planning.corpus import list_corpus, read_unit
-from pipelines.reranking.text_tables import is_text_table, read_text_table
-from pipelines.spec.parts import Inputs, Output
+from stx.pipelines.planning.corpus import list_corpus, read_unit
+from stx.pipelines.reranking.text_tables import is_text_table, read_text_table
+from stx.pipelines.spec.parts import Inputs, Output
 from stx_core.errors import StxError
 from stx_core.evaluation.qrels import read_qrels
 from stx_core.evaluation.rankings import read_rankings

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.planning.corpus import list_corpus
-from pipelines.spec.parts import Inputs
+from stx.pipelines.planning.corpus import list_corpus
+from stx.pipelines.spec.parts import Inputs
 from stx_core.errors import InputError
 from stx_core.store.corpus.columns import corpus_schema
 from stx_core.store.corpus.readers import list_shards, read_rows
