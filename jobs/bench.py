@@ -72,16 +72,16 @@ def _print(result: "Bench") -> None:
     parts = list(result.speeds[0].shares)
     for name in (*names, *parts):
         table.add_column(name, justify="left" if name == "dtype" else "right")
-    for one in result.speeds:
-        table.add_row(
-            one.dtype,
-            f"{one.token_budget:,}",
-            f"{one.texts_per_second:,.0f}",
-            f"{one.tokens_per_second:,.0f}",
-            f"{one.utilisation:.0%}",
-            f"{one.padding:.2f}",
-            *(f"{one.shares[part]:.0%}" for part in parts),
-        )
+    for speed in result.speeds:
+        cells = [
+            speed.dtype,
+            f"{speed.token_budget:,}",
+            f"{speed.texts_per_second:,.0f}",
+            f"{speed.tokens_per_second:,.0f}",
+            f"{speed.utilisation:.0%}",
+            f"{speed.padding:.2f}",
+        ]
+        table.add_row(*cells, *(f"{speed.shares[part]:.0%}" for part in parts))
     Console(width=120, highlight=False, force_terminal=False).print(table)
     for dtype, (mean, least) in result.cosine.items():
         verdict = "good" if result.is_accurate(dtype) else "not good enough: use float32"

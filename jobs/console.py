@@ -1,15 +1,15 @@
 """What a person sees of a run: the plan, its progress, the outcome."""
 
 import json
-import logging
 import os
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from stx.jobs.terminal import Filtered, filtered
+from stx.pipelines.engine.runs import Amount, View
 from stx.pipelines.planning.words import counted, duration
 from stx_core.errors import SpecError
 from stx_core.store.files.urls import redact
@@ -17,47 +17,17 @@ from stx_core.store.files.urls import redact
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from stx.pipelines.engine.runs import Amount
     from stx.pipelines.planning.plan import Plan
     from stx.pipelines.telemetry.progress import Progress
-    from stx.pipelines.telemetry.report import OutputReport, Report
+    from stx.pipelines.telemetry.report import Report
 
 _SECONDS_BETWEEN_LINES = 10.0
 _DRAWN_PER_SECOND = 4
 _BAR_WIDTH = 30
+_DUMB = ("dumb", "unknown")
 
 
-def configure_logging() -> None:
-    """Log lines of stx to stderr; those of libraries only when something is wrong."""
-    handler = _Stderr()
-    handler.setFormatter(_OneLine("%(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    logging.getLogger("stx_core").setLevel(logging.INFO)
-    logging.getLogger("stx.pipelines").setLevel(logging.INFO)
-    # Ray's core prints advice for its developers to the driver's stderr at level "error".
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-
-
-class _Stderr(logging.StreamHandler[TextIO]):
-    """Asks for stderr each time: the live view stands in for it, and keeps below the log lines."""
-
-    @property
-    def stream(self) -> TextIO:  # type: ignore[override]
-        return sys.stderr
-
-    @stream.setter
-    def stream(self, value: TextIO) -> None:
-        pass
-
-
-class _OneLine(logging.Formatter):
-    """A message stays one line, whatever ids and paths it names; tracebacks keep theirs."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (logging's name)
-        return redact(super().formatMessage(record))
-
-
-class Console:
+class Console(View):
     """A view of one run: two calm lines on a terminal, a JSON line every few seconds elsewhere.
 
     Args:
@@ -75,7 +45,7 @@ class Console:
         """Print what would be done, before anything runs."""
         print("\n".join(map(redact, plan.lines)), flush=True)
 
-    def watch(self, results: Iterator[dict[str, Any]], plan: "Amount") -> Iterator[dict[str, Any]]:
+    def watch(self, results: Iterator[dict[str, Any]], plan: Amount) -> Iterator[dict[str, Any]]:
         """Pass results through and show how far the run is; a plan may have several streams."""
         from stx.pipelines.telemetry.progress import Progress
 
@@ -86,7 +56,9 @@ class Console:
             self._plan = plan
             self._progress = Progress(plan.n_due, plan.n_due_rows, self._cost_per_hour)
         progress = self._progress
-        with _live_view(progress) if _is_live() else _log_lines(progress):
+        # A terminal that can draw over what it has drawn.
+        live = sys.stderr.isatty() and os.environ.get("TERM", "dumb").lower() not in _DUMB
+        with _live_view(progress) if live else _log_lines(progress):
             for result in results:
                 progress.add(result)
                 yield result
@@ -105,7 +77,16 @@ def _report_lines(report: "Report") -> Iterator[str]:
         return
     yield f"committed version {report.version} of {report.output} in {duration(report.seconds)}"
     for name, part in report.parts.items():
-        yield f"  {name:<8} {_part_line(part)}"
+        line = f"{counted(part.files, 'file')}, {part.size / 1e6:,.1f} MB"
+        if part.of_texts:
+            line = (
+                f"{counted(part.rows, 'row')} in {line}; {part.quarantined:,} quarantined; "
+                f"{part.encoded_rows:,} encoded now, {part.carried_rows:,} carried over by text, "
+                f"{part.truncated:,} cut"
+            )
+        else:
+            line = f"{counted(part.file_rows, 'row')} in {line}"
+        yield f"  {name:<8} {line}"
         for reason, count in sorted(part.reasons.items()):
             yield f"           {count:,} x {reason}"
     tokens = sum(part.encoded_tokens for part in report.parts.values())
@@ -121,17 +102,6 @@ def _report_lines(report: "Report") -> Iterator[str]:
     yield from report.lines
     for line in report.warnings:
         yield f"  warning  {line}"
-
-
-def _part_line(part: "OutputReport") -> str:
-    where = f"{counted(part.files, 'file')}, {part.size / 1e6:,.1f} MB"
-    if not part.of_texts:
-        return f"{counted(part.file_rows, 'row')} in {where}"
-    return (
-        f"{counted(part.rows, 'row')} in {where}; {part.quarantined:,} quarantined; "
-        f"{part.encoded_rows:,} encoded now, {part.carried_rows:,} carried over by text, "
-        f"{part.truncated:,} cut"
-    )
 
 
 class _Picture:
@@ -175,11 +145,6 @@ def _facts_line(now: "Progress") -> str:
     return " · ".join(facts)
 
 
-def _is_live() -> bool:
-    """Whether stderr is a terminal that can draw over what it has drawn."""
-    return sys.stderr.isatty() and os.environ.get("TERM", "dumb").lower() not in ("dumb", "unknown")
-
-
 @contextmanager
 def _live_view(progress: "Progress") -> Iterator[None]:
     from rich.console import Console as Terminal
@@ -203,27 +168,6 @@ def _live_view(progress: "Progress") -> Iterator[None]:
 @contextmanager
 def _log_lines(progress: "Progress") -> Iterator[None]:
     """A JSON line every few seconds, also while nothing arrives, and one at the end."""
-    ended, seconds = threading.Event(), _seconds_between_lines()
-
-    def tell() -> None:
-        while not ended.wait(seconds):
-            _print_line(progress)
-
-    teller = threading.Thread(target=tell, daemon=True)
-    teller.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        teller.join()
-        _print_line(progress)
-
-
-def _print_line(progress: "Progress") -> None:
-    print(json.dumps(progress.as_dict()), file=sys.stderr, flush=True)
-
-
-def _seconds_between_lines() -> float:
     text = os.environ.get("STX_PROGRESS_S", "")
     try:
         seconds = float(text or _SECONDS_BETWEEN_LINES)
@@ -231,4 +175,18 @@ def _seconds_between_lines() -> float:
         seconds = 0.0
     if not 0 < seconds < threading.TIMEOUT_MAX:
         raise SpecError(f"STX_PROGRESS_S: {text!r} is no number of seconds; write one above 0")
-    return seconds
+    ended = threading.Event()
+
+    def print_lines() -> None:
+        last = False
+        while not last:
+            last = ended.wait(seconds)
+            print(json.dumps(progress.as_dict()), file=sys.stderr, flush=True)
+
+    printer = threading.Thread(target=print_lines, daemon=True)
+    printer.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        printer.join()

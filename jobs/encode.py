@@ -1,7 +1,7 @@
 """``stx encode``, also ``python -m stx.jobs.encode``, for clones of the repository."""
 
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -29,6 +29,7 @@ def encode(
     stx encode SPEC.yaml [--set a.b=c], or stx encode INPUT OUTPUT --model NAME.
     """
     from stx.pipelines.encode import run_encode
+    from stx.pipelines.spec.encode import EncodeSpec
     from stx.pipelines.spec.file import load_spec, parse_spec
     from stx_core.errors import SpecError
 
@@ -38,16 +39,20 @@ def encode(
     if accept_quality:
         overrides.append("quality.accept=true")
     if destination is None:
-        spec = load_spec(source, overrides)
+        spec = load_spec(source, overrides, EncodeSpec)
     elif model is None:
         raise SpecError("stx encode INPUT OUTPUT needs --model NAME")
     else:
-        values: dict[str, Any] = {
-            "inputs": {"path": source},
-            "models": {kind: {"model": model, "type": kind}},
-            "output": {"path": destination},
-        }
-        spec = parse_spec(values, overrides, source="command line")
+        spec = parse_spec(
+            {
+                "inputs": {"path": source},
+                "models": {kind: {"model": model, "type": kind}},
+                "output": {"path": destination},
+            },
+            overrides,
+            source="command line",
+            kind=EncodeSpec,
+        )
     check_alerts(spec, source, allowed=allow_alerts or dry_run)
     prepare()
     report = run_spec("encode", run_encode, spec, dry_run=dry_run)

@@ -26,14 +26,9 @@ def end_after(command: Callable[[], None]) -> None:
         command()
         codes[0] = 0
     except SystemExit as ended:
-        codes[0] = _number(ended.code)
+        # As the interpreter: without a code it is 0, and 1 where there is a message instead.
+        codes[0] = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
         raise
-
-
-def _number(code: object) -> int:
-    if code is None:
-        return 0
-    return code if isinstance(code, int) else 1
 
 
 def _end(codes: list[int]) -> None:

@@ -20,6 +20,16 @@ if TYPE_CHECKING:
     import typer
 
 
+_CODES: dict[type[StxError], int] = {
+    SpecError: 2,
+    ModelError: 2,
+    InputError: 2,
+    Stopped: 4,
+    QualityRefused: 5,
+    Pinned: 6,
+}
+
+
 def run_application(application: "typer.Typer") -> None:
     """Run a command line; an error of ours is one line on stderr and an exit code.
 
@@ -28,38 +38,23 @@ def run_application(application: "typer.Typer") -> None:
     spec's `quality`, 6 held by a rollback, 130 interrupted.
     """
     with filtered():
-        _run(application)
-
-
-def _run(application: "typer.Typer") -> None:
-    try:
-        application()
-    except Stopped as stopped:
-        print(f"stx: {redact(str(stopped))}", file=sys.stderr)
-        sys.exit(4)
-    except StxError as error:
-        # Not splitlines(): that also breaks at characters that an id can hold.
-        for line in str(error).split("\n"):
-            print(f"stx: {redact(line)}", file=sys.stderr)
-        sys.exit(_exit_code(error))
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        where = f" of {error.filename}" if error.filename else ""
-        print(
-            f"stx: no space left on the disk{where}: free some, or use another folder, and run "
-            "again; finished units are kept",
-            file=sys.stderr,
-        )
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("stx: interrupted; finished units are kept, run again to go on", file=sys.stderr)
-        sys.exit(130)
-
-
-def _exit_code(error: StxError) -> int:
-    if isinstance(error, QualityRefused):
-        return 5
-    if isinstance(error, Pinned):
-        return 6
-    return 2 if isinstance(error, (SpecError, ModelError, InputError)) else 1
+        try:
+            application()
+        except StxError as error:
+            # Not splitlines(): that also breaks at characters that an id can hold.
+            for line in str(error).split("\n"):
+                print(f"stx: {redact(line)}", file=sys.stderr)
+            sys.exit(next((code for kind, code in _CODES.items() if isinstance(error, kind)), 1))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            where = f" of {error.filename}" if error.filename else ""
+            print(
+                f"stx: no space left on the disk{where}: free some, or use another folder, and run "
+                "again; finished units are kept",
+                file=sys.stderr,
+            )
+            sys.exit(1)
+        except KeyboardInterrupt:
+            print("stx: interrupted; finished units are kept, run again to go on", file=sys.stderr)
+            sys.exit(130)

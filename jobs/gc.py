@@ -20,7 +20,7 @@ def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> None:
     """Delete what neither the newest versions nor runs that may go on need."""
-    from stx.jobs.console import configure_logging
+    from stx.jobs.logs import configure_logging
     from stx.pipelines.planning.words import counted
     from stx_core.store.gc import gc as collect
 

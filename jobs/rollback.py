@@ -20,7 +20,7 @@ def rollback(
 
     While it is held no run commits: they leave with exit code 6 until --release.
     """
-    from stx.jobs.console import configure_logging
+    from stx.jobs.logs import configure_logging
     from stx_core.errors import SpecError
     from stx_core.store import log
     from stx_core.store.commit import rollback as restore
@@ -29,9 +29,11 @@ def rollback(
     if (version is None) != release:
         raise SpecError("stx rollback: give a version to go back to, or --release")
     if version is None:
-        held = log.release(path)
-        said = "no version was held" if held is None else f"version {held} is not held any more"
-        say(f"{path}: {said}; runs may commit")
+        pinned = log.release(path)
+        state = (
+            "no version was held" if pinned is None else f"version {pinned} is not held any more"
+        )
+        say(f"{path}: {state}; runs may commit")
         return
     configure_logging()
     info = restore(path, version)

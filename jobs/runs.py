@@ -57,7 +57,7 @@ def check_alerts(spec: "BaseModel", source: str, *, allowed: bool) -> None:
 
 def prepare() -> None:
     """Set up the logs, and what signals do; once per process."""
-    from stx.jobs.console import configure_logging
+    from stx.jobs.logs import configure_logging
     from stx.pipelines.running.stopping import exit_on_signals
 
     configure_logging()
@@ -85,13 +85,16 @@ def run_spec(
     Returns:
         What the job returns; None when another start of the same run is at work.
     """
+    import psutil
+
     from stx.jobs.console import Console
     from stx.pipelines.telemetry.alerts import tell_failure, tell_report
     from stx.pipelines.telemetry.report import Report
     from stx_core.errors import Pinned, RunActive, Stopped
 
     resources = getattr(spec, "resources", None)
-    began = _process_start() if began is None else began
+    if began is None:
+        began = time.monotonic() - (time.time() - psutil.Process().create_time())
     console = Console(getattr(resources, "cost_per_hour", None), began)
     silent = options.get("dry_run", False)
     try:
@@ -110,10 +113,3 @@ def run_spec(
         if not silent:
             tell_report(name, spec, done)
     return done
-
-
-def _process_start() -> float:
-    """By `time.monotonic`."""
-    import psutil
-
-    return time.monotonic() - (time.time() - psutil.Process().create_time())

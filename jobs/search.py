@@ -26,7 +26,7 @@ def search(
     """Show the rows nearest to each query."""
     from stx.pipelines.search import search_snapshot
 
-    found = search_snapshot(
+    results = search_snapshot(
         path,
         queries,
         output=output,
@@ -36,10 +36,10 @@ def search(
         trust_remote_code=trust_remote_code,
         allow_pickle=allow_pickle,
     )
-    for query, rows in zip(queries, found, strict=True):
+    for query, rows in zip(queries, results, strict=True):
         say()
         say(f'"{query}"')
         for rank, row in enumerate(rows, start=1):
             names = [name for name in row if name not in ("id", "score")]
-            told = " · ".join(" ".join(str(row[name]).split())[:100] for name in names)
-            say(f"  {rank}. {row['score']:.4f}  {row['id']}  {told}".rstrip())
+            cells = " · ".join(" ".join(str(row[name]).split())[:100] for name in names)
+            say(f"  {rank}. {row['score']:.4f}  {row['id']}  {cells}".rstrip())

@@ -45,6 +45,8 @@ def submit(
     If a job of the same spec is at work, this attaches to it. Ctrl-C leaves the job alone, a
     second one stops it.
     """
+    import ray
+
     from stx.pipelines.submit.job_api import JobApi
     from stx.pipelines.submit.submission import describe
 
@@ -60,9 +62,15 @@ def submit(
     for hint in submission.hints:
         _say(hint)
     api = JobApi(address)
-    _compare_versions(api)
+    if api.version not in (None, ray.__version__):
+        _say(f"Ray is {api.version} on the cluster, {ray.__version__} here; the job takes theirs")
     if stop:
-        raise typer.Exit(_stop(api, submission))
+        if (running := api.running(submission)) is None:
+            _say("no job of this spec is at work")
+        else:
+            api.stop(running)
+            _say(f"{running} is stopped; finished units are kept")
+        return
     id_ = _start(api, submission)
     if no_wait:
         print(id_)
@@ -73,13 +81,6 @@ def submit(
 def _say(line: str) -> None:
     """To stderr: stdout is the job's."""
     print(f"stx: {line}", file=sys.stderr, flush=True)
-
-
-def _compare_versions(api: "JobApi") -> None:
-    import ray
-
-    if api.version not in (None, ray.__version__):
-        _say(f"Ray is {api.version} on the cluster, {ray.__version__} here; the job takes theirs")
 
 
 def _start(api: "JobApi", submission: "Submission") -> str:
@@ -94,37 +95,23 @@ def _start(api: "JobApi", submission: "Submission") -> str:
     return id_
 
 
-def _stop(api: "JobApi", submission: "Submission") -> int:
-    id_ = api.running(submission)
-    if id_ is None:
-        _say("no job of this spec is at work")
-        return 0
-    api.stop(id_)
-    _say(f"{id_} is stopped; finished units are kept")
-    return 0
-
-
 def _wait(api: "JobApi", id_: str) -> int:
+    """Print the job's log until it ends, or Ctrl-C is pressed; the exit code."""
     try:
         for piece in api.log(id_):
             print(piece, end="", flush=True)
         code, line = api.exit_code(id_)
     except KeyboardInterrupt:
-        return _interrupted(api, id_)
+        try:
+            _say(
+                f"{id_} goes on; the same command attaches to it again. To stop it: Ctrl-C again, "
+                f"or ray job stop --address {api.shown_address} {id_}"
+            )
+            time.sleep(_PATIENCE_S)
+        except KeyboardInterrupt:
+            api.stop(id_)
+            code, line = api.exit_code(id_)
+        else:
+            return 130
     _say(line)
     return code
-
-
-def _interrupted(api: "JobApi", id_: str) -> int:
-    try:
-        _say(
-            f"{id_} goes on; the same command attaches to it again. To stop it: Ctrl-C again, "
-            f"or ray job stop --address {api.shown_address} {id_}"
-        )
-        time.sleep(_PATIENCE_S)
-    except KeyboardInterrupt:
-        api.stop(id_)
-        code, line = api.exit_code(id_)
-        _say(line)
-        return code
-    return 130

@@ -21,13 +21,11 @@ def say(line: str = "") -> None:
 
 def printable(text: str) -> str:
     """A text with escapes in the place of all that could steer a terminal; lines stay lines."""
-    return _STEERING.sub(
-        lambda match: match[0] if match[0] in _ALLOWED else _escaped(match[0]), text
-    )
 
+    def escaped(match: re.Match[str]) -> str:
+        return match[0] if match[0] in _ALLOWED else match[0].encode("unicode_escape").decode()
 
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode()
+    return _STEERING.sub(escaped, text)
 
 
 class Filtered(io.TextIOBase):
@@ -51,7 +49,7 @@ class Filtered(io.TextIOBase):
         self.stream.flush()
 
     def isatty(self) -> bool:
-        """Whether the other stream is a terminal."""
+        """Tell whether the other stream is a terminal."""
         return self.stream.isatty()
 
     def fileno(self) -> int:

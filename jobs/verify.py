@@ -45,8 +45,11 @@ def verify(
         say(f"{path}: {counted(n_problems, 'problem')}")
         if not repair:
             raise typer.Exit(1)
-        _repair(path, model, (trust_remote_code, allow_pickle))
-        n_problems = sum(1 for line in check(path) if not say(line))
+        _repair(path, model, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
+        n_problems = 0
+        for problem in check(path):
+            n_problems += 1
+            say(problem)
     if n_problems:
         say(f"{path}: {counted(n_problems, 'problem')} left")
         raise typer.Exit(1)
@@ -54,13 +57,27 @@ def verify(
     files = sum(part["files"] for part in info.outputs.values())
     amount = f"{counted(info.rows, 'row')}, {counted(files, 'file')}"
     say(f"{path}: version {info.version}, {amount}: all as written")
-    if reencode and not _encode_again(
-        path, reencode, output, version, model, (trust_remote_code, allow_pickle)
+    if not reencode:
+        return
+    from stx.pipelines.verify import encode_again
+
+    all_same = True
+    for result in encode_again(
+        path,
+        reencode,
+        output=output,
+        version=version,
+        model=model,
+        trust_remote_code=trust_remote_code,
+        allow_pickle=allow_pickle,
     ):
+        say(f"  {result}")
+        all_same = all_same and result.is_same
+    if not all_same:
         raise typer.Exit(1)
 
 
-def _repair(path: str, model: str | None, trusted: tuple[bool, bool]) -> None:
+def _repair(path: str, model: str | None, *, trust_remote_code: bool, allow_pickle: bool) -> None:
     from stx.jobs.console import Console
     from stx.pipelines.planning.words import counted
     from stx.pipelines.repair import repair
@@ -68,8 +85,13 @@ def _repair(path: str, model: str | None, trusted: tuple[bool, bool]) -> None:
 
     prepare()
     console = Console(None)
-    code, pickle = trusted
-    done = repair(path, console, model=model, trust_remote_code=code, allow_pickle=pickle)
+    done = repair(
+        path,
+        console,
+        model=model,
+        trust_remote_code=trust_remote_code,
+        allow_pickle=allow_pickle,
+    )
     if done.report is not None:
         console.report(done.report)
     if done.lost:
@@ -78,28 +100,3 @@ def _repair(path: str, model: str | None, trusted: tuple[bool, bool]) -> None:
             f"their input is gone or has changed (for example {redact(done.lost[0])}): run "
             "`stx encode` with the corpus of now, or go back with `stx rollback`"
         )
-
-
-def _encode_again(
-    path: str,
-    n_rows: int,
-    output: str | None,
-    version: int | None,
-    model: str | None,
-    trusted: tuple[bool, bool],
-) -> bool:
-    from stx.pipelines.verify import encode_again
-
-    all_same = True
-    for result in encode_again(
-        path,
-        n_rows,
-        output=output,
-        version=version,
-        model=model,
-        trust_remote_code=trusted[0],
-        allow_pickle=trusted[1],
-    ):
-        say(f"  {result}")
-        all_same = all_same and result.is_same
-    return all_same

@@ -1,15 +1,13 @@
 """From what a caller gives to a spec, and from there to what its job returns."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias, Union, get_args, get_origin
 
 from stx.pipelines.jobs import JOBS
 from stx_core.errors import SpecError
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
-
     from stx.pipelines.spec.parts import Part
 
 Source: TypeAlias = Union[str, "os.PathLike[str]", Mapping[str, Any], "Part"]
@@ -73,24 +71,21 @@ def to_spec(kind: "type[Any]", source: Source | None, keys: Mapping[str, Any]) -
     else:
         name = os.fspath(source)
         values = read_values(name)
-    return parse_spec(dict(_written_out({**values, **keys}, kind)), source=name, kind=kind)
-
-
-def _written_out(values: Mapping[str, Any], kind: "type[BaseModel]") -> Iterator[tuple[str, Any]]:
-    """Values as a file would have them: short forms in full, paths as strings."""
-    for name, value in values.items():
-        field = kind.model_fields.get(name)
-        yield name, _in_full(_plain(value), field and field.annotation)
+    written = {}
+    for key, value in {**values, **keys}.items():
+        field = kind.model_fields.get(key)
+        written[key] = _in_full(_plain(value), field and field.annotation)
+    return parse_spec(written, source=name, kind=kind)
 
 
 def _in_full(value: Any, annotation: Any) -> Any:  # noqa: ANN401
     """The value of a key; a string or list as the main key of the part that is wanted there."""
     from pydantic import BaseModel
 
-    kinds = [each for each in (annotation, *get_args(annotation)) if isinstance(each, type)]
-    part = next((each for each in kinds if issubclass(each, BaseModel)), None)
+    kinds = [item for item in (annotation, *get_args(annotation)) if isinstance(item, type)]
+    part = next((item for item in kinds if issubclass(item, BaseModel)), None)
     if isinstance(value, dict) and get_origin(annotation) is dict:
-        return {name: _in_full(each, part) for name, each in value.items()}
+        return {name: _in_full(item, part) for name, item in value.items()}
     if part is None or not isinstance(value, (str, list)):
         return value
     main = next((name for name in _MAIN_KEYS if name in part.model_fields), None)
@@ -102,5 +97,5 @@ def _plain(value: Any) -> Any:  # noqa: ANN401
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, Mapping):
-        return {name: _plain(each) for name, each in value.items()}
-    return [_plain(each) for each in value] if isinstance(value, (list, tuple)) else value
+        return {name: _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

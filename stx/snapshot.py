@@ -141,7 +141,7 @@ class Snapshot:
         from stx.pipelines.search import search_snapshot
 
         texts = [queries] if isinstance(queries, str) else list(queries)
-        found = search_snapshot(
+        rows = search_snapshot(
             self.path, texts, output=self.output, version=self.version, **options
         )
-        return found[0] if isinstance(queries, str) else found
+        return rows[0] if isinstance(queries, str) else rows

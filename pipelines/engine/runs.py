@@ -28,6 +28,7 @@ from stx_core.store.files.urls import redact
 
 if TYPE_CHECKING:
     from stx.pipelines.planning.dataset_state import DatasetState
+    from stx.pipelines.planning.plan import Plan
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ class View:
 
     began: float | None = None
 
-    def plan(self, plan: Amount) -> None:
+    def plan(self, plan: "Plan") -> None:
         """Called once, before anything runs."""
 
     def watch(self, results: Iterator[dict[str, Any]], plan: Amount) -> Iterator[dict[str, Any]]:

@@ -151,7 +151,8 @@ def test_seconds_of_several_outputs_are_one_stage():
 
 SCRIPT = """
 import logging, time
-from stx.jobs.console import Console, configure_logging
+from stx.jobs.console import Console
+from stx.jobs.logs import configure_logging
 from tests.jobs.test_console import Amount, unit
 configure_logging()
 def results():
@@ -220,7 +221,7 @@ def test_a_dumb_terminal_gets_the_lines_of_a_log():
 
 
 def test_log_lines_go_to_the_stderr_of_the_moment(monkeypatch, capsys):
-    from stx.jobs.console import _Stderr
+    from stx.jobs.logs import _Stderr
 
     handler = _Stderr()
     logger = logging.getLogger("stx_alone")

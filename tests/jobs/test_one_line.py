@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import typer
 
-from stx.jobs import console
+from stx.jobs import console, logs
 from stx.jobs.exit_codes import run_application
 from stx.pipelines.encode import run_encode
 from stx.pipelines.spec.file import parse_spec
@@ -43,7 +43,7 @@ def test_an_error_that_names_an_id_cannot_add_a_line(capsys, monkeypatch):
 def test_a_log_message_is_one_line():
     record = logging.LogRecord("stx", logging.INFO, "f.py", 1, "%s is damaged", (EVIL,), None)
 
-    told = console._OneLine("%(levelname)s %(message)s").format(record)
+    told = logs._OneLine("%(levelname)s %(message)s").format(record)
 
     assert len(lines(told)) == 1
     assert told.isprintable()
