@@ -4,9 +4,20 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Self, TypedDict
 
 import numpy as np
+
+
+class HistogramValues(TypedDict, total=False):
+    """JSON values of a `Histogram`: bins by their number in digits; no bounds of no numbers."""
+
+    n: int
+    total: float
+    total_squares: float
+    low: float
+    high: float
+    bins: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -90,19 +101,29 @@ class Histogram(ABC):
         middle = (self.edge(place) + self.edge(place + 1)) / 2
         return min(max(middle, self.low), self.high)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> HistogramValues:
         """The counts as plain values; `from_json` reads them back."""
+        values = HistogramValues(
+            n=self.n,
+            total=self.total,
+            total_squares=self.total_squares,
+            bins={str(place): count for place, count in self.bins.items()},
+        )
         # JSON knows no infinity: the bounds of no numbers are left out.
-        bounds = {"low": self.low, "high": self.high} if self.n else {}
-        bins = {str(place): count for place, count in self.bins.items()}
-        sums = {"n": self.n, "total": self.total, "total_squares": self.total_squares}
-        return {**sums, **bounds, "bins": bins}
+        return values | {"low": self.low, "high": self.high} if self.n else values
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Read what `to_json` gave."""
-        bins = {int(place): count for place, count in values["bins"].items()}
-        return cls(**{**values, "bins": bins})
+    def from_json(cls, values: HistogramValues) -> Self:
+        """Read what `to_json` gave; no values are no numbers."""
+        bins = {int(place): count for place, count in values.get("bins", {}).items()}
+        return cls(
+            n=values.get("n", 0),
+            total=values.get("total", 0.0),
+            total_squares=values.get("total_squares", 0.0),
+            low=values.get("low", math.inf),
+            high=values.get("high", -math.inf),
+            bins=bins,
+        )
 
 
 # Few enough that the counts of a unit are some hundred bytes.

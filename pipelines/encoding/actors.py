@@ -96,7 +96,7 @@ def with_probes(
     parts = {name: replace(part, probe=probes.get(name)) for name, part in plan.parts.items()}
     if pool.gpus and spec.resources.tokenizers is None:
         cpus, _ = cluster.cluster_size(spec.resources.runner, available_cores())
-        free = cpus - 2 * cluster.IO_CPUS - pool.actors * pool.cpus
+        free = cpus - 2 * stream.IO_CPUS - pool.actors * pool.cpus
         n_tokenizers = actors_needed(probes.values(), pool.actors, free, pool.cpus)
         pool = replace(pool, tokenizers=n_tokenizers)
     return replace(plan, parts=parts, pool=pool)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import pyarrow as pa
 from pydantic import BaseModel
 
+from stx.pipelines.planning.plan import UnitDict
 from stx.pipelines.running import stream
 from stx.pipelines.running.stopping import pausing
 from stx.pipelines.spec.file import write_spec
@@ -146,11 +147,11 @@ def claimed(
 
 def finish_units(
     start: Start,
-    work: Sequence[stream.UnitDict],
-    read: stream.Read,
+    work: Sequence[UnitDict],
+    read: stream.Read[UnitDict],
     stages: Sequence[stream.StageSpec],
     *,
-    write: stream.Write,
+    write: stream.Write[UnitDict, dict[str, Any]],
     limits: Resources,
     limited: bool = True,
     watch: Callable[[Iterator[dict[str, Any]]], Iterator[dict[str, Any]]],

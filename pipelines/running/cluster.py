@@ -3,19 +3,16 @@
 import logging
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 from stx.pipelines.running.leftovers import end_leftovers, note_session
 from stx.pipelines.running.safe_path import safe_entries, safe_environment
 from stx.pipelines.running.stopping import kept_signal_handlers
+from stx.pipelines.running.stream import IO_CPUS, StageSpec
 from stx_core.errors import SpecError, StxError
 from stx_core.store.files.urls import redact
-
-# Tasks that feed and drain the actors. Below one CPU each, so that a reader and a writer fit
-# beside actors which were given every other core.
-IO_CPUS = 0.5
 
 # Ray starts tasks that it killed for their memory again, for ever (ray issue 32219).
 _MAX_OOM_RETRIES = 16
@@ -25,34 +22,6 @@ _ANSWER_TIMEOUT_S = 10.0
 logger = logging.getLogger(__name__)
 
 _BEFORE_BFLOAT16 = {"K80", "P100", "P4", "T4", "V100"}
-
-
-class ActorPool(Protocol):
-    """What is reserved: `actors` times `cpus` and `gpus`."""
-
-    @property
-    def stage(self) -> type:
-        """What the actors run."""
-
-    @property
-    def actors(self) -> int:
-        """How many there are."""
-
-    @property
-    def cpus(self) -> float:
-        """CPUs of one."""
-
-    @property
-    def gpus(self) -> float:
-        """GPUs of one."""
-
-    @property
-    def min_actors(self) -> int | None:
-        """The least number, of a pool that waits for nodes to join."""
-
-    @property
-    def custom(self) -> Mapping[str, float]:
-        """Other resources of one, by name."""
 
 
 def cluster_size(runner: str, cores: int) -> tuple[float, float]:
@@ -85,7 +54,7 @@ def _largest_size() -> dict[str, float]:
 
 
 def gpus_have_bfloat16() -> bool:
-    """Whether every kind of GPU of the cluster has units for it, by the names that Ray knows."""
+    """True if every kind of GPU of the cluster has units for it, by the names that Ray knows."""
     kinds = (name.partition(":") for name in _largest_size())
     return not {kind for label, _, kind in kinds if label == "accelerator_type"} & _BEFORE_BFLOAT16
 
@@ -104,17 +73,21 @@ def start_ray(cpus: int) -> None:
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_task_oom_retries", str(_MAX_OOM_RETRIES))
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     address = os.environ.get("RAY_ADDRESS")
     if address:
         _check_answers(address)
-        local: dict[str, Any] = {}
     else:
         end_leftovers()
-        local = {"address": "local", "num_cpus": cpus + 1, "include_dashboard": False}
     try:
         with kept_signal_handlers(), safe_environment(), _silent_stderr():
-            ray.init(job_config=_job_config(), **local, **quiet)
+            ray.init(
+                address=None if address else "local",
+                num_cpus=None if address else cpus + 1,
+                include_dashboard=None if address else False,
+                job_config=_job_config(),
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
     # Whatever it is, with or without a text: connections, timeouts, versions that differ.
     except Exception as error:
         raise StxError(_why_no_ray(address, error)) from error
@@ -171,17 +144,17 @@ def _job_config() -> Any:  # noqa: ANN401  (ray ships no usable types)
 @contextmanager
 def _silent_stderr() -> Iterator[None]:
     """Keep what Ray's core prints at its start, past Python, off the terminal; errors raise."""
-    kept = os.dup(2)
+    terminal = os.dup(2)
     with open(os.devnull, "w") as nothing:
         os.dup2(nothing.fileno(), 2)
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(terminal, 2)
+        os.close(terminal)
 
 
-def check_fits(stages: Sequence[ActorPool], cpus: float, gpus: float) -> None:
+def check_fits(stages: Sequence[StageSpec], cpus: float, gpus: float) -> None:
     """Refuse pools that the cluster cannot hold, with the arithmetic: starved actors hang.
 
     A pool with a least number of actors may wait for nodes to join; not on Ray of this machine
@@ -190,36 +163,38 @@ def check_fits(stages: Sequence[ActorPool], cpus: float, gpus: float) -> None:
     Raises:
         SpecError: the reservations exceed the cluster.
     """
-    try:
-        _check_fits(stages, cpus, gpus)
-    except SpecError as error:
-        if not os.environ.get("RAY_ADDRESS") or any(stage.min_actors is None for stage in stages):
-            raise
-        logger.info("waiting for nodes to join; now %s", error)
+    problem = _shortage(stages, cpus, gpus)
+    if problem is None:
+        return
+    if not os.environ.get("RAY_ADDRESS") or any(stage.min_actors is None for stage in stages):
+        raise SpecError(problem)
+    logger.info("waiting for nodes to join; now %s", problem)
 
 
-def _check_fits(stages: Sequence[ActorPool], cpus: float, gpus: float) -> None:
+def _shortage(stages: Sequence[StageSpec], cpus: float, gpus: float) -> str | None:
+    """What the cluster lacks, in words; None where all pools fit."""
     counts = [stage.min_actors or stage.actors for stage in stages]
-    asked_cpus = sum(n * stage.cpus for n, stage in zip(counts, stages, strict=True))
-    asked_gpus = sum(n * stage.gpus for n, stage in zip(counts, stages, strict=True))
+    needed_cpus = sum(n * stage.cpus for n, stage in zip(counts, stages, strict=True))
+    needed_gpus = sum(n * stage.gpus for n, stage in zip(counts, stages, strict=True))
     pools = ", ".join(
         f"{s.stage.__name__} {n} actors x ({s.cpus:g} CPU, {s.gpus:g} GPU)"
         for n, s in zip(counts, stages, strict=True)
     )
-    if asked_cpus + 2 * IO_CPUS > cpus:
-        raise SpecError(
-            f"resources: {pools} take {asked_cpus:g} CPUs, readers and writers {2 * IO_CPUS:g}, "
+    if needed_cpus + 2 * IO_CPUS > cpus:
+        return (
+            f"resources: {pools} take {needed_cpus:g} CPUs, readers and writers {2 * IO_CPUS:g}, "
             f"but the cluster has {cpus:g}; lower resources.actors or resources.cpus_per_actor"
         )
-    if asked_gpus > gpus:
-        raise SpecError(
-            f"resources: {pools} take {asked_gpus:g} GPUs, but the cluster has {gpus:g}; "
+    if needed_gpus > gpus:
+        return (
+            f"resources: {pools} take {needed_gpus:g} GPUs, but the cluster has {gpus:g}; "
             "lower resources.actors or resources.gpus_per_actor"
         )
     for n, stage in zip(counts, stages, strict=True):
         for name, amount in stage.custom.items():
-            if n * amount > (held := _largest_size().get(name, 0.0)):
-                raise SpecError(
+            if n * amount > (available := _largest_size().get(name, 0.0)):
+                return (
                     f"resources: {stage.stage.__name__} {n} actors take {n * amount:g} {name}, but "
-                    f"the cluster has {held:g}; see resources.custom"
+                    f"the cluster has {available:g}; see resources.custom"
                 )
+    return None

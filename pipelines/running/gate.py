@@ -34,7 +34,7 @@ class Gate:
         self._moved = clock()
 
     def is_open(self) -> bool:
-        """Whether a unit that starts now is likely to finish before the deadline."""
+        """True if a unit that starts now is likely to finish before the deadline."""
         if self._deadline is None:
             return True
         return self._clock() + self._longest * _DEADLINE_SLACK < self._deadline

@@ -67,13 +67,13 @@ def end_leftovers() -> int:
 def _end(session: str) -> int:
     if not session:
         return 0
-    left = first = set(_processes(session))
+    alive = first = set(_processes(session))
     for number in (signal.SIGTERM, signal.SIGKILL):
-        for pid in left:
+        for pid in alive:
             with suppress(OSError):
                 os.kill(pid, number)
         give_up = time.monotonic() + _PATIENCE_S
-        while (left := set(_processes(session))) and time.monotonic() < give_up:
+        while (alive := set(_processes(session))) and time.monotonic() < give_up:
             time.sleep(_POLL_S)
     return len(first)
 
@@ -84,22 +84,21 @@ def _processes(session: str) -> Iterator[int]:
         # Of others, and of those that end meanwhile, nothing can be read.
         with suppress(OSError):
             is_other = folder.stat().st_uid == os.getuid() and int(folder.name) != os.getpid()
-            if is_other and (_was_started_for(folder, session) or _works_for(folder, session)):
+            if is_other and _is_of(folder, session):
                 yield int(folder.name)
 
 
-def _was_started_for(process: Path, session: str) -> bool:
-    """Whether it is one of those that the driver starts: they are told the session."""
-    arguments = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+def _is_of(process: Path, session: str) -> bool:
+    """True if it is one that the driver started, or a child of the raylet.
+
+    The former have the session among their arguments. The latter, agents and workers, hide their
+    arguments; they have a file of the session open.
+    """
     # Not any that names it: somebody may read its logs.
-    return any(
-        each.startswith(_OPTIONS) and each.endswith((f"={session}", f"/{session}"))
-        for each in arguments
-    )
-
-
-def _works_for(process: Path, session: str) -> bool:
-    """Whether it is a child of the raylet: an agent or a worker, which hide their arguments."""
+    arguments = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+    endings = (f"={session}", f"/{session}")
+    if any(a.startswith(_OPTIONS) and a.endswith(endings) for a in arguments):
+        return True
     if _RAYLET not in (process / "environ").read_bytes():
         return False
     for link in (process / "fd").iterdir():

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 from stx.pipelines.running.safe_path import child_environment
 
@@ -41,12 +41,12 @@ class PythonChild:
     """
 
     def __init__(self, module: str) -> None:
-        self.connection, theirs = Pipe()
+        self.connection, child_end = Pipe()
         # The same modules as here, wherever a class that is sent is from.
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", module, str(theirs.fileno())],
+            [sys.executable, "-P", "-m", module, str(child_end.fileno())],
             env={"GOMP_SPINCOUNT": _SPINS} | child_environment(),
-            pass_fds=[theirs.fileno()],
+            pass_fds=[child_end.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -55,12 +55,20 @@ class PythonChild:
             # Ctrl-C in a terminal is for the driver: it ends the children once it has stopped.
             start_new_session=True,
         )
-        theirs.close()
-        self.tail: deque[str] = deque(maxlen=1)
-        assert self.process.stderr is not None
-        self._reader = threading.Thread(
-            target=_copy_lines, args=(self.process.stderr, self.tail), daemon=True
-        )
+        child_end.close()
+        self.tail = tail = deque[str](maxlen=1)
+        stderr = self.process.stderr
+        assert stderr is not None
+
+        # Without `self`: an object that nobody uses any more closes its connection.
+        def pass_on() -> None:
+            with stderr:
+                for line in stderr:
+                    sys.stderr.write(line)
+                    if line.strip():
+                        tail.append(line.strip()[:_STDERR_CHARS])
+
+        self._reader = threading.Thread(target=pass_on, daemon=True)
         self._reader.start()
 
     def end(self) -> None:
@@ -115,12 +123,3 @@ def exit_with_parent(connection: Connection, take: Callable[[bytes], object]) ->
             os._exit(0)
 
     threading.Thread(target=receive, daemon=True).start()
-
-
-def _copy_lines(stderr: IO[str], tail: "deque[str]") -> None:
-    """Pass the child's stderr on, and keep its last line."""
-    with stderr:
-        for line in stderr:
-            sys.stderr.write(line)
-            if line.strip():
-                tail.append(line.strip()[:_STDERR_CHARS])

@@ -22,7 +22,8 @@ _VARIABLES = ("PYTHONSAFEPATH", "PYTHONPATH")
 def safe_entries(path: Iterable[str]) -> list[str]:
     """Entries of a module search path as absolute folders, without the current one."""
     here = os.path.realpath(os.curdir)
-    if here == _OWN_ROOT or here in map(os.path.realpath, _absolute_pythonpath()):
+    named = filter(os.path.isabs, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    if here == _OWN_ROOT or here in map(os.path.realpath, named):
         return [os.path.abspath(entry) for entry in path]
     return [os.path.abspath(entry) for entry in path if os.path.realpath(entry or ".") != here]
 
@@ -60,8 +61,3 @@ def safe_environment() -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-def _absolute_pythonpath() -> list[str]:
-    entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    return [entry for entry in entries if os.path.isabs(entry)]

@@ -26,7 +26,8 @@ _OOM_SCORE = "900"
 
 def main() -> None:
     """Load, say so, and answer each table with the columns that the stage added."""
-    _die_first()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
     connection = Connection(int(sys.argv[1]))
     stage_class, settings, memory_share = connection.recv()
     requests: SimpleQueue[bytes] = SimpleQueue()
@@ -41,7 +42,7 @@ def main() -> None:
         while True:
             table = pa.ipc.open_stream(requests.get()).read_all()
             try:
-                connection.send(("done", _added(stage(table), table)))
+                connection.send(("done", _added_columns(stage(table), table)))
             except StxError as error:
                 connection.send(("error", error))
     except StxError as error:
@@ -50,32 +51,21 @@ def main() -> None:
         return
     except Exception as error:
         # After a CUDA error the process is of no more use, and other errors cannot be told from
-        # it: the parent starts another one.
-        connection.send(("failed", _describe(error)))
+        # it: the parent starts another one. Of the text it gets only torch's, in one line: others
+        # may quote a document.
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        detail = f"{type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}"
+        if isinstance(error, RuntimeError) and str(error):
+            detail += f": {str(error).splitlines()[0][:_ERROR_CHARS]}"
+        connection.send(("failed", detail))
 
 
-def _added(result: pa.Table, table: pa.Table) -> bytes:
+def _added_columns(result: pa.Table, table: pa.Table) -> bytes:
     if result.num_rows != table.num_rows:
         raise AssertionError(f"took {table.num_rows} rows and returned {result.num_rows}")
     new = [name for name in result.column_names if name not in table.column_names]
     added: bytes = to_bytes(result.select(new)).to_pybytes()
     return added
-
-
-def _describe(error: Exception) -> str:
-    """Type and place. Of the text only torch's, in one line: others may quote a document."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    said = f": {str(error).splitlines()[0][:_ERROR_CHARS]}" if _is_torch(error) else ""
-    return f"{type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}{said}"
-
-
-def _is_torch(error: Exception) -> bool:
-    return isinstance(error, RuntimeError) and bool(str(error))
-
-
-def _die_first() -> None:
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
 
 
 if __name__ == "__main__":

@@ -22,28 +22,12 @@ STOPPED_EXIT_CODE = 4
 _EXIT_CODES = {signal.SIGTERM: STOPPED_EXIT_CODE, signal.SIGINT: 130}
 
 # Of the three seconds: a store that does not answer must not keep the process alive.
-_PAUSE_S = 1.5
+_AT_STOP_S = 1.5
 
-# Runs that this process holds: dataset and claim.
-_held: list[tuple[str, log.Claim]] = []
-
-# What else is done when this process is stopped, after the runs are paused.
+# What is done when this process is stopped, in this order.
 _at_stop: list[Callable[[], None]] = []
 
 _leaving = threading.Event()
-
-
-@contextmanager
-def pausing(root: str, claim: log.Claim) -> Iterator[None]:
-    """Pause the run in the log when the block, or the process in it, is stopped before its end."""
-    _held.append((root, claim))
-    try:
-        yield
-    except (Stopped, QualityRefused, KeyboardInterrupt):
-        _pause_held()
-        raise
-    finally:
-        _held.remove((root, claim))
 
 
 @contextmanager
@@ -54,6 +38,23 @@ def at_stop(act: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         _at_stop.remove(act)
+
+
+@contextmanager
+def pausing(root: str, claim: log.Claim) -> Iterator[None]:
+    """Pause the run in the log when the block, or the process in it, is stopped before its end."""
+
+    def pause() -> None:
+        # Fenced, or the store is away: the run is as well off without the entry.
+        with suppress(StxError, OSError):
+            log.pause(root, claim.run, claim.epoch)
+
+    with at_stop(pause):
+        try:
+            yield
+        except (Stopped, QualityRefused, KeyboardInterrupt):
+            pause()
+            raise
 
 
 def exit_on_signals() -> None:
@@ -91,31 +92,21 @@ def leave(code: int) -> None:
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
     """Leave from a thread: the main one may be anywhere, and cannot be trusted to come back."""
-    if _leaving.is_set():
-        return
-    _leaving.set()
-    threading.Thread(target=_pause_and_leave, args=(signal.Signals(number),), daemon=True).start()
+    if not _leaving.is_set():
+        _leaving.set()
+        threading.Thread(target=_act_and_leave, args=(signal.Signals(number),), daemon=True).start()
 
 
-def _pause_and_leave(number: signal.Signals) -> None:
-    pause = threading.Thread(target=_pause_and_act, daemon=True)
-    pause.start()
-    pause.join(_PAUSE_S)
+def _act_and_leave(number: signal.Signals) -> None:
+    def act_all() -> None:
+        for act in list(_at_stop):
+            act()
+
+    acting = threading.Thread(target=act_all, daemon=True)
+    acting.start()
+    acting.join(_AT_STOP_S)
     with suppress(OSError, ValueError):
         sys.stderr.write(
             f"stx: stopped by {number.name}; finished units are kept, run again to go on\n"
         )
     leave(_EXIT_CODES[number])
-
-
-def _pause_and_act() -> None:
-    _pause_held()
-    for act in list(_at_stop):
-        act()
-
-
-def _pause_held() -> None:
-    for root, claim in list(_held):
-        # Fenced, or the store is away: the run is as well off without the entry.
-        with suppress(StxError, OSError):
-            log.pause(root, claim.run, claim.epoch)

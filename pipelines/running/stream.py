@@ -11,19 +11,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 
-from stx.pipelines.running.cluster import IO_CPUS
 from stx.pipelines.running.gate import Gate
 from stx.pipelines.running.supervise import Supervised
 from stx.pipelines.running.unit_table import to_bytes
 from stx.pipelines.running.watch import original_errors, watched
 from stx_core.errors import StoreError
 
-UnitDict = dict[str, Any]
-"""A unit described in plain JSON values; what they mean is between `read` and `write`."""
+Unit = TypeVar("Unit")
+"""Description of a unit in JSON values; what they mean is between `read` and `write`."""
+
+Result = TypeVar("Result")
+
+# Tasks that feed and drain the actors. Below one CPU each, so that a reader and a writer fit
+# beside actors which were given every other core.
+IO_CPUS = 0.5
 
 # Blocks that the driver describes to Ray up front; each holds one or more unit descriptions. Ray
 # keeps some 25 KB per block on the driver until the end, so there are no more than keep all busy.
@@ -79,9 +84,11 @@ class StageSpec:
     started: Supervised | None = None
 
 
-Read = Callable[[UnitDict], pa.Table]
-Write = Callable[[UnitDict, pa.Table], dict[str, Any]]
-Name = Callable[[UnitDict], str]
+Read = Callable[[Unit], pa.Table]
+"""Description of a unit to its table; storage is read here. Runs as a task."""
+
+Write = Callable[[Unit, pa.Table], Result]
+"""Description and table to a small JSON value. Runs as a task; it makes a unit done."""
 
 
 @contextmanager
@@ -101,23 +108,22 @@ def warmed_up(spec: StageSpec, runner: str) -> Iterator[StageSpec]:
 
 
 def run(
-    units: Sequence[UnitDict],
-    read: Read,
+    units: Sequence[Unit],
+    read: Read[Unit],
     stages: Sequence[StageSpec],
-    write: Write,
+    write: Write[Unit, Result],
     runner: str,
     *,
     seconds: float | None = None,
-    name: Name = json.dumps,
-) -> Iterator[dict[str, Any]]:
+    name: Callable[[Unit], str] = json.dumps,
+) -> Iterator[Result]:
     """Send units through read, the stages and write; yield what write returned, as units finish.
 
     Args:
         units: descriptions in JSON values; started in this order, finished in any.
-        read: description to table, where storage is read; runs as a task.
+        read: see `Read`.
         stages: actor pools that the table passes in turn.
-        write: description and table to a small JSON result; runs as a task. It, and not this
-            function, makes a unit done.
+        write: see `Write`.
         runner: "ray", or "local" for a plain loop over the same functions in this process.
         seconds: until the deadline. Units that would not finish before it are left out; how long
             a unit takes is learned from those before it.
@@ -130,14 +136,19 @@ def run(
     if not units:
         return iter(())
     if runner == "local":
-        return _run_local(units, read, stages, write, Gate(seconds))
-    return _run_ray(units, read, stages, write, seconds, name)
+        return _run_local(units, read, stages, write=write, gate=Gate(seconds))
+    return _run_ray(units, read, stages, write=write, seconds=seconds, name=name)
 
 
 def _run_local(
-    units: Sequence[UnitDict], read: Read, stages: Sequence[StageSpec], write: Write, gate: Gate
-) -> Iterator[dict[str, Any]]:
-    loaded = [_Lazy(spec, lambda: None) for spec in stages]
+    units: Sequence[Unit],
+    read: Read[Unit],
+    stages: Sequence[StageSpec],
+    *,
+    write: Write[Unit, Result],
+    gate: Gate,
+) -> Iterator[Result]:
+    loaded = [_LazyStage(spec, lambda: None) for spec in stages]
     try:
         for number, unit in enumerate(units):
             if not gate.admit(str(number)):
@@ -150,22 +161,31 @@ def _run_local(
             yield result
     finally:
         for stage in loaded:
-            stage.close()
+            if isinstance(stage.stage, Supervised):
+                stage.stage.close()
 
 
 def _run_ray(
-    units: Sequence[UnitDict],
-    read: Read,
+    units: Sequence[Unit],
+    read: Read[Unit],
     stages: Sequence[StageSpec],
-    write: Write,
+    *,
+    write: Write[Unit, Result],
     seconds: float | None,
-    name: Name,
-) -> Iterator[dict[str, Any]]:
+    name: Callable[[Unit], str],
+) -> Iterator[Result]:
     import ray.data
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    _quiet(ray.data.DataContext.get_current())
+    _set_up(ray.data.DataContext.get_current())
+    # The gate is an actor beside the driver: a lost node must not take it along.
     nodes_may_join = any(spec.min_actors for spec in stages)
-    gate = _remote_gate(seconds, _NODES_JOIN_S if nodes_may_join else 0.0)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    gate = (
+        ray.remote(Gate)
+        .options(num_cpus=0, scheduling_strategy=here)
+        .remote(seconds, patience_s=_NODES_JOIN_S if nodes_may_join else 0.0)
+    )
     rows = [{"unit": json.dumps(unit)} for unit in units]
     n_actors = sum(spec.actors for spec in stages)
     n_blocks = min(len(rows), max(_MIN_INPUT_BLOCKS, _INPUT_BLOCKS_PER_ACTOR * n_actors))
@@ -174,6 +194,8 @@ def _run_ray(
     reader = partial(_read_cell, read=read, gate=gate)
     stream = stream.map_batches(reader, num_cpus=IO_CPUS, **one_unit)
     for spec in stages:
+        most = min(spec.actors, n_blocks)
+        least = most if spec.min_actors is None else min(spec.min_actors, most)
         stream = stream.map_batches(
             _StageCell,
             fn_constructor_kwargs={
@@ -181,7 +203,7 @@ def _run_ray(
                 "gate": gate,
                 "name": name if spec is stages[0] else None,
             },
-            compute=_pool(spec, n_blocks),
+            compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
             num_cpus=spec.cpus,
             num_gpus=spec.gpus or None,
             resources=dict(spec.custom) or None,
@@ -204,35 +226,7 @@ def _run_ray(
                     yield json.loads(result)
 
 
-def _pool(spec: StageSpec, n_blocks: int) -> Any:  # noqa: ANN401  (ray ships no usable types)
-    from ray.data import ActorPoolStrategy
-
-    most = min(spec.actors, n_blocks)
-    if spec.min_actors is None:
-        return ActorPoolStrategy(size=most)
-    return ActorPoolStrategy(min_size=min(spec.min_actors, most), max_size=most)
-
-
-def _remote_gate(seconds: float | None, patience_s: float) -> Any:  # noqa: ANN401
-    """The gate as an actor beside the driver: a lost node must not take it along."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return (
-        ray.remote(Gate)
-        .options(num_cpus=0, scheduling_strategy=here)
-        .remote(seconds, patience_s=patience_s)
-    )
-
-
-def _ask(gate: Any, question: str, *arguments: str) -> Any:  # noqa: ANN401
-    import ray
-
-    return ray.get(getattr(gate, question).remote(*arguments), timeout=_ASK_TIMEOUT_S)
-
-
-def _quiet(context: Any) -> None:  # noqa: ANN401  (ray ships no usable types)
+def _set_up(context: Any) -> None:  # noqa: ANN401  (ray ships no usable types)
     """Settings under which a unit flows on its own, and Ray's progress bars stay away."""
     context.target_max_block_size = 1  # each unit becomes a block of its own, at once
     context.enable_progress_bars = False
@@ -245,12 +239,13 @@ def _quiet(context: Any) -> None:  # noqa: ANN401  (ray ships no usable types)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
-def _read_cell(batch: pa.Table, read: Read, gate: Any) -> pa.Table:  # noqa: ANN401
-    (unit,) = batch.column("unit").to_pylist()
-    return _wrap(unit, read(json.loads(unit)) if _ask(gate, "is_open") else None)
+def _ask(gate: Any, question: str, *arguments: str) -> Any:  # noqa: ANN401
+    import ray
+
+    return ray.get(getattr(gate, question).remote(*arguments), timeout=_ASK_TIMEOUT_S)
 
 
-class _Lazy:
+class _LazyStage:
     """A stage that is loaded for the first table that needs it."""
 
     def __init__(self, spec: StageSpec, beat: Callable[[], None]) -> None:
@@ -261,11 +256,13 @@ class _Lazy:
         if self.spec.skip and self.spec.skip(table):
             return table
         self.stage = self.stage or self._load()
-        return _checked(self.stage(table), table, self.spec.stage)
-
-    def close(self) -> None:
-        if isinstance(self.stage, Supervised):
-            self.stage.close()
+        result = self.stage(table)
+        if result.num_rows != table.num_rows:
+            raise AssertionError(
+                f"{self.spec.stage.__name__} took {table.num_rows} rows and returned "
+                f"{result.num_rows}"
+            )
+        return result
 
     def _load(self) -> Stage:
         if self.spec.started is not None:
@@ -275,30 +272,45 @@ class _Lazy:
         return Supervised(self.spec.stage, self.spec.settings, self.spec.stall_timeout_s, self.beat)
 
 
-class _StageCell:
-    """The actor: a stage between unwrapping and wrapping."""
+def _read_cell(batch: pa.Table, read: Read[Any], gate: Any) -> pa.Table:  # noqa: ANN401
+    (unit,) = batch.column("unit").to_pylist()
+    return _wrap(unit, read(json.loads(unit)) if _ask(gate, "is_open") else None)
 
-    def __init__(self, spec: StageSpec, gate: Any, name: Name | None) -> None:  # noqa: ANN401
+
+class _StageCell:
+    """The actor: a stage between unwrapping and wrapping.
+
+    Args:
+        spec: of the stage.
+        gate: the remote one.
+        name: of a unit, in the first stage, which admits units; None in later ones.
+    """
+
+    def __init__(
+        self,
+        spec: StageSpec,
+        gate: Any,  # noqa: ANN401
+        name: Callable[[Any], str] | None,
+    ) -> None:
         self.gate, self.name = gate, name
-        self.stage = _Lazy(spec, lambda: _ask(gate, "beat"))
+        self.stage = _LazyStage(spec, lambda: _ask(gate, "beat"))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         unit, table = _unwrap(batch)
-        if table is None or (self.name is not None and not self._admit(unit, self.name)):
-            return _wrap(unit, None)
-        return _wrap(unit, self.stage(table))
+        if table is not None and self.name is not None:
+            attempt = _ask(self.gate, "admit", unit)
+            if attempt > _MAX_ATTEMPTS:
+                raise StoreError(
+                    f"{self.name(json.loads(unit))}: {_MAX_ATTEMPTS} actors or nodes were lost "
+                    "while they worked on these rows; see Ray's logs for why (out of memory?), "
+                    "run again to go on"
+                )
+            if not attempt:
+                table = None
+        return _wrap(unit, None if table is None else self.stage(table))
 
-    def _admit(self, unit: str, name: Name) -> bool:
-        attempt = _ask(self.gate, "admit", unit)
-        if attempt > _MAX_ATTEMPTS:
-            raise StoreError(
-                f"{name(json.loads(unit))}: {_MAX_ATTEMPTS} actors or nodes were lost while they "
-                "worked on these rows; see Ray's logs for why (out of memory?), run again to go on"
-            )
-        return bool(attempt)
 
-
-def _write_cell(batch: pa.Table, write: Write, gate: Any) -> pa.Table:  # noqa: ANN401
+def _write_cell(batch: pa.Table, write: Write[Any, Any], gate: Any) -> pa.Table:  # noqa: ANN401
     unit, table = _unwrap(batch)
     result = None
     if table is not None:
@@ -319,11 +331,3 @@ def _unwrap(batch: pa.Table) -> tuple[str, pa.Table | None]:
         raise AssertionError(f"a stage takes one unit at a time, got {batch.num_rows}")
     unit, cell = batch.column("unit")[0].as_py(), batch.column("table").chunk(0)[0]
     return unit, pa.ipc.open_stream(cell.as_buffer()).read_all() if cell.is_valid else None
-
-
-def _checked(result: pa.Table, table: pa.Table, stage: type) -> pa.Table:
-    if result.num_rows != table.num_rows:
-        raise AssertionError(
-            f"{stage.__name__} took {table.num_rows} rows and returned {result.num_rows}"
-        )
-    return result

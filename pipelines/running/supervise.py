@@ -9,9 +9,9 @@ import contextlib
 import logging
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -28,10 +28,9 @@ _LOAD_ATTEMPTS = 3
 # More rows of one unit that do this are no bad rows but a broken model or machine.
 _MAX_GUILTY_ROWS = 8
 
-# Notes of a table that add up over its rows.
-_NUMBERS = ("seconds", "run")
-
 _BEAT_S = 10.0
+
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -92,48 +91,37 @@ class Supervised:
             result = self._attempt(table)
         if isinstance(result, pa.Table):
             return result
-        return _join(table, self._bisect(table, result, []))
+        return _joined(table, self._bisect(table, result, []))
 
     def close(self) -> None:
         """End the child."""
         if self._child is not None:
-            self._child.end()
+            self._child.process.end()
             self._child = None
 
     def _bisect(self, table: pa.Table, failure: Failure, guilty: list[Failure]) -> list[pa.Table]:
         """Encode or reject the rows of a table that ended a child; they stay in order."""
-        if table.num_rows == 1:
-            return [self._reject(table, failure, guilty)]
-        half = table.num_rows // 2
-        parts: list[pa.Table] = []
-        for part in (table.slice(0, half), table.slice(half)):
-            result = self._attempt(part)
-            failed = isinstance(result, Failure)
-            parts += self._bisect(part, result, guilty) if failed else [result]
-        return parts
-
-    def _reject(self, row: pa.Table, failure: Failure, guilty: list[Failure]) -> pa.Table:
+        if table.num_rows > 1:
+            half = table.num_rows // 2
+            parts: list[pa.Table] = []
+            for part in (table.slice(0, half), table.slice(half)):
+                result = self._attempt(part)
+                failed = isinstance(result, Failure)
+                parts += self._bisect(part, result, guilty) if failed else [result]
+            return parts
         guilty.append(failure)
         # Without its text a row is not encoded: this only adds the columns, all null.
-        result = self._attempt(unit_table.reject(row, failure.reason, "text", failure.detail))
+        result = self._attempt(unit_table.reject(table, failure.reason, "text", failure.detail))
         if isinstance(result, Failure) or len(guilty) > _MAX_GUILTY_ROWS:
             raise InputError(
                 f"{len(guilty)} rows of one unit end the process of {self._name()} "
                 f"({failure.reason}: {failure.detail}): see whether model and machine are sound; "
                 "if only these rows are at fault, filter them out or lower resources.rows_per_unit"
             )
-        return result
+        return [result]
 
     def _attempt(self, table: pa.Table) -> pa.Table | Failure:
-        child = self._loaded_child()
-        answer = child.ask(table, self._stall_timeout_s)
-        if isinstance(answer, Failure):
-            logger.warning("%d rows ended %s: %s", table.num_rows, self._name(), answer.detail)
-            self.close()
-        return answer
-
-    def _loaded_child(self) -> "Child":
-        """A child that is ready; loading is tried three times, and no more."""
+        """What a loaded child makes of a table; loading is tried three times, and no more."""
         failure: Failure | None = None
         for _ in range(_LOAD_ATTEMPTS):
             self._child = self._child or self._start()
@@ -143,7 +131,13 @@ class Supervised:
                 self.close()
                 raise
             if failure is None:
-                return self._child
+                answer = self._child.ask(table, self._stall_timeout_s)
+                if isinstance(answer, Failure):
+                    logger.warning(
+                        "%d rows ended %s: %s", table.num_rows, self._name(), answer.detail
+                    )
+                    self.close()
+                return answer
             self.close()
         assert failure is not None
         raise ModelError(
@@ -153,36 +147,42 @@ class Supervised:
 
     def _name(self) -> str:
         groups = (self._settings.get(group, {}) for group in ("encoders", "rerankers"))
-        models = [str(one.get("model")) for group in groups for one in group.values()]
+        models = [str(model.get("model")) for group in groups for model in group.values()]
         return ", ".join(models) or self._stage.__name__
 
     def _start(self) -> "Child":
         return Child(self._stage, self._settings, self._memory_share, self._beat)
 
 
-def _join(table: pa.Table, parts: Sequence[pa.Table]) -> pa.Table:
+def _joined(table: pa.Table, parts: Sequence[pa.Table]) -> pa.Table:
     """The parts as one table; each has the notes of `table`, and its own numbers on top."""
-    before = unit_table.notes(table)
-    after = [unit_table.notes(part) for part in parts]
-    notes = {
-        name: _added(name, before, after) for name in _NUMBERS if any(name in n for n in after)
-    }
-    return unit_table.with_notes(pa.concat_tables(parts).combine_chunks(), **notes)
+    before, after = unit_table.notes(table), [unit_table.notes(part) for part in parts]
+    joined = pa.concat_tables(parts).combine_chunks()
+    if any("seconds" in notes for notes in after):
+        seconds = [notes.get("seconds", {}) for notes in after]
+        joined = unit_table.with_notes(joined, seconds=_sums(before.get("seconds", {}), seconds))
+    if any("run" in notes for notes in after):
+        runs = [notes.get("run", {}) for notes in after]
+        joined = unit_table.with_notes(joined, run=_sums(before.get("run", {}), runs))
+    return joined
 
 
-def _added(note: str, before: dict[str, Any], after: Sequence[dict[str, Any]]) -> dict[str, float]:
-    old = before.get(note, {})
-    numbers = dict(old)
-    for notes in after:
-        for name, value in notes.get(note, {}).items():
-            numbers[name] = numbers.get(name, 0) + value - old.get(name, 0)
-    return numbers
+def _sums(before: Mapping[str, Number], after: Sequence[Mapping[str, Number]]) -> dict[str, Number]:
+    """The numbers before, and what each of those after has more."""
+    sums = dict(before)
+    for numbers in after:
+        for name, value in numbers.items():
+            sums[name] = sums.get(name, 0) + value - before.get(name, 0)
+    return sums
 
 
 class Child:
     """One process with the stage in it, and the connection to it.
 
     It ends when the connection does, so also when this process is killed.
+
+    Attributes:
+        process: it.
     """
 
     def __init__(
@@ -193,8 +193,8 @@ class Child:
         beat: Callable[[], None],
     ) -> None:
         self._beat = beat
-        self._child = PythonChild("stx.pipelines.running.stage_process")
-        self._connection = self._child.connection
+        self.process = PythonChild("stx.pipelines.running.stage_process")
+        self._connection = self.process.connection
         self._ready = False
         # If it is dead already, waiting for it says why.
         with contextlib.suppress(OSError):
@@ -224,14 +224,16 @@ class Child:
             table = table.append_column(name, added.column(name))
         return table.replace_schema_metadata(added.schema.metadata)
 
-    def end(self) -> None:
-        """Kill the process, and wait until it is gone."""
-        self._child.end()
-
     def _receive(self, timeout_s: float) -> bytes | Failure:
         """The answer; any message before it is a sign of life that starts the clock again."""
+        end = time.monotonic() + timeout_s
         try:
-            while self._wait(timeout_s):
+            while True:
+                if not self._connection.poll(min(_BEAT_S, max(0.0, end - time.monotonic()))):
+                    self._beat()
+                    if time.monotonic() >= end:
+                        return Failure("timeout", f"no batch was finished for {timeout_s:g} s")
+                    continue
                 kind, value = self._connection.recv()
                 if kind == "done":
                     return bytes(value)
@@ -239,24 +241,15 @@ class Child:
                     raise value
                 if kind == "failed":
                     return Failure("crash", value)
+                end = time.monotonic() + timeout_s
         except (EOFError, ConnectionError):
             return self._death()
-        return Failure("timeout", f"no batch was finished for {timeout_s:g} s")
-
-    def _wait(self, timeout_s: float) -> bool:
-        """Whether a message comes in time."""
-        end = time.monotonic() + timeout_s
-        while not self._connection.poll(min(_BEAT_S, max(0.0, end - time.monotonic()))):
-            self._beat()
-            if time.monotonic() >= end:
-                return False
-        return True
 
     def _death(self) -> Failure:
         """Why the process is gone; it has closed its end of the connection."""
-        code = self._child.exit_code()
+        code = self.process.exit_code()
         if code is None:
             return Failure("crash", "its process closed the connection")
         how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
-        detail = "; ".join([how, *self._child.tail])
+        detail = "; ".join([how, *self.process.tail])
         return Failure("crash", detail, out_of_memory=code == -signal.SIGKILL)

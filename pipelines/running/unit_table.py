@@ -10,16 +10,14 @@
                       where it has none; absent if there is nothing to look in
     <output>.…  what the encode stage adds for each output that has texts to encode
 
-Notes are small JSON values in the schema's metadata: which outputs have texts to encode, seconds
-spent, and how many tokens and places of batches (``run``) each encoder was given, with what only
-filled packed batches up.
+Notes are small JSON values in the schema's metadata, see `Notes`.
 """
 
 import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TypedDict, Unpack, cast
 
 import pyarrow as pa
 
@@ -33,6 +31,37 @@ COPIED = "c."
 REJECTION = pa.struct([("reason", pa.string()), ("column", pa.string()), ("detail", pa.string())])
 
 _NOTES = b"stx"
+
+
+class Notes(TypedDict, total=False):
+    """What a table carries beside its rows; each stage adds what it knows.
+
+    Attributes:
+        due: outputs, or models, that have texts to encode.
+        rows_in: rows read, those that filters left out not counted.
+        n_filtered: rows that filters left out.
+        id_hash_in: `id_hash` of the rows read, in hex.
+        seconds: spent, by stage.
+        retries: storage calls made again while the unit was read, by kind.
+        run: by ``<output>.tokens``, ``.places`` and ``.fill``: the tokens that an encoder was
+            given, the places of its batches, and what only filled packed batches up.
+        prompt_lengths: tokens of the prompt, by output.
+        leg: of retrieval.
+        group: of corpus files that the leg searches.
+        recall: of its approximate search, measured; None where it is exact.
+    """
+
+    due: list[str]
+    rows_in: int
+    n_filtered: int
+    id_hash_in: str
+    seconds: dict[str, float]
+    retries: dict[str, int]
+    run: dict[str, int]
+    prompt_lengths: dict[str, int]
+    leg: str
+    group: int
+    recall: float | None
 
 
 def rejections(items: Sequence[tuple[str, str, str] | None]) -> pa.Array:
@@ -54,18 +83,18 @@ def reject(table: pa.Table, reason: str, column: str, detail: str) -> pa.Table:
     return table
 
 
-def notes(table: pa.Table) -> dict[str, Any]:
+def notes(table: pa.Table) -> Notes:
     """The notes that a table carries."""
-    return dict(json.loads((table.schema.metadata or {}).get(_NOTES, b"{}")))
+    return cast(Notes, json.loads((table.schema.metadata or {}).get(_NOTES, b"{}")))
 
 
-def with_notes(table: pa.Table, **values: Any) -> pa.Table:  # noqa: ANN401
+def with_notes(table: pa.Table, **values: Unpack[Notes]) -> pa.Table:
     """The same table with notes added."""
     return table.replace_schema_metadata({_NOTES: json.dumps(notes(table) | values)})
 
 
 def is_encoded(table: pa.Table) -> bool:
-    """Whether no output has texts to encode."""
+    """True if no output has texts to encode."""
     return not notes(table)["due"]
 
 

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from stx_core.errors import StoreError, StxError
 
@@ -33,7 +33,16 @@ def watched(
         StoreError: nothing moved for `limit_s`.
     """
     passed: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue(maxsize=64)
-    threading.Thread(target=_pump, args=(items, passed), daemon=True).start()
+
+    def take() -> None:
+        try:
+            for item in items:
+                passed.put((item, None))
+            passed.put((None, None))
+        except BaseException as error:
+            passed.put((None, error))
+
+    threading.Thread(target=take, daemon=True).start()
     last = time.monotonic()
     while True:
         try:
@@ -53,15 +62,6 @@ def watched(
         yield item
 
 
-def _pump(items: Iterator[Item], passed: "queue.Queue[Any]") -> None:
-    try:
-        for item in items:
-            passed.put((item, None))
-        passed.put((None, None))
-    except BaseException as error:
-        passed.put((None, error))
-
-
 @contextmanager
 def original_errors(in_flight: Callable[[], str]) -> Iterator[None]:
     """Raise the error that a worker raised, not the layers that Ray puts around it.
@@ -74,11 +74,13 @@ def original_errors(in_flight: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except ray.exceptions.RayError as error:
-        seen: BaseException | None = error
-        while seen is not None and not (isinstance(seen, StxError) or _is_plain_os_error(seen)):
-            seen = getattr(seen, "cause", None) or seen.__cause__
-        if seen is not None:
-            raise seen from None
+        cause: BaseException | None = error
+        while cause is not None:
+            # An error of the operating system, not Ray's copy of one, which has lost its number.
+            is_system = isinstance(cause, OSError) and cause.errno is not None
+            if is_system or isinstance(cause, StxError):
+                raise cause from None
+            cause = getattr(cause, "cause", None) or cause.__cause__
         if isinstance(error, ray.exceptions.OutOfDiskError):
             raise StoreError(
                 "the disk under Ray's temporary folder is full: free some space there, or start "
@@ -92,8 +94,3 @@ def original_errors(in_flight: Callable[[], str]) -> Iterator[None]:
             f"Ray gave up ({type(error).__name__}: {last}), in flight: {in_flight()}; run again: "
             "finished units are kept"
         ) from None
-
-
-def _is_plain_os_error(error: BaseException) -> bool:
-    """An error of the operating system, and not Ray's copy of one, which has lost its number."""
-    return isinstance(error, OSError) and error.errno is not None

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.client import HTTPException
@@ -98,15 +98,14 @@ def _tell(job: str, spec: BaseModel, event: str, body: Mapping[str, Any]) -> Non
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     data = json.dumps({**head, **body}).encode()
+    problems = {}
     if alerts.command:
-        _warn_of("command", _run(alerts.command, data))
+        problems["command"] = _run(alerts.command, data)
     if alerts.webhook or alerts.webhook_file:
-        _warn_of("webhook", _post(alerts, data))
-
-
-def _warn_of(way: str, problem: str | None) -> None:
-    if problem:
-        logger.warning("alerts.%s: %s; nobody was told by it", way, problem)
+        problems["webhook"] = _post(alerts, data)
+    for way, problem in problems.items():
+        if problem:
+            logger.warning("alerts.%s: %s; nobody was told by it", way, problem)
 
 
 def _run(command: tuple[str, ...], data: bytes) -> str | None:
@@ -125,18 +124,14 @@ def _run(command: tuple[str, ...], data: bytes) -> str | None:
         return f"{redact(command[0])}: {type(error).__name__}: {redact(str(error))}"
     if not done.returncode:
         return None
-    said = done.stderr.decode(errors="replace").strip().splitlines()
-    last = f": {_without(command[1:], redact(said[-1]))}" if said else ""
-    return f"{redact(command[0])} ended with exit code {done.returncode}{last}"
-
-
-def _without(arguments: Sequence[str], text: str) -> str:
-    """A text without what it quotes of a command's arguments: one may be a token."""
-    for argument in sorted(arguments, key=len, reverse=True):
+    lines = done.stderr.decode(errors="replace").strip().splitlines()
+    reason = f": {redact(lines[-1])}" if lines else ""
+    # Without what it quotes of the command's arguments: one may be a token.
+    for argument in sorted(command[1:], key=len, reverse=True):
         for secret in (argument, *argument.split()):
             if len(secret) >= _SHORTEST_SECRET:
-                text = text.replace(secret, "…")
-    return text
+                reason = reason.replace(secret, "…")
+    return f"{redact(command[0])} ended with exit code {done.returncode}{reason}"
 
 
 def _post(alerts: Alerts, data: bytes) -> str | None:

@@ -7,7 +7,7 @@ import logging
 import os
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -32,7 +32,8 @@ _INPUTS = ("path", "positives", "qrels")
 _NO_INPUTS = ("output", "models", "resources", "store")
 
 
-def told(root: str, job: str, claim: Claim, spec: BaseModel) -> AbstractContextManager[None]:
+@contextmanager
+def told(root: str, job: str, claim: Claim, spec: BaseModel) -> Iterator[None]:
     """Tell of the start of a run, and of its end when the block ends: complete, failed or aborted.
 
     Does nothing where no server is configured, by ``OPENLINEAGE_URL``, other variables of the
@@ -44,18 +45,25 @@ def told(root: str, job: str, claim: Claim, spec: BaseModel) -> AbstractContextM
         claim: of the run.
         spec: names the inputs.
     """
-    if not is_configured():
-        return nullcontext()
-    return _Teller(root, job, claim, spec).start_to_end()
-
-
-def is_configured() -> bool:
-    """Whether somebody wants events."""
     variables = any(name.startswith(_VARIABLES) for name in os.environ)
-    return variables or any(Path(name).expanduser().is_file() for name in _FILES)
+    if not variables and not any(Path(name).expanduser().is_file() for name in _FILES):
+        yield
+        return
+    events = _Events(root, job, claim, spec)
+    events.send("START")
+    try:
+        with at_stop(lambda: events.send("ABORT")):
+            yield
+    except (Stopped, KeyboardInterrupt, CommitConflict) as stop:
+        events.send("ABORT", stop)
+        raise
+    except Exception as error:
+        events.send("FAIL", error)
+        raise
+    events.send("COMPLETE")
 
 
-class _Teller:
+class _Events:
     """Makes the events of one start, and sends them."""
 
     def __init__(self, root: str, job: str, claim: Claim, spec: BaseModel) -> None:
@@ -64,59 +72,27 @@ class _Teller:
         self._id = str(uuid.uuid5(uuid.NAMESPACE_URL, f"stx:{claim.run}:{claim.epoch}"))
         self._warned = False
 
-    @contextmanager
-    def start_to_end(self) -> Iterator[None]:
-        self._send("START")
+    def send(self, kind: str, error: BaseException | None = None) -> None:
+        """Send an event; that it cannot be sent is a warning, once."""
         try:
-            with at_stop(lambda: self._send("ABORT")):
-                yield
-        except (Stopped, KeyboardInterrupt, CommitConflict) as stop:
-            self._send("ABORT", stop)
-            raise
-        except Exception as error:
-            self._send("FAIL", error)
-            raise
-        self._send("COMPLETE")
+            from openlineage.client import OpenLineageClient
 
-    def _send(self, kind: str, error: BaseException | None = None) -> None:
-        try:
-            self._client().emit(self._event(kind, error))
+            OpenLineageClient().emit(self._event(kind, error))
+            return
         except ImportError:
-            self._warn("its client is not installed: pip install 'stx[lineage]'")
+            why = "its client is not installed: pip install 'stx[lineage]'"
         except Exception as failure:  # whatever a transport raises: the run matters more
-            self._warn(f"{type(failure).__name__}: {redact(str(failure))}")
-
-    def _warn(self, why: str) -> None:
+            why = f"{type(failure).__name__}: {redact(str(failure))}"
         if not self._warned:
             logger.warning("OpenLineage is configured, but events cannot be sent: %s", why)
         self._warned = True
 
-    def _client(self) -> Any:  # noqa: ANN401  (an optional library)
-        from openlineage.client import OpenLineageClient
-
-        return OpenLineageClient()
-
     def _event(self, kind: str, error: BaseException | None) -> Any:  # noqa: ANN401
-        from openlineage.client import event_v2
-
-        return event_v2.RunEvent(
-            eventType=event_v2.RunState(kind),
-            eventTime=datetime.now(UTC).isoformat(),
-            run=event_v2.Run(self._id, self._run_facets(error)),
-            job=event_v2.Job(
-                os.environ.get("OPENLINEAGE_NAMESPACE", "stx"), f"{self._job} {redact(self._root)}"
-            ),
-            inputs=[event_v2.InputDataset(*dataset_name(url)) for url in self._inputs],
-            outputs=[self._output(kind)],
-            producer=_PRODUCER,
-        )
-
-    def _run_facets(self, error: BaseException | None) -> dict[str, Any]:
-        from openlineage.client import facet_v2
+        from openlineage.client import event_v2, facet_v2
 
         tags = {"stx_run": self._claim.run, "stx_epoch": str(self._claim.epoch)}
         field = facet_v2.tags_run.TagsRunFacetFields
-        facets: dict[str, Any] = {
+        facets = {
             "processing_engine": facet_v2.processing_engine_run.ProcessingEngineRunFacet(
                 version=version("stx"), name="stx"
             ),
@@ -127,7 +103,17 @@ class _Teller:
             facets["errorMessage"] = facet_v2.error_message_run.ErrorMessageRunFacet(
                 message, "python"
             )
-        return facets
+        return event_v2.RunEvent(
+            eventType=event_v2.RunState(kind),
+            eventTime=datetime.now(UTC).isoformat(),
+            run=event_v2.Run(self._id, facets),
+            job=event_v2.Job(
+                os.environ.get("OPENLINEAGE_NAMESPACE", "stx"), f"{self._job} {redact(self._root)}"
+            ),
+            inputs=[event_v2.InputDataset(*dataset_name(url)) for url in self._inputs],
+            outputs=[self._output(kind)],
+            producer=_PRODUCER,
+        )
 
     def _output(self, kind: str) -> Any:  # noqa: ANN401
         from openlineage.client import event_v2, facet_v2
@@ -154,7 +140,7 @@ class _Teller:
 
 
 def input_urls(spec: Mapping[str, Any]) -> Iterator[str]:
-    """What a spec names as its inputs, as URLs or paths."""
+    """URLs or paths that a spec names as its inputs."""
     for key, value in spec.items():
         if key in _NO_INPUTS or value is None:
             continue

@@ -91,9 +91,9 @@ def output_report(name: str, facts: Mapping[str, Any], fresh: pa.Table) -> Outpu
         facts: what the snapshot says of it.
         fresh: records of this start, see `ledger.RECORDS`.
     """
-    mine = fresh.filter(pc.equal(fresh["output"], name))
+    own = fresh.filter(pc.equal(fresh["output"], name))
     reasons: Counter[str] = Counter()
-    for counts in mine["reasons"]:
+    for counts in own["reasons"]:
         reasons.update(json.loads(counts.as_py()))
     return OutputReport(
         rows=facts["rows"],
@@ -102,10 +102,10 @@ def output_report(name: str, facts: Mapping[str, Any], fresh: pa.Table) -> Outpu
         files=facts["files"],
         size=facts["bytes"],
         quarantined=facts["rows_quarantined"],
-        encoded_rows=_total(mine["rows_out"]) - _total(mine["rows_carried"]),
-        encoded_tokens=_total(mine["n_tokens"]) - _total(mine["tokens_carried"]),
-        carried_rows=_total(mine["rows_carried"]),
-        truncated=_total(mine["n_truncated"]) - truncated_carried(mine),
+        encoded_rows=_total(own["rows_out"]) - _total(own["rows_carried"]),
+        encoded_tokens=_total(own["n_tokens"]) - _total(own["tokens_carried"]),
+        carried_rows=_total(own["rows_carried"]),
+        truncated=_total(own["n_truncated"]) - truncated_carried(own),
         reasons=dict(reasons),
     )
 

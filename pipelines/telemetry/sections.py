@@ -79,18 +79,18 @@ def throughput(records: pa.Table, began: float, rows_are: str = "rows") -> Itera
         began: when the first one did, in seconds since 1970.
         rows_are: what their rows are called.
     """
-    told = (each.get(FINISHED, math.nan) for each in read_json(records, "counts"))
-    finished = np.fromiter(told, np.float64, len(records))
-    known = np.isfinite(finished)
-    if not known.any():
+    times = (counts.get(FINISHED, math.nan) for counts in read_json(records, "counts"))
+    finished = np.fromiter(times, np.float64, len(records))
+    has_time = np.isfinite(finished)
+    if not has_time.any():
         return
     # Clocks of machines differ a little: nothing is finished before the run began.
-    seconds = np.maximum(finished[known], began) - began
+    seconds = np.maximum(finished[has_time], began) - began
     n_intervals = min(_INTERVALS, -(-len(seconds) // _UNITS_PER_INTERVAL))
     step = max(float(seconds.max()) / n_intervals, 1e-3)
     at = np.minimum(seconds // step, n_intervals - 1).astype(int)
     rows, tokens = (
-        np.bincount(at, computed(records, *names).to_numpy()[known], n_intervals)
+        np.bincount(at, computed(records, *names).to_numpy()[has_time], n_intervals)
         for names in (("rows_out", "rows_carried"), ("n_tokens", "tokens_carried"))
     )
     if not rows.any() and not tokens.any():
@@ -104,9 +104,9 @@ def throughput(records: pa.Table, began: float, rows_are: str = "rows") -> Itera
         caption=[(f"Height: {name} per second, of units that were finished then.", "")],
     )
     speeds = {f"{rows_are}/s": rows, "tokens/s": tokens}
-    columns = {name: each for name, each in speeds.items() if each.any()}
+    columns = {name: counts for name, counts in speeds.items() if counts.any()}
     lines = [
-        (f"{place * step:,.1f}", *(f"{each[place] / step:,.0f}" for each in columns.values()))
+        (f"{place * step:,.1f}", *(f"{counts[place] / step:,.0f}" for counts in columns.values()))
         for place in range(n_intervals)
     ]
     yield Section("Throughput", ("from second", *columns), lines, chart)
@@ -120,7 +120,7 @@ def computed(records: pa.Table, count: str, carried: str) -> pa.ChunkedArray:
 def histogram(
     heading: str, what: str, counts: Histogram, extra: Sequence[tuple[str, object]] = ()
 ) -> Iterator[Section]:
-    """How numbers lie: a chart and a table; nothing of no numbers.
+    """Distribution of numbers: a chart and a table; nothing of no numbers.
 
     Args:
         heading: of the section.
@@ -132,65 +132,60 @@ def histogram(
         return
     whole = isinstance(counts, Lengths)
 
-    def said(edge: float) -> str:
+    # Bins are a tenth of their numbers wide.
+    exact, about = (",.0f", ",.0f") if whole else (",.4f", ",.2g")
+
+    def label(edge: float) -> str:
         return f"{math.ceil(edge):,}" if whole else f"{edge:.3g}"
-
-    def number(value: float) -> str:
-        return f"{value:,.0f}" if whole else f"{value:,.4f}"
-
-    def about(value: float) -> str:
-        # Bins are a tenth of their numbers wide.
-        return f"{value:,.0f}" if whole else f"{value:,.2g}"
 
     rows = [
         (what, counts.n),
-        ("mean", f"{counts.mean:,.2f}" if whole else number(counts.mean)),
-        ("lowest", number(counts.low)),
-        *((f"{part:.0%}, about", about(counts.quantile(part))) for part in _QUANTILES),
-        ("highest", number(counts.high)),
+        ("mean", f"{counts.mean:,.2f}" if whole else format(counts.mean, exact)),
+        ("lowest", format(counts.low, exact)),
+        *((f"{part:.0%}, about", format(counts.quantile(part), about)) for part in _QUANTILES),
+        ("highest", format(counts.high, exact)),
         *extra,
     ]
-    chart = bar_chart(heading, {what: counts.bins}, counts.edge, said)
+    chart = bar_chart(heading, {what: counts.bins}, counts.edge, label)
     yield Section(heading, ("what", "number"), rows, chart)
 
 
 def quarantine(root: str, records: Mapping[str, pa.Table]) -> Iterator[Section]:
-    """How many rows were quarantined and why; some of them by id, none with its text.
+    """Counts of quarantined rows by reason; some of the rows by id, none with its text.
 
     Args:
         root: the dataset.
         records: of the snapshot's units, by output.
     """
     rows = []
-    for output, mine in records.items():
+    for output, units in records.items():
         reasons: Counter[str] = Counter()
-        for counts in read_json(mine, "reasons"):
+        for counts in read_json(units, "reasons"):
             reasons.update(counts)
         rows += [(output, reason, count) for reason, count in reasons.most_common()]
-    if rows:
-        yield Section("Quarantined rows", ("output", "reason", "rows"), rows)
-        yield Section("Some of them", _SAMPLE_COLUMNS, list(_samples(root, records)))
-
-
-def _samples(root: str, records: Mapping[str, pa.Table]) -> Iterator[Sequence[object]]:
-    """The first rows of each reason, of the first files."""
-    found = pa.concat_tables(records.values())
-    bad = found.filter(pc.greater(found["rows_quarantined"], 0))
+    if not rows:
+        return
+    yield Section("Quarantined rows", ("output", "reason", "rows"), rows)
+    # The first rows of each reason, of the first files.
+    samples: list[Sequence[object]] = []
     seen: Counter[str] = Counter()
+    units = pa.concat_tables(records.values())
+    bad = units.filter(pc.greater(units["rows_quarantined"], 0))
     for record in bad.slice(0, _SAMPLED_FILES).to_pylist():
         head = np.arange(min(record["rows_quarantined"], _SAMPLED_ROWS))
         url = join(root, record["quarantine_file"])
         for row in read_columns(url, _SAMPLE_COLUMNS, head).to_pylist():
             seen[row["reason"]] += 1
             if seen[row["reason"]] <= _SAMPLES:
-                yield [redact(str(row[name])) for name in _SAMPLE_COLUMNS]
+                samples.append([redact(str(row[name])) for name in _SAMPLE_COLUMNS])
+    yield Section("Some of them", _SAMPLE_COLUMNS, samples)
 
 
 def stages(fresh: pa.Table) -> Section:
-    """What the workers did all the time; of the records of this start."""
+    """Time of the workers by stage; of the records of this start."""
     seconds = by_stage(read_json(fresh, "seconds"))
     total = sum(seconds.values())
-    rows = [(stage, f"{each:,.1f}", share(each, total)) for stage, each in seconds.items()]
+    rows = [(stage, f"{spent:,.1f}", share(spent, total)) for stage, spent in seconds.items()]
     return Section("Time by stage", ("stage", "seconds", "share"), rows)
 
 
@@ -198,7 +193,7 @@ def slowest(fresh: pa.Table) -> Iterator[Section]:
     """Units that took longest, of the records of this start."""
     if not len(fresh):
         return
-    totals = np.fromiter((sum(each.values()) for each in read_json(fresh, "seconds")), np.float64)
+    totals = np.fromiter((sum(s.values()) for s in read_json(fresh, "seconds")), np.float64)
     chosen = np.argsort(-totals, kind="stable")[:_SLOWEST]
     slowest = fresh.take(pa.array(chosen))
     tokens = computed(slowest, "n_tokens", "tokens_carried").to_pylist()
@@ -208,7 +203,7 @@ def slowest(fresh: pa.Table) -> Iterator[Section]:
             row["output"],
             f"{totals[place]:,.2f}",
             n_tokens,
-            ", ".join(f"{stage} {each:.2f}" for stage, each in by_stage([seconds]).items()),
+            ", ".join(f"{stage} {spent:.2f}" for stage, spent in by_stage([seconds]).items()),
         )
         for place, row, n_tokens, seconds in zip(
             chosen, slowest.to_pylist(), tokens, read_json(slowest, "seconds"), strict=True
@@ -247,6 +242,6 @@ def environment(pool: Pool | None, devices: Iterable[str] = ()) -> Section:
         ("cores of the driver", str(available_cores())),
         ("run on", str(pool)),
     ]
-    if told := ", ".join(sorted(set(devices))):
-        rows.append(("device of the sample", told))
+    if names := ", ".join(sorted(set(devices))):
+        rows.append(("device of the sample", names))
     return Section("Environment", ("what", "value"), rows)

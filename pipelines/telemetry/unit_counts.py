@@ -1,78 +1,90 @@
 """Numbers of a unit's rows that add up over units: written with its record, read by the report."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from stx.pipelines.running import unit_table
-from stx_core.histogram import Lengths, Norms, Scores
+from stx_core.histogram import HistogramValues, Lengths, Norms, Scores
 from stx_core.store import clock
 from stx_core.store.schema import dense_matrix
 
-TOKENS = "tokens"
-NORMS = "norms"
-ENTRIES = "entries"
 FINISHED = "finished"
-SCORES = "scores"
 RUN_TOKENS = "run_tokens"
 RUN_PLACES = "run_places"
 RUN_FILL = "run_fill"
 TRUNCATED_CARRIED = "truncated_carried"
 
-_NONE: dict[str, Any] = {"bins": {}}
 _AT_A_TIME = 1000
 
 
-def count_rows(good: pa.Table, output: str) -> dict[str, Any]:
+class UnitCounts(TypedDict, total=False):
+    """What a unit's record says of its rows, JSON values; other jobs and older versions say less.
+
+    Attributes:
+        tokens: `Lengths` of the texts.
+        norms: `Norms` of dense vectors.
+        entries: `Lengths`, non-zero numbers of sparse vectors.
+        scores: `Scores` of a ranking.
+        finished: seconds since 1970, by the clock of the writer.
+        run_tokens: that an encoder was given, where one ran.
+        run_places: of its batches, with their padding.
+        run_fill: tokens that only filled packed batches up to a round number.
+        truncated_carried: carried rows whose texts were cut.
+    """
+
+    tokens: HistogramValues
+    norms: HistogramValues
+    entries: HistogramValues
+    scores: HistogramValues
+    finished: float
+    run_tokens: int
+    run_places: int
+    run_fill: int
+    truncated_carried: int
+
+
+def count_rows(good: pa.Table, output: str) -> UnitCounts:
     """Count the rows that an output of a unit gives.
 
     Args:
         good: the unit's table without rejected rows, complete.
         output: name of the output.
-
-    Returns:
-        JSON values: ``tokens`` (`Lengths` of the texts), ``norms`` (`Norms` of dense vectors) or
-        ``entries`` (`Lengths`, non-zero numbers of sparse ones), ``finished`` (seconds since 1970
-        by the clock of the writer), and where an encoder ran ``run_tokens``, ``run_places`` and
-        ``run_fill``: the tokens that it was given, the places of its batches with their padding,
-        and the tokens that only filled packed batches up to a round number.
     """
     if not len(good):
-        return {FINISHED: clock.now()}
+        return {"finished": clock.now()}
     tokens = good.column(f"{output}.n_tokens").to_numpy()
     run = unit_table.notes(good).get("run", {})
-    return {
-        TOKENS: Lengths.of(tokens).to_json(),
-        **_of_vectors(good.column(f"{output}.vector")),
-        FINISHED: clock.now(),
-        RUN_TOKENS: run.get(f"{output}.tokens", 0),
-        RUN_PLACES: run.get(f"{output}.places", 0),
-        RUN_FILL: run.get(f"{output}.fill", 0),
-    }
+    counts = UnitCounts(
+        tokens=Lengths.of(tokens).to_json(),
+        finished=clock.now(),
+        run_tokens=run.get(f"{output}.tokens", 0),
+        run_places=run.get(f"{output}.places", 0),
+        run_fill=run.get(f"{output}.fill", 0),
+    )
+    vectors = good.column(f"{output}.vector")
+    if pa.types.is_struct(vectors.type):
+        entries = pc.list_value_length(pc.struct_field(vectors, "indices"))
+        return counts | {"entries": Lengths.of(entries.to_numpy()).to_json()}
+    rows = dense_matrix(vectors).astype(np.float32, copy=False)
+    norms = np.sqrt(np.einsum("nd,nd->n", rows, rows))
+    return counts | {"norms": Norms.of(norms).to_json()}
 
 
-def count_scores(ranking: pa.Table) -> dict[str, Any]:
-    """Count what a unit gives of a ranking: ``scores`` (`Scores`), and ``finished``, as above.
+def count_scores(ranking: pa.Table) -> UnitCounts:
+    """Count what a unit gives of a ranking: ``scores`` and ``finished``.
 
     Args:
         ranking: rows with ``score``, a number or null.
     """
     scores = ranking["score"].drop_null().to_numpy()
-    return {SCORES: Scores.of(scores[np.isfinite(scores)]).to_json(), FINISHED: clock.now()}
-
-
-def _of_vectors(vectors: pa.ChunkedArray) -> dict[str, Any]:
-    if pa.types.is_struct(vectors.type):
-        entries = pc.list_value_length(pc.struct_field(vectors, "indices"))
-        return {ENTRIES: Lengths.of(entries.to_numpy()).to_json()}
-    rows = dense_matrix(vectors).astype(np.float32, copy=False)
-    return {NORMS: Norms.of(np.sqrt(np.einsum("nd,nd->n", rows, rows))).to_json()}
+    return {"scores": Scores.of(scores[np.isfinite(scores)]).to_json(), "finished": clock.now()}
 
 
 @dataclass(frozen=True)
@@ -107,16 +119,16 @@ class Totals:
         """Share of what was computed that only filled packed batches up; None without batches."""
         return self.run_fill / (self.run_places + self.run_fill) if self.run_places else None
 
-    def with_unit(self, counts: Mapping[str, Any]) -> "Totals":
+    def with_unit(self, counts: UnitCounts) -> "Totals":
         """Add what `count_rows` gave for one unit."""
         return Totals(
-            self.tokens + Lengths.from_json(counts.get(TOKENS, _NONE)),
-            self.norms + Norms.from_json(counts.get(NORMS, _NONE)),
-            self.entries + Lengths.from_json(counts.get(ENTRIES, _NONE)),
-            self.scores + Scores.from_json(counts.get(SCORES, _NONE)),
-            self.run_tokens + counts.get(RUN_TOKENS, 0),
-            self.run_places + counts.get(RUN_PLACES, 0),
-            self.run_fill + counts.get(RUN_FILL, 0),
+            tokens=self.tokens + Lengths.from_json(counts.get("tokens", {})),
+            norms=self.norms + Norms.from_json(counts.get("norms", {})),
+            entries=self.entries + Lengths.from_json(counts.get("entries", {})),
+            scores=self.scores + Scores.from_json(counts.get("scores", {})),
+            run_tokens=self.run_tokens + counts.get("run_tokens", 0),
+            run_places=self.run_places + counts.get("run_places", 0),
+            run_fill=self.run_fill + counts.get("run_fill", 0),
         )
 
 
@@ -133,4 +145,5 @@ def truncated_carried(records: pa.Table) -> int:
 
 def add_up(records: pa.Table) -> Totals:
     """The counts of all units; those of other jobs and older versions say nothing."""
-    return reduce(Totals.with_unit, read_json(records, "counts"), Totals())
+    units = (cast(UnitCounts, values) for values in read_json(records, "counts"))
+    return reduce(Totals.with_unit, units, Totals())

@@ -198,7 +198,7 @@ def test_a_missing_client_is_named(corpus, spec_of, monkeypatch, caplog):
 
 
 def test_nothing_is_sent_where_nothing_is_configured(corpus, spec_of, monkeypatch):
-    monkeypatch.setattr(lineage._Teller, "_send", lambda *_: pytest.fail("sent"))
+    monkeypatch.setattr(lineage._Events, "send", lambda *_: pytest.fail("sent"))
 
     run_encode(spec_of(corpus))
 
