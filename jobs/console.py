@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stx.jobs.terminal import Filtered, filtered
 from stx.pipelines.engine.runs import Amount, View
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Group
 
     from stx.pipelines.planning.plan import Plan
-    from stx.pipelines.telemetry.progress import Progress
+    from stx.pipelines.telemetry.progress import FinishedUnit, Progress
     from stx.pipelines.telemetry.report import Report
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -45,7 +45,7 @@ class Console(View):
         """Print what would be done, before anything runs."""
         print("\n".join(map(redact, plan.lines)), flush=True)
 
-    def watch(self, results: Iterator[dict[str, Any]], plan: Amount) -> Iterator[dict[str, Any]]:
+    def watch(self, results: "Iterator[FinishedUnit]", plan: Amount) -> "Iterator[FinishedUnit]":
         """Pass results through and show how far the run is; a plan may have several streams."""
         from stx.pipelines.telemetry.progress import Progress
 

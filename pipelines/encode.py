@@ -14,6 +14,7 @@ from stx.pipelines.encoding.results import with_outputs
 from stx.pipelines.encoding.sources import publish_sources, with_sources
 from stx.pipelines.encoding.units import encode_passes
 from stx.pipelines.engine import job
+from stx.pipelines.engine.passes import Passes
 from stx.pipelines.engine.runs import Start, View
 from stx.pipelines.models.settings import encoder_settings
 from stx.pipelines.planning.dataset_state import DatasetState
@@ -46,6 +47,8 @@ def run_encode(
 
 
 class _Encode(job.Job[EncodePlan]):
+    name = "encode"
+
     def __init__(self, spec: EncodeSpec, repaired: frozenset[str]) -> None:
         self._spec, self._corpus = spec, list_inputs(spec, repaired)
         failpoints.hit("plan.listed")
@@ -68,7 +71,7 @@ class _Encode(job.Job[EncodePlan]):
         plan, self._stage = with_actors(plan, self._corpus, planning)
         return with_outputs(plan, planning.spec.inputs, self._corpus.schema, self._notes)
 
-    def passes(self, plan: EncodePlan, start: Start) -> job.Passes:
+    def passes(self, plan: EncodePlan, start: Start) -> Passes:
         plan = publish_sources(plan, start.claim.run)
         return encode_passes(plan, self._corpus, self._stage, start)
 

@@ -17,7 +17,7 @@ class JobEntry:
     """One job; what it is made of stands here as ``module:name``.
 
     Attributes:
-        spec: class of its specs, called as the job is: ``RetrieveSpec``.
+        spec: class of its specs.
         run: function that does it: ``run(spec, view)``, with ``dry_run`` where it has a command.
         key: top-level key of its specs by which `stx submit` knows them: specs of the jobs below
             have it not. None: it has no command that takes a spec, and is a step of flows only.

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 from stx.pipelines.engine import job
+from stx.pipelines.engine.passes import Passes
 from stx.pipelines.engine.runs import Start, View
 from stx.pipelines.mining import describe
 from stx.pipelines.mining.plan import find_mining
@@ -39,6 +40,8 @@ def run_mine(spec: MineSpec, view: View | None = None, *, dry_run: bool = False)
 
 
 class _Mine(job.Job[Plan]):
+    name = "mine"
+
     def __init__(self, spec: MineSpec) -> None:
         texts = [side.paths for side in (spec.queries, spec.documents) if side is not None]
         rankings = [ranking.path for ranking in spec.candidates.values()]
@@ -74,7 +77,7 @@ class _Mine(job.Job[Plan]):
         lines = tuple(describe.plan_lines(spec, mining, plan, pool))
         return replace(plan, pool=pool, facts=facts, schemas=self._schemas, lines=lines)
 
-    def passes(self, plan: Plan, start: Start) -> job.Passes:
+    def passes(self, plan: Plan, start: Start) -> Passes:
         return mine_passes(plan, self._mining, self._miner, start)
 
     def report(self, report: Report, plan: Plan, committed: job.Committed) -> Report:  # noqa: ARG002

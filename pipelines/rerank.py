@@ -7,6 +7,7 @@ from functools import partial
 import pyarrow.compute as pc
 
 from stx.pipelines.engine import job
+from stx.pipelines.engine.passes import Passes
 from stx.pipelines.engine.runs import Start, View
 from stx.pipelines.planning.dataset_state import DatasetState
 from stx.pipelines.planning.plan import Plan, make_part
@@ -33,6 +34,8 @@ def run_rerank(spec: RerankSpec, view: View | None = None, *, dry_run: bool = Fa
 
 
 class _Rerank(job.Job[Plan]):
+    name = "rerank"
+
     def __init__(self, spec: RerankSpec) -> None:
         texts = [side.paths for side in (spec.queries, spec.documents) if side is not None]
         pairs = [spec.candidates.path, *([spec.positives] if spec.positives else [])]
@@ -58,7 +61,7 @@ class _Rerank(job.Job[Plan]):
     def is_judged(self, output: str) -> bool:
         return not output.endswith(POSITIVES)
 
-    def passes(self, plan: Plan, start: Start) -> job.Passes:
+    def passes(self, plan: Plan, start: Start) -> Passes:
         return rerank_passes(plan, self._task, start)
 
     def report(self, report: Report, plan: Plan, committed: job.Committed) -> Report:

@@ -6,14 +6,15 @@ from functools import partial
 import pyarrow.compute as pc
 
 from stx.pipelines.engine import job
+from stx.pipelines.engine.passes import Passes
 from stx.pipelines.engine.runs import Start, View
 from stx.pipelines.planning.dataset_state import DatasetState
 from stx.pipelines.planning.plan import Plan, make_part
 from stx.pipelines.planning.snapshot_files import digest
 from stx.pipelines.retrieval import describe
-from stx.pipelines.retrieval.cells import CELLS, retrieve_passes, top_k_stages
+from stx.pipelines.retrieval.cells import retrieve_passes, top_k_stages
 from stx.pipelines.retrieval.page import RankingRun, with_ranking_page
-from stx.pipelines.retrieval.retrievers import POSITIVES, find_grid
+from stx.pipelines.retrieval.retrievers import CELLS, POSITIVES, find_grid
 from stx.pipelines.spec.retrieval import RetrieveSpec
 from stx.pipelines.telemetry.report import Report
 from stx_core.store.files.apart import refuse_overlap
@@ -31,6 +32,8 @@ def run_retrieve(spec: RetrieveSpec, view: View | None = None, *, dry_run: bool 
 
 
 class _Retrieve(job.Job[Plan]):
+    name = "retrieve"
+
     def __init__(self, spec: RetrieveSpec) -> None:
         judged = [spec.positives] if spec.positives else []
         refuse_overlap(spec.output.path, [spec.queries.path, spec.corpus.path, *judged])
@@ -59,7 +62,7 @@ class _Retrieve(job.Job[Plan]):
     def is_judged(self, output: str) -> bool:
         return not output.endswith(POSITIVES)
 
-    def passes(self, plan: Plan, start: Start) -> job.Passes:
+    def passes(self, plan: Plan, start: Start) -> Passes:
         return retrieve_passes(plan, self._grid, self._cells, start)
 
     def report(self, report: Report, plan: Plan, committed: job.Committed) -> Report:

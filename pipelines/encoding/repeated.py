@@ -6,7 +6,8 @@ The units proper find them there, the way they find rows of the snapshot before 
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -14,12 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stx.pipelines.encoding import carry
-from stx.pipelines.engine.job import Pass, Read
+from stx.pipelines.engine.passes import Pass
 from stx.pipelines.engine.runs import Start
 from stx.pipelines.engine.unit_files import UnitResult
-from stx.pipelines.planning.plan import UnitDict
+from stx.pipelines.planning.plan import DueUnit
 from stx.pipelines.running import unit_table
-from stx_core.store.corpus.units import Unit
 from stx_core.store.digests import blake2b
 from stx_core.store.files.filesystem import write_over
 from stx_core.store.files.local_disk import scratch_space
@@ -36,16 +36,25 @@ from stx_core.store.schema import to_parquet
 
 _HASHES = "hashes"
 
+Read = Callable[[DueUnit], pa.Table]
 
-def hash_pass(units: Sequence[UnitDict], read: Read, start: Start) -> Pass:
+
+@dataclass(frozen=True)
+class NumberedUnit(DueUnit):
+    """A due unit with its position among them, which names the file of its hashes."""
+
+    number: int
+
+
+def hash_pass(units: Sequence[DueUnit], read: Read, start: Start) -> Pass[NumberedUnit]:
     """Write the hashes of each unit's texts, for `index_repeated`.
 
     Args:
-        units: the due units, with ``unit`` and ``keys``.
+        units: the due units.
         read: gives the table of a unit.
         start: of the run.
     """
-    numbered = [{**unit, "number": number} for number, unit in enumerate(units)]
+    numbered = [NumberedUnit(due.unit, due.keys, number) for number, due in enumerate(units)]
     return Pass(numbered, read, [], partial(_write_hashes, folder=_folder(start)), limited=False)
 
 
@@ -59,33 +68,36 @@ def index_repeated(start: Start, n_units: int) -> str:
         return publish_index(path, join(folder, "index"))
 
 
-def repeated_units(units: Sequence[UnitDict], index: str) -> list[UnitDict]:
+def repeated_units(units: Sequence[DueUnit], index: str) -> list[NumberedUnit]:
     """The units that encode texts for others too, with keys that say which texts these are."""
-    sums = open_index(index).sums()
-    return [
-        {**units[number], "keys": _keys(units[number]["keys"], total), "number": number}
-        for number, total in sums.items()
-    ]
+    firsts = []
+    for number, total in open_index(index).sums().items():
+        due = units[number]
+        keys = {
+            name: blake2b(f"{key} repeated {total}".encode()).hex()[:32]
+            for name, key in due.keys.items()
+        }
+        firsts.append(NumberedUnit(due.unit, keys, number))
+    return firsts
 
 
-def read_repeated(description: UnitDict, unit: Unit, *, read: Read, index: str) -> pa.Table:
+def read_repeated(due: NumberedUnit, *, read: Read, index: str) -> pa.Table:
     """The rows of a unit that are encoded for all units."""
-    table = read(description, unit)
+    table = read(due)
     hashes = table[unit_table.HASH].combine_chunks()
     hashed = np.flatnonzero(hashes.is_valid().to_numpy(zero_copy_only=False))
     files, _ = open_index(index).find(to_hashes(hashes.drop_null()))
-    own = hashed[files == description["number"]]
+    own = hashed[files == due.number]
     _, first = np.unique(to_hashes(hashes.take(pa.array(own))), return_index=True)
-    kept = table.take(pa.array(np.sort(own[first])))
+    firsts = table.take(pa.array(np.sort(own[first])))
     notes = unit_table.notes(table)
-    ids = kept[unit_table.ID]
-    due = [n for n in description["keys"] if carry.texts_to_encode(kept, n).null_count < len(kept)]
+    n_rows = len(firsts)
     return unit_table.with_notes(
-        kept,
-        due=due,
-        rows_in=len(kept),
-        n_filtered=notes["rows_in"] + notes["n_filtered"] - len(kept),
-        id_hash_in=f"{id_hash(ids):032x}",
+        firsts,
+        due=[n for n in due.keys if carry.texts_to_encode(firsts, n).null_count < n_rows],
+        rows_in=n_rows,
+        n_filtered=notes["rows_in"] + notes["n_filtered"] - n_rows,
+        id_hash_in=f"{id_hash(firsts[unit_table.ID]):032x}",
     )
 
 
@@ -114,13 +126,6 @@ def with_repeated(
     return sources
 
 
-def _keys(keys: Mapping[str, str], total: int) -> dict[str, str]:
-    """Keys of the file with a unit's repeated texts: they say which texts these are."""
-    return {
-        name: blake2b(f"{key} repeated {total}".encode()).hex()[:32] for name, key in keys.items()
-    }
-
-
 def _folder(start: Start) -> str:
     return join(start.root, "_stx", "runs", start.claim.run)
 
@@ -129,17 +134,12 @@ def _hash_file(number: int) -> str:
     return f"{_HASHES}/{number:08}.parquet"
 
 
-def _write_hashes(
-    description: UnitDict,
-    unit: Unit,
-    table: pa.Table,
-    *,
-    folder: str,  # noqa: ARG001
-) -> Iterator[UnitResult]:
-    due = pa.nulls(len(table), pa.bool_())
-    for name in description["keys"]:
-        due = pc.or_kleene(due, carry.texts_to_encode(table, name).is_valid())
-    hashes = table.filter(due)[unit_table.HASH]
+def _write_hashes(due: NumberedUnit, table: pa.Table, *, folder: str) -> Iterator[UnitResult]:
+    """No results: the hashes of the texts that an output needs go into a file of their own."""
+    to_encode = pa.nulls(len(table), pa.bool_())
+    for name in due.keys:
+        to_encode = pc.or_kleene(to_encode, carry.texts_to_encode(table, name).is_valid())
+    hashes = table.filter(to_encode)[unit_table.HASH]
     data = to_parquet(pa.table({"content_hash": hashes}))
-    write_over(join(folder, _hash_file(description["number"])), data)
+    write_over(join(folder, _hash_file(due.number)), data)
     return iter(())

@@ -18,15 +18,14 @@ from stx.pipelines.encoding.repeated import (
     with_repeated,
 )
 from stx.pipelines.encoding.results import output_result
-from stx.pipelines.engine.job import Facts, Pass, Passes
+from stx.pipelines.engine.passes import Facts, Pass, Passes
 from stx.pipelines.engine.runs import Start
 from stx.pipelines.engine.unit_files import UnitResult
 from stx.pipelines.models.settings import VECTOR_COLUMN
 from stx.pipelines.planning.corpus import Corpus, priority, read_unit
-from stx.pipelines.planning.plan import UnitDict
+from stx.pipelines.planning.plan import DueUnit
 from stx.pipelines.running import stream, unit_table
 from stx.pipelines.spec.encode import EncodeSpec
-from stx_core.store.corpus.units import Unit
 
 
 @dataclass(frozen=True)
@@ -47,24 +46,24 @@ class EncodeUnits:
     schemas: Mapping[str, pa.Schema]
     sources: Mapping[str, carry.Source]
 
-    def read(self, description: UnitDict, unit: Unit) -> pa.Table:
+    def read(self, due: DueUnit) -> pa.Table:
         """The rows of a unit, with the places of those that the snapshot has."""
-        spec, names = self.spec, list(description["keys"])
-        table = read_unit(unit, self.schema, spec.inputs, spec.output)
+        spec, names = self.spec, list(due.keys)
+        table = read_unit(due.unit, self.schema, spec.inputs, spec.output)
         for name in self.sources.keys() & set(names):
             table = carry.mark(table, name, self.sources[name], spec.output.path)
-        left = {name: carry.texts_to_encode(table, name) for name in names}
-        due = [name for name, texts in left.items() if texts.null_count < len(texts)]
-        return unit_table.with_notes(table, due=due)
+        texts = {name: carry.texts_to_encode(table, name) for name in names}
+        to_encode = [name for name in names if texts[name].null_count < len(table)]
+        return unit_table.with_notes(table, due=to_encode)
 
-    def results(self, description: UnitDict, unit: Unit, table: pa.Table) -> Iterator[UnitResult]:
+    def results(self, due: DueUnit, table: pa.Table) -> Iterator[UnitResult]:
         """The rows of all due outputs: encoded, or as the snapshot has them."""
-        for name, key in description["keys"].items():
+        for name, key in due.keys.items():
             schema, facts = self.schemas[name], self.facts[name]
             vector = schema.field(VECTOR_COLUMN[facts["type"]])
             source = self.sources.get(name)
             table = carry.complete(table, name, vector, source, self.spec.output.path)
-            yield output_result(unit, table, output=name, key=key, schema=schema, facts=facts)
+            yield output_result(due.unit, table, output=name, key=key, schema=schema, facts=facts)
 
 
 def encode_passes(
@@ -80,7 +79,7 @@ def encode_passes(
     """
     spec = start.spec
     ranks = priority(corpus, spec.resources.order)
-    due = sorted(plan.describe_due(), key=lambda description: ranks[description["unit"]["url"]])
+    due = sorted(plan.due_units(), key=lambda due: ranks[due.unit.url])
     sources = {name: part.source for name, part in plan.parts.items() if part.source}
     units = EncodeUnits(spec, corpus.schema, plan.facts, plan.schemas, sources)
     if spec.output.dedupe == "corpus" and len(due) > 1:
@@ -88,10 +87,10 @@ def encode_passes(
         index = index_repeated(start, len(due))
         firsts = repeated_units(due, index)
         done = set(start.records["key"].to_pylist())
-        left = [first for first in firsts if not done >= set(first["keys"].values())]
+        missing = [first for first in firsts if not done >= set(first.keys.values())]
         read = partial(read_repeated, read=units.read, index=index)
-        fresh = yield Pass(left, read, [stage], units.results, shown=False)
-        keys = pa.array([key for first in firsts for key in first["keys"].values()], pa.string())
+        fresh = yield Pass(missing, read, [stage], units.results, shown=False)
+        keys = pa.array([key for first in firsts for key in first.keys.values()], pa.string())
         records = pa.concat_tables([start.records, fresh])
         records = records.filter(pc.is_in(records["key"], value_set=keys))
         units = replace(units, sources=with_repeated(sources, records, start))

@@ -1,75 +1,42 @@
 """The engine of every job: from a spec to a committed snapshot. Jobs differ in their `Job`."""
 
+import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic, TypeVar
 
 import pyarrow as pa
 
+from stx.pipelines.engine.passes import Facts, Passes, finish_units
 from stx.pipelines.engine.retention import give_up_old
-from stx.pipelines.engine.runs import Start, View, check_output, claimed, finish_units, run_job
-from stx.pipelines.engine.unit_files import Target, UnitResult, write_result
+from stx.pipelines.engine.runs import Start, View, check_output, claimed
 from stx.pipelines.planning.dataset_state import DatasetState, read_state
-from stx.pipelines.planning.plan import Plan, UnitDict
+from stx.pipelines.planning.plan import Plan
 from stx.pipelines.planning.pool import Pool, available_cores, make_pool
 from stx.pipelines.planning.runner import with_runner
 from stx.pipelines.planning.scope import Scope
 from stx.pipelines.quality.gate import QualityGate
-from stx.pipelines.running import cluster, stream, unit_table
+from stx.pipelines.running import cluster, stream
 from stx.pipelines.spec.parts import Resources
 from stx.pipelines.telemetry.report import Report, snapshot_report
 from stx.pipelines.telemetry.tracing import span
+from stx_core.errors import CommitConflict, SnapshotExpired
 from stx_core.store import clock
 from stx_core.store.commit import commit_snapshot
-from stx_core.store.corpus.shards import Mark
-from stx_core.store.corpus.units import Unit
-from stx_core.store.files.retries import add_counts, take_counts
-from stx_core.store.files.s3 import S3Options, use_options
+from stx_core.store.files.s3 import use_options
 from stx_core.store.snapshot import SnapshotInfo
+
+logger = logging.getLogger(__name__)
 
 Spec = TypeVar("Spec", bound=Any)
 AnyPlan = TypeVar("AnyPlan", bound=Plan)
 
-Facts = Mapping[str, Mapping[str, Any]]
-"""By output, what a snapshot remembers of it, as JSON values."""
-
-
-Read = Callable[[UnitDict, Unit], pa.Table]
-"""Description and unit to its table."""
-
-Results = Callable[[UnitDict, Unit, pa.Table], Iterable[UnitResult]]
-"""Description, unit and the table that the stages left to what the outputs get of it."""
-
-
-@dataclass(frozen=True)
-class Pass:
-    """Units that go through the same stages.
-
-    Attributes:
-        units: in plain values.
-        read: gives the table of a unit; runs where there is room, in any process.
-        stages: that the table passes in turn.
-        results: of the table that the stages left, one of each output; runs like `read`.
-        shown: to those who watch.
-        limited: by `resources.max_units` and `resources.deadline`; a pass that is not has no
-            records.
-    """
-
-    units: Sequence[UnitDict]
-    read: Read
-    stages: Sequence[stream.StageSpec]
-    results: Results
-    shown: bool = True
-    limited: bool = True
-
-
-Passes = Generator[Pass, pa.Table, Facts]
-"""The passes of a run in order, each answered with the records of its units (`ledger.RECORDS`);
-what it returns is added to the facts of outputs."""
+# A dataset that other runs change all the time: at some point a person should look.
+_MAX_PLANS = 3
 
 
 @dataclass(frozen=True)
@@ -110,11 +77,13 @@ class Job(ABC, Generic[AnyPlan]):
     """How a dataset is made from a spec; `run` calls the methods in the order they have here.
 
     Attributes:
+        name: of the job, as `stx.pipelines.jobs.JOBS` has it.
         run_hash: two starts with the same one are the same run.
         scope: what the run speaks about.
         repairs: see `log.claim`.
     """
 
+    name: str
     run_hash: str
     scope: Scope = Scope()
     repairs: bool = False
@@ -167,13 +136,22 @@ def run(
         StxError: the spec, an input, a model or the store does not allow it. Finished units are
             kept: the next start goes on from there.
     """
-    return run_job(spec, view, partial(_attempt, make), dry_run=dry_run)
+    view = view or View()
+    # Whoever only has the two methods is a view too.
+    began = getattr(view, "began", None)
+    began = time.monotonic() if began is None else began
+    use_options(spec.store.options())
+    for _ in range(_MAX_PLANS - 1):
+        try:
+            return _attempt(make(spec), spec, view, began, dry_run=dry_run)
+        except (CommitConflict, SnapshotExpired) as conflict:
+            logger.info("planning again: %s", conflict)
+    return _attempt(make(spec), spec, view, began, dry_run=dry_run)
 
 
-def _attempt(
-    make: Callable[[Spec], Job[Any]], spec: Spec, view: View, began: float, *, dry_run: bool
-) -> Report:
-    job, root = make(spec), spec.output.path
+def _attempt(job: Job[Any], spec: Spec, view: View, began: float, *, dry_run: bool) -> Report:
+    """Plan and run a job once; what it claims is its own, or the attempt ends in a conflict."""
+    root = spec.output.path
     state = read_state(root, job.run_hash, job.scope)
     plan = job.plan(state)
     if plan.is_current:
@@ -187,15 +165,18 @@ def _attempt(
         view.plan(plan)
         if dry_run:
             return Report(root, None, committed=False)
-        return _run(job, plan, spec, view, began)
+        return _run(job, plan, spec, view=view, began=began)
 
 
-def _run(job: Job[Any], plan: Plan, spec: Spec, view: View, began: float) -> Report:
-    root, state = plan.root, plan.state
-    with claimed(root, spec, job.run_hash, state=state, began=began, repairs=job.repairs) as start:
+def _run(job: Job[Any], plan: Plan, spec: Spec, *, view: View, began: float) -> Report:
+    root = plan.root
+    with claimed(
+        root, spec, job.run_hash,
+        job=job.name, state=plan.state, began=began, repairs=job.repairs,
+    ) as start:  # fmt: skip
         streamed, worked = time.monotonic(), clock.now()
         with span(start.job, run=start.claim.run, units=plan.n_due, rows=plan.n_due_rows):
-            fresh, added = _stream(job.passes(plan, start), plan, spec, start, view)
+            fresh, added = _stream(job.passes(plan, start), plan, start, view)
         seconds = time.monotonic() - streamed
         facts = {name: {**facts, **added.get(name, {})} for name, facts in plan.facts.items()}
         records = pa.concat_tables([start.records, fresh])
@@ -223,73 +204,17 @@ def _run(job: Job[Any], plan: Plan, spec: Spec, view: View, began: float) -> Rep
     return job.report(report, plan, Committed(spec, info, records, fresh, worked))
 
 
-def _stream(
-    passes: Passes, plan: Plan, spec: Spec, start: Start, view: View
-) -> tuple[pa.Table, Facts]:
+def _stream(passes: Passes, plan: Plan, start: Start, view: View) -> tuple[pa.Table, Facts]:
     """Finish the units of all passes: their records, and facts of outputs."""
-    options, limits = spec.store.options(), spec.resources
-    target = Target(start.root, start.claim.run, start.claim.epoch, start.damaged)
     watch = partial(view.watch, plan=plan)
     tables = [start.records.slice(0, 0)]
     try:
         step = next(passes)
         while True:
-            tables.append(
-                finish_units(
-                    start,
-                    step.units,
-                    partial(_read, step.read, options),
-                    step.stages,
-                    write=partial(_write, step.results, options, target),
-                    limits=limits,
-                    limited=step.limited,
-                    watch=watch if step.shown else iter,
-                )
-            )
+            tables.append(finish_units(step, start, watch if step.shown else iter))
             step = passes.send(tables[-1])
     except StopIteration as end:
         return pa.concat_tables(tables), end.value or {}
-
-
-def _read(read: Read, options: S3Options, description: UnitDict) -> pa.Table:
-    use_options(options)
-    began = time.perf_counter()
-    table = read(description, unit_of(description))
-    seconds = unit_table.notes(table).get("seconds", {})
-    seconds |= {"read": time.perf_counter() - began}
-    return unit_table.with_notes(table, seconds=seconds, retries=take_counts())
-
-
-def _write(
-    results: Results,
-    options: S3Options,
-    target: Target,
-    description: UnitDict,
-    table: pa.Table,
-) -> dict[str, Any]:
-    """Write what a unit gives; counts for those who watch, and the records for the driver."""
-    use_options(options)
-    unit = unit_of(description)
-    seconds = unit_table.seconds_each(table, max(1, len(description.get("keys", ()))))
-    records = [
-        write_result(target, unit, result, seconds) for result in results(description, unit, table)
-    ]
-    # The unit was read in another process, which noted its own.
-    add_counts(unit_table.notes(table)["retries"])
-    return {
-        "records": [asdict(record) for record in records],
-        "retries": take_counts(),
-        "rows": unit.n_rows,
-        "tokens": sum(record.n_tokens - record.tokens_carried for record in records),
-        "quarantined": max((record.rows_quarantined for record in records), default=0),
-    }
-
-
-def unit_of(description: UnitDict) -> Unit:
-    """The unit of a description."""
-    values = dict(description["unit"])
-    mark = values.pop("mark")
-    return Unit(**values, mark=None if mark is None else Mark(**mark))
 
 
 def pool_for(

@@ -1,40 +1,26 @@
-"""What every run does around its stream: claim the dataset, finish units, stop when asked to."""
+"""What every run does around its passes: watch it, check the store, claim the dataset."""
 
-import logging
-import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 from pydantic import BaseModel
 
-from stx.pipelines.planning.plan import UnitDict
-from stx.pipelines.running import stream
 from stx.pipelines.running.stopping import pausing
 from stx.pipelines.spec.file import write_spec
-from stx.pipelines.spec.parts import Resources, Store
 from stx.pipelines.telemetry.lineage import told
-from stx.pipelines.telemetry.metrics import metered
-from stx.pipelines.telemetry.progress import Progress
-from stx.pipelines.telemetry.report import Report
-from stx_core.errors import CommitConflict, SnapshotExpired, Stopped
+from stx.pipelines.telemetry.progress import FinishedUnit
+from stx_core.errors import CommitConflict
 from stx_core.store import ledger, log
 from stx_core.store.beat import Heartbeat
 from stx_core.store.files import create
-from stx_core.store.files.retries import add_counts
-from stx_core.store.files.s3 import use_options
 from stx_core.store.files.urls import redact
 
 if TYPE_CHECKING:
     from stx.pipelines.planning.dataset_state import DatasetState
     from stx.pipelines.planning.plan import Plan
-
-logger = logging.getLogger(__name__)
-
-# A dataset that other runs change all the time: at some point a person should look.
-_MAX_PLANS = 3
 
 
 class Amount(Protocol):
@@ -61,7 +47,7 @@ class View:
     def plan(self, plan: "Plan") -> None:
         """Called once, before anything runs."""
 
-    def watch(self, results: Iterator[dict[str, Any]], plan: Amount) -> Iterator[dict[str, Any]]:
+    def watch(self, results: Iterator[FinishedUnit], plan: Amount) -> Iterator[FinishedUnit]:
         """Passes the finished units through."""
         return results
 
@@ -113,6 +99,7 @@ def claimed(
     spec: BaseModel,
     run_hash: str,
     *,
+    job: str,
     state: "DatasetState",
     began: float,
     repairs: bool = False,
@@ -123,6 +110,7 @@ def claimed(
         root: the dataset.
         spec: kept beside the records.
         run_hash: two starts with the same one are the same run.
+        job: see `Start`.
         state: what this start found when it planned.
         began: see `Start`.
         repairs: see `log.claim`.
@@ -132,7 +120,6 @@ def claimed(
         Pinned: a rollback holds the current version.
         CommitConflict: another start changed the dataset since it was looked at.
     """
-    job = type(spec).__name__.removesuffix("Spec").lower()
     claim = log.claim(root, run_hash, repairs=repairs)
     with log.hold(root, claim) as beat, pausing(root, claim), told(root, job, claim, spec):
         write_spec(root, claim.run, spec)
@@ -142,94 +129,6 @@ def claimed(
             )
         bad = state.damaged_files
         records = ledger.load(root, claim.run, bad) if claim.resumed else ledger.to_table([])
-        yield Start(root, job, spec, claim, beat, records, bad, began)
-
-
-def finish_units(
-    start: Start,
-    work: Sequence[UnitDict],
-    read: stream.Read[UnitDict],
-    stages: Sequence[stream.StageSpec],
-    *,
-    write: stream.Write[UnitDict, dict[str, Any]],
-    limits: Resources,
-    limited: bool = True,
-    watch: Callable[[Iterator[dict[str, Any]]], Iterator[dict[str, Any]]],
-) -> pa.Table:
-    """Send due units through the stages; their records, see `ledger.RECORDS`.
-
-    Args:
-        start: that they are done in.
-        work: descriptions with ``unit``; in this order.
-        read: see `stream.run`.
-        stages: likewise.
-        write: likewise; its results have ``records`` and ``retries``.
-        limits: of time and number.
-        limited: whether they are kept to, and progress is measured: not by passes that only
-            prepare others.
-        watch: passes results through.
-
-    Raises:
-        Stopped: a limit was reached; what is finished is kept.
-    """
-    chosen, seconds = work, None
-    if limited:
-        chosen = work[: limits.max_units]
-        seconds = limits.deadline_s and limits.deadline_s - (time.monotonic() - start.began)
-    results = stream.run(
-        chosen, read, stages, write, limits.runner, seconds=seconds, name=unit_name
-    )
-    if limited:
-        progress = Progress(len(work), sum(map(_n_rows, work)))
-        results = metered(results, limits.runner, start.claim.run, start.job, start.root, progress)
-    folds = ledger.Folds(start.root, start.claim.run, start.claim.epoch)
-    n_finished = 0
-    for result in watch(results):
-        for item in result["records"]:
-            folds.add(ledger.Record(**item))
-        add_counts(result["retries"])
-        start.beat.check()
-        n_finished += 1
-    if n_finished < len(work):
-        raise Stopped(
-            f"stopped after {n_finished:,} of {len(work):,} units, as resources.max_units or "
-            "resources.deadline says; they are kept, run again to go on"
+        yield Start(
+            root, job, spec, claim=claim, beat=beat, records=records, damaged=bad, began=began
         )
-    return folds.table()
-
-
-def _n_rows(description: Mapping[str, Any]) -> int:
-    return int(description["unit"]["stop"] - description["unit"]["start"])
-
-
-def unit_name(description: Mapping[str, Any]) -> str:
-    """What to call a unit in an error."""
-    unit = description["unit"]
-    return f"{redact(unit['url'])} rows {unit['start']}-{unit['stop']}"
-
-
-class _Spec(Protocol):
-    store: Store
-
-
-Job = TypeVar("Job", bound=_Spec)
-Attempt = Callable[..., Report]
-"""Plans and runs a job once: (spec, view, when it began, dry_run=…)."""
-
-
-def run_job(spec: Job, view: View | None, attempt: Attempt, *, dry_run: bool) -> Report:
-    """Plan and run a job; again, when the dataset changes meanwhile: finished units are kept.
-
-    That is when another run commits, or gc gives up the version that the plan began with.
-    """
-    view = view or View()
-    # Whoever only has the two methods is a view too.
-    began = getattr(view, "began", None)
-    began = time.monotonic() if began is None else began
-    use_options(spec.store.options())
-    for _ in range(_MAX_PLANS - 1):
-        try:
-            return attempt(spec, view, began, dry_run=dry_run)
-        except (CommitConflict, SnapshotExpired) as conflict:
-            logger.info("planning again: %s", conflict)
-    return attempt(spec, view, began, dry_run=dry_run)

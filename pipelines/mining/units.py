@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
-from stx.pipelines.engine.job import Pass, Passes, stage_on
+from stx.pipelines.engine.job import stage_on
+from stx.pipelines.engine.passes import Pass, Passes
 from stx.pipelines.engine.runs import Start
 from stx.pipelines.engine.unit_files import IdSet, UnitResult
 from stx.pipelines.mining.describe import notes
@@ -24,7 +25,7 @@ from stx.pipelines.mining.stage import (
     unpack,
 )
 from stx.pipelines.planning.corpus import Corpus
-from stx.pipelines.planning.plan import Plan, UnitDict
+from stx.pipelines.planning.plan import DueUnit, Plan
 from stx.pipelines.planning.pool import Pool
 from stx.pipelines.planning.snapshot_files import take_unit
 from stx.pipelines.retrieval.query_spans import Spans, find_spans, publish_spans
@@ -33,7 +34,6 @@ from stx.pipelines.running import stream
 from stx.pipelines.spec.parts import Inputs, Resources
 from stx.pipelines.spec.retrieval import MineSpec
 from stx_core.errors import InputError
-from stx_core.store.corpus.units import Unit
 from stx_core.store.data_file import read_columns
 from stx_core.store.files.local_disk import scratch_space
 from stx_core.store.files.urls import join, redact
@@ -84,7 +84,7 @@ def mine_passes(plan: Plan, mining: Mining, miner: Miner, start: Start) -> Passe
             miner = replace(miner, queries=queries, documents=documents)
         units = MineUnits(_publish_sources(spec, mining, spans, folder))
         stages = mine_stages(miner, plan.pool)
-        yield Pass(list(plan.describe_due()), units.read, stages, units.results)
+        yield Pass(list(plan.due_units()), units.read, stages, units.results)
     return {STATISTICS: {"notes": lines}}
 
 
@@ -94,9 +94,9 @@ class MineUnits:
 
     sources: Sources
 
-    def read(self, description: UnitDict, unit: Unit) -> pa.Table:  # noqa: ARG002  (of every pass)
+    def read(self, due: DueUnit) -> pa.Table:
         """Candidates and positives of a unit, and what was left out."""
-        rows = read_rows(unit, self.sources)
+        rows = read_rows(due.unit, self.sources)
         counts = dict.fromkeys(STATISTICS_SCHEMA.names) | dict(rows.counts)
         return pack(
             {
@@ -106,10 +106,10 @@ class MineUnits:
             }
         )
 
-    def results(self, description: UnitDict, unit: Unit, table: pa.Table) -> Iterator[UnitResult]:
+    def results(self, due: DueUnit, table: pa.Table) -> Iterator[UnitResult]:
         """All outputs of a unit, as the stage has made them."""
-        ids, rows = IdSet.of(take_unit(unit, ["query_id"])["query_id"]), unpack(table)
-        for output, key in description["keys"].items():
+        ids, rows = IdSet.of(take_unit(due.unit, ["query_id"])["query_id"]), unpack(table)
+        for output, key in due.keys.items():
             yield UnitResult(output=output, key=key, rows=rows[output], ids_in=ids, ids_out=ids)
 
 

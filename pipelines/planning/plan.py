@@ -3,16 +3,38 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 
 from stx.pipelines.planning.dataset_state import DatasetState
 from stx.pipelines.planning.pool import Pool
+from stx_core.store.corpus.shards import Mark
 from stx_core.store.corpus.units import Unit
 
-UnitDict = dict[str, Any]
-"""A unit described in plain JSON values: ``unit``, ``keys`` by due output, and what a job adds."""
+
+@dataclass(frozen=True)
+class DueUnit:
+    """A unit that is to be done; a job may add fields in a subclass.
+
+    Attributes:
+        unit: its rows.
+        keys: of the unit, by due output.
+    """
+
+    unit: Unit
+    keys: Mapping[str, str]
+
+    def to_json(self) -> dict[str, object]:
+        """Plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """The unit of plain values."""
+        unit, mark = values["unit"], values["unit"]["mark"]
+        unit = Unit(**unit | {"mark": None if mark is None else Mark(**mark)})
+        return cls(**{**values, "unit": unit})
 
 
 @dataclass(frozen=True)
@@ -112,8 +134,7 @@ class Plan:
             name: dict(zip(part.keys, self.units, strict=True)) for name, part in self.parts.items()
         }
 
-    def describe_due(self) -> Iterator[UnitDict]:
-        """The due units in plain values, with the keys of their due outputs."""
+    def due_units(self) -> Iterator[DueUnit]:
+        """The due units, with the keys of their due outputs."""
         for index, names in self.due.items():
-            keys = {name: self.parts[name].keys[index] for name in names}
-            yield {"unit": asdict(self.units[index]), "keys": keys}
+            yield DueUnit(self.units[index], {name: self.parts[name].keys[index] for name in names})

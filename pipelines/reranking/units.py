@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from stx.pipelines.engine.job import Pass, Passes, stage_on
+from stx.pipelines.engine.job import stage_on
+from stx.pipelines.engine.passes import Pass, Passes
 from stx.pipelines.engine.runs import Start
 from stx.pipelines.engine.unit_files import IdSet, UnitResult
-from stx.pipelines.planning.plan import Plan, UnitDict
+from stx.pipelines.planning.plan import DueUnit, Plan
 from stx.pipelines.planning.pool import Pool
 from stx.pipelines.reranking import candidates
 from stx.pipelines.reranking.pairs import IS_CANDIDATE, PairSource, read_pairs
@@ -18,7 +19,6 @@ from stx.pipelines.reranking.task import RerankTask
 from stx.pipelines.retrieval.text_lookup import index_texts, publish_texts
 from stx.pipelines.running import stream, unit_table
 from stx.pipelines.telemetry.unit_counts import count_scores
-from stx_core.store.corpus.units import Unit
 from stx_core.store.files.local_disk import scratch_space
 from stx_core.store.files.urls import join
 
@@ -60,7 +60,7 @@ def rerank_passes(plan: Plan, task: RerankTask, start: Start) -> Passes:
     file = candidates.publish(task.found, folder)
     units = RerankUnits(pairs, file, task.sources, plan.schemas, spec.top_k)
     stages = score_stages(task, plan.pool)
-    yield Pass(list(plan.describe_due()), units.read, stages, units.results)
+    yield Pass(list(plan.due_units()), units.read, stages, units.results)
     return {}
 
 
@@ -82,16 +82,17 @@ class RerankUnits:
     schemas: Mapping[str, pa.Schema]
     top_k: int | None
 
-    def read(self, description: UnitDict, unit: Unit) -> pa.Table:
+    def read(self, due: DueUnit) -> pa.Table:
         """The pairs of a unit, with their texts."""
+        unit = due.unit
         pairs = read_pairs(replace(unit, url=self.file or unit.url), self.pairs)
-        due = dict.fromkeys(self.sources[output][0] for output in description["keys"])
-        return unit_table.with_notes(pairs, due=list(due))
+        rerankers = dict.fromkeys(self.sources[output][0] for output in due.keys)
+        return unit_table.with_notes(pairs, due=list(rerankers))
 
-    def results(self, description: UnitDict, unit: Unit, table: pa.Table) -> Iterator[UnitResult]:
+    def results(self, due: DueUnit, table: pa.Table) -> Iterator[UnitResult]:
         """The rankings of a unit, and scores of positives."""
         ids = IdSet.of(table[unit_table.ID].filter(table[IS_CANDIDATE]))
-        for output, key in description["keys"].items():
+        for output, key in due.keys.items():
             reranker, is_of_positives = self.sources[output]
             empty = UnitResult(
                 output=output,
@@ -99,11 +100,11 @@ class RerankUnits:
                 rows=self.schemas[output].empty_table(),
                 ids_in=ids,
                 ids_out=ids,
-                n_filtered=n_filtered(unit, table),
+                n_filtered=n_filtered(due.unit, table),
             )
             result = (
                 positives_result(table, reranker, empty=empty)
                 if is_of_positives
-                else ranking_result(unit, table, reranker, empty=empty, top_k=self.top_k)
+                else ranking_result(due.unit, table, reranker, empty=empty, top_k=self.top_k)
             )
             yield replace(result, counts=count_scores(result.rows))

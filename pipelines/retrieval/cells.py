@@ -5,21 +5,22 @@ with records: a stopped run goes on with either.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stx.pipelines.engine.job import Pass, Passes, stage_on
+from stx.pipelines.engine.job import stage_on
+from stx.pipelines.engine.passes import Pass, Passes
 from stx.pipelines.engine.runs import Start
 from stx.pipelines.engine.unit_files import IdSet, UnitResult
-from stx.pipelines.planning.plan import Plan, UnitDict
+from stx.pipelines.planning.plan import DueUnit, Plan
 from stx.pipelines.planning.pool import Pool
 from stx.pipelines.planning.snapshot_files import take_unit
 from stx.pipelines.retrieval.rankings import best_hits, hits_schema, positives_of, to_ranking
-from stx.pipelines.retrieval.retrievers import HYBRID, Cell, Grid, positives_output
+from stx.pipelines.retrieval.retrievers import CELLS, HYBRID, Cell, Grid, positives_output
 from stx.pipelines.retrieval.top_k import FOUND, HITS, POSITIVES, VECTOR, TopKStage, to_hits
 from stx.pipelines.running import stream, unit_table
 from stx.pipelines.spec.retrieval import Fusion, RetrieveSpec
@@ -27,11 +28,8 @@ from stx.pipelines.telemetry.unit_counts import FINISHED, count_scores
 from stx_core.evaluation.qrels import read_qrels
 from stx_core.fusion import reciprocal_rank_fusion, weighted_fusion
 from stx_core.store import clock
-from stx_core.store.corpus.units import Unit
 from stx_core.store.data_file import read_columns
 from stx_core.store.files.urls import join
-
-CELLS = "cells"
 
 
 def top_k_stages(spec: RetrieveSpec, grid: Grid, pool: Pool) -> list[stream.StageSpec]:
@@ -66,7 +64,7 @@ def retrieve_passes(plan: Plan, grid: Grid, cells: Sequence[Cell], start: Start)
     """
     assert plan.pool is not None
     spec = start.spec
-    missing = [asdict(cell) for cell in cells if cell.key not in plan.state.done]
+    missing = [cell for cell in cells if cell.key not in plan.state.done]
     columns = {leg.name: leg.column for leg in grid.legs}
     read = CellReader(spec, columns, grid.doc_type)
     stages = top_k_stages(spec, grid, plan.pool)
@@ -76,11 +74,22 @@ def retrieve_passes(plan: Plan, grid: Grid, cells: Sequence[Cell], start: Start)
     n_blocks = len(plan.due)
     blocks = [
         # Cells come part after part, each with all due blocks in their order.
-        {**block, "cells": [(cell.leg, files[cell.key]) for cell in cells[place::n_blocks]]}
-        for place, block in enumerate(plan.describe_due())
+        Block(
+            block.unit,
+            block.keys,
+            tuple((cell.leg, files[cell.key]) for cell in cells[place::n_blocks]),
+        )
+        for place, block in enumerate(plan.due_units())
     ]
     yield Pass(blocks, read_block, [], BlockResults(spec, grid.doc_type, plan.schemas))
     return {}
+
+
+@dataclass(frozen=True)
+class Block(DueUnit):
+    """A block of queries, and retriever and file of each of its cells."""
+
+    cells: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -97,10 +106,10 @@ class CellReader:
     columns: Mapping[str, str]
     doc_type: pa.DataType
 
-    def __call__(self, description: UnitDict, unit: Unit) -> pa.Table:
+    def __call__(self, cell: Cell) -> pa.Table:
         """The table of a cell."""
-        spec, vector = self.spec, self.columns[description["leg"]]
-        rows = take_unit(unit, ["id", vector, *spec.same])
+        spec, vector = self.spec, self.columns[cell.leg]
+        rows = take_unit(cell.unit, ["id", vector, *spec.same])
         judged = pa.nulls(len(rows), pa.list_(self.doc_type))
         if spec.positives:
             ids = rows["id"].combine_chunks()
@@ -114,8 +123,7 @@ class CellReader:
             **{name: rows[name] for name in spec.same},
             POSITIVES: judged,
         }
-        leg, group = description["leg"], description["group"]
-        return unit_table.with_notes(pa.table(columns), leg=leg, group=group)
+        return unit_table.with_notes(pa.table(columns), leg=cell.leg, group=cell.group)
 
 
 @lru_cache(maxsize=1)
@@ -134,13 +142,8 @@ class CellResults:
 
     doc_type: pa.DataType
 
-    def __call__(
-        self,
-        description: UnitDict,
-        unit: Unit,  # noqa: ARG002  (of every pass)
-        table: pa.Table,
-    ) -> Iterator[UnitResult]:
-        """What the stage left as the result of the cell."""
+    def __call__(self, cell: Cell, table: pa.Table) -> Iterator[UnitResult]:
+        """The table that the stage left as the result of the cell."""
         parts = []
         for column, positive in ((HITS, False), (FOUND, True)):
             hits = to_hits(table[column], self.doc_type)
@@ -148,10 +151,10 @@ class CellResults:
             parts.append(hits.append_column("positive", mark))
         ids = IdSet.of(table[unit_table.ID])
         recall = unit_table.notes(table)["recall"]
-        counts = {FINISHED: clock.now(), "leg": description["leg"], "recall": recall}
+        counts = {FINISHED: clock.now(), "leg": cell.leg, "recall": recall}
         yield UnitResult(
             output=CELLS,
-            key=description["key"],
+            key=cell.key,
             rows=pa.concat_tables(parts),
             ids_in=ids,
             ids_out=ids,
@@ -159,9 +162,9 @@ class CellResults:
         )
 
 
-def read_block(description: UnitDict, unit: Unit) -> pa.Table:  # noqa: ARG001  (of every pass)
+def read_block(block: Block) -> pa.Table:
     """Nothing: the files of the cells are read one by one where the best of them are kept."""
-    return pa.table({"files": pa.array([len(description["cells"])])})
+    return pa.table({"files": pa.array([len(block.cells)])})
 
 
 @dataclass(frozen=True)
@@ -178,17 +181,12 @@ class BlockResults:
     doc_type: pa.DataType
     schemas: Mapping[str, pa.Schema]
 
-    def __call__(
-        self,
-        description: UnitDict,
-        unit: Unit,
-        table: pa.Table,  # noqa: ARG002  (of every pass)
-    ) -> Iterator[UnitResult]:
+    def __call__(self, block: Block, table: pa.Table) -> Iterator[UnitResult]:  # noqa: ARG002
         """All due outputs of a block."""
-        rows_ids = take_unit(unit, ["id"])["id"].combine_chunks()
+        rows_ids = take_unit(block.unit, ["id"])["id"].combine_chunks()
         ids = IdSet.of(rows_ids)
-        rows = self._merge(description["cells"], rows_ids)
-        for output, key in description["keys"].items():
+        rows = self._merge(block.cells, rows_ids)
+        for output, key in block.keys.items():
             yield UnitResult(
                 output=output,
                 key=key,

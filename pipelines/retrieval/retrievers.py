@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from stx.pipelines.models.settings import VECTOR_COLUMN
+from stx.pipelines.planning.plan import DueUnit
 from stx.pipelines.planning.snapshot_files import DataFile, digest, files_digest, snapshot_data
 from stx.pipelines.retrieval.rankings import pairs_schema, ranking_schema
 from stx.pipelines.spec.retrieval import Retriever, RetrieveSpec
@@ -19,6 +20,8 @@ from stx_core.store.files.urls import redact
 from stx_core.store.snapshot import SnapshotInfo, output_schema, snapshot_info, snapshot_state
 
 HYBRID = "hybrid"
+
+CELLS = "cells"
 
 POSITIVES = "-positives"
 
@@ -50,13 +53,16 @@ class Leg:
 
 
 @dataclass(frozen=True)
-class Cell:
+class Cell(DueUnit):
     """One block of queries, `unit`, against one part of the corpus, `group`."""
 
     leg: str
     group: int
-    unit: Unit
-    key: str
+
+    @property
+    def key(self) -> str:
+        """Of the unit, for the output `CELLS`."""
+        return self.keys[CELLS]
 
 
 @dataclass(frozen=True)
@@ -145,7 +151,8 @@ class Grid:
                 fields = {**how, "group": files_digest(group), "asked": dict(self.asked)}
                 for index in units:
                     unit = leg.units[index]
-                    cells.append(Cell(leg.name, number, unit, unit_key(unit, fields)))
+                    keys = {CELLS: unit_key(unit, fields)}
+                    cells.append(Cell(unit, keys, leg.name, number))
         return cells
 
     def _aligned(self) -> list[tuple[Unit, ...]]:

@@ -5,9 +5,10 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, NamedTuple, Protocol
 
-from stx.pipelines.telemetry.progress import Progress, by_stage
+from stx.pipelines.telemetry.progress import FinishedUnit, Progress, by_stage
 from stx_core.errors import SpecError
 from stx_core.store.files.urls import redact
+from stx_core.store.ledger import Record
 
 PORT = "STX_METRICS_PORT"
 
@@ -66,24 +67,24 @@ class RunMetrics:
         self._labels = {"run": run, "job": job}
         self._tell_progress()
 
-    def add(self, result: Mapping[str, Any]) -> None:
-        """Count what a stream's `write` returned for one unit."""
+    def add(self, result: FinishedUnit) -> None:
+        """Count a unit."""
         self._progress.add(result)
-        for record in result["records"]:
+        for record in result.records:
             self._add_record(record)
         self._tell_progress()
 
-    def _add_record(self, record: Mapping[str, Any]) -> None:
-        labels = self._labels | {"output": record["output"]}
+    def _add_record(self, record: Record) -> None:
+        labels = self._labels | {"output": record.output}
         self._meters.set("stx_run_info", 1, labels | {"dataset": self._dataset})
         for name, value in (
-            ("stx_rows_total", record["rows_in"]),
-            ("stx_tokens_total", record["n_tokens"] - record["tokens_carried"]),
+            ("stx_rows_total", record.rows_in),
+            ("stx_tokens_total", record.n_tokens - record.tokens_carried),
             ("stx_units_total", 1),
-            ("stx_quarantined_rows_total", record["rows_quarantined"]),
+            ("stx_quarantined_rows_total", record.rows_quarantined),
         ):
             self._meters.add(name, value, labels)
-        for stage, seconds in by_stage([record["seconds"]]).items():
+        for stage, seconds in by_stage([record.seconds]).items():
             self._meters.add("stx_stage_seconds_total", seconds, labels | {"stage": stage})
 
     def _tell_progress(self) -> None:
@@ -93,13 +94,14 @@ class RunMetrics:
 
 
 def metered(
-    results: Iterator[dict[str, Any]],
+    results: Iterator[FinishedUnit],
     runner: str,
     run: str,
+    *,
     job: str,
     dataset: str,
     progress: Progress,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[FinishedUnit]:
     """Pass results through, and count them where somebody may look.
 
     With Ray that is its own endpoint. A run in this process is only seen where the environment

@@ -3,9 +3,35 @@
 import math
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from stx.pipelines.telemetry import unit_counts
+from stx_core.store.ledger import Record
+
+
+@dataclass(frozen=True)
+class FinishedUnit:
+    """A unit that was written, for those who watch.
+
+    Attributes:
+        records: one of each due output.
+        rows: of the unit.
+        tokens: that models read for it.
+        quarantined: rows, of the output with the most of them.
+        retries: calls of the store that were repeated, by kind.
+    """
+
+    records: tuple[Record, ...]
+    rows: int
+    tokens: int
+    quarantined: int
+    retries: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "FinishedUnit":
+        """The unit that `dataclasses.asdict` made JSON values of."""
+        return cls(**{**values, "records": tuple(Record(**item) for item in values["records"])})
 
 
 def by_stage(seconds: Iterable[Mapping[str, float]]) -> dict[str, float]:
@@ -43,21 +69,21 @@ class Progress:
         # Of the intervals between finished units, x, and their rows, r: sums of xx, xr and rr.
         self._squares = (0.0, 0.0, 0.0)
 
-    def add(self, result: Mapping[str, Any]) -> None:
-        """Count what a stream's `write` returned for one unit."""
-        records = result["records"]
+    def add(self, result: FinishedUnit) -> None:
+        """Count a unit."""
+        records = result.records
         if not self.units:
             self._worked_since = self._last = self._first_work(records)
-        self._time_unit(result["rows"])
-        self.run = next((each["run"] for each in records), self.run)
+        self._time_unit(result.rows)
+        self.run = next((record.run for record in records), self.run)
         self.units += 1
-        self.rows += result["rows"]
-        self.tokens += result["tokens"]
-        self.quarantined += result["quarantined"]
-        self.stages = by_stage([self.stages, *(each["seconds"] for each in records)])
-        for each in records:
-            self._run_tokens += each["counts"].get(unit_counts.RUN_TOKENS, 0)
-            self._run_places += each["counts"].get(unit_counts.RUN_PLACES, 0)
+        self.rows += result.rows
+        self.tokens += result.tokens
+        self.quarantined += result.quarantined
+        self.stages = by_stage([self.stages, *(record.seconds for record in records)])
+        for record in records:
+            self._run_tokens += record.counts.get(unit_counts.RUN_TOKENS, 0)
+            self._run_places += record.counts.get(unit_counts.RUN_PLACES, 0)
 
     def _time_unit(self, rows: int) -> None:
         now = time.monotonic()
@@ -66,9 +92,9 @@ class Progress:
         xx, xr, rr = (old + new for old, new in zip(self._squares, news, strict=True))
         self._squares = xx, xr, rr
 
-    def _first_work(self, records: Iterable[Mapping[str, Any]]) -> float:
+    def _first_work(self, records: Iterable[Record]) -> float:
         """When the first unit was begun: speeds leave out what actors need to start."""
-        busy = sum(sum(each["seconds"].values()) for each in records)
+        busy = sum(sum(record.seconds.values()) for record in records)
         return max(self._began, time.monotonic() - busy) if busy else self._began
 
     @property

@@ -12,11 +12,12 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from stx.jobs.console import Console
-from stx.pipelines.telemetry.progress import Progress, by_stage
+from stx.pipelines.telemetry.progress import FinishedUnit, Progress, by_stage
 from stx_core.errors import SpecError
 
 KEYS = [
@@ -33,8 +34,8 @@ class Amount:
 
 def unit(rows=10, tokens=100, quarantined=1, **counts):
     seconds = {"read": 1.0, "encode.dense": 6.0, "encode.splade": 2.0, "write": 1.0}
-    record = {"run": "r1", "seconds": seconds, "counts": counts}
-    return {"records": [record], "rows": rows, "tokens": tokens, "quarantined": quarantined}
+    record = SimpleNamespace(run="r1", seconds=seconds, counts=counts)
+    return FinishedUnit((record,), rows, tokens, quarantined)
 
 
 def lines(capsys):
@@ -134,7 +135,7 @@ def test_what_is_left_counts_down_within_a_unit_and_says_how_sure_it_is(monkeypa
     progress = Progress(100, 1000)
     for seconds in (9, 11, 9, 11):
         now[0] += seconds
-        progress.add({"records": [], "rows": 10, "tokens": 0, "quarantined": 0})
+        progress.add(FinishedUnit((), rows=10, tokens=0, quarantined=0))
 
     assert progress.eta_s == pytest.approx(960)
     # 4 units of 1 s from their mean each: a standard error of sqrt(4 * 4 / 3) / 40 s per row.

@@ -100,7 +100,7 @@ def test_only_a_new_shard_is_encoded_and_a_removed_one_leaves(corpus, spec_of, t
 
     report = run_encode(spec_of(corpus), watcher)
 
-    assert [result["rows"] for result in watcher.results] == [1]
+    assert [result.rows for result in watcher.results] == [1]
     assert report.version == 2
     assert rows(tmp_path / "out").keys() == {"new", *(f"d{i}" for i in range(100, 250))}
 
@@ -143,8 +143,8 @@ def test_two_outputs_come_from_one_pass_over_the_text(corpus, spec_of, static_mo
 
     run_encode(spec_of(corpus, models=models), watcher)
 
-    assert sum(result["rows"] for result in watcher.results) == 250
-    assert all(len(result["records"]) == 2 for result in watcher.results)
+    assert sum(result.rows for result in watcher.results) == 250
+    assert all(len(result.records) == 2 for result in watcher.results)
 
 
 def test_filters_leave_rows_out_and_count_them(corpus, spec_of, tmp_path):
@@ -305,7 +305,7 @@ def test_a_changed_weight_is_another_model(corpus, spec_of, tmp_path, static_mod
 
     run_encode(spec_of(corpus, models={"dense": {"model": str(changed)}}), watcher)
 
-    assert sum(result["rows"] for result in watcher.results) == 250
+    assert sum(result.rows for result in watcher.results) == 250
 
 
 def test_equal_texts_are_encoded_once_and_written_for_each_row(tmp_path, spec_of, monkeypatch):
@@ -362,7 +362,7 @@ def test_dense_and_sparse_come_from_one_pass(corpus, spec_of, tmp_path, splade_m
         np.testing.assert_array_equal(vector["indices"], np.flatnonzero(row))
         np.testing.assert_allclose(vector["values"], row[vector["indices"]], atol=1e-6)
     assert len(found) == len(rows(tmp_path / "out", "dense")) == 250
-    assert sum(result["rows"] for result in watcher.results) == 250
+    assert sum(result.rows for result in watcher.results) == 250
 
 
 def test_input_and_output_may_be_on_another_filesystem(spec_of, static_model):
