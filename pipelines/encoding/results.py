@@ -12,7 +12,7 @@ from stx.pipelines.encoding.describe import check_schemas, plan_lines
 from stx.pipelines.encoding.plan import EncodePlan
 from stx.pipelines.engine.unit_files import IdSet, UnitResult
 from stx.pipelines.models.settings import VECTOR_COLUMN
-from stx.pipelines.quality.statistics import measure
+from stx.pipelines.quality.statistics import StatisticsValues, measure
 from stx.pipelines.running import unit_table
 from stx.pipelines.spec.parts import Inputs
 from stx.pipelines.telemetry.unit_counts import TRUNCATED_CARRIED, count_rows
@@ -130,7 +130,7 @@ def output_result(
     )
 
 
-def _quality(good: pa.Table, name: str, rejected: pa.Array) -> dict[str, Any]:
+def _quality(good: pa.Table, name: str, rejected: pa.Array) -> StatisticsValues:
     texts, hashes = good.column(unit_table.TEXT), good.column(unit_table.HASH)
     not_finite = count_reasons(rejected).get("not_finite", 0)
     return measure(texts, hashes, good.column(f"{name}.vector"), not_finite).to_json()

@@ -1,8 +1,8 @@
-"""Whether a snapshot is good enough to be published: the checks of the spec's part `quality`."""
+"""Judgement of a snapshot before it is published: the checks of the spec's part `quality`."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +12,7 @@ from stx.pipelines.quality.neighbours import Version, neighbour_overlap
 from stx.pipelines.quality.statistics import (
     SCRIPTS,
     Statistics,
+    StatisticsValues,
     from_json,
     merge_texts,
     stability_index,
@@ -24,17 +25,24 @@ from stx_core.store.files.urls import redact
 
 @dataclass(frozen=True)
 class Check:
-    """What a check found in an output: its value, the numbers behind it, and where to look."""
+    """Result of a check of an output: its value, the numbers behind it, and where to look."""
 
     name: str
     value: float
-    found: str
+    details: str
     advice: str
+
+
+class QualityFacts(TypedDict):
+    """What a snapshot keeps of the checks of an output: statistics, {} of none, and values."""
+
+    statistics: StatisticsValues | dict[str, float]
+    checks: dict[str, float]
 
 
 @dataclass(frozen=True)
 class _Parts:
-    """What an output is judged by.
+    """Rows that an output is judged by, and their statistics.
 
     Attributes:
         name: of the output.
@@ -53,6 +61,23 @@ class _Parts:
     statistics: Statistics | None
     new_statistics: Statistics | None
     old_statistics: Statistics | None
+
+    @classmethod
+    def of(cls, name: str, rows: pa.Table, base: Base) -> "_Parts":
+        """Of an output, given all manifest rows and the version that they follow."""
+        own = rows.filter(pc.equal(rows["output"], name))
+        before = base.rows.filter(pc.equal(base.rows["output"], name))
+        new = own.filter(pc.invert(pc.is_in(own["key"], value_set=before["key"])))
+        facts = base.outputs.get(name, {}).get("quality", {})
+        return cls(
+            name=name,
+            rows=own,
+            new=new,
+            before=before,
+            statistics=merge_texts(own["quality"].to_pylist()),
+            new_statistics=merge_texts(new["quality"].to_pylist()),
+            old_statistics=from_json(facts.get("statistics")),
+        )
 
 
 class QualityGate:
@@ -73,7 +98,7 @@ class QualityGate:
         self._root, self._limits, self._facts = root, limits, facts
         self.warnings: list[str] = []
 
-    def __call__(self, rows: pa.Table, base: Base) -> dict[str, dict[str, Any]]:
+    def __call__(self, rows: pa.Table, base: Base) -> dict[str, dict[str, QualityFacts]]:
         """Statistics and values of the checks by output, as facts to keep.
 
         Raises:
@@ -82,21 +107,37 @@ class QualityGate:
         """
         self.warnings = []
         refused: list[str] = []
-        added = {}
+        added: dict[str, dict[str, QualityFacts]] = {}
         for name in self._facts:
-            parts = _parts(name, rows, base)
-            checks = list(_lost_rows(parts))
+            parts = _Parts.of(name, rows, base)
+            checks = list(_row_checks(parts))
             if isinstance(self._limits, Quality):
-                checks += [*_checks(parts, self._limits.min_rows)]
+                checks += [*_new_row_checks(parts, self._limits.min_rows)]
                 checks += [*self._neighbours(parts, base, self._limits.sample)]
             checks = [check for check in checks if check.name in self._limits.limits]
             for check in checks:
-                self._sort(name, check, refused)
-            told = parts.statistics.to_json() if parts.statistics else {}
-            values = {check.name: check.value for check in checks}
-            added[name] = {"quality": {"statistics": told, "checks": values}}
+                limits = self._limits.limits[check.name]
+                line = f"quality: output {name}: {check.name} is {check.value:.3g}"
+                why = f"{check.details}; {check.advice}"
+                if _crosses(check, limits.refuse) and not self._limits.accept:
+                    refused.append(f"{line}, {_bound(check, 'refused', limits.refuse)}: {why}")
+                elif _crosses(check, limits.warn) or _crosses(check, limits.refuse):
+                    mildest = limits.refuse if limits.warn is None else limits.warn
+                    self.warnings.append(f"{line}, {_bound(check, 'warned of', mildest)}: {why}")
+            added[name] = {
+                "quality": {
+                    "statistics": parts.statistics.to_json() if parts.statistics else {},
+                    "checks": {check.name: check.value for check in checks},
+                }
+            }
         if refused:
-            raise QualityRefused("\n".join([*refused, self._what_to_do(refused)]))
+            n_checks = "a check" if len(refused) == 1 else f"{len(refused)} checks"
+            raise QualityRefused(
+                "\n".join(refused)
+                + f"\n{redact(self._root)}: {n_checks} refused, nothing was committed; finished "
+                "units are kept: mend the cause and run again, or commit them as they are with "
+                "--accept-quality"
+            )
         return added
 
     def _neighbours(self, parts: _Parts, base: Base, n_rows: int) -> Iterator[Check]:
@@ -118,25 +159,6 @@ class QualityGate:
                 "is it the right model, with the right prompt, and has each id its own text?",
             )  # fmt: skip
 
-    def _sort(self, output: str, check: Check, refused: list[str]) -> None:
-        """Put a line about a check where it belongs, if it has crossed a threshold."""
-        limits = self._limits.limits[check.name]
-        line = f"quality: output {output}: {check.name} is {check.value:.3g}"
-        if _crosses(check, limits.refuse) and not self._limits.accept:
-            bound = _bound(check, "refused", limits.refuse)
-            refused.append(f"{line}, {bound}: {check.found}; {check.advice}")
-        elif _crosses(check, limits.warn) or _crosses(check, limits.refuse):
-            mildest = limits.refuse if limits.warn is None else limits.warn
-            bound = _bound(check, "warned of", mildest)
-            self.warnings.append(f"{line}, {bound}: {check.found}; {check.advice}")
-
-    def _what_to_do(self, refused: list[str]) -> str:
-        checks = "a check" if len(refused) == 1 else f"{len(refused)} checks"
-        return (
-            f"{redact(self._root)}: {checks} refused, nothing was committed; finished units are "
-            "kept: mend the cause and run again, or commit them as they are with --accept-quality"
-        )
-
 
 def _crosses(check: Check, limit: float | None) -> bool:
     if limit is None:
@@ -152,41 +174,28 @@ def _bound(check: Check, what: str, limit: float | None) -> str:
     return f"{what} {'up to' if check.name in LOW_IS_BAD else 'from'} {limit:g}"
 
 
-def _parts(name: str, rows: pa.Table, base: Base) -> _Parts:
-    mine = rows.filter(pc.equal(rows["output"], name))
-    before = base.rows.filter(pc.equal(base.rows["output"], name))
-    new = mine.filter(pc.invert(pc.is_in(mine["key"], value_set=before["key"])))
-    facts = base.outputs.get(name, {}).get("quality", {})
-    return _Parts(
-        name=name,
-        rows=mine,
-        new=new,
-        before=before,
-        statistics=merge_texts(mine["quality"].to_pylist()),
-        new_statistics=merge_texts(new["quality"].to_pylist()),
-        old_statistics=from_json(facts.get("statistics")),
-    )
-
-
-def _checks(parts: _Parts, min_rows: int) -> Iterator[Check]:
-    yield from _row_checks(parts)
-    if _sum(parts.new, "rows_in") < min_rows:
-        return
-    yield from _quarantine_checks(parts)
-    new, old = parts.new_statistics, parts.old_statistics
-    if new is None or new.rows < min_rows:
-        return
-    yield from _vector_checks(new)
-    if old is not None and old.rows >= min_rows:
-        yield from _drift_checks(old, new)
-
-
 def _row_checks(parts: _Parts) -> Iterator[Check]:
-    before, now = (_sum(rows, "rows_in") for rows in (parts.before, parts.rows))
-    if before:
-        change = 1 - min(before, now) / max(before, now)
+    """Checks of all rows, for any number of them."""
+    read, bad, out = (_sum(parts.rows, f"rows_{name}") for name in ("in", "quarantined", "out"))
+    details = f"all {bad:,} rows are quarantined" if bad else "the input has no rows"
+    if not read and (filtered := _sum(parts.rows, "rows_filtered")):
+        details = f"the filters leave none of {filtered:,} rows"
+    empty = not _sum(parts.rows, "file_rows")
+    yield Check(
+        "no_rows", float(empty), details,
+        "is the input there, and is the spec right about its columns and filters?",
+    )  # fmt: skip
+    if out_before := _sum(parts.before, "rows_out"):
         yield Check(
-            "rows_change", change, f"{before:,} rows became {now:,}",
+            "rows_lost", max(0.0, 1 - out / out_before),
+            f"{out_before:,} rows of the version before became {out:,}"
+            + (f", {bad:,} are quarantined" if bad else ""),
+            "are all files of the corpus there, and are its filters what they were?",
+        )  # fmt: skip
+    if read_before := _sum(parts.before, "rows_in"):
+        change = 1 - min(read_before, read) / max(read_before, read)
+        yield Check(
+            "rows_change", change, f"{read_before:,} rows became {read:,}",
             "are all files of the corpus there, and each once?",
         )  # fmt: skip
     if parts.statistics is not None:
@@ -198,40 +207,25 @@ def _row_checks(parts: _Parts) -> Iterator[Check]:
         )  # fmt: skip
 
 
-def _lost_rows(parts: _Parts) -> Iterator[Check]:
-    read, bad, out = (_sum(parts.rows, f"rows_{name}") for name in ("in", "quarantined", "out"))
-    found = f"all {bad:,} rows are quarantined" if bad else "the input has no rows"
-    if not read and (filtered := _sum(parts.rows, "rows_filtered")):
-        found = f"the filters leave none of {filtered:,} rows"
-    empty = not _sum(parts.rows, "file_rows")
-    yield Check(
-        "no_rows", float(empty), found,
-        "is the input there, and is the spec right about its columns and filters?",
-    )  # fmt: skip
-    if before := _sum(parts.before, "rows_out"):
-        yield Check(
-            "rows_lost", max(0.0, 1 - out / before),
-            f"{before:,} rows of the version before became {out:,}"
-            + (f", {bad:,} are quarantined" if bad else ""),
-            "are all files of the corpus there, and are its filters what they were?",
-        )  # fmt: skip
-
-
-def _quarantine_checks(parts: _Parts) -> Iterator[Check]:
+def _new_row_checks(parts: _Parts, min_rows: int) -> Iterator[Check]:
+    """Checks of the new rows and their vectors, where there are enough of them."""
     rows, bad = _sum(parts.new, "rows_in"), _sum(parts.new, "rows_quarantined")
+    new, old = parts.new_statistics, parts.old_statistics
+    if rows < min_rows:
+        return
     yield Check(
         "quarantined", bad / rows, f"{bad:,} of {rows:,} new rows are quarantined",
         "the files in quarantine/ give the reason of each",
     )  # fmt: skip
-    if parts.new_statistics is not None:
-        n = parts.new_statistics.not_finite
-        yield Check(
-            "not_finite", n / rows, f"{n:,} of {rows:,} new vectors have NaN or infinity",
-            "are the model's files whole, and is dtype one that it was trained for?",
-        )  # fmt: skip
-
-
-def _vector_checks(new: Statistics) -> Iterator[Check]:
+    if new is None:
+        return
+    yield Check(
+        "not_finite", new.not_finite / rows,
+        f"{new.not_finite:,} of {rows:,} new vectors have NaN or infinity",
+        "are the model's files whole, and is dtype one that it was trained for?",
+    )  # fmt: skip
+    if new.rows < min_rows:
+        return
     yield Check(
         "zero_vectors", new.zeros / new.rows, f"{new.zeros:,} of {new.rows:,} new vectors are zero",
         "are the model's files whole, and does it know the language of the texts?",
@@ -242,6 +236,8 @@ def _vector_checks(new: Statistics) -> Iterator[Check]:
         f"{lost:,} of {new.texts:,} new texts have the vector of another text",
         "does the model tell texts apart, or does a long prompt fill what it reads?",
     )  # fmt: skip
+    if old is not None and old.rows >= min_rows:
+        yield from _drift_checks(old, new)
 
 
 def _drift_checks(old: Statistics, new: Statistics) -> Iterator[Check]:
@@ -255,19 +251,18 @@ def _drift_checks(old: Statistics, new: Statistics) -> Iterator[Check]:
         )  # fmt: skip
     lengths = stability_index(old.lengths, new.lengths)
     scripts = stability_index(old.scripts, new.scripts)
-    found = _most_moved(old, new)
     if lengths >= scripts:
-        found = f"half of the texts have {_median(new)} characters, it was {_median(old)}"
+        details = f"half of the texts have {_median(new)} characters, it was {_median(old)}"
+    else:
+        before, after = (np.divide(s.scripts, max(1, sum(s.scripts))) for s in (old, new))
+        most = int(np.argmax(np.abs(after - before)))
+        details = (
+            f"{SCRIPTS[most]} were {before[most]:.0%} of the characters, now {after[most]:.0%}"
+        )
     yield Check(
-        "text_shift", max(lengths, scripts), found,
+        "text_shift", max(lengths, scripts), details,
         "is the text column the right one, and was it decoded rightly?",
     )  # fmt: skip
-
-
-def _most_moved(old: Statistics, new: Statistics) -> str:
-    shares = [[count / max(1, sum(each.scripts)) for count in each.scripts] for each in (old, new)]
-    i = max(range(len(SCRIPTS)), key=lambda i: abs(shares[0][i] - shares[1][i]))
-    return f"{SCRIPTS[i]} were {shares[0][i]:.0%} of the characters, now {shares[1][i]:.0%}"
 
 
 def _median(statistics: Statistics) -> str:

@@ -1,4 +1,4 @@
-"""Did the neighbours stay? A sample of rows, with their vectors in two snapshots.
+"""Overlap of nearest neighbours: a sample of rows, with their vectors in two snapshots.
 
 A bounded number of rows is read: those of a few new files, and of the files that hold the same rows
 of the same shards in the snapshot before. Rows of shards with another name are not found.
@@ -53,8 +53,8 @@ def neighbour_overlap(root: str, before: Version, after: Version, n_rows: int) -
     Raises:
         StoreError: a file cannot be read.
     """
-    found = list(_common_rows(root, before.rows, after.rows)) if n_rows else []
-    sample = _sample(pa.concat_tables(found), n_rows) if found else pa.table({})
+    common = list(_common_rows(root, before.rows, after.rows)) if n_rows else []
+    sample = _sample(pa.concat_tables(common), n_rows) if common else pa.table({})
     if len(sample) < _FEWEST_ROWS:
         return None
     if before.facts["fingerprint"] == after.facts["fingerprint"] and sample["old_text"].equals(
@@ -78,34 +78,29 @@ def _common_rows(root: str, before: pa.Table, after: pa.Table) -> Iterator[pa.Ta
             ),
         )
         for old_file in before.filter(same)["file"].to_pylist()[:_OLD_FILES_OF_ONE]:
-            yield _common_rows_of(root, row["file"], old_file)
+            (new_ids, texts), (old_ids, old_texts) = (
+                _ids_and_texts(join(root, file)) for file in (row["file"], old_file)
+            )
+            ids, rows, old_rows = np.intersect1d(new_ids, old_ids, return_indices=True)
+            yield pa.table(
+                {
+                    "id": ids,
+                    "text": texts.take(pa.array(rows)),
+                    "file": pa.repeat(row["file"], len(ids)),
+                    "row": rows,
+                    "old_text": old_texts.take(pa.array(old_rows)),
+                    "old_file": pa.repeat(old_file, len(ids)),
+                    "old_row": old_rows,
+                }
+            )
 
 
-def _common_rows_of(root: str, file: str, old_file: str) -> pa.Table:
-    (new_ids, texts), (old_ids, old_texts) = (
-        _ids_and_texts(root, file) for file in (file, old_file)
-    )
-    ids, rows, old_rows = np.intersect1d(new_ids, old_ids, return_indices=True)
-    return pa.table(
-        {
-            "id": ids,
-            "text": texts.take(pa.array(rows)),
-            "file": pa.repeat(file, len(ids)),
-            "row": rows,
-            "old_text": old_texts.take(pa.array(old_rows)),
-            "old_file": pa.repeat(old_file, len(ids)),
-            "old_row": old_rows,
-        }
-    )
-
-
-def _ids_and_texts(root: str, file: str) -> tuple[np.ndarray, pa.ChunkedArray]:
+def _ids_and_texts(url: str) -> tuple[np.ndarray, pa.ChunkedArray]:
     """(N,) uint64 hashes of the ids of a file, and (N,) hashes of its texts."""
-    table = read_columns(join(root, file), ["id", "content_hash"])
+    table = read_columns(url, ["id", "content_hash"])
     ids = table["id"].cast(pa.string()).cast(pa.large_binary()).to_pylist()
-    return np.fromiter(map(xxhash.xxh3_64_intdigest, ids), np.uint64, len(ids)), table[
-        "content_hash"
-    ]
+    hashes = np.fromiter(map(xxhash.xxh3_64_intdigest, ids), np.uint64, len(ids))
+    return hashes, table["content_hash"]
 
 
 def _sample(common: pa.Table, n_rows: int) -> pa.Table:

@@ -8,8 +8,8 @@ import functools
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -59,6 +59,28 @@ _RUNS = (
 )  # fmt: skip
 
 
+class SmallestValues(TypedDict):
+    """Packed hashes in base64, and the counts above one by position."""
+
+    hashes: str
+    repeated: dict[str, int]
+
+
+class StatisticsValues(TypedDict):
+    """JSON values of `Statistics`."""
+
+    rows: int
+    not_finite: int
+    zeros: int
+    norms: float
+    squares: float
+    texts: int
+    vectors: int
+    lengths: list[int]
+    scripts: list[int]
+    smallest: SmallestValues
+
+
 @dataclass(frozen=True)
 class Statistics:
     """Of the rows of one output in a unit, or in many.
@@ -90,15 +112,42 @@ class Statistics:
     scripts: tuple[int, ...]
     smallest: tuple[tuple[int, int], ...]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> StatisticsValues:
         """As JSON values, some 500 bytes of them."""
-        hashes = np.array([each for each, _ in self.smallest], ">u8")
+        hashes = np.array([text_hash for text_hash, _ in self.smallest], ">u8")
         packed = hashes.view(np.uint8).reshape(-1, 8)[:, 8 - _HASH_BYTES :].tobytes()
-        repeated = {str(i): n for i, (_, n) in enumerate(self.smallest) if n > 1}
-        smallest = {"hashes": base64.b64encode(packed).decode(), "repeated": repeated}
-        return asdict(self) | {
-            "lengths": list(self.lengths), "scripts": list(self.scripts), "smallest": smallest
-        }  # fmt: skip
+        return {
+            "rows": self.rows,
+            "not_finite": self.not_finite,
+            "zeros": self.zeros,
+            "norms": self.norms,
+            "squares": self.squares,
+            "texts": self.texts,
+            "vectors": self.vectors,
+            "lengths": list(self.lengths),
+            "scripts": list(self.scripts),
+            "smallest": {
+                "hashes": base64.b64encode(packed).decode(),
+                "repeated": {str(i): n for i, (_, n) in enumerate(self.smallest) if n > 1},
+            },
+        }
+
+    def __add__(self, other: "Statistics") -> "Statistics":
+        """Statistics of the rows of both."""
+        smallest = Counter(dict(self.smallest))
+        smallest.update(dict(other.smallest))
+        return Statistics(
+            rows=self.rows + other.rows,
+            not_finite=self.not_finite + other.not_finite,
+            zeros=self.zeros + other.zeros,
+            norms=self.norms + other.norms,
+            squares=self.squares + other.squares,
+            texts=self.texts + other.texts,
+            vectors=self.vectors + other.vectors,
+            lengths=tuple(np.add(self.lengths, other.lengths).tolist()),
+            scripts=tuple(np.add(self.scripts, other.scripts).tolist()),
+            smallest=_smallest(smallest),
+        )
 
     @property
     def mean_norm(self) -> float:
@@ -135,7 +184,8 @@ def from_json(values: Mapping[str, Any] | None) -> Statistics | None:
     hashes[:, 8 - _HASH_BYTES :] = packed.reshape(-1, _HASH_BYTES)
     repeated = values["smallest"]["repeated"]
     smallest = [
-        (each, repeated.get(str(i), 1)) for i, each in enumerate(hashes.view(">u8")[:, 0].tolist())
+        (text_hash, repeated.get(str(i), 1))
+        for i, text_hash in enumerate(hashes.view(">u8")[:, 0].tolist())
     ]
     counts = {name: tuple(values[name]) for name in ("lengths", "scripts")}
     return Statistics(**{**values, **counts, "smallest": tuple(smallest)})
@@ -152,60 +202,44 @@ def measure(
         vectors: (N,) of an output, dense or sparse.
         not_finite: rows that are missing here because their vector is not finite.
     """
-    squares = _squares(vectors)
-    digests = _digests(vectors)
+    squares, digests = _squares_and_digests(vectors)
     hexes = hashes.to_pylist()
-    first = dict(zip(reversed(hexes), reversed(digests), strict=True))
+    vector_by_text = dict(zip(reversed(hexes), reversed(digests), strict=True))
+    # The exponent of frexp is the number of binary digits.
+    _, digits = np.frexp(pc.utf8_length(texts).to_numpy())
+    lengths = np.bincount(np.minimum(digits, _LENGTH_BINS - 1), minlength=_LENGTH_BINS)
+    starts = pc.utf8_slice_codeunits(texts, 0, _FIRST_CHARACTERS)
+    points = np.frombuffer("".join(starts.to_pylist()).encode("utf-32-le"), np.uint32)
+    scripts = np.bincount(_script_of_points()[points], minlength=len(SCRIPTS) + 1)
     return Statistics(
         rows=len(texts),
         not_finite=not_finite,
         zeros=int((squares == 0).sum()),
         norms=float(np.sqrt(squares).sum()),
         squares=float(squares.sum()),
-        texts=len(first),
-        vectors=len(set(first.values())),
-        lengths=_lengths(texts),
-        scripts=_scripts(texts),
-        smallest=_smallest(Counter(int(each[: 2 * _HASH_BYTES], 16) for each in hexes)),
+        texts=len(vector_by_text),
+        vectors=len(set(vector_by_text.values())),
+        lengths=tuple(lengths.tolist()),
+        scripts=tuple(scripts[: len(SCRIPTS)].tolist()),
+        smallest=_smallest(Counter(int(digits[: 2 * _HASH_BYTES], 16) for digits in hexes)),
     )
 
 
-def _squares(vectors: pa.ChunkedArray) -> np.ndarray:
-    """(N,) float64 squared norms."""
-    if pa.types.is_struct(vectors.type):
-        offsets, _, values = sparse_csr(vectors)
-        sums = np.concatenate([[0.0], np.cumsum(values.astype(np.float64) ** 2)])
-        found: np.ndarray = sums[offsets[1:]] - sums[offsets[:-1]]
-        return found
-    matrix = dense_matrix(vectors).astype(np.float32, copy=False)
-    dots: np.ndarray = np.einsum("nd,nd->n", matrix, matrix, dtype=np.float64)
-    return dots
-
-
-def _digests(vectors: pa.ChunkedArray) -> list[int]:
-    """(N,) hashes: equal for equal vectors."""
+def _squares_and_digests(vectors: pa.ChunkedArray) -> tuple[np.ndarray, list[int]]:
+    """(N,) float64 squared norms, and N hashes: equal for equal vectors."""
     if pa.types.is_struct(vectors.type):
         offsets, indices, values = sparse_csr(vectors)
+        sums = np.concatenate([[0.0], np.cumsum(values.astype(np.float64) ** 2)])
         ends = offsets.tolist()
-        return [
+        digests = [
             xxhash.xxh3_64_intdigest(indices[a:b].tobytes() + values[a:b].tobytes())
             for a, b in zip(ends, ends[1:], strict=False)
         ]
-    return list(map(xxhash.xxh3_64_intdigest, np.ascontiguousarray(dense_matrix(vectors))))
-
-
-def _lengths(texts: pa.ChunkedArray) -> tuple[int, ...]:
-    # The exponent of frexp is the number of binary digits.
-    _, digits = np.frexp(pc.utf8_length(texts).to_numpy())
-    bins = np.minimum(digits, _LENGTH_BINS - 1)
-    return tuple(np.bincount(bins, minlength=_LENGTH_BINS).tolist())
-
-
-def _scripts(texts: pa.ChunkedArray) -> tuple[int, ...]:
-    starts = pc.utf8_slice_codeunits(texts, 0, _FIRST_CHARACTERS)
-    points = np.frombuffer("".join(starts.to_pylist()).encode("utf-32-le"), np.uint32)
-    counts = np.bincount(_script_of_points()[points], minlength=len(SCRIPTS) + 1)
-    return tuple(counts[: len(SCRIPTS)].tolist())
+        return sums[offsets[1:]] - sums[offsets[:-1]], digests
+    matrix = dense_matrix(vectors)
+    numbers = matrix.astype(np.float32, copy=False)
+    squares = np.einsum("nd,nd->n", numbers, numbers, dtype=np.float64)
+    return squares, list(map(xxhash.xxh3_64_intdigest, np.ascontiguousarray(matrix)))
 
 
 @functools.cache
@@ -223,31 +257,23 @@ def _smallest(counts: Mapping[int, int]) -> tuple[tuple[int, int], ...]:
 
 def merge(parts: Iterable[Statistics]) -> Statistics | None:
     """Statistics of all rows together, in any order; None for none."""
-    total: dict[str, Any] = {}
-    smallest: Counter[int] = Counter()
+    total: Statistics | None = None
     for part in parts:
-        for name in ("rows", "not_finite", "zeros", "norms", "squares", "texts", "vectors"):
-            total[name] = total.get(name, 0) + getattr(part, name)
-        for name in ("lengths", "scripts"):
-            total[name] = np.add(total.get(name, 0), getattr(part, name))
-        smallest.update(dict(part.smallest))
-        smallest = Counter(dict(_smallest(smallest)))
-    if not total:
-        return None
-    counts = {name: tuple(total[name].tolist()) for name in ("lengths", "scripts")}
-    return Statistics(**{**total, **counts, "smallest": _smallest(smallest)})
+        total = part if total is None else total + part
+    return total
 
 
 def merge_texts(texts: Iterable[str | None]) -> Statistics | None:
     """Add up the statistics of manifest rows, which are JSON texts there."""
-    found = (from_json(json.loads(text)) for text in texts if text)
-    return merge(each for each in found if each is not None)
+    parts = (from_json(json.loads(text)) for text in texts if text)
+    return merge(part for part in parts if part is not None)
 
 
 def stability_index(before: Sequence[int], after: Sequence[int]) -> float:
     """Population stability index of two histograms: 0 for equal shares, above 0.25 a shift."""
     p, q = (
-        np.maximum(np.divide(each, max(1, sum(each))), _LEAST_SHARE) for each in (before, after)
+        np.maximum(np.divide(counts, max(1, sum(counts))), _LEAST_SHARE)
+        for counts in (before, after)
     )
     return float(((q - p) * np.log(q / p)).sum())
 
@@ -260,14 +286,11 @@ def overlap(before_SS: np.ndarray, after_SS: np.ndarray, k: int) -> float:
         after_SS: (S, S) of the same rows.
         k: less than S.
     """
-    near = [_nearest(each, k) for each in (before_SS, after_SS)]
+    near = []
+    for similarities_SS in (before_SS, after_SS):
+        distances_SS = -similarities_SS
+        np.fill_diagonal(distances_SS, np.inf)
+        # Stable: equal similarities are taken in the order of the rows, in both matrices.
+        near.append(np.argsort(distances_SS, axis=1, kind="stable")[:, :k].tolist())
     shared = sum(len(set(a) & set(b)) for a, b in zip(*near, strict=True))
     return shared / (k * len(before_SS))
-
-
-def _nearest(similarities_SS: np.ndarray, k: int) -> list[list[int]]:
-    others = similarities_SS.copy()
-    np.fill_diagonal(others, -np.inf)
-    # Stable: equal similarities are taken in the order of the rows, in both matrices.
-    nearest: list[list[int]] = np.argsort(-others, axis=1, kind="stable")[:, :k].tolist()
-    return nearest
