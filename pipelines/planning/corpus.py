@@ -1,6 +1,6 @@
 """The corpus: its shards, a sample of its texts, and the rows of a unit as the unit's table."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -15,7 +15,7 @@ from stx_core.errors import InputError
 from stx_core.store.corpus.columns import check_id, check_text, corpus_schema
 from stx_core.store.corpus.filters import Filter
 from stx_core.store.corpus.readers import list_shards, read_rows
-from stx_core.store.corpus.shards import BadRow, CsvForm, Rows, Shard
+from stx_core.store.corpus.shards import CsvForm, Rows, Shard
 from stx_core.store.corpus.units import Unit, plan_units
 from stx_core.store.digests import blake2b
 from stx_core.store.files.filesystem import without_change_time
@@ -52,9 +52,9 @@ def list_corpus(inputs: Inputs, backfill: Backfill | None = None) -> Corpus:
         inputs.paths,
         inputs.format,
         conditions,
-        inputs.max_text_bytes,
-        [*columns, *inputs.columns],
-        inputs.csv.form,
+        max_text_bytes=inputs.max_text_bytes,
+        columns=[*columns, *inputs.columns],
+        csv=inputs.csv.form,
     )
     if not any(shard.n_rows for shard in shards):
         schema = pa.schema([(name, pa.string()) for name in columns])
@@ -77,7 +77,7 @@ def list_corpus(inputs: Inputs, backfill: Backfill | None = None) -> Corpus:
 
 
 def priority(corpus: Corpus, order: str) -> dict[str, int]:
-    """Which shard comes first: rank by URL, for an order of `spec.Resources`.
+    """Ranks of shards by URL, the lowest comes first, for an order of `spec.Resources`.
 
     Shards of the same time, and those of stores that tell none, are ordered by name.
     """
@@ -124,10 +124,33 @@ def read_unit(unit: Unit, schema: pa.Schema, inputs: Inputs, output: Output) -> 
         rows = read_rows(unit, schema, filters(inputs), inputs.id_column, *limits(inputs))
         table = _readable_rows(unit, rows, inputs, output.empty_text == "quarantine")
         if rows.bad:
-            bad = _unreadable_rows(rows.bad, table.schema)
-            table = pa.concat_tables([table, bad]).sort_by(unit_table.ROW)
+            # Those that could not be parsed: number, id where it is known, and a reason.
+            values = {
+                unit_table.ROW: pa.array([bad.row for bad in rows.bad], pa.int64()),
+                unit_table.ID: pa.array(
+                    [bad.id for bad in rows.bad], table.schema.field(unit_table.ID).type
+                ),
+                unit_table.REJECTED: unit_table.rejections(
+                    [(bad.reason, bad.column or "", bad.detail) for bad in rows.bad]
+                ),
+            }
+            columns = [
+                values.get(field.name, pa.nulls(len(rows.bad), field.type))
+                for field in table.schema
+            ]
+            bad_rows = pa.table(columns, schema=table.schema)
+            table = pa.concat_tables([table, bad_rows]).sort_by(unit_table.ROW)
     if output.on_bad_rows == "fail":
-        _refuse_rejected(unit, table)
+        rejected = table.column(unit_table.REJECTED).combine_chunks()
+        places = pc.indices_nonzero(rejected.is_valid()).to_pylist()
+        if places:
+            first = rejected[places[0]].as_py()
+            row = table.column(unit_table.ROW)[places[0]].as_py()
+            raise InputError(
+                f"{redact(unit.url)} row {row}: column '{first['column']}' {first['detail']}; "
+                f"mend the row, or set output.on_bad_rows: quarantine ({len(places)} bad rows in "
+                f"rows {unit.start} to {unit.stop})"
+            )
     return unit_table.with_notes(
         table,
         seconds=seconds,
@@ -146,9 +169,8 @@ def texts_of(table: pa.Table, inputs: Inputs) -> pa.ChunkedArray:
     columns = [table.column(name) for name in inputs.text_columns]
     if len(columns) == 1:
         return columns[0]
-    first, *others = (pc.if_else(_is_blank(column), None, column) for column in columns)
-    texts = first
-    for column in others:
+    texts, *more = (pc.if_else(_is_blank(column), None, column) for column in columns)
+    for column in more:
         # Null where one side is. (null_handling="skip" of pyarrow 26 loses rows that are all null.)
         both = pc.binary_join_element_wise(texts, column, inputs.text_separator)
         texts = pc.coalesce(both, texts, column)
@@ -156,7 +178,7 @@ def texts_of(table: pa.Table, inputs: Inputs) -> pa.ChunkedArray:
 
 
 def _is_blank(texts: pa.ChunkedArray) -> pa.ChunkedArray:
-    """(N,) bool, whether a text is empty or white space; false for null."""
+    """(N,) bool, true where a text is empty or white space; false for null."""
     return pc.fill_null(pc.equal(pc.utf8_trim_whitespace(texts), ""), False)
 
 
@@ -180,11 +202,11 @@ def _readable_rows(unit: Unit, rows: Rows, inputs: Inputs, refuse_empty: bool) -
         checks.append((no_id, ("empty_id", inputs.id_column or "", "is empty")))
     if refuse_empty:
         checks.insert(0, (_is_blank(texts), ("empty_text", text_column, "is empty")))
-    found: list[tuple[str, str, str] | None] = [None] * rows.table.num_rows
+    reasons: list[tuple[str, str, str] | None] = [None] * rows.table.num_rows
     for mask, rejection in checks:
         for row in pc.indices_nonzero(mask).to_pylist():
-            found[row] = rejection
-    rejected = unit_table.rejections(found)
+            reasons[row] = rejection
+    rejected = unit_table.rejections(reasons)
     texts = pc.if_else(rejected.is_null(), texts, pa.scalar(None, pa.string()))
     table = pa.table(
         {
@@ -200,23 +222,23 @@ def _readable_rows(unit: Unit, rows: Rows, inputs: Inputs, refuse_empty: bool) -
     return table
 
 
-def with_held_identities(corpus: Corpus, known: Collection[tuple[str, str]]) -> Corpus:
+def with_held_identities(corpus: Corpus, dataset_shards: Collection[tuple[str, str]]) -> Corpus:
     """The same corpus; shards that an earlier stx knew by size and mtime are known by them still.
 
     So a dataset that it wrote is carried over by reference, not encoded again.
 
     Args:
         corpus: as listed.
-        known: shards, by URL and identity, that the dataset has.
+        dataset_shards: by URL and identity.
     """
-
-    def settled(shard: Shard) -> Shard:
+    shards = []
+    for shard in corpus.shards:
         earlier = without_change_time(shard.identity)
-        if (shard.url, shard.identity) in known or (shard.url, earlier) not in known:
-            return shard
-        return replace(shard, identity=earlier)
-
-    return replace(corpus, shards=tuple(settled(shard) for shard in corpus.shards))
+        has_earlier = (shard.url, earlier) in dataset_shards
+        if has_earlier and (shard.url, shard.identity) not in dataset_shards:
+            shard = replace(shard, identity=earlier)
+        shards.append(shard)
+    return replace(corpus, shards=tuple(shards))
 
 
 def content_hashes(texts: pa.ChunkedArray) -> pa.Array:
@@ -240,30 +262,3 @@ def earlier_content_hashes(texts: pa.ChunkedArray) -> pa.Array:
         [None if value is None else xxhash.xxh3_128_hexdigest(value) for value in values],
         pa.string(),
     )
-
-
-def _unreadable_rows(bad: Sequence[BadRow], schema: pa.Schema) -> pa.Table:
-    """Rows that could not be parsed: number, id where known, and a reason; the rest is null."""
-    id_type = schema.field(unit_table.ID).type
-    values = {
-        unit_table.ROW: pa.array([row.row for row in bad], pa.int64()),
-        unit_table.ID: pa.array([row.id for row in bad], id_type),
-        unit_table.REJECTED: unit_table.rejections(
-            [(row.reason, row.column or "", row.detail) for row in bad]
-        ),
-    }
-    columns = [values.get(field.name, pa.nulls(len(bad), field.type)) for field in schema]
-    return pa.table(columns, schema=schema)
-
-
-def _refuse_rejected(unit: Unit, table: pa.Table) -> None:
-    rejected = table.column(unit_table.REJECTED).combine_chunks()
-    places = pc.indices_nonzero(rejected.is_valid()).to_pylist()
-    if places:
-        first = rejected[places[0]].as_py()
-        row = table.column(unit_table.ROW)[places[0]].as_py()
-        raise InputError(
-            f"{redact(unit.url)} row {row}: column '{first['column']}' {first['detail']}; "
-            f"mend the row, or set output.on_bad_rows: quarantine ({len(places)} bad rows in rows "
-            f"{unit.start} to {unit.stop})"
-        )

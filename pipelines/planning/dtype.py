@@ -1,8 +1,8 @@
-"""What models compute in where a spec leaves it to us (``dtype: auto``)."""
+"""The dtype of models where a spec leaves it to us (``dtype: auto``)."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from stx.pipelines.models.settings import EncoderSettings, RerankerSettings, fingerprint
 from stx.pipelines.planning.dataset_state import current_outputs, was_begun
@@ -35,48 +35,38 @@ def settled(
         run_hash: of a run with such settings, to find an unfinished one; None where there is none
             to be found.
     """
-    before = current_outputs(root)
-    known = {name: one.dtype for name, one in settings.items()}
-    for name, one in settings.items():
-        if one.dtype == AUTO:
-            known[name] = _as_before(one, before.get(name)) or AUTO
-    if AUTO not in known.values():
-        return _with(settings, known, AUTO)
+    outputs = current_outputs(root)
+    dtypes = {name: model.dtype for name, model in settings.items()}
+    for name, model in settings.items():
+        stored = outputs.get(name, {}).get("settings", {})
+        # An output that differs in nothing else keeps its dtype.
+        if model.dtype == AUTO and stored.keys() == model.as_dict().keys():
+            before = replace(model, **stored)
+            if fingerprint(replace(before, dtype=AUTO)) == fingerprint(model):
+                dtypes[name] = before.dtype
+    if AUTO not in dtypes.values():
+        return _with(settings, dtypes, AUTO)
     for dtype in ("bfloat16", "float32"):
-        begun = _with(settings, known, dtype)
+        begun = _with(settings, dtypes, dtype)
         if run_hash and was_begun(root, run_hash(begun)):
             return begun
-    return _with(settings, known, _fast_here(resources))
+    return _with(settings, dtypes, _fast_dtype(resources))
 
 
 def _with(
-    settings: Mapping[str, Settings], known: Mapping[str, str], dtype: str
+    settings: Mapping[str, Settings], dtypes: Mapping[str, str], dtype: str
 ) -> dict[str, Settings]:
-    """Settings in the dtypes that are known, the others in this one."""
+    """Settings in their dtypes, those with ``auto`` in the one given last."""
     return {
-        name: replace(one, dtype=dtype if known[name] == AUTO else known[name])
-        for name, one in settings.items()
+        name: replace(model, dtype=dtype if dtypes[name] == AUTO else dtypes[name])
+        for name, model in settings.items()
     }
 
 
-def _as_before(settings: Settings, facts: Mapping[str, Any] | None) -> str | None:
-    """The dtype of an output that differs in nothing else."""
-    if facts is None or facts.get("settings", {}).keys() != settings.as_dict().keys():
-        return None
-    before = replace(settings, **facts["settings"])
-    same = fingerprint(replace(before, dtype=AUTO)) == fingerprint(settings)
-    return before.dtype if same else None
-
-
-def _fast_here(resources: Resources) -> str:
-    """What the actors' hardware has units for; they are taken to be like this machine's."""
-    if resources.runner == "auto" and on_this_machine(resources):
-        return _fast_on_cpu()
-    cpus, gpus = cluster.cluster_size(resources.runner, available_cores())
-    if make_pool(resources, cpus, gpus).gpus:
-        return "bfloat16" if cluster.gpus_have_bfloat16() else "float32"
-    return _fast_on_cpu()
-
-
-def _fast_on_cpu() -> str:
+def _fast_dtype(resources: Resources) -> str:
+    """The dtype that the actors' hardware has units for; CPUs are taken to be like this one."""
+    if resources.runner != "auto" or not on_this_machine(resources):
+        cpus, gpus = cluster.cluster_size(resources.runner, available_cores())
+        if make_pool(resources, cpus, gpus).gpus:
+            return "bfloat16" if cluster.gpus_have_bfloat16() else "float32"
     return "bfloat16" if cpu_class() != "other" else "float32"

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from stx.pipelines.planning.words import counted
@@ -41,8 +41,8 @@ class Pool:
         custom = "".join(f" + {amount:g} {name}" for name, amount in self.custom.items())
         more = f"; {self.tokenizers} x {self.cpus} cores tokenise" if self.tokenizers else ""
         least = "" if self.min_actors is None else f"{self.min_actors} to "
-        each = f"{counted(self.cpus, 'core')}{gpus}{custom}"
-        return f"ray: {least}{counted(self.actors, 'actor')} x {each}{budget}{more}"
+        size = f"{counted(self.cpus, 'core')}{gpus}{custom}"
+        return f"ray: {least}{counted(self.actors, 'actor')} x {size}{budget}{more}"
 
 
 def make_pool(resources: Resources, cpus: float, gpus: float) -> Pool:
@@ -53,48 +53,39 @@ def make_pool(resources: Resources, cpus: float, gpus: float) -> Pool:
         cpus: CPUs of the cluster; with those of nodes that may join, where Ray knows of them.
         gpus: GPUs of the cluster, likewise.
     """
-    stall_timeout_s = resources.stall_timeout_s if resources.supervised else None
+    pool = Pool(
+        runner=resources.runner,
+        actors=1,
+        cpus=resources.cpus_per_actor or available_cores(),
+        gpus=0,
+        token_budget=resources.token_budget,
+        stall_timeout_s=resources.stall_timeout_s if resources.supervised else None,
+        reproducible=resources.reproducible,
+        tokenizers=resources.tokenizers or 0,
+    )
     if resources.runner == "local":
-        threads = resources.cpus_per_actor or available_cores()
-        return Pool(
-            "local",
-            1,
-            threads,
-            0,
-            resources.token_budget,
-            stall_timeout_s,
-            resources.reproducible,
-            resources.tokenizers or 0,
-        )
+        return pool
     per_actor_gpus = resources.gpus_per_actor
     if per_actor_gpus is None:
         per_actor_gpus = 1.0 if gpus else 0.0
     free = int(cpus) - 1  # one is for readers and writers
-    least, most = _bounds(resources)
+    # A plain number is no range.
+    actors = resources.actors
+    least, most = actors if isinstance(actors, tuple) else (None, actors)
     # Nothing has joined that a range could be derived from.
     usual = _CORES_PER_ACTOR if least and free < 1 else max(1, min(_CORES_PER_ACTOR, free))
     per_actor_cpus = resources.cpus_per_actor or usual
     by_cpu = free // per_actor_cpus
     by_gpu = int(gpus // per_actor_gpus) if per_actor_gpus else by_cpu
-    return Pool(
-        "ray",
-        most or max(1, min(by_cpu, by_gpu)),
-        per_actor_cpus,
-        per_actor_gpus,
-        resources.token_budget,
-        stall_timeout_s,
-        resources.reproducible,
-        resources.tokenizers or 0,
-        least,
-        resources.custom,
+    return replace(
+        pool,
+        runner="ray",
+        actors=most or max(1, min(by_cpu, by_gpu)),
+        cpus=per_actor_cpus,
+        gpus=per_actor_gpus,
+        min_actors=least,
+        custom=resources.custom,
     )
-
-
-def _bounds(resources: Resources) -> tuple[int | None, int | None]:
-    """Least and most actors that are asked for; a plain number is no range."""
-    if isinstance(resources.actors, tuple):
-        return resources.actors
-    return None, resources.actors
 
 
 def available_cores() -> int:

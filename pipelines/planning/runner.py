@@ -1,4 +1,4 @@
-"""Which runner a job takes where the spec leaves it to us (``runner: auto``)."""
+"""The runner of a job where the spec leaves it to us (``runner: auto``)."""
 
 import os
 from pathlib import Path
@@ -13,9 +13,7 @@ _GPUS = Path("/proc/driver/nvidia/gpus")
 class _Spec(Protocol):
     """A job's spec, or any other model of pydantic with resources."""
 
-    @property
-    def resources(self) -> Resources:
-        """Where and how large."""
+    resources: Resources
 
     def model_copy(self, *, update: dict[str, object]) -> Self:
         """A copy with other values."""
@@ -37,17 +35,15 @@ def with_runner(spec: Spec, n_units: int, n_rows: int) -> Spec:
     resources = spec.resources
     if resources.runner != "auto":
         return spec
-    small = n_units <= 1 or n_rows <= resources.rows_per_unit
-    runner = "local" if on_this_machine(resources) and (small or _one_actor(resources)) else "ray"
-    return spec.model_copy(update={"resources": resources.model_copy(update={"runner": runner})})
+    is_local = on_this_machine(resources)
+    if is_local and n_units > 1 and n_rows > resources.rows_per_unit:
+        with_ray = resources.model_copy(update={"runner": "ray"})
+        is_local = make_pool(with_ray, available_cores() + 1, 0).actors == 1
+    update = {"runner": "local" if is_local else "ray"}
+    return spec.model_copy(update={"resources": resources.model_copy(update=update)})
 
 
 def on_this_machine(resources: Resources) -> bool:
-    """Whether Ray, if it is taken, would be started here, on CPUs, and nothing asks for it."""
-    asked = resources.actors or resources.gpus_per_actor or os.environ.get("RAY_ADDRESS")
-    return not asked and not _GPUS.is_dir()
-
-
-def _one_actor(resources: Resources) -> bool:
-    with_ray = resources.model_copy(update={"runner": "ray"})
-    return make_pool(with_ray, available_cores() + 1, 0).actors == 1
+    """True if Ray, where it is taken, would be started here, on CPUs, and nothing asks for it."""
+    is_cluster = resources.actors or resources.gpus_per_actor or os.environ.get("RAY_ADDRESS")
+    return not is_cluster and not _GPUS.is_dir()

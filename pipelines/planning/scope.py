@@ -1,11 +1,11 @@
-"""What a run speaks about: the whole corpus, or the shards of a backfill.
+"""Scope of a run: the whole corpus, or the shards of a backfill.
 
 A scope is a set of whole shards. What it holds is brought up to date, at no cost for rows that did
 not change; what it does not hold stays in the dataset as it is. So several backfills of different
 partitions can run side by side, and unit keys are the same as in a run over everything.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -37,21 +37,20 @@ class Scope:
 
     @property
     def is_all(self) -> bool:
-        """Whether every shard is in it, those of earlier snapshots too."""
+        """True if every shard is in it, those of earlier snapshots too."""
         return not self.partitions and self.urls is None
 
     def keeps(self, url: str) -> bool:
-        """Whether a shard stays in the dataset as it is."""
+        """True if a shard stays in the dataset as it is."""
         return not self.holds(url)
 
     def holds(self, url: str) -> bool:
-        """Whether a shard, of the corpus or of an earlier snapshot, is in it."""
+        """True if a shard, of the corpus or of an earlier snapshot, is in it."""
         if self.urls is not None and url not in self.urls:
             return False
-        known = partitions(url)
-        return all(name in known for name, _, _ in self.partitions) and keep_file(
-            url, self.partitions
-        )
+        columns = partitions(url)
+        named = all(name in columns for name, _, _ in self.partitions)
+        return named and keep_file(url, self.partitions)
 
 
 def partition_filters(backfill: Backfill | None) -> tuple[Filter, ...]:
@@ -89,10 +88,20 @@ def find_scope(
         return Scope(conditions)
     if inputs.id_column is None:
         raise SpecError("backfill.ids: the spec has inputs.id_column: null; name the id column")
-    wanted = _read_ids(backfill.ids, schema.field(inputs.id_column).type, inputs.id_column)
-    urls = frozenset(_shards_with(shards, wanted, inputs))
+    column = inputs.id_column
+    ids = _read_ids(backfill.ids, schema.field(column).type, column)
+
+    def has_id(shard: Shard) -> bool:
+        if not shard.n_rows:
+            return False
+        values = _column(shard, column, inputs.csv.form).cast(ids.type)
+        return bool(pc.any(pc.is_in(values, value_set=ids)).as_py())
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        has_ids = list(pool.map(has_id, shards))
+    urls = frozenset(shard.url for shard, has in zip(shards, has_ids, strict=True) if has)
     if not urls:
-        raise InputError(f"backfill.ids: none of the {len(wanted)} ids is in the corpus")
+        raise InputError(f"backfill.ids: none of the {len(ids)} ids is in the corpus")
     return Scope(conditions, urls)
 
 
@@ -106,8 +115,7 @@ def _read_ids(ids: str | Sequence[str | int], kind: pa.DataType, column: str) ->
                 f"{shard.url}: no column {column!r} with ids; it has "
                 f"{', '.join(shard.schema.names)}"
             )
-        found = _column(shard, column)
-        parts.append(_typed(found.combine_chunks(), kind, shard.url))
+        parts.append(_typed(_column(shard, column).combine_chunks(), kind, shard.url))
     return pa.concat_arrays(parts)
 
 
@@ -116,21 +124,6 @@ def _typed(ids: pa.Array, kind: pa.DataType, where: str) -> pa.Array:
         return ids.cast(kind)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise InputError(f"{where}: ids are {ids.type}, those of the corpus {kind}") from error
-
-
-def _shards_with(shards: Sequence[Shard], ids: pa.Array, inputs: Inputs) -> Iterable[str]:
-    column = str(inputs.id_column)
-
-    def has_one(shard: Shard) -> bool:
-        return shard.n_rows > 0 and bool(
-            pc.any(
-                pc.is_in(_column(shard, column, inputs.csv.form).cast(ids.type), value_set=ids)
-            ).as_py()
-        )
-
-    with ThreadPoolExecutor(_THREADS) as pool:
-        found = list(pool.map(has_one, shards))
-    return (shard.url for shard, yes in zip(shards, found, strict=True) if yes)
 
 
 def _column(

@@ -40,12 +40,13 @@ def in_microseconds(
         kind = with_leaves(field.type, _micros)
         if kind == field.type:
             continue
-        kept = any(name in old.names and old.field(name).type == field.type
-                   for old in before.values())  # fmt: skip
-        if not kept and _fits(corpus, name, kind, inputs):
+        has_nanos = any(
+            name in old.names and old.field(name).type == field.type for old in before.values()
+        )
+        if not has_nanos and _fits(corpus, name, kind, inputs):
             schema = schema.set(schema.get_field_index(name), pa.field(name, kind))
         else:
-            why = "the dataset has it so" if kept else "some of its times need them"
+            why = "the dataset has it so" if has_nanos else "some of its times need them"
             notes.append(
                 f"column {name!r} stays {field.type}, {why}; Spark does not read files with "
                 "nanoseconds"
@@ -54,15 +55,12 @@ def in_microseconds(
 
 
 def _micros(kind: Any) -> Any:  # noqa: ANN401  (pyarrow DataTypes)
-    return pa.timestamp("us", kind.tz) if _is_nanos(kind) else kind
-
-
-def _is_nanos(kind: Any) -> bool:  # noqa: ANN401
-    return bool(pa.types.is_timestamp(kind) and kind.unit == "ns")
+    is_nanos = pa.types.is_timestamp(kind) and kind.unit == "ns"
+    return pa.timestamp("us", kind.tz) if is_nanos else kind
 
 
 def _fits(corpus: Corpus, name: str, kind: Any, inputs: Inputs) -> bool:  # noqa: ANN401
-    """Whether all values of a column are the same in another type."""
+    """True if all values of a column are the same in another type."""
     schema = pa.schema([corpus.schema.field(name)])
 
     def same(unit: Unit) -> bool:
