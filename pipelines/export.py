@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
@@ -25,7 +24,7 @@ from stx_core.errors import SpecError
 from stx_core.store.files.apart import refuse_overlap
 from stx_core.store.files.filesystem import SCHEMES, refuse_credentials
 from stx_core.store.files.urls import expanded, scheme
-from stx_core.store.snapshot import SnapshotInfo, open_snapshot, read_manifest, snapshot_info
+from stx_core.store.snapshot import open_snapshot, read_manifest, snapshot_info
 
 # Streams a dataset to a place; gives the rows that are there then.
 Writer = Callable[[ds.FileSystemDataset, str, ExportOptions], int]
@@ -109,7 +108,10 @@ def run_export(
     info = snapshot_info(path)
     dataset = open_snapshot(path, output=output, version=info.version)
     name = output or next(iter(info.outputs))
-    files = _files(path, info, name)
+    # The files of the output, in the order in which it is opened.
+    manifest = read_manifest(path, info.version)
+    is_file = pc.and_(pc.equal(manifest["output"], name), pc.not_equal(manifest["file"], ""))
+    files = manifest.filter(is_file)
     options = ExportOptions(
         source=path,
         facts=info.outputs[name],
@@ -119,10 +121,3 @@ def run_export(
         **more,
     )
     return WRITERS[format](dataset, destination, options)
-
-
-def _files(path: str, info: SnapshotInfo, output: str) -> pa.Table:
-    """Manifest rows of the files of an output, in the order in which it is opened."""
-    manifest = read_manifest(path, info.version)
-    mine = pc.and_(pc.equal(manifest["output"], output), pc.not_equal(manifest["file"], ""))
-    return manifest.filter(mine)

@@ -1,7 +1,7 @@
 """Bulk requests of Elasticsearch and OpenSearch."""
 
 import json
-from typing import Any
+from collections.abc import Mapping
 
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -36,7 +36,7 @@ def write_elasticsearch(
         field = {"type": "dense_vector", "dims": vectors.dim, "similarity": metric}
     else:
         field = {"type": "sparse_vector"}
-    return _write(vectors, destination, _mapping(vectors, field))
+    return _write(vectors, destination, field)
 
 
 def write_opensearch(
@@ -52,19 +52,23 @@ def write_opensearch(
     """
     vectors = open_vectors(dataset, options, "opensearch", "dense", "sparse")
     if vectors.kind == "sparse":
-        return _write(vectors, destination, _mapping(vectors, {"type": "rank_features"}))
+        return _write(vectors, destination, {"type": "rank_features"})
     metric = vectors.metric(_OPENSEARCH)
     field = {"type": "knn_vector", "dimension": vectors.dim, "space_type": metric}
-    mapping = _mapping(vectors, field) | {"settings": {"index.knn": True}}
-    return _write(vectors, destination, mapping)
+    return _write(vectors, destination, field, settings={"index.knn": True})
 
 
-def _mapping(vectors: Vectors, field: dict[str, Any]) -> dict[str, Any]:
-    """Copied columns are left to the engine's own detection."""
-    return {"mappings": {"properties": {"id": {"type": "keyword"}, vectors.column: field}}}
-
-
-def _write(vectors: Vectors, destination: str, index: dict[str, Any]) -> int:
+def _write(
+    vectors: Vectors,
+    destination: str,
+    field: Mapping[str, object],
+    settings: Mapping[str, bool] | None = None,
+) -> int:
+    """Write the requests, and the index: copied columns are left to the engine's own detection."""
+    properties = {"id": {"type": "keyword"}, vectors.column: field}
+    index: dict[str, object] = {"mappings": {"properties": properties}}
+    if settings:
+        index["settings"] = settings
     names = sparse_names(vectors.options)
     first, last = ("[", "]}") if vectors.kind == "dense" else ("{", "}}")
 

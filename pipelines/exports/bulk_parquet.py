@@ -41,24 +41,19 @@ def write_milvus(dataset: ds.FileSystemDataset, destination: str, options: Expor
 
     def table(batch: Batch) -> pa.Table:
         check_ids(batch, "milvus", max_bytes=_MILVUS_ID_BYTES)
-        column = _milvus_sparse(batch) if vectors.kind == "sparse" else _milvus_dense(batch, kind)
+        if vectors.kind == "sparse":
+            offsets, indices, values = positive(batch, "milvus")
+            inside = sparse_text(offsets, json_keys(named(indices, None)), values)
+            column = pa.array([f"{{{text}}}" for text in inside.to_pylist()])
+        else:
+            numbers = batch.vectors.flatten()
+            if vectors.is_half:
+                numbers = pa.array(numbers.to_numpy().view(np.uint8))
+            ends = np.linspace(0, len(numbers), len(batch) + 1).astype(np.int32)
+            column = pa.ListArray.from_arrays(pa.array(ends), numbers, type=kind)
         return pa.table([batch.ids, column, payload_json(batch)], schema=schema)
 
     return _write(vectors, destination, schema, table)
-
-
-def _milvus_dense(batch: Batch, kind: pa.DataType) -> pa.Array:
-    flat = batch.vectors.flatten()
-    if pa.types.is_uint8(kind.value_type):
-        flat = pa.array(flat.to_numpy().view(np.uint8))
-    ends = np.linspace(0, len(flat), len(batch) + 1).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(ends), flat, type=kind)
-
-
-def _milvus_sparse(batch: Batch) -> pa.Array:
-    offsets, indices, values = positive(batch, "milvus")
-    inside = sparse_text(offsets, json_keys(named(indices, None)), values)
-    return pa.array([f"{{{text}}}" for text in inside.to_pylist()])
 
 
 def write_pinecone(dataset: ds.FileSystemDataset, destination: str, options: ExportOptions) -> int:
@@ -75,27 +70,7 @@ def write_pinecone(dataset: ds.FileSystemDataset, destination: str, options: Exp
     """
     vectors = open_vectors(dataset, options, "pinecone", "dense", "sparse")
     vectors.metric(_PINECONE_METRICS)
-    _check_metadata(vectors)
-    name = options.name or "__default__"
-    if "/" in name or name.startswith("."):
-        raise SpecError(f"--name {name}: is no name of a namespace")
-    if vectors.kind == "dense":
-        field = pa.field("values", pa.list_(pa.float32()))
-    else:
-        parts = [("indices", pa.list_(pa.int64())), ("values", pa.list_(pa.float32()))]
-        field = pa.field("sparse_values", pa.struct(parts))
-    schema = pa.schema([("id", pa.string()), field, ("metadata", pa.string())])
-
-    def table(batch: Batch) -> pa.Table:
-        check_ids(batch, "pinecone", max_bytes=_PINECONE_ID_BYTES, plain_ascii=True)
-        column = batch.vectors.cast(field.type)
-        return pa.table([batch.ids, column, payload_json(batch)], schema=schema)
-
-    return _write(vectors, join(destination, name), schema, table)
-
-
-def _check_metadata(vectors: Vectors) -> None:
-    """https://docs.pinecone.io/guides/index-data/indexing-overview#metadata."""
+    # https://docs.pinecone.io/guides/index-data/indexing-overview#metadata
     for field in vectors.payload:
         kind = field.type
         if pa.types.is_list(kind) or pa.types.is_large_list(kind):
@@ -107,6 +82,22 @@ def _check_metadata(vectors: Vectors) -> None:
                 f"column {field.name!r} is {kind}, and Pinecone takes texts, numbers, booleans and "
                 "lists of texts; leave it out with --columns"
             )
+    name = options.name or "__default__"
+    if "/" in name or name.startswith("."):
+        raise SpecError(f"--name {name}: is no name of a namespace")
+    if vectors.kind == "dense":
+        values = pa.field("values", pa.list_(pa.float32()))
+    else:
+        parts = [("indices", pa.list_(pa.int64())), ("values", pa.list_(pa.float32()))]
+        values = pa.field("sparse_values", pa.struct(parts))
+    schema = pa.schema([("id", pa.string()), values, ("metadata", pa.string())])
+
+    def table(batch: Batch) -> pa.Table:
+        check_ids(batch, "pinecone", max_bytes=_PINECONE_ID_BYTES, plain_ascii=True)
+        column = batch.vectors.cast(values.type)
+        return pa.table([batch.ids, column, payload_json(batch)], schema=schema)
+
+    return _write(vectors, join(destination, name), schema, table)
 
 
 def _write(

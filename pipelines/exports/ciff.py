@@ -28,6 +28,8 @@ from stx_core.store.files.urls import redact
 _POSTINGS_AT_ONCE = 1 << 20
 _MAX_INT32 = 2**31 - 1
 
+_DESCRIPTION = b"impacts of stx: sparse vectors, weights times 100"
+
 
 @dataclass(frozen=True)
 class _Counts:
@@ -59,13 +61,21 @@ def write_ciff(dataset: ds.FileSystemDataset, destination: str, options: ExportO
         postings = _sort_postings(vectors, counts, os.path.join(folder, "postings"), records)
         used = np.flatnonzero(counts.documents)
         terms = [str(term).encode() for term in named(used.astype(np.int32), names).to_pylist()]
-        stream.write(_header(counts, len(terms)))
+        total = int(counts.impacts.sum())
+        header = b"".join(
+            _varint(field << 3) + _varint(value)
+            for field, value in enumerate(
+                (1, len(terms), counts.n_rows, len(terms), counts.n_rows, total), start=1
+            )
+        )
+        header += _varint(7 << 3 | 1) + struct.pack("<d", total / max(1, counts.n_rows))
+        stream.write(_delimited(header + _text(8, _DESCRIPTION)))
         starts = np.concatenate([[0], np.cumsum(counts.documents)])
         # Readers merge lists of several files, so terms are in the order of their bytes.
-        for place in sorted(range(len(terms)), key=terms.__getitem__):
-            term = used[place]
-            mine = postings[starts[term] : starts[term + 1]]
-            for piece in _postings_list(terms[place], int(counts.impacts[term]), mine):
+        for position in sorted(range(len(terms)), key=terms.__getitem__):
+            term = used[position]
+            own = postings[starts[term] : starts[term + 1]]
+            for piece in _postings_list(terms[position], int(counts.impacts[term]), own):
                 stream.write(piece)
         with open(records, "rb") as source:
             shutil.copyfileobj(source, stream)
@@ -77,17 +87,14 @@ def _count(vectors: Vectors) -> _Counts:
     for batch in vectors.batches():
         _, indices, values = impacts(batch, "ciff")
         size = max(len(documents), int(indices.max(initial=-1)) + 1)
-        documents = _padded(documents, size) + np.bincount(indices, minlength=size)
+        padding = (0, size - len(documents))
+        documents = np.pad(documents, padding) + np.bincount(indices, minlength=size)
         weights = np.bincount(indices, weights=values, minlength=size).astype(np.int64)
-        sums = _padded(sums, size) + weights
+        sums = np.pad(sums, padding) + weights
         n_rows += len(batch)
     if n_rows > _MAX_INT32:
         raise InputError(f"{n_rows:,} documents; a file of CIFF holds {_MAX_INT32:,}")
     return _Counts(documents, sums, n_rows)
-
-
-def _padded(values: np.ndarray, size: int) -> np.ndarray:
-    return np.pad(values, (0, size - len(values)))
 
 
 def _sort_postings(vectors: Vectors, counts: _Counts, path: str, records: str) -> np.ndarray:
@@ -104,7 +111,11 @@ def _sort_postings(vectors: Vectors, counts: _Counts, path: str, records: str) -
             offsets, indices, values = impacts(batch, "ciff")
             rows = np.repeat(np.arange(first, first + len(batch)), np.diff(offsets))
             sums = np.bincount(rows - first, weights=values, minlength=len(batch)).astype(np.int64)
-            stream.write(_records(first, batch.ids.to_pylist(), sums.tolist()))
+            for row, (name, length) in enumerate(
+                zip(batch.ids.to_pylist(), sums.tolist(), strict=True), start=first
+            ):
+                body = b"\x08" + _varint(row) + _text(2, name.encode())
+                stream.write(_delimited(body + b"\x18" + _varint(length)))
             order = np.argsort(indices, kind="stable")
             indices, values, rows = indices[order], values[order], rows[order]
             seen, begins, lengths = np.unique(indices, return_index=True, return_counts=True)
@@ -116,17 +127,6 @@ def _sort_postings(vectors: Vectors, counts: _Counts, path: str, records: str) -
     return postings[:n_postings]
 
 
-def _header(counts: _Counts, n_terms: int) -> bytes:
-    total = int(counts.impacts.sum())
-    numbers = (1, n_terms, counts.n_rows, n_terms, counts.n_rows, total)
-    told = b"impacts of stx: sparse vectors, weights times 100"
-    body = b"".join(
-        _varint(number << 3) + _varint(value) for number, value in enumerate(numbers, 1)
-    )
-    body += _varint(7 << 3 | 1) + struct.pack("<d", total / max(1, counts.n_rows))
-    return _delimited(body + _text(8, told))
-
-
 def _postings_list(term: bytes, total: int, postings: np.ndarray) -> Iterator[bytes]:
     """A PostingsList piece by piece: its length comes first, and it may be large."""
     documents = np.asarray(postings[:, 0], np.int64)
@@ -135,8 +135,8 @@ def _postings_list(term: bytes, total: int, postings: np.ndarray) -> Iterator[by
     head = _text(1, term) + b"\x10" + _varint(len(postings)) + b"\x18" + _varint(total)
     yield _varint(len(head) + int(sizes.sum()) + 2 * len(sizes)) + head
     for start in range(0, len(postings), _POSTINGS_AT_ONCE):
-        some = slice(start, start + _POSTINGS_AT_ONCE)
-        yield _posting_bytes(gaps[some], values[some], sizes[some])
+        chunk = slice(start, start + _POSTINGS_AT_ONCE)
+        yield _posting_bytes(gaps[chunk], values[chunk], sizes[chunk])
 
 
 def _posting_bytes(gaps: np.ndarray, values: np.ndarray, sizes: np.ndarray) -> bytes:
@@ -146,9 +146,9 @@ def _posting_bytes(gaps: np.ndarray, values: np.ndarray, sizes: np.ndarray) -> b
     for tag, numbers in ((0x08, gaps), (0x10, values)):
         columns.append((np.full(len(gaps), tag, np.uint8), every))
         for byte in range(5):
-            left = numbers >> 7 * byte
-            more = (left >> 7) > 0
-            columns.append(((left & 0x7F | more * 0x80).astype(np.uint8), (left > 0) | (byte == 0)))
+            rest = numbers >> 7 * byte
+            more = (rest >> 7) > 0
+            columns.append(((rest & 0x7F | more * 0x80).astype(np.uint8), (rest > 0) | (byte == 0)))
     columns = [
         (np.full(len(gaps), 0x22, np.uint8), every),
         (sizes.astype(np.uint8), every),
@@ -164,15 +164,6 @@ def _varint_sizes(values: np.ndarray) -> np.ndarray:
     for bits in (7, 14, 21, 28):
         sizes += values >> bits > 0
     return sizes
-
-
-def _records(first: int, ids: list[str], lengths: list[int]) -> bytes:
-    return b"".join(
-        _delimited(
-            b"\x08" + _varint(first + row) + _text(2, name.encode()) + b"\x18" + _varint(length)
-        )
-        for row, (name, length) in enumerate(zip(ids, lengths, strict=True))
-    )
 
 
 def _varint(value: int) -> bytes:

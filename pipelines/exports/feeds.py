@@ -83,7 +83,8 @@ def write_vespa(dataset: ds.FileSystemDataset, destination: str, options: Export
         document_ids = json_keys(pc.binary_join_element_wise(f"id:{name}:{name}::", batch.ids, ""))
         fields = opened(payload_json(batch, ids=True), f'"{vectors.column}":{first}')
         weights = vector_json(batch, names, "vespa")
-        return lines('{"put":', document_ids, ',"fields":', fields, weights, last)
+        pieces = ('{"put":', document_ids, ',"fields":', fields, weights, last)
+        return lines(*pieces)
 
     schema = _vespa_schema(vectors, name).encode()
     return write_lines(vectors, destination, line, beside={f"{name}.sd": schema})

@@ -1,7 +1,6 @@
 """A folder as the Hugging Face hub has datasets: Parquet files and a card."""
 
 import os
-from typing import Any
 
 import pyarrow.dataset as ds
 import yaml
@@ -54,33 +53,30 @@ def _card(vectors: Vectors) -> str:
         "tags": ["embeddings", vectors.kind],
         "task_categories": ["feature-extraction"],
     }
-    facts = "".join(f"| {name} | {value} |\n" for name, value in _told(vectors).items())
+    facts = vectors.options.facts
+    settings, model = facts.get("settings", {}), str(facts["model"])
+    rows = (
+        ("rows", f"{n_rows:,}"),
+        # A local path is nobody's business; its last part says which model it is.
+        ("model", os.path.basename(model.rstrip("/")) if os.path.isabs(model) else model),
+        ("revision", settings.get("revision")),
+        ("fingerprint", facts["fingerprint"]),
+        ("vectors", vectors.column),
+        ("dimensions", vectors.dim if vectors.kind == "dense" else "by vocabulary, sparse"),
+        ("dtype", facts.get("store_as")),
+        ("compared by", vectors.similarity),
+        ("encoded as", settings.get("task")),
+        ("prompt", settings.get("prompt")),
+        ("longest text, tokens", settings.get("max_seq_length")),
+        ("normalised", settings.get("normalize")),
+    )
+    table = "".join(
+        f"| {name} | {markdown_text(str(value))} |\n" for name, value in rows if value is not None
+    )
     return (
         f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n\n# Embeddings\n\n"
-        f"| | |\n|---|---|\n{facts}\n"
+        f"| | |\n|---|---|\n{table}\n"
         "```python\nfrom datasets import load_dataset\n\n"
         'rows = load_dataset("PATH OR NAME OF THIS DATASET", split="train")\n'
         f'print(rows[0]["id"], rows[0]["{vectors.column}"])\n```\n'
     )
-
-
-def _told(vectors: Vectors) -> dict[str, Any]:
-    facts = vectors.options.facts
-    settings = facts.get("settings", {})
-    model = str(facts["model"])
-    told = {
-        "rows": f"{vectors.n_rows:,}",
-        # A local path is nobody's business; its last part says which model it is.
-        "model": os.path.basename(model.rstrip("/")) if os.path.isabs(model) else model,
-        "revision": settings.get("revision"),
-        "fingerprint": facts["fingerprint"],
-        "vectors": vectors.column,
-        "dimensions": vectors.dim if vectors.kind == "dense" else "by vocabulary, sparse",
-        "dtype": facts.get("store_as"),
-        "compared by": vectors.similarity,
-        "encoded as": settings.get("task"),
-        "prompt": settings.get("prompt"),
-        "longest text, tokens": settings.get("max_seq_length"),
-        "normalised": settings.get("normalize"),
-    }
-    return {name: markdown_text(str(value)) for name, value in told.items() if value is not None}

@@ -50,10 +50,16 @@ def write_faiss(dataset: ds.FileSystemDataset, destination: str, options: Export
     try:
         index = faiss.index_factory(vectors.dim, recipe, getattr(faiss, vectors.metric(_FAISS)))
     except RuntimeError as error:
-        said = str(error).splitlines()[-1]
-        raise SpecError(f"--recipe {recipe}: FAISS cannot make it ({said})") from None
+        reason = str(error).splitlines()[-1]
+        raise SpecError(f"--recipe {recipe}: FAISS cannot make it ({reason})") from None
     if not index.is_trained:
-        index.train(_sample(vectors))
+        # With rows from all over the dataset, at equal distances.
+        step = -(-vectors.n_rows // _TRAINING_ROWS)
+        first, sample = 0, [np.empty((0, vectors.dim), np.float32)]
+        for batch in vectors.batches():
+            sample.append(_comparable(batch, vectors)[-first % step :: step])
+            first += len(batch)
+        index.train(np.concatenate(sample))
 
     def add(first: int, matrix: np.ndarray) -> None:
         index.add(matrix)
@@ -99,7 +105,7 @@ def _write(
     def rows() -> Iterator[pa.Table]:
         nonlocal n_rows
         for batch in vectors.batches():
-            add(n_rows, _alike(batch, vectors))
+            add(n_rows, _comparable(batch, vectors))
             n_rows += len(batch)
             yield pa.table([batch.ids, *batch.payload.columns], schema=schema)
 
@@ -113,7 +119,7 @@ def _write(
     return n_rows
 
 
-def _alike(batch: Batch, vectors: Vectors) -> np.ndarray:
+def _comparable(batch: Batch, vectors: Vectors) -> np.ndarray:
     """(N, D) float32, of length one where cosines are asked for."""
     matrix = batch.matrix
     if vectors.similarity != "cosine":
@@ -121,13 +127,3 @@ def _alike(batch: Batch, vectors: Vectors) -> np.ndarray:
     lengths = np.linalg.norm(matrix, axis=1, keepdims=True)
     scaled: np.ndarray = matrix / np.maximum(lengths, np.float32(1e-30))
     return scaled
-
-
-def _sample(vectors: Vectors) -> np.ndarray:
-    """Rows from all over the dataset, at equal distances, to train an index with."""
-    step = -(-vectors.n_rows // _TRAINING_ROWS)
-    first, parts = 0, []
-    for batch in vectors.batches():
-        parts.append(_alike(batch, vectors)[-first % step :: step])
-        first += len(batch)
-    return np.concatenate(parts or [np.empty((0, vectors.dim), np.float32)])

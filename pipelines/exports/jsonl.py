@@ -1,6 +1,5 @@
 """Any output as JSON lines, one row each: what most trainers read."""
 
-import pyarrow as pa
 import pyarrow.dataset as ds
 
 from stx.pipelines.exports.new_file import new_lines
@@ -27,19 +26,15 @@ def write_jsonl(dataset: ds.FileSystemDataset, destination: str, options: Export
     n_rows = 0
     with new_lines(destination) as stream:
         for batch in read_batches(dataset, None, _ROWS_AT_ONCE):
-            stream.write(_lines(batch, n_rows, options.source))
+            lines = []
+            for number, row in enumerate(json_rows(batch), start=n_rows):
+                try:
+                    lines.append(f"{to_json(row)}\n")
+                except (TypeError, ValueError) as error:
+                    raise InputError(
+                        f"{redact(options.source)} row {number}: cannot be written as JSON "
+                        f"({error}); export it as parquet"
+                    ) from None
+            stream.write("".join(lines).encode())
             n_rows += len(batch)
     return n_rows
-
-
-def _lines(batch: pa.RecordBatch, first: int, source: str) -> bytes:
-    lines = []
-    for number, row in enumerate(json_rows(batch), start=first):
-        try:
-            lines.append(to_json(row))
-        except (TypeError, ValueError) as error:
-            raise InputError(
-                f"{redact(source)} row {number}: cannot be written as JSON ({error}); export it as "
-                "parquet"
-            ) from None
-    return "".join(f"{line}\n" for line in lines).encode()

@@ -30,21 +30,28 @@ def lake_fields(vectors: Vectors, *, has_times: bool) -> list[pa.Field]:
         SpecError: a column is of a type that the table does not have; names it.
         InputError: a value does not fit; names its column.
     """
-    fields = [_fitted(field, vectors, has_times) for field in vectors.payload]
+    source, fields = redact(vectors.options.source), []
+    for field in vectors.payload:
+        kind = _lake_type(field.type, has_times)
+        if kind is None:
+            raise SpecError(
+                f"{source}: column {field.name!r} is {field.type}, for which {vectors.form} has no "
+                "type; leave it out with --columns"
+            )
+        fields.append(pa.field(field.name, kind))
     for old, new in zip(vectors.payload, fields, strict=True):
-        if _may_lose(old.type) and old.type != new.type:
-            _check(vectors, old, new.type)
+        if old.type == new.type or not _may_lose(old.type):
+            continue
+        for batch in read_batches(vectors.dataset, [old.name], _ROWS_AT_ONCE):
+            try:
+                batch.column(0).cast(new.type)
+            except pa.ArrowInvalid as error:
+                raise InputError(
+                    f"{source}: column {old.name!r} is {old.type}, and {vectors.form} has "
+                    f"{new.type} only, which does not hold all of its values "
+                    f"({str(error).splitlines()[0]}); leave it out with --columns"
+                ) from None
     return fields
-
-
-def _fitted(field: pa.Field, vectors: Vectors, has_times: bool) -> pa.Field:
-    kind = _lake_type(field.type, has_times)
-    if kind is None:
-        raise SpecError(
-            f"{redact(vectors.options.source)}: column {field.name!r} is {field.type}, for which "
-            f"{vectors.form} has no type; leave it out with --columns"
-        )
-    return pa.field(field.name, kind)
 
 
 def _lake_type(kind: Any, has_times: bool) -> Any:  # noqa: ANN401  (pyarrow DataTypes)
@@ -65,7 +72,7 @@ def _lake_type(kind: Any, has_times: bool) -> Any:  # noqa: ANN401  (pyarrow Dat
 
 
 def _flat_type(kind: Any, has_times: bool) -> Any:  # noqa: ANN401
-    is_type: tuple[tuple[Callable[[Any], bool], Any], ...] = (
+    table_types: tuple[tuple[Callable[[Any], bool], Any], ...] = (
         (pa.types.is_uint64, pa.decimal128(_UINT64_DIGITS, 0)),
         (pa.types.is_uint32, pa.int64()),
         (pa.types.is_int64, pa.int64()),
@@ -89,25 +96,13 @@ def _flat_type(kind: Any, has_times: bool) -> Any:  # noqa: ANN401
     if pa.types.is_decimal(kind):
         fits = kind.precision <= _MAX_DIGITS and 0 <= kind.scale <= kind.precision
         return pa.decimal128(kind.precision, kind.scale) if fits else None
-    return next((other for is_kind, other in is_type if is_kind(kind)), None)
+    return next((table_type for is_kind, table_type in table_types if is_kind(kind)), None)
 
 
 def _may_lose(kind: Any) -> bool:  # noqa: ANN401
-    """Whether a value of a type may not fit the one that stands for it."""
+    """True if a value of a type may not fit the one that stands for it."""
     if pa.types.is_nested(kind):
         return any(_may_lose(kind.field(place).type) for place in range(kind.num_fields))
     if pa.types.is_dictionary(kind):
         return _may_lose(kind.value_type)
     return bool(pa.types.is_temporal(kind))
-
-
-def _check(vectors: Vectors, field: pa.Field, kind: Any) -> None:  # noqa: ANN401
-    for batch in read_batches(vectors.dataset, [field.name], _ROWS_AT_ONCE):
-        try:
-            batch.column(0).cast(kind)
-        except pa.ArrowInvalid as error:
-            raise InputError(
-                f"{redact(vectors.options.source)}: column {field.name!r} is {field.type}, and "
-                f"{vectors.form} has {kind} only, which does not hold all of its values "
-                f"({str(error).splitlines()[0]}); leave it out with --columns"
-            ) from None

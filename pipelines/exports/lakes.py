@@ -6,8 +6,7 @@ rows.
 """
 
 import os
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from collections.abc import Callable
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -27,38 +26,41 @@ _BYTES_PER_COMMIT = 512 * 2**20
 _EXPORT_KEY, _COMMITS_KEY = "stx.export", "stx.commits"
 
 
-class _Table(Protocol):
-    def n_commits(self) -> int | None:
-        """How many commits of this export are in; None if the table holds something else."""
-
-    def append(self, rows: pa.RecordBatchReader, n_commits: int) -> None:
-        """Commit some rows, and that so many commits of the export are in then."""
+Append = Callable[[pa.RecordBatchReader, int], None]
+"""Commits some rows, and that so many commits of the export are in then."""
 
 
 def _export(vectors: Vectors) -> str:
-    """What a table is marked with: what goes into it, and how it is cut into commits."""
+    """Mark of a table: what goes into it, and how it is cut into commits."""
     return f"{vectors.digest()}-{vectors.rows_in(_BYTES_PER_COMMIT)}"
 
 
-def _fill(vectors: Vectors, schema: pa.Schema, destination: str, table: _Table) -> int:
-    done = table.n_commits()
-    if done is None:
+def _fill(
+    vectors: Vectors, schema: pa.Schema, destination: str, *, n_commits: int | None, append: Append
+) -> int:
+    """Append what is not in the table yet; gives the rows of the export.
+
+    Args:
+        vectors: of the export.
+        schema: of the table.
+        destination: for messages.
+        n_commits: of this export that are in; None if the table holds something else.
+        append: commits a part.
+    """
+    if n_commits is None:
         raise SpecError(
             f"{redact(destination)}: holds another table or export; remove it, or export to "
             "another name"
         )
     for number, part in enumerate(vectors.parts(vectors.rows_in(_BYTES_PER_COMMIT)), start=1):
-        if number > done:
-            table.append(_reader(part.vectors, schema), number)
+        if number > n_commits:
+            batches = (
+                rows
+                for batch in part.vectors.batches()
+                for rows in table_of(batch, schema).to_batches()
+            )
+            append(pa.RecordBatchReader.from_batches(schema, batches), number)
     return vectors.n_rows
-
-
-def _reader(vectors: Vectors, schema: pa.Schema) -> pa.RecordBatchReader:
-    def batches() -> Iterator[pa.RecordBatch]:
-        for batch in vectors.batches():
-            yield from table_of(batch, schema).to_batches()
-
-    return pa.RecordBatchReader.from_batches(schema, batches())
 
 
 def _lake_schema(vectors: Vectors, *, has_times: bool) -> pa.Schema:
@@ -86,34 +88,26 @@ def write_lance(dataset: ds.FileSystemDataset, destination: str, options: Export
     lancedb = load_engine("lancedb", "lance", "lance")
     database = lancedb.connect(folder or ".")
     schema = table_schema(vectors)
-    table = _Lance(database, name.removesuffix(".lance"), schema, vectors)
-    return _fill(vectors, schema, destination, table)
-
-
-class _Lance:
-    """Its commits carry no words of ours: how far the export is, the number of rows tells."""
-
-    def __init__(self, database: Any, name: str, schema: pa.Schema, vectors: Vectors) -> None:  # noqa: ANN401
-        self._vectors = vectors
+    try:
+        table = database.open_table(name.removesuffix(".lance"))
+    except ValueError:  # there is none
         marked = schema.with_metadata({_EXPORT_KEY: _export(vectors)})
-        try:
-            self._table = database.open_table(name)
-        except ValueError:  # there is none
-            self._table = database.create_table(name, schema=marked)
+        table = database.create_table(name.removesuffix(".lance"), schema=marked)
+    # Its commits carry no words of ours: the number of rows tells how far the export is.
+    mark = (table.schema.metadata or {}).get(_EXPORT_KEY.encode())
+    rows, n_commits = table.count_rows(), 0
+    for part in vectors.parts(vectors.rows_in(_BYTES_PER_COMMIT)):
+        if rows < part.vectors.n_rows:
+            break
+        rows, n_commits = rows - part.vectors.n_rows, n_commits + 1
+    is_export = rows == 0 and mark == _export(vectors).encode()
 
-    def n_commits(self) -> int | None:
-        metadata = self._table.schema.metadata or {}
-        if metadata.get(_EXPORT_KEY.encode()) != _export(self._vectors).encode():
-            return None
-        rows, commits = self._table.count_rows(), 0
-        for part in self._vectors.parts(self._vectors.rows_in(_BYTES_PER_COMMIT)):
-            if rows < part.vectors.n_rows:
-                break
-            rows, commits = rows - part.vectors.n_rows, commits + 1
-        return commits if rows == 0 else None
+    def append(rows: pa.RecordBatchReader, n_commits: int) -> None:  # noqa: ARG001  (of all tables)
+        table.add(rows)
 
-    def append(self, rows: pa.RecordBatchReader, n_commits: int) -> None:
-        self._table.add(rows)
+    return _fill(
+        vectors, schema, destination, n_commits=n_commits if is_export else None, append=append
+    )
 
 
 def write_delta(dataset: ds.FileSystemDataset, destination: str, options: ExportOptions) -> int:
@@ -127,32 +121,22 @@ def write_delta(dataset: ds.FileSystemDataset, destination: str, options: Export
     deltalake = load_engine("deltalake", "delta", "delta")
     url = local_path(destination) if scheme(destination) == LOCAL else destination
     schema = _lake_schema(vectors, has_times=False)
-    table = _Delta(deltalake, url, schema, _export(vectors))
-    return _fill(vectors, schema, destination, table)
+    export = _export(vectors)
 
-
-class _Delta:
-    """Commits carry an application's transaction: the export, and its number of commits."""
-
-    def __init__(self, deltalake: Any, url: str, schema: pa.Schema, export: str) -> None:  # noqa: ANN401
-        self._deltalake, self._url, self._export = deltalake, url, export
-        if not deltalake.DeltaTable.is_deltatable(url):
-            none = pa.RecordBatchReader.from_batches(schema, [])
-            deltalake.write_deltalake(url, none, mode="error", commit_properties=self._said(0))
-
-    def n_commits(self) -> int | None:
-        commits: int | None = self._deltalake.DeltaTable(self._url).transaction_version(
-            self._export
+    def append(rows: pa.RecordBatchReader, n_commits: int) -> None:
+        # An application's transaction: the export, and its number of commits.
+        transaction = deltalake.Transaction(export, n_commits)
+        deltalake.write_deltalake(
+            url,
+            rows,
+            mode="append" if n_commits else "error",
+            commit_properties=deltalake.CommitProperties(app_transactions=[transaction]),
         )
-        return commits
 
-    def append(self, rows: pa.RecordBatchReader, n_commits: int) -> None:
-        said = self._said(n_commits)
-        self._deltalake.write_deltalake(self._url, rows, mode="append", commit_properties=said)
-
-    def _said(self, n_commits: int) -> Any:  # noqa: ANN401
-        transaction = self._deltalake.Transaction(self._export, n_commits)
-        return self._deltalake.CommitProperties(app_transactions=[transaction])
+    if not deltalake.DeltaTable.is_deltatable(url):
+        append(pa.RecordBatchReader.from_batches(schema, []), 0)
+    n_commits = deltalake.DeltaTable(url).transaction_version(export)
+    return _fill(vectors, schema, destination, n_commits=n_commits, append=append)
 
 
 def write_iceberg(dataset: ds.FileSystemDataset, destination: str, options: ExportOptions) -> int:
@@ -176,39 +160,34 @@ def write_iceberg(dataset: ds.FileSystemDataset, destination: str, options: Expo
     if name.count(".") != 1 or not all(name.split(".")) or (options.catalog and folder):
         place = "NAMESPACE.TABLE" if options.catalog else "FOLDER/NAMESPACE.TABLE"
         raise SpecError(f"{redact(destination)}: expected {place}")
-    catalog = (
-        pyiceberg.load_catalog(options.catalog)
-        if options.catalog
-        else _sqlite_catalog(pyiceberg.load_catalog, folder or ".")
-    )
+    if options.catalog:
+        catalog = pyiceberg.load_catalog(options.catalog)
+    elif scheme(folder or ".") != LOCAL:
+        raise SpecError(
+            f"{redact(folder)}: a SQLite catalog is a local file; name another one by --catalog"
+        )
+    else:
+        path = local_path(folder or ".")
+        os.makedirs(path, exist_ok=True)
+        # "default" is the name that pyiceberg takes where none is given: a catalog is found by it.
+        catalog = pyiceberg.load_catalog(
+            "default",
+            type="sql",
+            uri=f"sqlite:///{path}/catalog.db",
+            warehouse=f"file://{path}",
+        )
     catalog.create_namespace_if_not_exists(name.split(".")[0])
-    properties = {_EXPORT_KEY: _export(vectors)}
-    table = catalog.create_table_if_not_exists(name, schema=schema, properties=properties)
-    return _fill(vectors, schema, destination, _Iceberg(table, _export(vectors)))
+    export = _export(vectors)
+    table = catalog.create_table_if_not_exists(
+        name, schema=schema, properties={_EXPORT_KEY: export}
+    )
+    # The table's properties name the export, those of its snapshots the number of commits.
+    n_commits: int | None = None
+    if table.properties.get(_EXPORT_KEY) == export:
+        snapshot = table.current_snapshot()
+        n_commits = 0 if snapshot is None else int(snapshot.summary[_COMMITS_KEY] or 0)
 
+    def append(rows: pa.RecordBatchReader, n_commits: int) -> None:
+        table.append(rows, snapshot_properties={_COMMITS_KEY: str(n_commits)})
 
-def _sqlite_catalog(load_catalog: Callable[..., Any], folder: str) -> Any:  # noqa: ANN401
-    if scheme(folder) != LOCAL:
-        raise SpecError(f"{redact(folder)}: a SQLite catalog is a local file; name another one by "
-                        "--catalog")  # fmt: skip
-    path = local_path(folder)
-    # "default" is the name that pyiceberg takes where none is given: a catalog is found by it.
-    os.makedirs(path, exist_ok=True)
-    settings = {"type": "sql", "uri": f"sqlite:///{path}/catalog.db", "warehouse": f"file://{path}"}
-    return load_catalog("default", **settings)
-
-
-class _Iceberg:
-    """The table's properties name the export, those of its snapshots the number of commits."""
-
-    def __init__(self, table: Any, export: str) -> None:  # noqa: ANN401
-        self._table, self._export = table, export
-
-    def n_commits(self) -> int | None:
-        if self._table.properties.get(_EXPORT_KEY) != self._export:
-            return None
-        snapshot = self._table.current_snapshot()
-        return 0 if snapshot is None else int(snapshot.summary[_COMMITS_KEY] or 0)
-
-    def append(self, rows: pa.RecordBatchReader, n_commits: int) -> None:
-        self._table.append(rows, snapshot_properties={_COMMITS_KEY: str(n_commits)})
+    return _fill(vectors, schema, destination, n_commits=n_commits, append=append)

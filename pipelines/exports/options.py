@@ -1,4 +1,4 @@
-"""What the writers of all forms are told."""
+"""Settings of the writers of all forms."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -42,10 +42,10 @@ def write_parts(
     size = rows_per_part or ROWS_PER_PART
     parts = {f"{part.name}{ending}": part.vectors for part in vectors.parts(size)}
     refuse_file(destination)
-    there = list_sizes(destination)
-    if others := sorted(there.keys() - {*parts, *(beside or {})}):
+    existing = list_sizes(destination)
+    if foreign := sorted(existing.keys() - {*parts, *(beside or {})}):
         raise SpecError(
-            f"{redact(destination)}: holds {others[0]}, which this export does not write; remove "
+            f"{redact(destination)}: holds {foreign[0]}, which this export does not write; remove "
             "the folder, or export to another one"
         )
     for name, data in (beside or {}).items():
@@ -53,7 +53,7 @@ def write_parts(
     with tempfile.TemporaryDirectory(prefix="stx-") as folder:
         path = os.path.join(folder, "part")
         for name, part in parts.items():
-            if name not in there:
+            if name not in existing:
                 write(part, path)
                 upload(path, join(destination, name))
     return vectors.n_rows

@@ -1,7 +1,7 @@
 """Copied columns as JSON."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import date, time
 from decimal import Decimal
 from typing import Any
@@ -16,15 +16,6 @@ from stx_core.store.corpus.nested import with_leaves
 _FLOAT_DIGITS = 15
 
 
-def payload_rows(batch: Batch) -> list[dict[str, Any]]:
-    """N dictionaries of the copied columns, as `payload_json`.
-
-    Raises:
-        InputError: a value is NaN, infinite, or bytes.
-    """
-    return [json.loads(text) for text in payload_json(batch)]
-
-
 def payload_json(batch: Batch, ids: bool = False) -> list[str]:
     """N JSON objects of the copied columns, the id in front of them if asked for.
 
@@ -34,14 +25,12 @@ def payload_json(batch: Batch, ids: bool = False) -> list[str]:
         InputError: a value is NaN, infinite, bytes, or a duration.
     """
     names = batch.ids.to_pylist()
-    rows: Sequence[Mapping[str, Any]] = json_rows(batch.payload)
-    if not batch.payload.num_columns:
-        rows = [{}] * len(names)
+    rows = json_rows(batch.payload) if batch.payload.num_columns else [{}] * len(names)
     texts = []
     for name, row in zip(names, rows, strict=True):
         try:
-            known = {key: value for key, value in row.items() if value is not None}
-            texts.append(to_json({"id": name, **known} if ids else known))
+            values = {key: value for key, value in row.items() if value is not None}
+            texts.append(to_json({"id": name, **values} if ids else values))
         except (TypeError, ValueError) as error:
             raise InputError(
                 f"id {name!r}: a copied column cannot be written as JSON ({error}); leave it out "
@@ -59,7 +48,12 @@ def json_rows(table: pa.Table | pa.RecordBatch) -> list[dict[str, Any]]:
     Raises:
         InputError: a map has a key twice.
     """
-    columns = [_json_column(column) for column in table.columns]
+    columns = []
+    for column in table.columns:
+        kind = with_leaves(column.type, _json_type)
+        column = column if kind == column.type else column.cast(kind)
+        is_time = pa.types.is_timestamp(kind) or pa.types.is_time(kind)
+        columns.append(_time_text(column) if is_time else column)
     try:
         rows: list[dict[str, Any]] = pa.table(columns, names=table.column_names).to_pylist(
             maps_as_pydicts="strict"
@@ -67,15 +61,6 @@ def json_rows(table: pa.Table | pa.RecordBatch) -> list[dict[str, Any]]:
         return rows
     except KeyError as error:
         raise InputError(f"a copied map has the key {error} twice; leave it out") from None
-
-
-def _json_column(column: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
-    kind = with_leaves(column.type, _json_type)
-    if kind != column.type:
-        column = column.cast(kind)
-    if pa.types.is_timestamp(kind) or pa.types.is_time(kind):
-        return _time_text(column)
-    return column
 
 
 def _json_type(kind: Any) -> Any:  # noqa: ANN401  (pyarrow DataTypes)
@@ -89,19 +74,14 @@ def _time_text(times: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
     """ISO 8601, as Python writes it where it has such a time; of others all digits."""
     try:
         values = times.to_pylist()
-        # A nanosecond has no place in Python: pandas gives its own kind of time, if it is there.
-        texts = [value and _exact(value).isoformat() for value in values]
     except (OverflowError, ValueError):
-        texts = [
-            value and value.replace(" ", "T", 1) for value in times.cast(pa.string()).to_pylist()
-        ]
+        values = None
+    # A nanosecond has no place in Python: pandas gives its own kind of time, if it is there.
+    if values is None or any(getattr(value, "nanosecond", 0) for value in values):
+        texts = [text and text.replace(" ", "T", 1) for text in times.cast(pa.string()).to_pylist()]
+    else:
+        texts = [value and value.isoformat() for value in values]
     return pa.array(texts, pa.string())
-
-
-def _exact(value: Any) -> Any:  # noqa: ANN401
-    if getattr(value, "nanosecond", 0):
-        raise ValueError("nanoseconds")
-    return value
 
 
 def to_json(value: Any) -> str:  # noqa: ANN401

@@ -42,7 +42,18 @@ def write_pgvector(dataset: ds.FileSystemDataset, destination: str, options: Exp
             )
             for piece in ("\t", _column(column.combine_chunks(), kind, field.name))
         ]
-        return lines(_escaped(batch.ids), *copied, "\t", *_vector(batch, vectors))
+        if vectors.kind == "dense":
+            return lines(_escaped(batch.ids), *copied, "\t[", dense_text(batch), "]")
+        offsets, indices, values = without_zeros(*batch.csr)
+        counts = offsets[1:] - offsets[:-1]
+        if counts.max(initial=0) > _MAX_NON_ZERO or indices.max(initial=0) >= SPARSE_DIM:
+            name = batch.ids[int(counts.argmax())].as_py()
+            raise InputError(
+                f"id {name!r}: {counts.max()} weights, highest index {indices.max()}; pgvector "
+                f"takes {_MAX_NON_ZERO} weights, and the column has {SPARSE_DIM} dimensions"
+            )
+        weights = sparse_text(offsets, pa.array(indices + 1).cast(pa.string()), values)
+        return lines(_escaped(batch.ids), *copied, "\t{", weights, f"}}/{SPARSE_DIM}")
 
     create = _create(vectors, types, options.name or "documents")
     return write_lines(
@@ -84,20 +95,18 @@ def _sql_type(kind: pa.DataType) -> str:
         return "timestamp" if kind.tz is None else "timestamptz"
     if pa.types.is_dictionary(kind):
         return _sql_type(kind.value_type)
-    other = (
+    rarer_types = (
         (pa.types.is_string_view, "text"),
         (pa.types.is_null, "text"),
         (pa.types.is_decimal, "numeric"),
         (pa.types.is_time, "time"),
         (pa.types.is_duration, "interval"),
-        (_is_bytes, "bytea"),
+        (pa.types.is_binary, "bytea"),
+        (pa.types.is_large_binary, "bytea"),
+        (pa.types.is_binary_view, "bytea"),
+        (pa.types.is_fixed_size_binary, "bytea"),
     )
-    return next((name for is_kind, name in other if is_kind(kind)), "jsonb")
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    kinds = pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view
-    return pa.types.is_fixed_size_binary(kind) or any(is_kind(kind) for is_kind in kinds)
+    return next((name for is_kind, name in rarer_types if is_kind(kind)), "jsonb")
 
 
 def _column(column: pa.Array, kind: str, name: str) -> pa.Array:
@@ -109,8 +118,14 @@ def _column(column: pa.Array, kind: str, name: str) -> pa.Array:
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if kind == "jsonb":
-        rows = json_rows(pa.table({name: column}))
-        column = pa.array([_json(row[name]) for row in rows], pa.string())
+        values = [row[name] for row in json_rows(pa.table({name: column}))]
+        try:
+            texts = [None if value is None else to_json(value) for value in values]
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"a copied value cannot be written as JSON ({error}); leave it out with --columns"
+            ) from None
+        column = pa.array(texts, pa.string())
     elif kind == "bytea":
         values = column.to_pylist()
         column = pa.array([None if v is None else f"\\x{v.hex()}" for v in values], pa.string())
@@ -140,15 +155,6 @@ def _times(column: pa.Array, kind: str, name: str) -> pa.Array:
     return pa.array([None if v is None else v.isoformat() for v in values], pa.string())
 
 
-def _json(value: object) -> str | None:
-    try:
-        return None if value is None else to_json(value)
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"a copied value cannot be written as JSON ({error}); leave it out with --columns"
-        ) from None
-
-
 def _escaped(column: pa.Array) -> pa.Array:
     """Text as https://www.postgresql.org/docs/current/sql-copy.html has it.
 
@@ -161,18 +167,3 @@ def _escaped(column: pa.Array) -> pa.Array:
     for char, escape in _ESCAPES:
         column = pc.replace_substring(column, char, escape)
     return column
-
-
-def _vector(batch: Batch, vectors: Vectors) -> tuple[str, pa.Array, str]:
-    if vectors.kind == "dense":
-        return "[", dense_text(batch), "]"
-    offsets, indices, values = without_zeros(*batch.csr)
-    counts = offsets[1:] - offsets[:-1]
-    if counts.max(initial=0) > _MAX_NON_ZERO or indices.max(initial=0) >= SPARSE_DIM:
-        name = batch.ids[int(counts.argmax())].as_py()
-        raise InputError(
-            f"id {name!r}: {counts.max()} weights, highest index {indices.max()}; pgvector takes "
-            f"{_MAX_NON_ZERO} weights, and the column has {SPARSE_DIM} dimensions"
-        )
-    keys = pa.array(indices + 1).cast(pa.string())
-    return "{", sparse_text(offsets, keys, values), f"}}/{SPARSE_DIM}"

@@ -1,5 +1,6 @@
 """Points in a collection of Qdrant, on a server or in a local folder."""
 
+import json
 import os
 import uuid
 from typing import Any
@@ -9,8 +10,8 @@ import pyarrow.dataset as ds
 
 from stx.pipelines.exports.engines import load_engine
 from stx.pipelines.exports.options import ExportOptions
-from stx.pipelines.exports.payload import payload_rows
-from stx.pipelines.exports.vectors import Batch, Part, Vectors, open_vectors, without_zeros
+from stx.pipelines.exports.payload import payload_json
+from stx.pipelines.exports.vectors import Batch, Vectors, open_vectors, without_zeros
 from stx_core.errors import SpecError, StoreError
 from stx_core.store.files.urls import LOCAL, local_path, redact, scheme
 
@@ -56,28 +57,25 @@ def write_qdrant(dataset: ds.FileSystemDataset, destination: str, options: Expor
     address, _, collection = destination.rstrip("/").rpartition("/")
     if not collection or not address:
         raise SpecError(f"{redact(destination)}: expected FOLDER/COLLECTION or URL/COLLECTION")
+    is_local = scheme(address) == LOCAL
     try:
-        client = _connect(client_module, address)
-        try:
-            sink = _Sink(client, models, collection, vectors)
-            sink.prepare(indexed=scheme(address) != LOCAL)
-            sink.write()
-        finally:
-            client.close()
-    except exceptions.ApiException as error:
-        raise StoreError(f"{redact(address)}: Qdrant: {redact(str(error))[:300]}") from error
-    return vectors.n_rows
-
-
-def _connect(module: Any, address: str) -> Any:  # noqa: ANN401
-    if scheme(address) != LOCAL:
-        # The check of versions only warns, and would do so before the real error.
-        key = os.environ.get("QDRANT_API_KEY")
-        return module.QdrantClient(url=address, api_key=key, check_compatibility=False)
-    try:
-        return module.QdrantClient(path=local_path(address))
+        if is_local:
+            client = client_module.QdrantClient(path=local_path(address))
+        else:
+            # The check of versions only warns, and would do so before the real error.
+            key = os.environ.get("QDRANT_API_KEY")
+            client = client_module.QdrantClient(url=address, api_key=key, check_compatibility=False)
     except RuntimeError as error:
         raise StoreError(f"{redact(address)}: Qdrant: {redact(str(error))}") from error
+    try:
+        sink = _Sink(client, models, collection, vectors)
+        sink.prepare(indexed=not is_local)
+        sink.write()
+    except exceptions.ApiException as error:
+        raise StoreError(f"{redact(address)}: Qdrant: {redact(str(error))[:300]}") from error
+    finally:
+        client.close()
+    return vectors.n_rows
 
 
 class _Sink:
@@ -86,14 +84,6 @@ class _Sink:
     def __init__(self, client: Any, models: Any, collection: str, vectors: Vectors) -> None:  # noqa: ANN401
         self._client, self._models, self._collection = client, models, collection
         self._vectors = vectors
-
-    def write(self) -> None:
-        """Upsert the files whose points are not all there."""
-        for part in self._vectors.parts(rows_per_part=1):
-            if self._count(part) < part.vectors.n_rows:
-                for batch in part.vectors.batches():
-                    for start in range(0, len(batch), _POINTS_AT_ONCE):
-                        self._upsert(part, batch, start)
 
     def prepare(self, *, indexed: bool) -> None:
         """Make the collection, or check that it has the vector.
@@ -104,68 +94,68 @@ class _Sink:
         Raises:
             SpecError: it does not have it.
         """
-        wanted = self._config()
+        models, vectors, name = self._models, self._vectors, self._vectors.column
+        if vectors.kind == "sparse":
+            vectors.metric({"dot": "DOT"})
+            params = models.SparseVectorParams()
+            config = {"vectors_config": {}, "sparse_vectors_config": {name: params}}
+        else:
+            distance = models.Distance[vectors.metric(_DISTANCES)]
+            datatype = models.Datatype.FLOAT16 if vectors.is_half else models.Datatype.FLOAT32
+            params = models.VectorParams(size=vectors.dim, distance=distance, datatype=datatype)
+            config = {"vectors_config": {name: params}}
         if not self._client.collection_exists(self._collection):
-            self._client.create_collection(self._collection, **wanted)
+            self._client.create_collection(self._collection, **config)
             if indexed:
                 self._client.create_payload_index(self._collection, PART_KEY, "keyword")
             return
-        params = self._client.get_collection(self._collection).config.params
-        name = self._vectors.column
-        found = (params.sparse_vectors or {}).get(name)
-        if self._vectors.kind == "dense":
-            known = params.vectors if isinstance(params.vectors, dict) else {}
-            found = known.get(name)
-            if found is not None and found.size != self._vectors.dim:
-                found = None
-        if found is None:
+        collection = self._client.get_collection(self._collection).config.params
+        if vectors.kind == "sparse":
+            has_vector = name in (collection.sparse_vectors or {})
+        else:
+            dense = collection.vectors if isinstance(collection.vectors, dict) else {}
+            has_vector = name in dense and dense[name].size == vectors.dim
+        if not has_vector:
             raise SpecError(
                 f"collection {self._collection!r} has no vector {name!r} of this size; export to "
                 "another collection"
             )
 
-    def _config(self) -> dict[str, Any]:
-        models, vectors = self._models, self._vectors
-        if vectors.kind == "sparse":
-            vectors.metric({"dot": "DOT"})
-            params = models.SparseVectorParams()
-            return {"vectors_config": {}, "sparse_vectors_config": {vectors.column: params}}
-        distance = models.Distance[vectors.metric(_DISTANCES)]
-        datatype = models.Datatype.FLOAT16 if vectors.is_half else models.Datatype.FLOAT32
-        params = models.VectorParams(size=vectors.dim, distance=distance, datatype=datatype)
-        return {"vectors_config": {vectors.column: params}}
+    def write(self) -> None:
+        """Upsert the files whose points are not all there."""
+        for part in self._vectors.parts(rows_per_part=1):
+            match = self._models.MatchValue(value=part.name)
+            condition = self._models.FieldCondition(key=PART_KEY, match=match)
+            where = self._models.Filter(must=[condition])
+            n_points = self._client.count(self._collection, count_filter=where, exact=True).count
+            if n_points < part.vectors.n_rows:
+                for batch in part.vectors.batches():
+                    for start in range(0, len(batch), _POINTS_AT_ONCE):
+                        chunk = slice(start, start + _POINTS_AT_ONCE)
+                        self._upsert(
+                            part.name,
+                            Batch(batch.ids[chunk], batch.payload[chunk], batch.vectors[chunk]),
+                        )
 
-    def _count(self, part: Part) -> int:
-        """How many points of a part are there."""
-        match = self._models.MatchValue(value=part.name)
-        condition = self._models.FieldCondition(key=PART_KEY, match=match)
-        where = self._models.Filter(must=[condition])
-        found: int = self._client.count(self._collection, count_filter=where, exact=True).count
-        return found
-
-    def _upsert(self, part: Part, batch: Batch, start: int) -> None:
-        some = slice(start, start + _POINTS_AT_ONCE)
-        batch = Batch(batch.ids[some], batch.payload[some], batch.vectors[some])
+    def _upsert(self, part: str, batch: Batch) -> None:
+        if pa.types.is_fixed_size_list(batch.vectors.type):
+            values = batch.matrix.tolist()
+        else:
+            offsets, indices, weights = without_zeros(*batch.csr)
+            values = [
+                self._models.SparseVector(
+                    indices=indices[start:stop].tolist(), values=weights[start:stop].tolist()
+                )
+                for start, stop in zip(offsets[:-1], offsets[1:], strict=True)
+            ]
         ids = batch.ids.to_pylist()
         payloads = [
-            {"id": name, **row, PART_KEY: part.name}
-            for name, row in zip(ids, payload_rows(batch), strict=True)
+            {"id": name, **json.loads(text), PART_KEY: part}
+            for name, text in zip(ids, payload_json(batch), strict=True)
         ]
         points = self._models.Batch(
             ids=[point_id(name) for name in ids],
             payloads=payloads,
-            vectors={self._vectors.column: self._values(batch)},
+            vectors={self._vectors.column: values},
         )
         self._client.upsert(self._collection, points=points, wait=True)
-
-    def _values(self, batch: Batch) -> list[Any]:
-        if pa.types.is_fixed_size_list(batch.vectors.type):
-            rows: list[Any] = batch.matrix.tolist()
-            return rows
-        offsets, indices, values = without_zeros(*batch.csr)
-        return [
-            self._models.SparseVector(
-                indices=indices[start:stop].tolist(), values=values[start:stop].tolist()
-            )
-            for start, stop in zip(offsets[:-1], offsets[1:], strict=True)
-        ]

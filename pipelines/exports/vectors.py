@@ -5,7 +5,7 @@ N rows of a batch, D width.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -64,6 +64,11 @@ class Vectors:
         form: name of the form that is written, for messages.
         options: what the writer was told.
         column: name of the vectors' column.
+        kind: of the vectors.
+        vector_type: their Arrow type.
+        dim: width of dense vectors, 0 of sparse ones.
+        is_half: they are float16.
+        similarity: by what the model compares: dot, cosine, euclidean or manhattan.
         payload: fields of the copied columns that go along.
     """
 
@@ -72,33 +77,12 @@ class Vectors:
     form: str
     options: ExportOptions
     column: str
+    kind: Kind
+    vector_type: pa.DataType
+    dim: int
+    is_half: bool
+    similarity: str
     payload: tuple[pa.Field, ...]
-
-    @property
-    def kind(self) -> Kind:
-        """Dense or sparse."""
-        return COLUMN[self.column]
-
-    @property
-    def dim(self) -> int:
-        """Width of dense vectors."""
-        width: int = self.vector_type.list_size
-        return width
-
-    @property
-    def vector_type(self) -> Any:  # noqa: ANN401  (a pyarrow DataType)
-        """Arrow type of the vectors."""
-        return self.dataset.schema.field(self.column).type
-
-    @property
-    def is_half(self) -> bool:
-        """Whether the vectors are float16."""
-        return self.kind == "dense" and pa.types.is_float16(self.vector_type.value_type)
-
-    @property
-    def similarity(self) -> str:
-        """By what the model compares: dot, cosine, euclidean or manhattan."""
-        return str(self.options.facts["similarity"])
 
     @property
     def n_rows(self) -> int:
@@ -125,8 +109,8 @@ class Vectors:
     def batches(self) -> Iterator[Batch]:
         """All rows in order, some thousand at a time."""
         names = [field.name for field in self.payload]
-        wanted = ["id", *names, self.column]
-        for batch in read_batches(self.dataset, wanted, _ROWS_AT_ONCE):
+        columns = ["id", *names, self.column]
+        for batch in read_batches(self.dataset, columns, _ROWS_AT_ONCE):
             if len(batch):
                 ids = batch.column("id").cast(pa.string())
                 payload = pa.Table.from_batches([batch]).select(names)
@@ -158,14 +142,15 @@ class Vectors:
         return parts
 
     def digest(self) -> str:
-        """What these rows become in this form, in 16 hexadecimal digits.
+        """Hash of what these rows become in this form, 16 hexadecimal digits.
 
         Names of data files are never used twice, so they stand for what is in them.
         """
         names = [file.rsplit("/", 1)[-1] for file in self.dataset.files]
         options = self.options
-        told = (self.form, [str(field) for field in self.payload], options.name, options.vocabulary)
-        return xxhash.xxh3_64_hexdigest(repr((told, names)).encode())
+        fields = [str(field) for field in self.payload]
+        settings = (self.form, fields, options.name, options.vocabulary)
+        return xxhash.xxh3_64_hexdigest(repr((settings, names)).encode())
 
 
 @dataclass(frozen=True)
@@ -202,8 +187,20 @@ def open_vectors(
     chosen = copied if options.columns is None else list(dict.fromkeys(options.columns))
     if missing := [name for name in chosen if name not in copied]:
         raise SpecError(f"{source}: no copied column {missing[0]!r}; there are {copied}")
-    payload = tuple(dataset.schema.field(name) for name in chosen)
-    return Vectors(dataset, options.file_rows, form, options, column, payload)
+    kind, vector_type = COLUMN[column], dataset.schema.field(column).type
+    return Vectors(
+        dataset=dataset,
+        file_rows=options.file_rows,
+        form=form,
+        options=options,
+        column=column,
+        kind=kind,
+        vector_type=vector_type,
+        dim=vector_type.list_size if kind == "dense" else 0,
+        is_half=kind == "dense" and pa.types.is_float16(vector_type.value_type),
+        similarity=str(options.facts["similarity"]),
+        payload=tuple(dataset.schema.field(name) for name in chosen),
+    )
 
 
 def check_ids(
@@ -252,15 +249,15 @@ def without_zeros(
     offsets: np.ndarray, indices: np.ndarray, values: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The same vectors without entries of value 0."""
-    kept = values != 0
-    if kept.all():
+    non_zero = values != 0
+    if non_zero.all():
         return offsets, indices, values
-    ends = np.concatenate([[0], np.cumsum(kept)])[offsets]
-    return ends, indices[kept], values[kept]
+    ends = np.concatenate([[0], np.cumsum(non_zero)])[offsets]
+    return ends, indices[non_zero], values[non_zero]
 
 
 def sparse_names(options: ExportOptions) -> pa.Array | None:
-    """What sparse dimensions are called, by index: tokens, if there is a vocabulary.
+    """Names of sparse dimensions, by index: tokens; None where there is no vocabulary.
 
     Raises:
         SpecError: the vocabulary cannot be read.
