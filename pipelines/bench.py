@@ -37,7 +37,13 @@ def run_bench(
     if kind not in get_args(Kind):
         raise SpecError(f"--type {kind}: must be one of {', '.join(get_args(Kind))}")
     disable_progress_bars()
-    texts = made_up_texts(n_texts) if corpus is None else _sample(corpus, text_column, n_texts)
+    if corpus is None:
+        texts = made_up_texts(n_texts)
+    else:
+        inputs = Inputs(path=corpus, text_column=text_column, id_column=None)
+        texts = sample_texts(list_corpus(inputs), inputs, n_texts)
+        if len(texts) < 2:
+            raise InputError(f"{corpus}: has no two texts to measure with")
     limit_threads(threads or available_cores())
     return bench(
         model,
@@ -48,11 +54,3 @@ def run_bench(
         rounds=rounds,
         max_seq_length=max_seq_length,
     )
-
-
-def _sample(corpus: str, text_column: str, n_texts: int) -> list[str]:
-    inputs = Inputs(path=corpus, text_column=text_column, id_column=None)
-    texts = sample_texts(list_corpus(inputs), inputs, n_texts)
-    if len(texts) < 2:
-        raise InputError(f"{corpus}: has no two texts to measure with")
-    return texts

@@ -21,7 +21,7 @@ from stx_core.store.files.urls import redact
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What `stx evaluate` found.
+    """Result of `stx evaluate`.
 
     Attributes:
         markdown: measures and counts, for people.
@@ -69,7 +69,7 @@ def run_evaluate(
     second = evaluate(read_rankings(against, formats[0], output), judged, measures)
     differences = compare(first, second)
     values["against"] = {"ranking": redact(against)} | _values(second)
-    values["differences"] = [asdict(each) for each in differences]
+    values["differences"] = [asdict(difference) for difference in differences]
     notes = depth_note(first) + depth_note(second, "against")
     return Evaluated(comparison_to_markdown(first, second, differences) + notes, values)
 

@@ -4,7 +4,7 @@ Each step is a job with its own spec and commits its own dataset, which later st
 path. So a flow has no state: running it again does again only what is not there.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,32 +49,24 @@ def read_steps(flow: FlowSpec, source: str = "flow") -> list[Step]:
     Raises:
         SpecError: a step names no job, or its spec is not valid.
     """
-    return [_step(number, step, flow, source) for number, step in enumerate(flow.steps, 1)]
-
-
-def _step(number: int, step: Mapping[str, Any], flow: FlowSpec, source: str) -> Step:
-    where = f"{source}: step {number}"
-    if len(step) != 1 or not step.keys() <= JOBS.keys():
-        raise SpecError(
-            f"{where}: name one job, one of {', '.join(JOBS)}; it has {', '.join(step) or 'none'}"
-        )
-    ((job, values),) = step.items()
-    if isinstance(values, str):
-        where, values = values, read_values(values)
-    kind = JOBS[job].spec_class()
-    merged = dict(_with_shared(values, flow, kind))
-    spec = parse_spec(merged, source=f"{where} ({job})", kind=kind)
-    return Step(job, spec, JOBS[job].run_function())
-
-
-def _with_shared(
-    values: Mapping[str, Any], flow: FlowSpec, kind: type[Part]
-) -> Iterator[tuple[str, Any]]:
-    """Values of a step, with those of the flow where the step says nothing."""
-    yield from ((name, value) for name, value in values.items() if name not in _SHARED)
-    for name in _SHARED:
-        own = values.get(name, {})
-        if name in kind.model_fields and isinstance(own, dict):
-            yield name, getattr(flow, name) | own
-        elif name in values:
-            yield name, own  # for the spec to refuse
+    steps = []
+    for number, step in enumerate(flow.steps, start=1):
+        where = f"{source}: step {number}"
+        if len(step) != 1 or not step.keys() <= JOBS.keys():
+            raise SpecError(
+                f"{where}: name one job, one of {', '.join(JOBS)}; it has "
+                f"{', '.join(step) or 'none'}"
+            )
+        ((job, values),) = step.items()
+        if isinstance(values, str):
+            where, values = values, read_values(values)
+        kind = JOBS[job].spec_class()
+        # What the flow says holds where the step says nothing.
+        merged = dict(values)
+        for name in _SHARED:
+            own = values.get(name, {})
+            if name in kind.model_fields and isinstance(own, dict):
+                merged[name] = getattr(flow, name) | own
+        spec = parse_spec(merged, source=f"{where} ({job})", kind=kind)
+        steps.append(Step(job, spec, JOBS[job].run_function()))
+    return steps

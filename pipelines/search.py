@@ -46,7 +46,7 @@ def search_snapshot(
         queries: Q texts.
         output: which output; needed when there are several.
         version: None for the current one.
-        top_k: rows wanted per query.
+        top_k: rows per query.
         show: copied columns to return; all of them if none is named.
         model: folder of the model, if it is not where the snapshot says.
         trust_remote_code: run code of the model's folder, if the output was written that way.
@@ -71,44 +71,34 @@ def search_snapshot(
         trust_remote_code=trust_remote_code,
         allow_pickle=allow_pickle,
     )
-    wanted = Encoder(settings).embed(list(queries), task="query").values
-    columns = ["id", *_chosen(path, dataset.schema.names, show)]
-    vector = "embedding" if isinstance(wanted, np.ndarray) else "sparse_embedding"
-    best: list[list[_Hit]] = [[] for _ in queries]
-    for batch in read_batches(dataset, [*columns, vector], _ROWS_AT_ONCE):
-        table = pa.Table.from_batches([batch]).select(columns)
-        scores_QN = _scores(wanted, batch.column(vector), str(info["similarity"]))
-        for query, scores in enumerate(scores_QN):
-            best[query] = _merge(best[query], table, scores, top_k)
-    return [[row for _, _, row in hits] for hits in best]
-
-
-def _chosen(path: str, names: Sequence[str], show: Sequence[str]) -> Sequence[str]:
-    """The copied columns that are wanted."""
-    copied = [name for name in names if name not in RESERVED_COLUMNS]
+    copied = [name for name in dataset.schema.names if name not in RESERVED_COLUMNS]
     for name in show:
         if name not in copied:
             raise SpecError(
                 f"{redact(path)}: no column {name!r} was copied (inputs.columns of stx encode); "
                 f"there is {', '.join(copied) or 'none'}"
             )
-    return show or copied
+    columns = ["id", *(show or copied)]
+    embedded = Encoder(settings).embed(list(queries), task="query").values
+    vector = "embedding" if isinstance(embedded, np.ndarray) else "sparse_embedding"
+    best: list[list[_Hit]] = [[] for _ in queries]
+    for batch in read_batches(dataset, [*columns, vector], _ROWS_AT_ONCE):
+        table = pa.Table.from_batches([batch]).select(columns)
+        scores_QN = _scores(embedded, batch.column(vector), str(info["similarity"]))
+        for query, scores in enumerate(scores_QN):
+            best[query] = _merge(best[query], table, scores, top_k)
+    return [[row for _, _, row in hits] for hits in best]
 
 
 def _merge(best: list[_Hit], table: pa.Table, scores: np.ndarray, top_k: int) -> list[_Hit]:
-    """The best of what was found before and of one more batch."""
-    rows = _highest(scores, top_k)
-    found = zip(scores[rows].tolist(), table.take(pa.array(rows)).to_pylist(), strict=True)
-    hits = [(-score, str(row["id"]), {"score": score} | row) for score, row in found]
+    """The best of the hits so far and of one more batch."""
+    rows = np.arange(len(scores))
+    if len(scores) > top_k:
+        # All that tie with the last one included.
+        rows = np.flatnonzero(scores >= np.partition(scores, -top_k)[-top_k])
+    pairs = zip(scores[rows].tolist(), table.take(pa.array(rows)).to_pylist(), strict=True)
+    hits = [(-score, str(row["id"]), {"score": score} | row) for score, row in pairs]
     return heapq.nsmallest(top_k, best + hits, key=lambda hit: hit[:2])
-
-
-def _highest(scores: np.ndarray, top_k: int) -> np.ndarray:
-    """Rows with the highest scores, all that tie with the last one included."""
-    if len(scores) <= top_k:
-        return np.arange(len(scores))
-    threshold = np.partition(scores, -top_k)[-top_k]
-    return np.flatnonzero(scores >= threshold)
 
 
 def _scores(queries: np.ndarray | SparseRows, column: pa.Array, similarity: str) -> np.ndarray:
@@ -119,9 +109,6 @@ def _scores(queries: np.ndarray | SparseRows, column: pa.Array, similarity: str)
         return dense
     documents = SparseRows(*sparse_csr(column))
     width = 1 + int(max(documents.indices.max(initial=0), queries.indices.max(initial=0)))
-    sparse: np.ndarray = score(_coo(queries, width), _coo(documents, width)).numpy()
+    tensors = (to_coo(rows, width, torch.float32) for rows in (queries, documents))
+    sparse: np.ndarray = score(*tensors).numpy()
     return sparse
-
-
-def _coo(rows: SparseRows, width: int) -> torch.Tensor:
-    return to_coo(rows, width, torch.float32)

@@ -71,15 +71,13 @@ def _table(part: _Part) -> Iterator[str]:
     yield "|---|---|---|---|"
     required = part.get("required", ())
     for name, field in part["properties"].items():
-        default = "**needed**" if name in required else f"`{_default(field)}`"
+        value = field.get("default")
+        text = "none" if value is None else json.dumps(value, ensure_ascii=False).strip('"')
+        if isinstance(value, dict) and value:
+            text = "its own defaults"
+        default = "**needed**" if name in required else f"`{text}`"
         yield f"| `{name}` | {_type(field)} | {default} | {_sentence(field)} |"
     yield ""
-
-
-def _default(field: _Part) -> str:
-    value = field.get("default")
-    text = "none" if value is None else json.dumps(value, ensure_ascii=False)
-    return "its own defaults" if isinstance(value, dict) and value else text.strip('"')
 
 
 def _type(field: _Part) -> str:
@@ -93,7 +91,7 @@ def _type(field: _Part) -> str:
         return f"`{field['const']}`"
     for several in ("anyOf", "oneOf"):
         if several in field:
-            names = [_type(one) for one in field[several] if one.get("type") != "null"]
+            names = [_type(kind) for kind in field[several] if kind.get("type") != "null"]
             return " or ".join(dict.fromkeys(names))
     return _plain_type(field)
 

@@ -3,10 +3,10 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import stx_core
+from stx.pipelines.models.settings import EncoderSettings, RerankerSettings
 from stx_core.errors import ModelError
 from stx_core.models.contents import fingerprint_files, refuse_foreign_code
 from stx_core.models.folder import resolve_folder
@@ -16,47 +16,37 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class PlannedModel(Protocol):
-    """Settings that say which files of a model a run was planned with."""
-
-    @property
-    def model(self) -> str:
-        """Local folder or hub name."""
-
-    @property
-    def revision(self) -> str | None:
-        """Commit of a hub name."""
-
-    @property
-    def files(self) -> str:
-        """Hash over the model's files."""
-
-    @property
-    def dtype(self) -> str:
-        """Number format to load it in."""
-
-    @property
-    def trust_remote_code(self) -> bool:
-        """Run code of the folder."""
-
-    @property
-    def allow_pickle(self) -> bool:
-        """Load pickled weights."""
-
-
-def load_planned(name: str, settings: PlannedModel, organisation: str, **more: Any) -> Any:  # noqa: ANN401
+def load_planned(
+    name: str,
+    settings: EncoderSettings | RerankerSettings,
+    organisation: str,
+    **more: Any,  # noqa: ANN401
+) -> Any:  # noqa: ANN401
     """A model with the files that the run was planned with.
 
     Args:
         name: class of `stx_core`.
-        settings: see `PlannedModel`.
+        settings: of the model.
         organisation: of a hub name that has none.
         more: arguments of the class.
 
     Raises:
         ModelError: it cannot be loaded, or other files are there.
     """
-    folder = _planned_folder(settings, organisation)
+    folder = resolve_folder(
+        settings.model,
+        default_org=organisation,
+        revision=settings.revision,
+        allow_pickle=settings.allow_pickle,
+    )
+    files = fingerprint_files(folder, allow_pickle=settings.allow_pickle)
+    if files != settings.files:
+        raise ModelError(
+            f"{settings.model}: these are not the files that the run was planned, or the snapshot "
+            f"written, with (hash {settings.files[:12]} then, {files[:12]} now); restore them"
+        )
+    if settings.trust_remote_code:
+        refuse_foreign_code(folder)
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()  # transformers asks it, too, when it is imported
@@ -67,23 +57,6 @@ def load_planned(name: str, settings: PlannedModel, organisation: str, **more: A
         allow_pickle=settings.allow_pickle,
         **more,
     )
-
-
-def _planned_folder(settings: PlannedModel, organisation: str) -> Path:
-    folder = resolve_folder(
-        settings.model,
-        default_org=organisation,
-        revision=settings.revision,
-        allow_pickle=settings.allow_pickle,
-    )
-    if (found := fingerprint_files(folder, allow_pickle=settings.allow_pickle)) != settings.files:
-        raise ModelError(
-            f"{settings.model}: these are not the files that the run was planned, or the snapshot "
-            f"written, with (hash {settings.files[:12]} then, {found[:12]} now); restore them"
-        )
-    if settings.trust_remote_code:
-        refuse_foreign_code(folder)
-    return folder
 
 
 def limit_threads(threads: int) -> None:

@@ -77,33 +77,44 @@ class RerankerSettings:
 
 
 def encoder_settings(model: Model) -> EncoderSettings:
-    """Resolve a model to a verified folder and hash it.
+    """Resolve a model of a spec to a verified folder and hash it.
 
     Raises:
         ModelError: not found, or not a model folder.
     """
-    return EncoderSettings(**resolved(model, HUB_ORGANISATION[model.type]))
+    resolved = _resolved(model, HUB_ORGANISATION[model.type])
+    return EncoderSettings(**model.model_dump() | asdict(resolved))
 
 
-def resolved(model: Model | Reranker, organisation: str) -> dict[str, Any]:
-    """The values of a model in a spec, with its folder found and hashed.
+def reranker_settings(model: Reranker) -> RerankerSettings:
+    """As `encoder_settings`, of a cross-encoder."""
+    resolved = _resolved(model, HUB_ORGANISATION["cross"])
+    return RerankerSettings(**model.model_dump() | asdict(resolved))
 
-    Raises:
-        ModelError: not found, or not a model folder.
-    """
+
+@dataclass(frozen=True)
+class _Resolved:
+    """The fields of settings that say which files a model is."""
+
+    model: str
+    revision: str | None
+    files: str
+
+
+def _resolved(model: Model | Reranker, organisation: str) -> _Resolved:
     folder = resolve_folder(
         model.model,
         default_org=organisation,
         revision=model.revision,
         allow_pickle=model.allow_pickle,
     )
-    local = Path(model.model).expanduser().exists()
-    return model.model_dump() | {
-        "model": str(folder.resolve()) if local else model.model,
+    is_local = Path(model.model).expanduser().exists()
+    return _Resolved(
+        model=str(folder.resolve()) if is_local else model.model,
         # A hub snapshot is kept in a folder that is named by its commit.
-        "revision": None if local else folder.name,
-        "files": fingerprint_files(folder, allow_pickle=model.allow_pickle),
-    }
+        revision=None if is_local else folder.name,
+        files=fingerprint_files(folder, allow_pickle=model.allow_pickle),
+    )
 
 
 def fingerprint(settings: EncoderSettings | RerankerSettings) -> str:

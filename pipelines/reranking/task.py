@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from stx.pipelines.models.settings import HUB_ORGANISATION, RerankerSettings, fingerprint, resolved
+from stx.pipelines.models.settings import RerankerSettings, fingerprint, reranker_settings
 from stx.pipelines.planning.corpus import Corpus, list_corpus
 from stx.pipelines.planning.dtype import settled
 from stx.pipelines.planning.snapshot_files import digest
@@ -115,10 +115,7 @@ def find_task(spec: RerankSpec) -> RerankTask:
                    if column not in found.schema.names else "positives are documents by id")
                 + f"; set {side}.path"
             )  # fmt: skip
-    rerankers = {
-        name: RerankerSettings(**resolved(model, HUB_ORGANISATION["cross"]))
-        for name, model in spec.rerankers.items()
-    }
+    rerankers = {name: reranker_settings(model) for name, model in spec.rerankers.items()}
     rerankers = settled(rerankers, spec.output.path, spec.resources)
     asked = {
         "top_k": spec.top_k,

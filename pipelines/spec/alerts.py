@@ -1,4 +1,4 @@
-"""Whom a job tells how it ended. A spec only asks for it: the command line says who may be told."""
+"""Alerts about how a job ended. A spec asks for them: the command line says who may be told."""
 
 import re
 from collections.abc import Mapping
@@ -7,7 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, field_validator, model_validator
 
-from stx.pipelines.spec.parts import Part, without_secrets
+from stx.pipelines.spec.checks import without_secrets
+from stx.pipelines.spec.parts import Part
 from stx_core.errors import SpecError
 from stx_core.store.files.urls import scheme
 
@@ -55,7 +56,7 @@ class Alerts(Part):
 
     @property
     def acts(self) -> bool:
-        """Whether it runs or sends anything."""
+        """True if it runs or sends anything."""
         return bool(self.command or self.webhook or self.webhook_file)
 
     def url(self, environment: Mapping[str, str]) -> str | None:
@@ -71,7 +72,7 @@ class Alerts(Part):
             return lines[0].strip() if lines else ""
         if self.webhook is None:
             return None
-        return _VARIABLE.sub(lambda found: environment[found[0][2:-1]], self.webhook)
+        return _VARIABLE.sub(lambda match: environment[match[0][2:-1]], self.webhook)
 
 
 def refuse_alerts(spec: BaseModel, source: str) -> None:

@@ -1,10 +1,11 @@
-"""What the spec of the encode job may say."""
+"""Spec of the encode job."""
 
 from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
 from stx.pipelines.spec.alerts import Alerts
+from stx.pipelines.spec.checks import filters_from_lists
 from stx.pipelines.spec.parts import (
     Filter,
     Inputs,
@@ -14,7 +15,6 @@ from stx.pipelines.spec.parts import (
     Part,
     Resources,
     Store,
-    filters_from_lists,
 )
 from stx.pipelines.spec.quality import Quality
 

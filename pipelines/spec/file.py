@@ -105,40 +105,33 @@ def parse_spec(
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise SpecError("\n".join(_lines(error, source, kind))) from None
+        lines = []
+        for item in error.errors(include_url=False, include_input=False):
+            where = ".".join(str(part) for part in item["loc"] if part != "[key]") or "top level"
+            lines.append(f"{source}: {where}: {_message(item, kind)}")
+        raise SpecError("\n".join(lines)) from None
 
 
-def _apply(values: dict[str, Any], override: str) -> None:
+def _apply(values: Any, override: str) -> None:  # noqa: ANN401
+    """Set the value that an override names."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise SpecError(f"--set {override}: write it as key.key=value")
     *parents, last = key.split(".")
     if len(parents) > MAX_DEPTH:
         raise SpecError(f"--set {key[:60]}…: more than {MAX_DEPTH} levels")
-    place: Any = values
     for parent in parents:
-        place = (
-            _item(place, parent, key) if isinstance(place, list) else place.setdefault(parent, {})
-        )
-        if not isinstance(place, (dict, list)):
+        if not isinstance(values, list):
+            values = values.setdefault(parent, {})
+        elif parent.isdecimal() and len(parent) <= 9 and int(parent) < len(values):
+            values = values[int(parent)]
+        else:
+            raise SpecError(f"--set {key}: {parent} is no place in a list of {len(values)}, from 0")
+        if not isinstance(values, (dict, list)):
             raise SpecError(f"--set {key}: {parent} holds a value, not keys")
-    if isinstance(place, list):
+    if isinstance(values, list):
         raise SpecError(f"--set {key}: {last} is a place in a list, name a key of it")
-    place[last] = load_yaml(text, f"--set {key}") if text else None
-
-
-def _item(values: list[Any], place: str, key: str) -> Any:  # noqa: ANN401
-    if not place.isdecimal() or len(place) > 9 or int(place) >= len(values):
-        raise SpecError(f"--set {key}: {place} is no place in a list of {len(values)}, from 0")
-    return values[int(place)]
-
-
-def _lines(error: ValidationError, source: str, kind: type[BaseModel]) -> list[str]:
-    lines = []
-    for item in error.errors(include_url=False, include_input=False):
-        where = ".".join(str(part) for part in item["loc"] if part != "[key]") or "top level"
-        lines.append(f"{source}: {where}: {_message(item, kind)}")
-    return lines
+    values[last] = load_yaml(text, f"--set {key}") if text else None
 
 
 def _message(item: "ErrorDetails", kind: type[BaseModel]) -> str:
@@ -149,18 +142,14 @@ def _message(item: "ErrorDetails", kind: type[BaseModel]) -> str:
         return item["msg"].removeprefix("Value error, ")
     if location[0] == "store" and SECRET_NAME.search(str(location[-1])):
         return f"no credentials here; {WHERE_SECRETS_GO}"
-    known = list(_part_at(kind, location[:-1]).model_fields)
-    close = difflib.get_close_matches(str(location[-1]), known, n=1)
-    hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(known)}"
-    return f"unknown key; {hint}"
-
-
-def _part_at(kind: type[BaseModel], location: Sequence[int | str]) -> type[BaseModel]:
-    """The part of a spec at a location; names that a user chose, and positions, are no fields."""
-    for step in location:
+    # The part at the location; names that a user chose, and positions, are no fields.
+    for step in location[:-1]:
         if field := kind.model_fields.get(str(step)):
             kind = next(_parts(field.annotation), kind)
-    return kind
+    names = list(kind.model_fields)
+    close = difflib.get_close_matches(str(location[-1]), names, n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(names)}"
+    return f"unknown key; {hint}"
 
 
 def _parts(annotation: Any) -> Iterator[type[BaseModel]]:  # noqa: ANN401

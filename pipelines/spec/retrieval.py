@@ -1,10 +1,11 @@
-"""What the specs of retrieve, rerank and mine may say."""
+"""Specs of the retrieve, rerank and mine jobs."""
 
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from stx.pipelines.spec.alerts import Alerts
+from stx.pipelines.spec.checks import trusted_code_is_pinned, without_secrets
 from stx.pipelines.spec.parts import (
     Dataset,
     Inputs,
@@ -12,8 +13,6 @@ from stx.pipelines.spec.parts import (
     Part,
     Resources,
     Store,
-    trusted_code_is_pinned,
-    without_secrets,
 )
 from stx.pipelines.spec.quality import EmptyQuality
 from stx_core.mining.rules import Against, MiningRules, Sampling
@@ -259,7 +258,7 @@ class MineSpec(Part):
 
     @property
     def needs_texts(self) -> bool:
-        """Whether a rule or a format does."""
+        """True if a rule or a format does."""
         formats = set(self.formats) - set(FORMATS_OF_IDS)
         return bool(formats) or self.rules.to_core().needs_texts
 
@@ -268,8 +267,8 @@ class MineSpec(Part):
         if FUSION in self.candidates:
             raise ValueError(f"candidates: {FUSION} is the name of a judge; choose another")
         if self.judging not in (*self.candidates, FUSION):
-            known = ", ".join([*self.candidates, FUSION])
-            raise ValueError(f"judge: {self.judging!r} is no ranking of candidates; one of {known}")
+            names = ", ".join([*self.candidates, FUSION])
+            raise ValueError(f"judge: {self.judging!r} is no ranking of candidates; one of {names}")
         if self.judging == FUSION and self.rules.to_core().needs_scores:
             raise ValueError(
                 "judge: fused ranks have no scores that rules could compare with those of "

@@ -1,4 +1,4 @@
-"""What the spec of the sample job may say."""
+"""Spec of the sample job."""
 
 from typing import Annotated
 

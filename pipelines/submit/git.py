@@ -23,7 +23,11 @@ _NO_NETWORK = {"GIT_ALLOW_PROTOCOL": "none", "GIT_NO_LAZY_FETCH": "1", "GIT_TERM
 def commit_of(folder: str) -> str | None:
     """The commit, with ``-dirty`` behind it where tracked files differ; None outside of git."""
     try:
-        filters = _filters(_git(folder, "config", "--list", "--name-only", "-z", settings={}))
+        names = _git(folder, "config", "--list", "--name-only", "-z", settings={}).split("\0")
+        drivers = {n.rpartition(".")[0] for n in names if n.lower().startswith("filter.")}
+        # Switches every filter off, however it is named.
+        off = {"clean": "", "smudge": "", "process": "", "required": "false"}
+        filters = {f"{driver}.{key}": value for driver in drivers for key, value in off.items()}
         commit = _git(folder, "rev-parse", "--verify", "HEAD", settings=filters).strip()
         # Without optional locks the index is not written, which a hook could wait for.
         options = ("--porcelain", "--untracked-files=no", "--ignore-submodules=all")
@@ -31,15 +35,6 @@ def commit_of(folder: str) -> str | None:
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return None
     return f"{commit}-dirty" if changed else commit
-
-
-def _filters(names: str) -> dict[str, str]:
-    """Settings that switch every filter off, however it is named."""
-    drivers = {
-        name.rpartition(".")[0] for name in names.split("\0") if name.lower().startswith("filter.")
-    }
-    off = {"clean": "", "smudge": "", "process": "", "required": "false"}
-    return {f"{driver}.{key}": value for driver in drivers for key, value in off.items()}
 
 
 def _git(folder: str, *arguments: str, settings: Mapping[str, str]) -> str:

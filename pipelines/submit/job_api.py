@@ -39,23 +39,22 @@ class JobApi:
 
     Raises:
         StxError: it does not answer, asks for another token, or is no Ray cluster.
+
+    Attributes:
+        address: of the dashboard.
+        shown_address: the same without what is secret in it.
     """
 
     def __init__(self, address: str | None = None) -> None:
         if address is not None:
             for name in _ADDRESSES:
                 os.environ.pop(name, None)
-        asked = address or next(filter(None, map(os.environ.get, _ADDRESSES)), None)
-        self._asked = redact(asked or "a Ray cluster of this machine")
+        named = address or next(filter(None, map(os.environ.get, _ADDRESSES)), None)
+        self.shown_address = redact(named or "a Ray cluster of this machine")
         with self._errors():
             self._client = _client(address)
         self.address: str = self._client.get_address()
-        self._asked = self.shown_address
-
-    @property
-    def shown_address(self) -> str:
-        """`address` without what is secret in it."""
-        return redact(self.address)
+        self.shown_address = redact(self.address)
 
     @property
     def version(self) -> str | None:
@@ -119,7 +118,9 @@ class JobApi:
                     return
             failures = 1 if n_seen > n_before else failures + 1
             if failures > _MAX_RECONNECTS:
-                raise StxError(f"{self._asked}: the log of {id_} breaks off; the job goes on")
+                raise StxError(
+                    f"{self.shown_address}: the log of {id_} breaks off; the job goes on"
+                )
             time.sleep(min(failures, 5))
 
     def exit_code(self, id_: str) -> tuple[int, str]:
@@ -139,8 +140,8 @@ class JobApi:
         if status == "SUCCEEDED":
             return 0, f"{id_} ended with exit code 0"
         code = job.driver_exit_code
-        if code is None and (found := _EXIT_CODE.search(message)):
-            code = int(found[1])
+        if code is None and (match := _EXIT_CODE.search(message)):
+            code = int(match[1])
         if code is None:
             return 1, f"{id_} failed: {redact(_first_line(message))}"
         code = 128 - code if code < 0 else code  # as a shell counts what a signal ended
@@ -148,9 +149,7 @@ class JobApi:
 
     def _jobs(self, submission: Submission) -> list[Any]:
         with self._errors():
-            return [
-                job for job in self._client.list_jobs() if submission.is_mine(job.submission_id)
-            ]
+            return [job for job in self._client.list_jobs() if submission.has_id(job.submission_id)]
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -161,16 +160,26 @@ class JobApi:
         try:
             yield
         except AuthenticationError as error:
-            raise StxError(f"{self._asked}: {_about_the_token(str(error))}") from None
+            problem = (
+                "the cluster refuses this token (403); RAY_AUTH_TOKEN must be the cluster's own"
+                if "Authentication failed" in str(error)
+                else "the cluster asks for a token (401); set RAY_AUTH_MODE=token and "
+                "RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token"
+            )
+            raise StxError(f"{self.shown_address}: {problem}") from None
         except requests.Timeout:
-            raise StxError(f"{self._asked}: no answer; is it the address of a dashboard?") from None
-        except (requests.RequestException, ConnectionError, RayError) as error:
             raise StxError(
-                f"{self._asked}: Ray's job API cannot be reached ({_reason(error)}); name the "
+                f"{self.shown_address}: no answer; is it the address of a dashboard?"
+            ) from None
+        except (requests.RequestException, ConnectionError, RayError) as error:
+            response = getattr(error, "response", None)
+            status = type(error).__name__ if response is None else f"HTTP {response.status_code}"
+            raise StxError(
+                f"{self.shown_address}: Ray's job API cannot be reached ({status}); name the "
                 "dashboard's address, http://host:8265, by --address or RAY_ADDRESS"
             ) from None
         except (RuntimeError, ValueError) as error:
-            raise StxError(f"{self._asked}: {redact(_first_line(str(error)))}") from None
+            raise StxError(f"{self.shown_address}: {redact(_first_line(str(error)))}") from None
 
 
 def _client(address: str | None) -> Any:  # noqa: ANN401  (ray ships no usable types)
@@ -194,10 +203,13 @@ def _pieces(stream: AsyncIterator[str], n_seen: int) -> Iterator[str]:
     """Drive Ray's asynchronous log, without the characters that are known; a lost link ends it."""
     import aiohttp
 
+    async def following() -> str | None:
+        return await anext(stream, None)
+
     with asyncio.Runner() as runner, suppress(aiohttp.ClientError, TimeoutError):
         while True:
             try:
-                piece = runner.run(_next(stream))
+                piece = runner.run(following())
             except RuntimeError:  # Ray's word for a connection that was cut
                 return
             if piece is None:
@@ -208,26 +220,8 @@ def _pieces(stream: AsyncIterator[str], n_seen: int) -> Iterator[str]:
                 yield piece[skipped:]
 
 
-async def _next(stream: AsyncIterator[str]) -> str | None:
-    return await anext(stream, None)
-
-
 def _over(job: Any) -> bool:  # noqa: ANN401
     return bool(job.status.is_terminal())
-
-
-def _about_the_token(text: str) -> str:
-    if "Authentication failed" in text:
-        return "the cluster refuses this token (403); RAY_AUTH_TOKEN must be the cluster's own"
-    return (
-        "the cluster asks for a token (401); set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, "
-        "RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token"
-    )
-
-
-def _reason(error: Exception) -> str:
-    response = getattr(error, "response", None)
-    return type(error).__name__ if response is None else f"HTTP {response.status_code}"
 
 
 def _first_line(text: str) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from pydantic import BaseModel
 
@@ -37,9 +37,16 @@ _PATHS = ("path", "positives", "qrels", "ranking", "against", "json_file", "mark
 _NUMBER = re.compile(r"-(\d+)$")
 
 
+class RuntimeEnv(TypedDict, total=False):
+    """The keys of Ray's runtime environment that are used."""
+
+    env_vars: dict[str, str]
+    excludes: list[str]
+
+
 @dataclass(frozen=True)
 class Submission:
-    """What is sent.
+    """A job as it is sent.
 
     Attributes:
         name: of job and spec; ids are this and a number.
@@ -63,18 +70,18 @@ class Submission:
         return shlex.join(self.command)
 
     @property
-    def runtime_env(self) -> dict[str, Any]:
+    def runtime_env(self) -> RuntimeEnv:
         """What Ray prepares for the command, the folder apart."""
-        excludes = {"excludes": list(self.excludes)} if self.excludes else {}
-        return {"env_vars": _ENVIRONMENT, **excludes}
+        environment = RuntimeEnv(env_vars=_ENVIRONMENT)
+        return environment | {"excludes": list(self.excludes)} if self.excludes else environment
 
     def numbered(self, ids: Sequence[str]) -> str:
         """The id of the next job, given those that the cluster has."""
-        matches = [_NUMBER.search(id_) for id_ in ids if self.is_mine(id_)]
+        matches = [_NUMBER.search(id_) for id_ in ids if self.has_id(id_)]
         return f"{self.name}-{max((int(match[1]) for match in matches if match), default=0) + 1}"
 
-    def is_mine(self, id_: str | None) -> bool:
-        """Whether an id is one of this spec."""
+    def has_id(self, id_: str | None) -> bool:
+        """True if an id is one of this spec."""
         return id_ is not None and _NUMBER.sub("", id_) == self.name
 
     def ray_command(self, address: str, id_: str) -> str:
@@ -116,54 +123,60 @@ def describe(
         SpecError: the spec is not valid, or not in the folder; metadata that look like a secret.
     """
     values = read_values(path)
-    job = job or _job_of(values, path)
-    spec = load_spec(path, overrides, _spec_class(job))
-    asked = [job, dry_run, *_all_values(spec, path)]
-    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
-    _refuse_secret_overrides(overrides)
-    shipped, in_folder = _shipped(Path(path).expanduser(), folder)
-    options = [word for override in overrides for word in ("--set", override)]
-    options += ["--allow-alerts"] * allow_alerts + ["--dry-run"] * dry_run
-    command = ("stx", job, in_folder, *options)
-    excludes = () if folder else _all_but([in_folder, *_step_files(values)], Path(shipped))
-    facts = {"job": job, "spec": digest, "stx_version": metadata.version("stx")}
-    commit = commit_of(shipped)
-    facts |= ({"git_sha": commit} if commit else {}) | dict(map(_pair, user_metadata))
-    hints = tuple(_hints([values, *_steps(values)], overrides, Path(shipped), folder))
-    return Submission(f"stx-{job}-{digest}", command, shipped, excludes, facts, hints)
-
-
-def _refuse_secret_overrides(overrides: Sequence[str]) -> None:
+    job, kind = _job_and_class(job or None, values, path)
+    spec = load_spec(path, overrides, kind)
+    # The steps of a flow are checked with it.
+    specs = [step.spec for step in read_steps(spec, path)] if isinstance(spec, FlowSpec) else [spec]
+    contents = [job, dry_run, *(part.model_dump(mode="json") for part in specs)]
+    digest = hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()[:12]
     for override in overrides:
         key = override.partition("=")[0]
         if "alerts" in key.split("."):
             raise SpecError(
                 f"--set {key}: Ray keeps a job's command in plain text; write alerts into the spec"
             )
+    shipped, in_folder = _shipped(Path(path).expanduser(), folder)
+    options = [word for override in overrides for word in ("--set", override)]
+    options += ["--allow-alerts"] * allow_alerts + ["--dry-run"] * dry_run
+    steps = [step for steps in values.get("steps") or [] for step in steps.values()]
+    step_files = [step for step in steps if isinstance(step, str)]
+    excludes = () if folder else _all_but([in_folder, *step_files], Path(shipped))
+    facts = {"job": job, "spec": digest, "stx_version": metadata.version("stx")}
+    if commit := commit_of(shipped):
+        facts["git_sha"] = commit
+    for text in user_metadata:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise SpecError(f"--metadata {text}: write it as key=value")
+        if SECRET_NAME.search(key):
+            raise SpecError(f"--metadata {key}: Ray keeps metadata in plain text; no secrets there")
+        facts[key] = value
+    written = [values, *(read_values(step) if isinstance(step, str) else step for step in steps)]
+    return Submission(
+        name=f"stx-{job}-{digest}",
+        command=("stx", job, in_folder, *options),
+        folder=shipped,
+        excludes=excludes,
+        metadata=facts,
+        hints=tuple(_hints(written, overrides, Path(shipped), folder)),
+    )
 
 
-def _job_of(values: Mapping[str, Any], path: str) -> str:
-    if _STEPS in values:
-        return _FLOW
-    for name, job in with_commands().items():
-        if job.key in values:
-            return name
-    raise SpecError(f"{path}: no key says which job it is of; name it by --job")
-
-
-def _spec_class(job: str) -> type[BaseModel]:
-    if job == _FLOW:
-        return FlowSpec
+def _job_and_class(
+    job: str | None, values: Mapping[str, Any], path: str
+) -> tuple[str, type[BaseModel]]:
+    """The job, which is found by the keys of its spec where it is not named, and its class."""
     jobs = with_commands()
+    if job is None:
+        by_key = (name for name, entry in jobs.items() if entry.key in values)
+        job = _FLOW if _STEPS in values else next(by_key, None)
+        if job is None:
+            raise SpecError(f"{path}: no key says which job it is of; name it by --job")
+    if job == _FLOW:
+        return job, FlowSpec
     if job not in jobs:
         raise SpecError(f"--job {job}: name one of {_FLOW}, {', '.join(jobs)}")
-    return jobs[job].spec_class()
-
-
-def _all_values(spec: BaseModel, path: str) -> list[dict[str, Any]]:
-    """The values of a spec, or of the steps of a flow, which are checked with it."""
-    specs = [step.spec for step in read_steps(spec, path)] if isinstance(spec, FlowSpec) else [spec]
-    return [one.model_dump(mode="json") for one in specs]
+    return job, jobs[job].spec_class()
 
 
 def _shipped(path: Path, folder: str | None) -> tuple[str, str]:
@@ -183,12 +196,6 @@ def _shipped(path: Path, folder: str | None) -> tuple[str, str]:
     return str(place), str(path.resolve().relative_to(place))
 
 
-def _step_files(values: Mapping[str, Any]) -> list[str]:
-    """Spec files that a flow names."""
-    steps = values.get("steps") or []
-    return [spec for step in steps for spec in step.values() if isinstance(spec, str)]
-
-
 def _all_but(files: Sequence[str], folder: Path) -> tuple[str, ...]:
     """Patterns that leave these files of a folder, and the folders on the way to them."""
     patterns = ["*", "!."]  # "*" is also the folder itself
@@ -198,13 +205,6 @@ def _all_but(files: Sequence[str], folder: Path) -> tuple[str, ...]:
         parts = Path(file).parts
         patterns += [f"!/{'/'.join(parts[:n])}" for n in range(1, len(parts) + 1)]
     return tuple(dict.fromkeys(patterns))
-
-
-def _steps(values: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The values of a flow's steps, from their files or in place."""
-    for step in values.get("steps") or []:
-        for spec in step.values():
-            yield read_values(spec) if isinstance(spec, str) else spec
 
 
 def _hints(
@@ -219,7 +219,7 @@ def _hints(
         folder: the same where somebody asked for it; None: the specs alone are shipped.
     """
     written = [place for spec in specs for place in _places("", spec)]
-    written += [(key, value) for key, _, value in (each.partition("=") for each in overrides)]
+    written += [(key, value) for key, _, value in (text.partition("=") for text in overrides)]
     for key, path in written:
         last = key.rpartition(".")[2]
         if last not in _PATHS and not (last == "model" and path.startswith(("~", "."))):
@@ -247,12 +247,3 @@ def _places(key: str, value: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401
             yield from _places(key, inner)
     elif isinstance(value, str):
         yield key, value
-
-
-def _pair(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not key or not equals:
-        raise SpecError(f"--metadata {text}: write it as key=value")
-    if SECRET_NAME.search(key):
-        raise SpecError(f"--metadata {key}: Ray keeps metadata in plain text; no secrets there")
-    return key, value

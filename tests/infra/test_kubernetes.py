@@ -12,8 +12,8 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
+from stx.pipelines.spec.checks import duration_s
 from stx.pipelines.spec.file import parse_spec
-from stx.pipelines.spec.parts import duration_s
 from tests.infra.kustomize import build, documents_of, walk
 from tests.infra.schemas import OVERLAYS, check_object, check_spec
 
