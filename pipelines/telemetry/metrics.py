@@ -3,12 +3,11 @@
 import os
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from stx.pipelines.telemetry.progress import FinishedUnit, Progress, by_stage
 from stx_core.errors import SpecError
 from stx_core.store.files.urls import redact
-from stx_core.store.ledger import Record
 
 PORT = "STX_METRICS_PORT"
 
@@ -61,40 +60,37 @@ class RunMetrics:
     """
 
     def __init__(
-        self, meters: _Meters, run: str, job: str, dataset: str, progress: Progress
+        self, meters: _Meters, run: str, job: str, *, dataset: str, progress: Progress
     ) -> None:
         self._meters, self._progress, self._dataset = meters, progress, redact(dataset)
         self._labels = {"run": run, "job": job}
-        self._tell_progress()
+        self._set_gauges()
 
-    def add(self, result: FinishedUnit) -> None:
+    def add(self, unit: FinishedUnit) -> None:
         """Count a unit."""
-        self._progress.add(result)
-        for record in result.records:
-            self._add_record(record)
-        self._tell_progress()
+        self._progress.add(unit)
+        for record in unit.records:
+            labels = self._labels | {"output": record.output}
+            self._meters.set("stx_run_info", 1, labels | {"dataset": self._dataset})
+            for name, value in (
+                ("stx_rows_total", record.rows_in),
+                ("stx_tokens_total", record.n_tokens - record.tokens_carried),
+                ("stx_units_total", 1),
+                ("stx_quarantined_rows_total", record.rows_quarantined),
+            ):
+                self._meters.add(name, value, labels)
+            for stage, seconds in by_stage([record.seconds]).items():
+                self._meters.add("stx_stage_seconds_total", seconds, labels | {"stage": stage})
+        self._set_gauges()
 
-    def _add_record(self, record: Record) -> None:
-        labels = self._labels | {"output": record.output}
-        self._meters.set("stx_run_info", 1, labels | {"dataset": self._dataset})
-        for name, value in (
-            ("stx_rows_total", record.rows_in),
-            ("stx_tokens_total", record.n_tokens - record.tokens_carried),
-            ("stx_units_total", 1),
-            ("stx_quarantined_rows_total", record.rows_quarantined),
-        ):
-            self._meters.add(name, value, labels)
-        for stage, seconds in by_stage([record.seconds]).items():
-            self._meters.add("stx_stage_seconds_total", seconds, labels | {"stage": stage})
-
-    def _tell_progress(self) -> None:
+    def _set_gauges(self) -> None:
         self._meters.set("stx_progress_ratio", self._progress.ratio, self._labels)
         if (eta_s := self._progress.eta_s) is not None:
             self._meters.set("stx_eta_seconds", eta_s, self._labels)
 
 
 def metered(
-    results: Iterator[FinishedUnit],
+    units: Iterator[FinishedUnit],
     runner: str,
     run: str,
     *,
@@ -102,7 +98,7 @@ def metered(
     dataset: str,
     progress: Progress,
 ) -> Iterator[FinishedUnit]:
-    """Pass results through, and count them where somebody may look.
+    """Pass finished units through, and count them where somebody may look.
 
     With Ray that is its own endpoint. A run in this process is only seen where the environment
     names a port: ``STX_METRICS_PORT=9464``, or ``0.0.0.0:9464`` for other machines too.
@@ -110,14 +106,15 @@ def metered(
     Raises:
         SpecError: the port is no number, or taken.
     """
-    meters = _ray_meters() if runner == "ray" else _own_meters(os.environ.get(PORT, ""))
-    if meters is None:
-        yield from results
+    address = os.environ.get(PORT, "")
+    if runner != "ray" and not address:
+        yield from units
         return
-    metrics = RunMetrics(meters, run, job, dataset, progress)
-    for result in results:
-        metrics.add(result)
-        yield result
+    meters = _meters(None if runner == "ray" else address)
+    metrics = RunMetrics(meters, run, job, dataset=dataset, progress=progress)
+    for unit in units:
+        metrics.add(unit)
+        yield unit
 
 
 class _RayMeters:
@@ -126,11 +123,11 @@ class _RayMeters:
     def __init__(self) -> None:
         from ray.util.metrics import Counter, Gauge
 
-        self._all: dict[str, Any] = {
-            each.name: (Counter if each.grows else Gauge)(
-                each.name, description=each.description, tag_keys=each.labels
+        self._all = {
+            metric.name: (Counter if metric.grows else Gauge)(
+                metric.name, description=metric.description, tag_keys=metric.labels
             )
-            for each in METRICS
+            for metric in METRICS
         }
 
     def add(self, name: str, value: float, labels: Mapping[str, str]) -> None:
@@ -148,31 +145,31 @@ class _OwnMeters:
         from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
         registry = CollectorRegistry()
-        self._all: dict[str, Any] = {
-            each.name: (Counter if each.grows else Gauge)(
-                each.name, each.description, each.labels, registry=registry
-            )
-            for each in METRICS
+        self._counters = {
+            metric.name: Counter(metric.name, metric.description, metric.labels, registry=registry)
+            for metric in METRICS
+            if metric.grows
+        }
+        self._gauges = {
+            metric.name: Gauge(metric.name, metric.description, metric.labels, registry=registry)
+            for metric in METRICS
+            if not metric.grows
         }
         start_http_server(port, host, registry)
 
     def add(self, name: str, value: float, labels: Mapping[str, str]) -> None:
-        self._all[name].labels(**labels).inc(value)
+        self._counters[name].labels(**labels).inc(value)
 
     def set(self, name: str, value: float, labels: Mapping[str, str]) -> None:
-        self._all[name].labels(**labels).set(value)
+        self._gauges[name].labels(**labels).set(value)
 
 
 # Once for a process: names cannot be registered twice, and a flow has several runs.
 @cache
-def _ray_meters() -> _Meters:
-    return _RayMeters()
-
-
-@cache
-def _own_meters(address: str) -> _Meters | None:
-    if not address:
-        return None
+def _meters(address: str | None) -> _Meters:
+    """Those of Ray where there is no address, else of a server there."""
+    if address is None:
+        return _RayMeters()
     host, _, port = address.rpartition(":")
     try:
         return _OwnMeters(host or "127.0.0.1", int(port))

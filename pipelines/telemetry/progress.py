@@ -1,10 +1,10 @@
-"""How far a start of a run is: counts of its finished units, as they come."""
+"""Progress of a start of a run: counts of its finished units, as they come."""
 
 import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 from stx.pipelines.telemetry import unit_counts
 from stx_core.store.ledger import Record
@@ -37,11 +37,31 @@ class FinishedUnit:
 def by_stage(seconds: Iterable[Mapping[str, float]]) -> dict[str, float]:
     """Seconds by stage, added up: those of ``encode.dense`` and ``encode.splade`` as ``encode``."""
     total: dict[str, float] = {}
-    for each in seconds:
-        for name, value in each.items():
+    for stages in seconds:
+        for name, value in stages.items():
             stage = name.partition(".")[0]
             total[stage] = total.get(stage, 0.0) + value
     return total
+
+
+class ProgressValues(TypedDict):
+    """JSON values of a `Progress`, see docs/seeing.md."""
+
+    run: str
+    units: int
+    units_total: int
+    rows: int
+    rows_total: int
+    tokens: int
+    quarantined: int
+    seconds: float
+    rows_per_s: float
+    tokens_per_s: int
+    eta_s: int | None
+    eta_spread_s: int | None
+    cost: float | None
+    padding: float | None
+    stages: dict[str, float]
 
 
 class Progress:
@@ -69,43 +89,30 @@ class Progress:
         # Of the intervals between finished units, x, and their rows, r: sums of xx, xr and rr.
         self._squares = (0.0, 0.0, 0.0)
 
-    def add(self, result: FinishedUnit) -> None:
+    def add(self, unit: FinishedUnit) -> None:
         """Count a unit."""
-        records = result.records
+        now = time.monotonic()
         if not self.units:
-            self._worked_since = self._last = self._first_work(records)
-        self._time_unit(result.rows)
-        self.run = next((record.run for record in records), self.run)
+            # When the first unit was begun: speeds leave out what actors need to start.
+            busy = sum(sum(record.seconds.values()) for record in unit.records)
+            self._worked_since = self._last = max(self._began, now - busy) if busy else self._began
+        interval, self._last = now - self._last, now
+        xx, xr, rr = self._squares
+        self._squares = xx + interval**2, xr + interval * unit.rows, rr + unit.rows**2
+        self.run = next((record.run for record in unit.records), self.run)
         self.units += 1
-        self.rows += result.rows
-        self.tokens += result.tokens
-        self.quarantined += result.quarantined
-        self.stages = by_stage([self.stages, *(record.seconds for record in records)])
-        for record in records:
+        self.rows += unit.rows
+        self.tokens += unit.tokens
+        self.quarantined += unit.quarantined
+        self.stages = by_stage([self.stages, *(record.seconds for record in unit.records)])
+        for record in unit.records:
             self._run_tokens += record.counts.get(unit_counts.RUN_TOKENS, 0)
             self._run_places += record.counts.get(unit_counts.RUN_PLACES, 0)
-
-    def _time_unit(self, rows: int) -> None:
-        now = time.monotonic()
-        interval, self._last = now - self._last, now
-        news = (interval * interval, interval * rows, rows * rows)
-        xx, xr, rr = (old + new for old, new in zip(self._squares, news, strict=True))
-        self._squares = xx, xr, rr
-
-    def _first_work(self, records: Iterable[Record]) -> float:
-        """When the first unit was begun: speeds leave out what actors need to start."""
-        busy = sum(sum(record.seconds.values()) for record in records)
-        return max(self._began, time.monotonic() - busy) if busy else self._began
 
     @property
     def seconds(self) -> float:
         """Since the stream began."""
         return time.monotonic() - self._began
-
-    @property
-    def worked_s(self) -> float:
-        """Since the first finished unit was begun."""
-        return max(time.monotonic() - self._worked_since, 1e-9)
 
     @property
     def eta_s(self) -> float | None:
@@ -116,26 +123,20 @@ class Progress:
         """
         if not self.rows:
             return None if self.rows_total else 0.0
-        return max(0.0, self._rows_left * self._pace - (time.monotonic() - self._last))
+        seconds_per_row = (self._last - self._worked_since) / self.rows
+        rest_s = (self.rows_total - self.rows) * seconds_per_row
+        return max(0.0, rest_s - (time.monotonic() - self._last))
 
     @property
     def eta_spread_s(self) -> float | None:
         """Two standard errors of `eta_s`, of a ratio of means; None before the third unit."""
         if self.units < 3 or not self.rows:
             return None
+        seconds_per_row = (self._last - self._worked_since) / self.rows
         xx, xr, rr = self._squares
-        squares = max(0.0, xx - 2 * self._pace * xr + self._pace**2 * rr)
+        squares = max(0.0, xx - 2 * seconds_per_row * xr + seconds_per_row**2 * rr)
         error = math.sqrt(squares * self.units / (self.units - 1)) / self.rows
-        return 2 * self._rows_left * error
-
-    @property
-    def _rows_left(self) -> int:
-        return max(0, self.rows_total - self.rows)
-
-    @property
-    def _pace(self) -> float:
-        """Seconds per row, over the finished units."""
-        return (self._last - self._worked_since) / self.rows
+        return 2 * max(0, self.rows_total - self.rows) * error
 
     @property
     def ratio(self) -> float:
@@ -158,8 +159,10 @@ class Progress:
         total = sum(self.stages.values())
         return {name: value / total for name, value in self.stages.items()} if total else {}
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> ProgressValues:
         """All of it as JSON values, always with the same keys; see docs/seeing.md."""
+        # Since the first finished unit was begun.
+        worked_s = max(time.monotonic() - self._worked_since, 1e-9)
         return {
             "run": self.run,
             "units": self.units,
@@ -169,8 +172,8 @@ class Progress:
             "tokens": self.tokens,
             "quarantined": self.quarantined,
             "seconds": round(self.seconds, 1),
-            "rows_per_s": round(self.rows / self.worked_s, 1),
-            "tokens_per_s": round(self.tokens / self.worked_s),
+            "rows_per_s": round(self.rows / worked_s, 1),
+            "tokens_per_s": round(self.tokens / worked_s),
             "eta_s": None if self.eta_s is None else round(self.eta_s),
             "eta_spread_s": None if self.eta_spread_s is None else round(self.eta_spread_s),
             "cost": None if self.cost is None else round(self.cost, 4),
