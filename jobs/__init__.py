@@ -1,5 +1,7 @@
 """The command line. Whatever is loaded next does not come from the folder it is started in."""
 
-from stx.pipelines.running.safe_path import leave_current_folder_out
+import sys
 
-leave_current_folder_out()
+from stx.pipelines.running.safe_path import safe_entries
+
+sys.path[:] = safe_entries(sys.path)

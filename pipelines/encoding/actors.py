@@ -1,7 +1,7 @@
 """The stages of an encode run on its actors, and what a sample of the corpus says of their cost."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 
 from stx.pipelines.encoding.estimate import SAMPLE_ROWS, EncoderProbe, probe_encoders, probe_here
@@ -21,7 +21,7 @@ _FEW_ROWS = 0.05
 
 def encode_stages(plan: EncodePlan, pool: Pool) -> list[stream.StageSpec]:
     """The encoders of all outputs, behind the actors that tokenise for them, if there are any."""
-    encoders = {name: part.settings.as_dict() for name, part in plan.parts.items()}
+    encoders = {name: asdict(part.settings) for name, part in plan.parts.items()}
     settings = {"encoders": encoders, "threads": pool.cpus}
     batches = {"token_budget": pool.token_budget, "reproducible": pool.reproducible}
     skip, stall_timeout_s = unit_table.is_encoded, pool.stall_timeout_s
@@ -87,7 +87,7 @@ def with_probes(
     """
     pool = plan.pool
     assert pool is not None
-    unknown = {n: part.settings.as_dict() for n, part in plan.parts.items() if n not in earlier}
+    unknown = {n: asdict(part.settings) for n, part in plan.parts.items() if n not in earlier}
     texts = sample_texts(corpus, spec.inputs, SAMPLE_ROWS) if unknown else []
     # Without actors and children the models are loaded in this process in any case.
     here = pool.runner == "local" and pool.stall_timeout_s is None

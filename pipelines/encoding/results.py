@@ -56,7 +56,7 @@ def output_facts(plan: EncodePlan) -> dict[str, dict[str, Any]]:
             "dim": probe["dim"],
             "similarity": probe["similarity"],
             "store_as": part.settings.store_as,
-            "settings": part.settings.as_dict(),
+            "settings": asdict(part.settings),
             "probe": probe,
         }
     return facts

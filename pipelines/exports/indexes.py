@@ -3,7 +3,7 @@
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from typing import Any
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -60,13 +60,8 @@ def write_faiss(dataset: ds.FileSystemDataset, destination: str, options: Export
             sample.append(_comparable(batch, vectors)[-first % step :: step])
             first += len(batch)
         index.train(np.concatenate(sample))
-
-    def add(first: int, matrix: np.ndarray) -> None:
-        index.add(matrix)
-
-    return _write(
-        vectors, destination, "index.faiss", add, lambda path: faiss.write_index(index, path)
-    )
+    save = partial(faiss.write_index, index)
+    return _write(vectors, destination, "index.faiss", add=index.add, save=save)
 
 
 def write_usearch(dataset: ds.FileSystemDataset, destination: str, options: ExportOptions) -> int:
@@ -82,19 +77,18 @@ def write_usearch(dataset: ds.FileSystemDataset, destination: str, options: Expo
     usearch = load_engine("usearch.index", "usearch", "usearch")
     dtype = "f16" if vectors.is_half else "f32"
     index = usearch.Index(ndim=vectors.dim, metric=vectors.metric(_USEARCH), dtype=dtype)
-
-    def add(first: int, matrix: np.ndarray) -> None:
-        index.add(np.arange(first, first + len(matrix), dtype=np.uint64), matrix)
-
-    return _write(vectors, destination, "index.usearch", add, index.save)
+    # None: keys are counted from 0.
+    add = partial(index.add, None)
+    return _write(vectors, destination, "index.usearch", add=add, save=index.save)
 
 
 def _write(
     vectors: Vectors,
     destination: str,
     name: str,
-    add: Callable[[int, np.ndarray], None],
-    save: Callable[[str], Any],
+    *,
+    add: Callable[[np.ndarray], object],
+    save: Callable[[str], object],
 ) -> int:
     """Fill an index and put it, after the table of its rows, into the folder."""
     refuse_file(destination)
@@ -105,7 +99,7 @@ def _write(
     def rows() -> Iterator[pa.Table]:
         nonlocal n_rows
         for batch in vectors.batches():
-            add(n_rows, _comparable(batch, vectors))
+            add(_comparable(batch, vectors))
             n_rows += len(batch)
             yield pa.table([batch.ids, *batch.payload.columns], schema=schema)
 

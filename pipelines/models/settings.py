@@ -4,7 +4,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from stx.pipelines.spec.parts import Model
 from stx.pipelines.spec.retrieval import Reranker
@@ -47,10 +47,6 @@ class EncoderSettings:
     trust_remote_code: bool
     allow_pickle: bool
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON and for other processes."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class RerankerSettings:
@@ -70,10 +66,6 @@ class RerankerSettings:
     dtype: str
     trust_remote_code: bool
     allow_pickle: bool
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON and for other processes."""
-        return asdict(self)
 
 
 def encoder_settings(model: Model) -> EncoderSettings:
@@ -119,7 +111,7 @@ def _resolved(model: Model | Reranker, organisation: str) -> _Resolved:
 
 def fingerprint(settings: EncoderSettings | RerankerSettings) -> str:
     """Hash of everything that changes an output: files and settings, not where the files are."""
-    values = settings.as_dict()
+    values = asdict(settings)
     for irrelevant in ("model", "revision", "trust_remote_code", "allow_pickle"):
         del values[irrelevant]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -1,7 +1,7 @@
 """The dtype of models where a spec leaves it to us (``dtype: auto``)."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TypeVar
 
 from stx.pipelines.models.settings import EncoderSettings, RerankerSettings, fingerprint
@@ -40,7 +40,7 @@ def settled(
     for name, model in settings.items():
         stored = outputs.get(name, {}).get("settings", {})
         # An output that differs in nothing else keeps its dtype.
-        if model.dtype == AUTO and stored.keys() == model.as_dict().keys():
+        if model.dtype == AUTO and stored.keys() == asdict(model).keys():
             before = replace(model, **stored)
             if fingerprint(replace(before, dtype=AUTO)) == fingerprint(model):
                 dtypes[name] = before.dtype

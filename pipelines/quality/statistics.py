@@ -146,7 +146,7 @@ class Statistics:
             vectors=self.vectors + other.vectors,
             lengths=tuple(np.add(self.lengths, other.lengths).tolist()),
             scripts=tuple(np.add(self.scripts, other.scripts).tolist()),
-            smallest=_smallest(smallest),
+            smallest=tuple(sorted(smallest.items())[:_SMALLEST]),
         )
 
     @property
@@ -211,6 +211,7 @@ def measure(
     starts = pc.utf8_slice_codeunits(texts, 0, _FIRST_CHARACTERS)
     points = np.frombuffer("".join(starts.to_pylist()).encode("utf-32-le"), np.uint32)
     scripts = np.bincount(_script_of_points()[points], minlength=len(SCRIPTS) + 1)
+    smallest = Counter(int(digits[: 2 * _HASH_BYTES], 16) for digits in hexes)
     return Statistics(
         rows=len(texts),
         not_finite=not_finite,
@@ -221,7 +222,7 @@ def measure(
         vectors=len(set(vector_by_text.values())),
         lengths=tuple(lengths.tolist()),
         scripts=tuple(scripts[: len(SCRIPTS)].tolist()),
-        smallest=_smallest(Counter(int(digits[: 2 * _HASH_BYTES], 16) for digits in hexes)),
+        smallest=tuple(sorted(smallest.items())[:_SMALLEST]),
     )
 
 
@@ -249,10 +250,6 @@ def _script_of_points() -> np.ndarray:
     runs = np.diff([*starts, 0x110000])
     kinds = [SCRIPTS.index(kind) if kind else len(SCRIPTS) for _, kind in _RUNS]
     return np.repeat(np.array(kinds, np.uint8), runs)
-
-
-def _smallest(counts: Mapping[int, int]) -> tuple[tuple[int, int], ...]:
-    return tuple(sorted(counts.items())[:_SMALLEST])
 
 
 def merge(parts: Iterable[Statistics]) -> Statistics | None:

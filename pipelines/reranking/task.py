@@ -1,7 +1,7 @@
 """What `rerank` scores: candidates, where their texts are, and by which models."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -83,7 +83,7 @@ class RerankTask:
                 "type": "positives" if judged else "ranking",
                 "fingerprint": self.fingerprint(name),
                 "model": redact(self.rerankers[name].model),
-                "settings": self.rerankers[name].as_dict(),
+                "settings": asdict(self.rerankers[name]),
                 "top_k": self.asked["top_k"],
                 "candidates": self.found.source | {"depth": self.asked["depth"]},
             }

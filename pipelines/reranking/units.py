@@ -1,7 +1,7 @@
 """Reading and writing the units of a rerank run, and its pass over them."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import pyarrow as pa
 
@@ -26,7 +26,7 @@ from stx_core.store.files.urls import join
 def score_stages(task: RerankTask, pool: Pool) -> list[stream.StageSpec]:
     """The actors that score pairs, with all rerankers."""
     settings = {
-        "rerankers": {name: reranker.as_dict() for name, reranker in task.rerankers.items()},
+        "rerankers": {name: asdict(reranker) for name, reranker in task.rerankers.items()},
         "threads": pool.cpus,
         "token_budget": pool.token_budget,
         "reproducible": pool.reproducible,

@@ -28,11 +28,6 @@ def safe_entries(path: Iterable[str]) -> list[str]:
     return [os.path.abspath(entry) for entry in path if os.path.realpath(entry or ".") != here]
 
 
-def leave_current_folder_out() -> None:
-    """Take the current folder off the path of this process."""
-    sys.path[:] = safe_entries(sys.path)
-
-
 def child_environment() -> dict[str, str]:
     """Variables for a Python child that finds the same modules as this process, and no others."""
     return {

@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -67,13 +68,15 @@ class Supervised:
         stall_timeout_s: float,
         beat: Callable[[], None] | None = None,
     ) -> None:
-        self._stage, self._settings = stage, settings
-        self._beat = beat or (lambda: None)
+        groups = (settings.get(group, {}) for group in ("encoders", "rerankers"))
+        models = [str(model.get("model")) for group in groups for model in group.values()]
+        self._name = ", ".join(models) or stage.__name__
+        self._new_child = partial(Child, stage, settings, beat or (lambda: None))
         self._stall_timeout_s = stall_timeout_s
         self._memory_share = 1.0
         # Loads while the first unit is read. What goes wrong is told to the first unit: an error
         # in the constructor of an actor would not arrive as it was raised.
-        self._child: Child | None = self._start()
+        self._child: Child | None = self._new_child(self._memory_share)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """What the stage makes of the table; rows that end its process are rejected.
@@ -114,7 +117,7 @@ class Supervised:
         result = self._attempt(unit_table.reject(table, failure.reason, "text", failure.detail))
         if isinstance(result, Failure) or len(guilty) > _MAX_GUILTY_ROWS:
             raise InputError(
-                f"{len(guilty)} rows of one unit end the process of {self._name()} "
+                f"{len(guilty)} rows of one unit end the process of {self._name} "
                 f"({failure.reason}: {failure.detail}): see whether model and machine are sound; "
                 "if only these rows are at fault, filter them out or lower resources.rows_per_unit"
             )
@@ -124,7 +127,7 @@ class Supervised:
         """What a loaded child makes of a table; loading is tried three times, and no more."""
         failure: Failure | None = None
         for _ in range(_LOAD_ATTEMPTS):
-            self._child = self._child or self._start()
+            self._child = self._child or self._new_child(self._memory_share)
             try:
                 failure = self._child.wait_until_loaded()
             except StxError:
@@ -134,24 +137,16 @@ class Supervised:
                 answer = self._child.ask(table, self._stall_timeout_s)
                 if isinstance(answer, Failure):
                     logger.warning(
-                        "%d rows ended %s: %s", table.num_rows, self._name(), answer.detail
+                        "%d rows ended %s: %s", table.num_rows, self._name, answer.detail
                     )
                     self.close()
                 return answer
             self.close()
         assert failure is not None
         raise ModelError(
-            f"{self._name()}: loading ended its process {_LOAD_ATTEMPTS} times "
+            f"{self._name}: loading ended its process {_LOAD_ATTEMPTS} times "
             f"({failure.reason}: {failure.detail}); check the model's files, and the device"
         )
-
-    def _name(self) -> str:
-        groups = (self._settings.get(group, {}) for group in ("encoders", "rerankers"))
-        models = [str(model.get("model")) for group in groups for model in group.values()]
-        return ", ".join(models) or self._stage.__name__
-
-    def _start(self) -> "Child":
-        return Child(self._stage, self._settings, self._memory_share, self._beat)
 
 
 def _joined(table: pa.Table, parts: Sequence[pa.Table]) -> pa.Table:
@@ -189,8 +184,8 @@ class Child:
         self,
         stage: type,
         settings: dict[str, Any],
-        memory_share: float,
         beat: Callable[[], None],
+        memory_share: float,
     ) -> None:
         self._beat = beat
         self.process = PythonChild("stx.pipelines.running.stage_process")

@@ -54,11 +54,6 @@ class Alerts(Part):
             raise ValueError("webhook and webhook_file: name one of them")
         return self
 
-    @property
-    def acts(self) -> bool:
-        """True if it runs or sends anything."""
-        return bool(self.command or self.webhook or self.webhook_file)
-
     def url(self, environment: Mapping[str, str]) -> str | None:
         """The URL, with its variables; never to be logged.
 
@@ -88,7 +83,7 @@ def refuse_alerts(spec: BaseModel, source: str) -> None:
     alerts = getattr(spec, "alerts", None)
     if isinstance(alerts, Mapping):
         alerts = Alerts.model_validate(alerts)
-    if alerts is not None and alerts.acts:
+    if alerts and (alerts.command or alerts.webhook or alerts.webhook_file):
         raise SpecError(
             f"{source}: alerts: a spec may run a program and send variables of the environment "
             "only with --allow-alerts; add it if you trust this spec, or take its alerts out"

@@ -43,6 +43,7 @@ class JobApi:
     Attributes:
         address: of the dashboard.
         shown_address: the same without what is secret in it.
+        version: of Ray on the cluster; None where it does not say.
     """
 
     def __init__(self, address: str | None = None) -> None:
@@ -54,12 +55,8 @@ class JobApi:
         with self._errors():
             self._client = _client(address)
         self.address: str = self._client.get_address()
+        self.version: str | None = getattr(self._client, "_server_ray_version", None)
         self.shown_address = redact(self.address)
-
-    @property
-    def version(self) -> str | None:
-        """Ray's version on the cluster."""
-        return getattr(self._client, "_server_ray_version", None)
 
     def running(self, submission: Submission) -> str | None:
         """The id of the spec's job that is at work, or waits for its start; None without one."""

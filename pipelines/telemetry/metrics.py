@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from stx.pipelines.telemetry.progress import FinishedUnit, Progress, by_stage
 from stx_core.errors import SpecError
@@ -38,14 +38,53 @@ METRICS = (
 )
 
 
-class _Meters(Protocol):
-    """Where numbers go."""
+class _RayMeters:
+    """Ray's agent on this node exports them, as ``ray_stx_…``, while this process lives."""
+
+    def __init__(self) -> None:
+        from ray.util.metrics import Counter, Gauge
+
+        self._all = {
+            metric.name: (Counter if metric.grows else Gauge)(
+                metric.name, description=metric.description, tag_keys=metric.labels
+            )
+            for metric in METRICS
+        }
 
     def add(self, name: str, value: float, labels: Mapping[str, str]) -> None:
         """Add to a counter."""
+        if value > 0:  # Ray refuses to add nothing
+            self._all[name].inc(value, tags=dict(labels))
 
     def set(self, name: str, value: float, labels: Mapping[str, str]) -> None:
         """Set a gauge."""
+        self._all[name].set(value, tags=dict(labels))
+
+
+class _OwnMeters:
+    """A server of this process, for a run without Ray; its methods as those of `_RayMeters`."""
+
+    def __init__(self, host: str, port: int) -> None:
+        from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
+
+        registry = CollectorRegistry()
+        self._counters = {
+            metric.name: Counter(metric.name, metric.description, metric.labels, registry=registry)
+            for metric in METRICS
+            if metric.grows
+        }
+        self._gauges = {
+            metric.name: Gauge(metric.name, metric.description, metric.labels, registry=registry)
+            for metric in METRICS
+            if not metric.grows
+        }
+        start_http_server(port, host, registry)
+
+    def add(self, name: str, value: float, labels: Mapping[str, str]) -> None:
+        self._counters[name].labels(**labels).inc(value)
+
+    def set(self, name: str, value: float, labels: Mapping[str, str]) -> None:
+        self._gauges[name].labels(**labels).set(value)
 
 
 class RunMetrics:
@@ -60,7 +99,13 @@ class RunMetrics:
     """
 
     def __init__(
-        self, meters: _Meters, run: str, job: str, *, dataset: str, progress: Progress
+        self,
+        meters: _RayMeters | _OwnMeters,
+        run: str,
+        job: str,
+        *,
+        dataset: str,
+        progress: Progress,
     ) -> None:
         self._meters, self._progress, self._dataset = meters, progress, redact(dataset)
         self._labels = {"run": run, "job": job}
@@ -111,62 +156,15 @@ def metered(
         yield from units
         return
     meters = _meters(None if runner == "ray" else address)
-    metrics = RunMetrics(meters, run, job, dataset=dataset, progress=progress)
+    metrics = RunMetrics(meters, run, job=job, dataset=dataset, progress=progress)
     for unit in units:
         metrics.add(unit)
         yield unit
 
 
-class _RayMeters:
-    """Ray's agent on this node exports them, as ``ray_stx_…``, while this process lives."""
-
-    def __init__(self) -> None:
-        from ray.util.metrics import Counter, Gauge
-
-        self._all = {
-            metric.name: (Counter if metric.grows else Gauge)(
-                metric.name, description=metric.description, tag_keys=metric.labels
-            )
-            for metric in METRICS
-        }
-
-    def add(self, name: str, value: float, labels: Mapping[str, str]) -> None:
-        if value > 0:  # Ray refuses to add nothing
-            self._all[name].inc(value, tags=dict(labels))
-
-    def set(self, name: str, value: float, labels: Mapping[str, str]) -> None:
-        self._all[name].set(value, tags=dict(labels))
-
-
-class _OwnMeters:
-    """A server of this process, for a run without Ray."""
-
-    def __init__(self, host: str, port: int) -> None:
-        from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
-
-        registry = CollectorRegistry()
-        self._counters = {
-            metric.name: Counter(metric.name, metric.description, metric.labels, registry=registry)
-            for metric in METRICS
-            if metric.grows
-        }
-        self._gauges = {
-            metric.name: Gauge(metric.name, metric.description, metric.labels, registry=registry)
-            for metric in METRICS
-            if not metric.grows
-        }
-        start_http_server(port, host, registry)
-
-    def add(self, name: str, value: float, labels: Mapping[str, str]) -> None:
-        self._counters[name].labels(**labels).inc(value)
-
-    def set(self, name: str, value: float, labels: Mapping[str, str]) -> None:
-        self._gauges[name].labels(**labels).set(value)
-
-
 # Once for a process: names cannot be registered twice, and a flow has several runs.
 @cache
-def _meters(address: str | None) -> _Meters:
+def _meters(address: str | None) -> _RayMeters | _OwnMeters:
     """Those of Ray where there is no address, else of a server there."""
     if address is None:
         return _RayMeters()
