@@ -19,7 +19,6 @@ from stx.pipelines.telemetry.progress import FinishedUnit, Progress
 from stx_core.errors import Stopped
 from stx_core.store import ledger
 from stx_core.store.files.retries import add_counts, take_counts
-from stx_core.store.files.s3 import S3Options, use_options
 from stx_core.store.files.urls import redact
 
 Due = TypeVar("Due", bound=DueUnit)
@@ -63,19 +62,16 @@ class UnitWork(Generic[Due]):
         unit_class: of the units.
         read_unit: see `Pass.read`.
         results: see `Pass.results`.
-        options: of the store.
         target: where the files go.
     """
 
     unit_class: type[Due]
     read_unit: Callable[[Due], pa.Table]
     results: Callable[[Due, pa.Table], Iterable[UnitResult]]
-    options: S3Options
     target: Target
 
     def read(self, values: Mapping[str, Any]) -> pa.Table:
         """The table of a unit, with notes of seconds and repeated calls."""
-        use_options(self.options)
         began = time.perf_counter()
         table = self.read_unit(self.unit_class.from_json(values))
         seconds = unit_table.notes(table).get("seconds", {})
@@ -84,7 +80,6 @@ class UnitWork(Generic[Due]):
 
     def write(self, values: Mapping[str, Any], table: pa.Table) -> dict[str, Any]:
         """Write what a unit gives; a `FinishedUnit` in JSON values."""
-        use_options(self.options)
         due = self.unit_class.from_json(values)
         seconds = unit_table.seconds_each(table, max(1, len(due.keys)))
         records = tuple(
@@ -125,9 +120,7 @@ def finish_units(
         seconds = limits.deadline_s and limits.deadline_s - (time.monotonic() - start.began)
     target = Target(start.root, run, start.claim.epoch, start.damaged)
     unit_class = type(units[0]) if units else DueUnit
-    work = UnitWork(
-        unit_class, step.read, step.results, options=start.spec.store.options(), target=target
-    )
+    work = UnitWork(unit_class, step.read, step.results, target)
     streamed = stream.run(
         [due.to_json() for due in chosen],
         work.read,

@@ -90,7 +90,7 @@ class Vectors:
         return sum(self.file_rows)
 
     def rows_in(self, n_bytes: int) -> int:
-        """How many rows take so many bytes in the dataset, at least one."""
+        """Number of rows that take so many bytes in the dataset, at least one."""
         return max(1, n_bytes * max(1, self.n_rows) // max(1, int(self.options.facts["bytes"])))
 
     def metric(self, names: dict[str, str]) -> str:

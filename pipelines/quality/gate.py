@@ -34,7 +34,7 @@ class Check:
 
 
 class QualityFacts(TypedDict):
-    """What a snapshot keeps of the checks of an output: statistics, {} of none, and values."""
+    """Facts that a snapshot keeps of checks: statistics of an output, {} of none, and values."""
 
     statistics: StatisticsValues | dict[str, float]
     checks: dict[str, float]

@@ -1,4 +1,4 @@
-"""The cluster: Ray is started or connected to, and what it holds is compared with what is asked."""
+"""The cluster: Ray is started or connected to, and its size is compared with what pools need."""
 
 import logging
 import os
@@ -128,7 +128,7 @@ def _job_config() -> Any:  # noqa: ANN401  (ray ships no usable types)
     from ray.job_config import JobConfig
 
     class SafeJobConfig(JobConfig):  # type: ignore[misc]
-        """What Ray tells its workers, without the current folder.
+        """Settings that Ray gives its workers, without the current folder.
 
         Ray would put it first on their module path, before the standard library, and there is no
         public way to say no.
@@ -172,7 +172,7 @@ def check_fits(stages: Sequence[StageSpec], cpus: float, gpus: float) -> None:
 
 
 def _shortage(stages: Sequence[StageSpec], cpus: float, gpus: float) -> str | None:
-    """What the cluster lacks, in words; None where all pools fit."""
+    """Say what the cluster lacks; None where all pools fit."""
     counts = [stage.min_actors or stage.actors for stage in stages]
     needed_cpus = sum(n * stage.cpus for n, stage in zip(counts, stages, strict=True))
     needed_gpus = sum(n * stage.gpus for n, stage in zip(counts, stages, strict=True))

@@ -1,4 +1,4 @@
-"""What is in flight: units pass the gate on their way to the first stage, and once more when done.
+"""Units in flight: they pass the gate on their way to the first stage, and once more when done.
 
 It closes in time before a deadline, and knows the units of a stream that does not move any more.
 """

@@ -1,4 +1,4 @@
-"""Where Python looks for modules: never in the folder that a command happens to be started in.
+"""Search path of modules without the folder that a command happens to be started in.
 
 That folder may be a downloaded model, and ``numpy.py`` in it would run instead of numpy. Python
 puts it first for ``python -m`` and ``-c``, and for an empty entry of PYTHONPATH; Ray hands it to

@@ -16,6 +16,7 @@ import pyarrow as pa
 from stx.pipelines.running.python_child import exit_with_parent
 from stx.pipelines.running.unit_table import to_bytes
 from stx_core.errors import StxError
+from stx_core.store.files.s3 import use_options
 
 _ERROR_CHARS = 200
 
@@ -29,7 +30,8 @@ def main() -> None:
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
     connection = Connection(int(sys.argv[1]))
-    stage_class, settings, memory_share = connection.recv()
+    stage_class, settings, memory_share, options = connection.recv()
+    use_options(options)
     requests: SimpleQueue[bytes] = SimpleQueue()
     exit_with_parent(connection, requests.put)
 

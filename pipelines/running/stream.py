@@ -20,6 +20,7 @@ from stx.pipelines.running.supervise import Supervised
 from stx.pipelines.running.unit_table import to_bytes
 from stx.pipelines.running.watch import original_errors, watched
 from stx_core.errors import StoreError
+from stx_core.store.files.s3 import S3Options, current_options, use_options
 
 Unit = TypeVar("Unit")
 """Description of a unit in JSON values; what they mean is between `read` and `write`."""
@@ -149,10 +150,12 @@ def _run_local(
     gate: Gate,
 ) -> Iterator[Result]:
     loaded = [_LazyStage(spec, lambda: None) for spec in stages]
+    options = current_options()
     try:
         for number, unit in enumerate(units):
             if not gate.admit(str(number)):
                 break
+            use_options(options)  # whatever the caller did since the last unit
             table = read(unit)
             for stage in loaded:
                 table = stage(table)
@@ -191,7 +194,9 @@ def _run_ray(
     n_blocks = min(len(rows), max(_MIN_INPUT_BLOCKS, _INPUT_BLOCKS_PER_ACTOR * n_actors))
     stream = ray.data.from_items(rows, override_num_blocks=n_blocks)
     one_unit = {"batch_size": 1, "batch_format": "pyarrow", "udf_modifying_row_count": False}
-    reader = partial(_read_cell, read=read, gate=gate)
+    # Whatever process a cell runs in, it reaches the store as this one does.
+    options = current_options()
+    reader = partial(_read_cell, read=read, gate=gate, options=options)
     stream = stream.map_batches(reader, num_cpus=IO_CPUS, **one_unit)
     for spec in stages:
         most = min(spec.actors, n_blocks)
@@ -202,6 +207,7 @@ def _run_ray(
                 "spec": spec,
                 "gate": gate,
                 "name": name if spec is stages[0] else None,
+                "options": options,
             },
             compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
             num_cpus=spec.cpus,
@@ -209,7 +215,7 @@ def _run_ray(
             resources=dict(spec.custom) or None,
             **one_unit,
         )
-    writer = partial(_write_cell, write=write, gate=gate)
+    writer = partial(_write_cell, write=write, gate=gate, options=options)
     stream = stream.map_batches(writer, num_cpus=IO_CPUS, **one_unit)
     limit_s = max((spec.stall_timeout_s or math.inf for spec in stages), default=math.inf)
 
@@ -272,7 +278,13 @@ class _LazyStage:
         return Supervised(self.spec.stage, self.spec.settings, self.spec.stall_timeout_s, self.beat)
 
 
-def _read_cell(batch: pa.Table, read: Read[Any], gate: Any) -> pa.Table:  # noqa: ANN401
+def _read_cell(
+    batch: pa.Table,
+    read: Read[Any],
+    gate: Any,  # noqa: ANN401
+    options: S3Options,
+) -> pa.Table:
+    use_options(options)
     (unit,) = batch.column("unit").to_pylist()
     return _wrap(unit, read(json.loads(unit)) if _ask(gate, "is_open") else None)
 
@@ -284,6 +296,7 @@ class _StageCell:
         spec: of the stage.
         gate: the remote one.
         name: of a unit, in the first stage, which admits units; None in later ones.
+        options: of the store.
     """
 
     def __init__(
@@ -291,7 +304,9 @@ class _StageCell:
         spec: StageSpec,
         gate: Any,  # noqa: ANN401
         name: Callable[[Any], str] | None,
+        options: S3Options,
     ) -> None:
+        use_options(options)
         self.gate, self.name = gate, name
         self.stage = _LazyStage(spec, lambda: _ask(gate, "beat"))
 
@@ -310,7 +325,13 @@ class _StageCell:
         return _wrap(unit, None if table is None else self.stage(table))
 
 
-def _write_cell(batch: pa.Table, write: Write[Any, Any], gate: Any) -> pa.Table:  # noqa: ANN401
+def _write_cell(
+    batch: pa.Table,
+    write: Write[Any, Any],
+    gate: Any,  # noqa: ANN401
+    options: S3Options,
+) -> pa.Table:
+    use_options(options)
     unit, table = _unwrap(batch)
     result = None
     if table is not None:

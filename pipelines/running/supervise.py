@@ -19,6 +19,7 @@ import pyarrow as pa
 from stx.pipelines.running import unit_table
 from stx.pipelines.running.python_child import PythonChild
 from stx_core.errors import InputError, ModelError, StxError
+from stx_core.store.files.s3 import current_options
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ Number = TypeVar("Number", int, float)
 
 @dataclass(frozen=True)
 class Failure:
-    """How a child ended.
+    """End of a child.
 
     Attributes:
         reason: ``crash`` or ``timeout``.
@@ -79,7 +80,7 @@ class Supervised:
         self._child: Child | None = self._new_child(self._memory_share)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """What the stage makes of the table; rows that end its process are rejected.
+        """Run the stage on a table; rows that end its process are rejected.
 
         Raises:
             StxError: raised by the stage.
@@ -124,7 +125,7 @@ class Supervised:
         return [result]
 
     def _attempt(self, table: pa.Table) -> pa.Table | Failure:
-        """What a loaded child makes of a table; loading is tried three times, and no more."""
+        """Let a loaded child work on a table; loading is tried three times, and no more."""
         failure: Failure | None = None
         for _ in range(_LOAD_ATTEMPTS):
             self._child = self._child or self._new_child(self._memory_share)
@@ -193,7 +194,7 @@ class Child:
         self._ready = False
         # If it is dead already, waiting for it says why.
         with contextlib.suppress(OSError):
-            self._connection.send((stage, settings, memory_share))
+            self._connection.send((stage, settings, memory_share, current_options()))
 
     def wait_until_loaded(self) -> Failure | None:
         """None as soon as the stage is loaded, else how the process ended."""
@@ -241,7 +242,7 @@ class Child:
             return self._death()
 
     def _death(self) -> Failure:
-        """Why the process is gone; it has closed its end of the connection."""
+        """Say why the process is gone, which has closed its end of the connection."""
         code = self.process.exit_code()
         if code is None:
             return Failure("crash", "its process closed the connection")

@@ -34,7 +34,7 @@ _NOTES = b"stx"
 
 
 class Notes(TypedDict, total=False):
-    """What a table carries beside its rows; each stage adds what it knows.
+    """Values that a table carries beside its rows; each stage adds what it knows.
 
     Attributes:
         due: outputs, or models, that have texts to encode.

@@ -97,7 +97,7 @@ def number_or_range(value: Any) -> Any:  # noqa: ANN401
 
 
 class _Trusted(Protocol):
-    """What `trusted_code_is_pinned` looks at."""
+    """Fields that `trusted_code_is_pinned` looks at."""
 
     trust_remote_code: bool
     model: str

@@ -275,7 +275,7 @@ class Resources(Part):
         return None if self.deadline is None else duration_s(self.deadline)
 
     def cost(self, seconds: float) -> float | None:
-        """What some seconds cost; None where nobody said what an hour does."""
+        """Cost of some seconds; None where nobody said what an hour costs."""
         return None if self.cost_per_hour is None else self.cost_per_hour * seconds / 3600
 
 

@@ -112,7 +112,7 @@ def _problem(problem: str, place: Any) -> yaml.MarkedYAMLError:  # noqa: ANN401 
 
 
 def _explain(error: yaml.YAMLError, text: str) -> str:
-    """What and where."""
+    """The problem and its place, in words."""
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None)
     if mark is None:

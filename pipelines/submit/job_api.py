@@ -121,7 +121,7 @@ class JobApi:
             time.sleep(min(failures, 5))
 
     def exit_code(self, id_: str) -> tuple[int, str]:
-        """How a job ended: the exit code of its command, and a line about it.
+        """The exit code of a job once it has ended, and a line about it.
 
         A job that was stopped has the code of a run that was stopped; one that ended without a code
         (its node was lost, its folder could not be prepared) has 1.

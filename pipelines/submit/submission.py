@@ -71,7 +71,7 @@ class Submission:
 
     @property
     def runtime_env(self) -> RuntimeEnv:
-        """What Ray prepares for the command, the folder apart."""
+        """Environment that Ray prepares for the command, the folder apart."""
         environment = RuntimeEnv(env_vars=_ENVIRONMENT)
         return environment | {"excludes": list(self.excludes)} if self.excludes else environment
 

@@ -158,7 +158,7 @@ def _post(alerts: Alerts, data: bytes) -> str | None:
 
 @dataclass(frozen=True)
 class _Refusal:
-    """Why a message did not arrive, and whether another attempt may be of use."""
+    """Reason why a message did not arrive, and whether another attempt may be of use."""
 
     reason: str
     transient: bool

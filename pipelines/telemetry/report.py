@@ -46,7 +46,7 @@ class OutputReport:
 
 @dataclass(frozen=True)
 class Report:
-    """What a start of a run came to.
+    """Result of a start of a run.
 
     Attributes:
         output: the dataset.
@@ -138,7 +138,7 @@ def snapshot_report(
 
 
 def page_url(root: str, version: int, ending: str = "html") -> str:
-    """Where the page of a version is; ``md`` for the same in Markdown."""
+    """URL of the page of a version; ``md`` for the same in Markdown."""
     return join(root, "_stx", "reports", str(version), f"report.{ending}")
 
 

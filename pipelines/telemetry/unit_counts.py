@@ -25,7 +25,7 @@ _AT_A_TIME = 1000
 
 
 class UnitCounts(TypedDict, total=False):
-    """What a unit's record says of its rows, JSON values; other jobs and older versions say less.
+    """Counts in a unit's record, JSON values; other jobs and older versions have fewer.
 
     Attributes:
         tokens: `Lengths` of the texts.
@@ -139,7 +139,7 @@ def read_json(records: pa.Table, column: str) -> Iterator[dict[str, Any]]:
 
 
 def truncated_carried(records: pa.Table) -> int:
-    """How many carried rows of units have texts that were cut; older records do not say."""
+    """Number of carried rows of units whose texts were cut; older records do not say."""
     return sum(counts.get(TRUNCATED_CARRIED, 0) for counts in read_json(records, "counts"))
 
 

@@ -9,6 +9,7 @@ from stx.pipelines.running.cluster import check_fits, start_ray
 from stx.pipelines.running.stream import StageSpec, run
 from stx.pipelines.running.watch import watched
 from stx_core.errors import InputError, SpecError, StoreError, StxError
+from stx_core.store.files.s3 import S3Options, current_options, use_options
 
 
 class AddSum:
@@ -35,6 +36,16 @@ class Refuse:
 
     def __call__(self, table):
         raise InputError("part-7.parquet row 3: 'text' is null")
+
+
+class AddEndpoint:
+    """A stage: adds the endpoint of the store as its process knows it."""
+
+    def __init__(self, progress=None, memory_share=1.0):
+        pass
+
+    def __call__(self, table):
+        return table.append_column("stage", pa.array([current_options().endpoint] * len(table)))
 
 
 def read(unit):
@@ -86,6 +97,30 @@ def test_the_local_runner_gives_the_same_results(cluster):
     for result in local + remote:
         result.pop("processes")
     assert local == remote
+
+
+@pytest.fixture
+def endpoint():
+    before = current_options()
+    use_options(S3Options(endpoint="http://store.invalid"))
+    yield "http://store.invalid"
+    use_options(before)
+
+
+@pytest.mark.parametrize("runner", ["local", "ray"])
+@pytest.mark.parametrize("stall_timeout_s", [None, 60])
+def test_store_options_of_the_driver_hold_in_every_process(
+    cluster, endpoint, runner, stall_timeout_s
+):
+    def read(unit):
+        return pa.table({"read": [current_options().endpoint]})
+
+    def write(unit, table):
+        return [*table.to_pylist()[0].values(), current_options().endpoint]
+
+    stage = StageSpec(AddEndpoint, stall_timeout_s=stall_timeout_s)
+
+    assert list(run([{}], read, [stage], write, runner)) == [[endpoint] * 3]
 
 
 @pytest.mark.parametrize("runner", ["local", "ray"])
