@@ -213,7 +213,7 @@ def test_a_flow_whose_step_has_alerts_is_refused_before_its_first_step(spec_file
     assert not (tmp_path / "out").exists()
 
 
-def test_no_record_and_no_report_keeps_whom_a_spec_tells(spec_file, stx, server, tmp_path):
+def test_alerts_are_left_out_of_records_and_reports(spec_file, stx, server, tmp_path):
     url, _ = server(200)
     command = [sys.executable, "-c", "pass", f"Authorization: Bearer {SECRET}"]
     webhook = f"{url}/services/{SECRET}"
@@ -231,7 +231,7 @@ def test_no_record_and_no_report_keeps_whom_a_spec_tells(spec_file, stx, server,
     assert not any(SECRET.encode() in each.read_bytes() for each in files)
 
 
-def test_what_a_command_says_of_its_arguments_is_not_logged(spec_file, stx, caplog):
+def test_arguments_quoted_by_a_failing_command_are_not_logged(spec_file, stx, caplog):
     script = "import sys; sys.exit('cannot reach ' + sys.argv[1].split()[-1])"
     command = [sys.executable, "-c", script, f"Bearer {SECRET}"]
 
@@ -284,7 +284,7 @@ def test_a_webhook_gets_the_message_as_json(spec_file, stx, server):
         ((302,), 1, "alerts.webhook: status 302;"),
     ],
 )
-def test_a_webhook_is_asked_again_only_where_that_may_help(
+def test_webhooks_are_retried_after_transient_errors_only(
     spec_file, stx, server, caplog, statuses, n_requests, warning
 ):
     url, requests = server(*statuses, headers=(("Location", "/elsewhere"),))

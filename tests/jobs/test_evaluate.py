@@ -171,7 +171,7 @@ def test_an_export_overwrites_nothing_and_leaves_nothing_half_written(
         (["export", "nowhere", "a.run", "--format", "trec"], 1, "no snapshot was committed here"),
     ],
 )
-def test_mistakes_are_one_line_with_an_exit_code(
+def test_invalid_arguments_are_reported_in_one_line_with_an_exit_code(
     stx, dataset, qrels, tmp_path, monkeypatch, arguments, code, message
 ):
     monkeypatch.chdir(tmp_path)

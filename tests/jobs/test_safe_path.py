@@ -105,7 +105,7 @@ def test_a_clone_runs_its_own_modules():
     assert Path(done.stdout.strip()) == root, done.stderr
 
 
-def test_the_environment_of_others_is_as_before_afterwards(monkeypatch, tmp_path):
+def test_the_environment_is_restored_after_safe_environment(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
     monkeypatch.setenv("PYTHONPATH", f"{os.pathsep}/lib")

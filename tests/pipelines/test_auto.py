@@ -45,20 +45,20 @@ def test_ray_is_taken_where_several_actors_work(machine):
 
 
 @pytest.mark.parametrize(("n_units", "n_rows"), [(1, 100_000), (20, 4000)])
-def test_little_work_needs_no_ray(machine, n_units, n_rows):
+def test_auto_runs_small_work_locally(machine, n_units, n_rows):
     machine(cores=16)
 
     assert chosen(n_units, n_rows) == "local"
 
 
-def test_a_single_actor_needs_no_ray(machine):
+def test_auto_runs_a_single_actor_locally(machine):
     machine(cores=2)
 
     assert chosen(100, 400_000) == "local"
 
 
 @pytest.mark.parametrize("asked", [{"actors": 1}, {"gpus_per_actor": 1}, {"runner": "ray"}])
-def test_who_asks_for_actors_gets_ray(machine, asked):
+def test_auto_takes_ray_where_actors_are_set(machine, asked):
     machine(cores=2)
 
     assert chosen(1, 10, **asked) == "ray"
@@ -80,7 +80,7 @@ def dtype_of(root):
 @pytest.mark.parametrize(
     ("kind", "dtype"), [("amx", "bfloat16"), ("avx512-bf16", "bfloat16"), ("other", "float32")]
 )
-def test_auto_is_what_the_cpu_is_fast_at(kind, dtype, machine, corpus, spec_of, tmp_path):
+def test_auto_dtype_follows_the_cpu(kind, dtype, machine, corpus, spec_of, tmp_path):
     machine(kind=kind)
     run_encode(spec_of(corpus))
 

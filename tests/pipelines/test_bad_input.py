@@ -277,7 +277,7 @@ def test_empty_ids_go_to_quarantine(tmp_path, spec_of):
 
 
 @pytest.mark.parametrize("title", [None, "", " \n"])
-def test_a_title_that_says_nothing_leaves_no_separator(tmp_path, spec_of, title):
+def test_blank_text_columns_leave_no_separator(tmp_path, spec_of, title):
     shard = write(
         tmp_path / "c" / "a.parquet",
         id=["a", "b", "c", "d"],

@@ -550,7 +550,7 @@ ASKED = [
 ]
 
 
-def test_every_form_is_read_back_here():
+def test_every_export_format_has_a_reader_in_this_file():
     assert READERS.keys() == set(FORMS)
 
 
@@ -651,7 +651,7 @@ def test_a_finished_export_has_nothing_left_to_do(root, exported, monkeypatch, f
 
 
 @pytest.mark.parametrize("form", ["faiss", "usearch", "ciff"])
-def test_what_is_one_file_is_not_overwritten(root, exported, form):
+def test_an_existing_destination_file_is_not_overwritten(root, exported, form):
     output = "splade" if form == "ciff" else "dense"
 
     with pytest.raises(SpecError, match="exists; remove it"):
@@ -659,7 +659,7 @@ def test_what_is_one_file_is_not_overwritten(root, exported, form):
 
 
 @pytest.mark.parametrize("form", ["vespa", "lance", "delta", "iceberg", "huggingface"])
-def test_another_export_is_not_mixed_in(root, exported, form):
+def test_a_destination_that_holds_another_export_is_refused(root, exported, form):
     with pytest.raises(SpecError, match="another|does not write"):
         run_export(root, exported(form, "dense"), form, output="dense", columns=("lang",))
 
@@ -680,7 +680,7 @@ def test_points_of_a_changed_dataset_are_replaced_by_id(tmp_path, static_model):
     assert new @ star == pytest.approx(np.linalg.norm(new) * np.linalg.norm(star))
 
 
-def test_of_an_id_that_occurs_twice_qdrant_keeps_the_last(tmp_path, static_model):
+def test_qdrant_keeps_the_last_row_of_a_duplicate_id(tmp_path, static_model):
     models = {"dense": {"model": str(static_model)}}
     path = encode(tmp_path, "corpus", ["a", "a"], ["plants", "stars"], models, {"n": [1, 2]})
 
@@ -689,9 +689,7 @@ def test_of_an_id_that_occurs_twice_qdrant_keeps_the_last(tmp_path, static_model
     assert rows_qdrant(place("qdrant", tmp_path), "dense")["a"][1] == {"n": 2}
 
 
-def test_a_local_qdrant_that_is_in_use_and_a_server_that_is_not_there_are_one_line(
-    stx, root, tmp_path
-):
+def test_unavailable_qdrant_folders_and_servers_are_reported_in_one_line(stx, root, tmp_path):
     from qdrant_client import QdrantClient
 
     other = QdrantClient(path=str(tmp_path / "db"))
@@ -707,12 +705,12 @@ def test_a_local_qdrant_that_is_in_use_and_a_server_that_is_not_there_are_one_li
     assert len(used[2].splitlines()) == len(away[2].splitlines()) == 1
 
 
-def test_a_collection_without_this_vector_is_refused(root, exported):
+def test_a_qdrant_collection_without_this_vector_is_refused(root, exported):
     with pytest.raises(SpecError, match="has no vector 'sparse_embedding'"):
         run_export(root, exported("qdrant", "dense"), "qdrant", output="splade")
 
 
-def test_a_server_is_sent_what_a_folder_is(root, tmp_path, monkeypatch):
+def test_qdrant_servers_get_the_same_points_as_local_folders(root, tmp_path, monkeypatch):
     """A stand-in for the server: the answers that the client needs, and what it was asked."""
     asked = []
     answers = {"exists": {"exists": False}, "count": {"count": 0}}
@@ -824,7 +822,9 @@ def test_a_missing_package_is_one_line_that_names_the_extra(
         (["file", "--format", "faiss"], "file: is a file; name a folder"),
     ],
 )
-def test_mistakes_are_one_line(stx, root, tmp_path, monkeypatch, arguments, told):
+def test_invalid_options_are_reported_in_one_line(
+    stx, root, tmp_path, monkeypatch, arguments, told
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("precious")
 
@@ -856,7 +856,7 @@ def test_integer_ids_become_strings(tmp_path, static_model):
         assert READERS[form](place(form, tmp_path / form), "dense").keys() == {"7", str(2**60)}
 
 
-def test_an_index_by_recipe_is_trained_on_rows_from_all_over(root, tmp_path, monkeypatch):
+def test_faiss_recipes_are_trained_on_rows_of_the_whole_dataset(root, tmp_path, monkeypatch):
     from stx.pipelines.exports import indexes
 
     monkeypatch.setattr(indexes, "_TRAINING_ROWS", 170)
@@ -872,7 +872,7 @@ def test_an_index_by_recipe_is_trained_on_rows_from_all_over(root, tmp_path, mon
         assert [ids[row] for row in index.search(query[None], K)[1][0]] == names
 
 
-def test_what_stands_beside_the_parts_creates_the_index(root, tmp_path):
+def test_schema_files_beside_the_parts_create_the_index(root, tmp_path):
     dense, sparse = tmp_path / "dense", tmp_path / "sparse"
     for form in ("elasticsearch", "opensearch", "vespa", "pgvector"):
         run_export(root, str(dense / form), form, output="dense")
@@ -935,7 +935,7 @@ def test_import_files_have_the_types_that_engines_ask_for(root, tmp_path):
     assert kinds("pinecone", "splade")[1] == ("sparse_values", sparse)
 
 
-def test_tokens_name_the_dimensions(root, tmp_path, tiny_tokenizer):
+def test_sparse_dimensions_are_named_by_tokens_of_the_vocabulary(root, tmp_path, tiny_tokenizer):
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(tiny_tokenizer / "tokenizer.json"))
@@ -958,9 +958,7 @@ def test_tokens_name_the_dimensions(root, tmp_path, tiny_tokenizer):
                    vocabulary=str(tiny_tokenizer / "tokenizer.json"))  # fmt: skip
 
 
-def test_the_card_says_what_the_vectors_are_and_not_where_the_model_was(
-    root, static_model, tmp_path
-):
+def test_the_dataset_card_describes_the_vectors_without_local_paths(root, static_model, tmp_path):
     run_export(root, str(tmp_path / "out"), "huggingface", output="half")
 
     _, header, body = (tmp_path / "out/README.md").read_text().split("---\n", 2)
@@ -992,7 +990,7 @@ def test_impacts_rank_as_rounded_weights_do(root, exported):
 
 @pytest.mark.parametrize("form", ["vespa", "elasticsearch", "pgvector", "pinecone", "huggingface"])
 @pytest.mark.parametrize("output", ["dense", "splade"])
-def test_what_engines_will_read_ranks_as_exact_search_does(root, exported, form, output):
+def test_exported_files_rank_as_exact_search_does(root, exported, form, output):
     found = READERS[form](exported(form, output), output)
 
     ids, rows = list(found), [vector for vector, _ in found.values()]
@@ -1001,7 +999,7 @@ def test_what_engines_will_read_ranks_as_exact_search_does(root, exported, form,
     assert [rank(ids, rows, query) for query in queries] == expected
 
 
-def test_folders_may_be_on_s3_and_go_on_there(root, s3_root, monkeypatch):
+def test_exports_to_s3_folders_resume(root, s3_root, monkeypatch):
     from stx_core.store.files.filesystem import list_sizes, remove
     from stx_core.store.files.urls import join
 
@@ -1018,7 +1016,7 @@ def test_folders_may_be_on_s3_and_go_on_there(root, s3_root, monkeypatch):
 
 
 @pytest.mark.parametrize("form", ["lance", "delta"])
-def test_tables_may_be_on_s3(root, s3_root, monkeypatch, form):
+def test_lake_tables_are_written_to_s3(root, s3_root, monkeypatch, form):
     import lancedb
     from deltalake import DeltaTable
 
@@ -1034,7 +1032,7 @@ def test_tables_may_be_on_s3(root, s3_root, monkeypatch, form):
         assert lancedb.connect(s3_root).open_table("rows").count_rows() == N_ROWS
 
 
-def test_values_that_a_form_cannot_hold_are_named(tmp_path, static_model):
+def test_values_that_a_format_cannot_hold_are_named(tmp_path, static_model):
     models = {"dense": {"model": str(static_model)}}
     for number, (column, form, told) in enumerate(
         [

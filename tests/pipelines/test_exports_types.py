@@ -195,7 +195,7 @@ NESTED = {"struct", "map", "list_ns"}
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_type_comes_back_or_is_one_line(tmp_path, form):
+def test_every_arrow_type_round_trips_or_is_refused_in_one_line(tmp_path, form):
     refused = set(REFUSED.get(form, ()))
     for name, (kind, value) in TYPES.items():
         folder = tmp_path / name

@@ -90,7 +90,7 @@ def test_a_step_names_one_job(flow, step):
         read_steps(parse_spec(flow, kind=FlowSpec))
 
 
-def test_a_value_of_a_step_is_set_by_its_place(flow, tmp_path):
+def test_overrides_reach_a_step_by_its_position(flow, tmp_path):
     path = tmp_path / "flow.yaml"
     path.write_text(yaml.safe_dump(flow))
 

@@ -18,14 +18,14 @@ def clock():
     return Clock()
 
 
-def test_without_a_deadline_it_never_closes(clock):
+def test_a_gate_without_a_deadline_never_closes(clock):
     gate = Gate(None, clock)
     clock.now += 1e9
 
     assert gate.admit("a")
 
 
-def test_it_closes_when_the_longest_unit_so_far_would_not_finish_before_the_deadline(clock):
+def test_the_gate_closes_when_the_longest_unit_so_far_would_miss_the_deadline(clock):
     gate = Gate(120, clock)
     for unit, seconds in (("a", 20), ("b", 40), ("c", 10)):
         assert gate.admit(unit)
@@ -38,7 +38,7 @@ def test_it_closes_when_the_longest_unit_so_far_would_not_finish_before_the_dead
     assert gate.in_flight() == []
 
 
-def test_it_stays_open_while_one_more_unit_fits(clock):
+def test_the_gate_stays_open_while_one_more_unit_fits(clock):
     gate = Gate(100, clock)
     gate.admit("a")
     clock.now += 20
@@ -52,7 +52,7 @@ def test_a_deadline_that_is_over_lets_nothing_through(clock):
     assert not Gate(-1, clock).admit("a")
 
 
-def test_it_knows_what_is_in_flight_and_since_when_nothing_moves(clock):
+def test_the_gate_tracks_units_in_flight_and_idle_time(clock):
     gate = Gate(None, clock)
     gate.admit("a")
     gate.admit("b")
@@ -66,7 +66,7 @@ def test_it_knows_what_is_in_flight_and_since_when_nothing_moves(clock):
     assert gate.idle_s() == 0
 
 
-def test_it_counts_the_attempts_at_a_unit_until_it_is_done(clock):
+def test_the_gate_counts_attempts_until_a_unit_finishes(clock):
     gate = Gate(None, clock)
 
     assert [gate.admit("a"), gate.admit("b"), gate.admit("a")] == [1, 1, 2]
@@ -74,7 +74,7 @@ def test_it_counts_the_attempts_at_a_unit_until_it_is_done(clock):
     assert gate.admit("a") == 1
 
 
-def test_a_unit_may_finish_twice(clock):
+def test_the_gate_accepts_a_unit_that_finishes_twice(clock):
     gate = Gate(None, clock)
     gate.admit("a")
     gate.finish("a")

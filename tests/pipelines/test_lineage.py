@@ -55,7 +55,7 @@ def lineage_server(server):
     return server
 
 
-def test_a_run_tells_what_it_read_and_what_it_wrote(corpus, spec_of, tmp_path, lineage_server):
+def test_events_name_inputs_and_outputs_of_a_run(corpus, spec_of, tmp_path, lineage_server):
     run_encode(spec_of(corpus))
 
     start, complete = lineage_server.events()
@@ -80,7 +80,7 @@ def test_a_run_tells_what_it_read_and_what_it_wrote(corpus, spec_of, tmp_path, l
     assert tags.items() >= {"stx_run": info.run, "stx_epoch": "1"}.items()
 
 
-def test_a_run_with_nothing_to_do_tells_nothing(corpus, spec_of, lineage_server):
+def test_an_unchanged_run_sends_no_events(corpus, spec_of, lineage_server):
     run_encode(spec_of(corpus))
     lineage_server.clear()
 
@@ -97,7 +97,7 @@ def test_a_run_with_nothing_to_do_tells_nothing(corpus, spec_of, lineage_server)
         (Stopped("enough"), "ABORT"),
     ],
 )
-def test_a_run_that_ends_early_says_how(corpus, spec_of, lineage_server, problem, kind):
+def test_unfinished_runs_send_abort_or_fail_events(corpus, spec_of, lineage_server, problem, kind):
     os.environ["AWS_ACCESS_KEY_ID"] = "AKIAsecretsecret"
 
     class Broken:
@@ -159,7 +159,7 @@ def test_a_run_that_is_stopped_by_a_signal_is_aborted(corpus, spec_of, tmp_path,
     assert [each["eventType"] for each in lineage_server.events()] == ["START", "ABORT"]
 
 
-def test_a_file_configures_it_too(corpus, spec_of, tmp_path):
+def test_openlineage_yml_configures_the_client(corpus, spec_of, tmp_path):
     pytest.importorskip("openlineage.client")
     told = tmp_path / "told.json"
     config = {"transport": {"type": "file", "log_file_path": str(told), "append": True}}
@@ -197,7 +197,7 @@ def test_a_missing_client_is_named(corpus, spec_of, monkeypatch, caplog):
     assert caplog.text.count("pip install 'stx[lineage]'") == 1
 
 
-def test_nothing_is_sent_where_nothing_is_configured(corpus, spec_of, monkeypatch):
+def test_no_events_are_sent_without_configuration(corpus, spec_of, monkeypatch):
     monkeypatch.setattr(lineage._Events, "send", lambda *_: pytest.fail("sent"))
 
     run_encode(spec_of(corpus))

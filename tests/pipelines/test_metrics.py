@@ -84,7 +84,7 @@ def test_runs_of_one_process_share_the_server(corpus, spec_of, tmp_path, port):
     assert len(runs) == 2
 
 
-def test_nothing_is_served_where_nobody_asked(corpus, spec_of, monkeypatch):
+def test_no_server_is_started_without_a_port(corpus, spec_of, monkeypatch):
     monkeypatch.delenv("STX_METRICS_PORT", raising=False)
     monkeypatch.setattr(metrics._OwnMeters, "__init__", lambda *_: pytest.fail("served"))
 
@@ -142,7 +142,7 @@ print(text)
 
 
 @pytest.mark.faults
-def test_with_ray_its_own_endpoint_has_the_numbers(corpus, static_model, tmp_path, port):
+def test_ray_exports_the_metrics_of_a_run(corpus, static_model, tmp_path, port):
     bad = pa.table({"id": ["bad"], "text": pa.nulls(1, pa.string()), "lang": ["en"]})
     pq.write_table(bad, corpus / "part-3.parquet")
 

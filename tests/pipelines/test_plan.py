@@ -78,7 +78,7 @@ def test_everything_that_changes_vectors_changes_the_fingerprint(change):
 
 
 @pytest.mark.parametrize("change", [{"model": "/elsewhere"}, {"revision": None}])
-def test_where_a_model_is_does_not_change_the_fingerprint(change):
+def test_the_location_of_a_model_does_not_change_the_fingerprint(change):
     assert fingerprint(settings(**change)) == fingerprint(settings())
 
 
@@ -136,7 +136,7 @@ def test_where_the_output_goes_and_how_many_actors_work_do_not_change_keys():
     assert len(found) == 1
 
 
-def test_a_snapshot_is_current_only_if_it_has_no_more_and_no_less():
+def test_a_snapshot_is_current_only_with_exactly_the_planned_units():
     plan = make_plan(spec_with(), units(3), {"dense": settings()}, NOTHING)
     pairs = [("dense", key) for key in plan.parts["dense"].keys]
     outputs = {"dense": {"fingerprint": fingerprint(settings())}}
@@ -196,7 +196,7 @@ def test_a_container_quota_counts_as_cores(tmp_path, monkeypatch):
     assert pools.available_cores() == 1
 
 
-def test_only_keys_of_joined_columns_know_how_they_are_joined(monkeypatch):
+def test_the_text_separator_is_in_keys_of_joined_columns_only(monkeypatch):
     monkeypatch.setattr(unit_keys, "unit_key", lambda unit, fields: fields)
     fields = [
         unit_keys.unit_keys(

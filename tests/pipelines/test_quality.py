@@ -70,7 +70,7 @@ def test_statistics_of_parts_add_up_to_those_of_the_whole_in_any_order(rows, cut
 
 @given(rows=ROWS)
 @settings(max_examples=40, deadline=None)
-def test_statistics_are_what_counting_row_by_row_gives(rows):
+def test_statistics_equal_row_by_row_counts(rows):
     found = measured(rows)
 
     norms = [math.hypot(*vector) for _, vector in rows]
@@ -165,7 +165,7 @@ def test_overlap_is_what_comparing_sets_of_neighbours_gives():
 
 
 @pytest.mark.parametrize("values", [None, {}, {"rows": 3}, {"of": "a later version"}])
-def test_statistics_of_another_version_of_stx_are_none(values):
+def test_statistics_of_another_version_of_stx_are_ignored(values):
     assert from_json(values) is None
 
 
@@ -254,7 +254,7 @@ def test_a_broken_model_is_refused_and_committed_once_it_is_accepted(
     assert check in facts(root)["checks"]
 
 
-def test_nothing_is_refused_and_the_obvious_is_warned_of_by_default(gated, broken_models, tmp_path):
+def test_default_thresholds_warn_and_do_not_refuse(gated, broken_models, tmp_path):
     assert run_encode(gated()).warnings == []
 
     report = run_encode(gated(broken_models["zeros"]))
@@ -264,7 +264,7 @@ def test_nothing_is_refused_and_the_obvious_is_warned_of_by_default(gated, broke
     assert warned == {"zero_vectors", "duplicate_vectors", "norm_drift", "neighbour_overlap"}
 
 
-def test_every_check_that_refuses_has_its_line(gated, broken_models):
+def test_each_refusing_check_has_its_own_line(gated, broken_models):
     limits = {"zero_vectors": {"refuse": 0.05}, "norm_drift": {"refuse": 0.5}}
     run_encode(gated(**limits))
 
@@ -294,7 +294,7 @@ def test_few_new_rows_are_not_judged(gated, broken_models, corpus):
     assert run_encode(spec).version == 2
 
 
-def test_texts_that_changed_places_are_found_by_their_neighbours(gated, corpus):
+def test_swapped_texts_are_detected_by_neighbour_overlap(gated, corpus):
     limits = {"neighbour_overlap": {"refuse": 0.5}}
     run_encode(gated(**limits))
     for path in corpus.iterdir():
@@ -331,7 +331,7 @@ def test_a_slightly_changed_model_keeps_most_neighbours(
     assert 0.5 < facts(tmp_path / "out")["checks"]["neighbour_overlap"] < 1
 
 
-def test_other_texts_are_found_by_their_script(gated, corpus):
+def test_texts_in_another_script_are_detected_as_text_shift(gated, corpus):
     limits = {"text_shift": {"refuse": 0.25}}
     run_encode(gated(**limits))
     for path in corpus.iterdir():
@@ -356,7 +356,7 @@ def test_a_corpus_that_lost_its_files_is_refused(gated, corpus, tmp_path):
     assert open_snapshot(str(tmp_path / "out")).count_rows() == 250
 
 
-def test_the_same_files_twice_are_seen(gated, corpus):
+def test_files_listed_twice_are_detected_as_duplicate_texts(gated, corpus):
     limits = {"duplicate_texts": {"refuse": 0.45}}
     run_encode(gated(**limits))
     for path in list(corpus.iterdir()):
@@ -494,7 +494,7 @@ def test_a_first_commit_without_rows_is_refused(gated, corpus, tmp_path):
     assert run_encode(gated(no_rows={})).version == 1
 
 
-def test_exactly_half_of_the_rows_may_go(gated, corpus):
+def test_losing_exactly_half_of_the_rows_is_accepted(gated, corpus):
     write_rows(corpus, ["plants eat"] * 40)
     run_encode(gated())
     write_rows(corpus, ["plants eat"] * 20)

@@ -25,7 +25,7 @@ def check_scores(root, found, output):
     assert float(told["highest"]) == pytest.approx(scores.max(), abs=1e-4)
 
 
-def test_a_ranking_tells_how_its_scores_lie(tmp_path, datasets):
+def test_the_page_of_a_ranking_has_a_score_histogram(tmp_path, datasets):
     spec = spec_for(tmp_path, *datasets)
     report = run_retrieve(spec)
 

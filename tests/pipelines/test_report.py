@@ -57,7 +57,7 @@ def numbers(rows):
     return {name: value.replace(",", "") for name, value in rows[1:]}
 
 
-def test_its_numbers_are_those_of_the_files(bad_corpus, spec_of, tmp_path):
+def test_counts_of_the_page_equal_those_of_the_files(bad_corpus, spec_of, tmp_path):
     report = run_encode(spec_of(bad_corpus, resources={"cost_per_hour": 3600.0}))
 
     found = tables(page(tmp_path / "out"))
@@ -140,7 +140,7 @@ def test_quarantined_rows_are_shown_by_reason_and_id_and_never_with_their_text(
         assert SECRET not in page(tmp_path / "out", ending=ending)
 
 
-def test_changes_say_where_the_rows_come_from(corpus, spec_of, tmp_path):
+def test_the_page_tells_new_from_carried_rows(corpus, spec_of, tmp_path):
     run_encode(spec_of(corpus))
     # 100 rows leave, 60 go on under another name with one changed text, 90 stay.
     (corpus / "part-0.parquet").unlink()
@@ -201,7 +201,7 @@ def test_texts_encoded_once_for_all_units_are_counted_once(corpus, spec_of, tmp_
     assert changes["carried over with their files"] == changes["gone or replaced"] == 0
 
 
-def test_a_run_in_several_starts_tells_of_all_its_rows(corpus, spec_of, tmp_path):
+def test_the_page_counts_rows_of_all_starts(corpus, spec_of, tmp_path):
     class Stop:
         def plan(self, plan):
             pass
@@ -257,7 +257,7 @@ def test_a_corpus_without_rows_has_a_page_too(spec_of, tmp_path):
     assert numbers(tables(page(tmp_path / "out"))["Summary"])["rows of the corpus"] == "0"
 
 
-def test_records_of_an_older_version_are_still_records(corpus, spec_of, tmp_path):
+def test_records_of_an_older_version_are_read(corpus, spec_of, tmp_path):
     class Stop:
         def plan(self, plan):
             pass

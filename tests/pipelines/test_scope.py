@@ -68,7 +68,7 @@ def test_ids_take_the_shards_that_hold_them(lake, tmp_path, as_file):
     assert not scope.holds("/gone/day=1/part-0.parquet")
 
 
-def test_ids_and_partitions_both_have_to_hold(lake):
+def test_backfill_ids_and_partitions_are_combined_with_and(lake):
     scope, corpus = scope_of(lake, {"ids": ["1-0-3", "3-1-0"], "partitions": [["day", "==", 3]]})
 
     assert names(scope, corpus) == ["day=3/part-1.parquet"]

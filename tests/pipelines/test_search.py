@@ -65,7 +65,9 @@ def test_equal_scores_are_ordered_by_id(corpus, spec_of, tmp_path, monkeypatch):
     assert [row["id"] for row in rows] == every[:3]
 
 
-def test_search_refuses_a_model_that_is_not_the_snapshots(corpus, spec_of, tmp_path, splade_model):
+def test_search_refuses_a_model_that_did_not_write_the_snapshot(
+    corpus, spec_of, tmp_path, splade_model
+):
     run_encode(spec_of(corpus))
 
     with pytest.raises(ModelError, match="splade"):

@@ -41,7 +41,7 @@ def shipped(submission, folder):
     return sorted(name for name in ZipFile(target).namelist() if not name.endswith("/"))
 
 
-def test_the_id_is_of_what_the_spec_says_and_not_of_how_it_is_written(folder):
+def test_the_job_id_depends_on_spec_values_not_on_formatting(folder):
     first = describe("encode.yaml")
     (folder / "encode.yaml").write_text(json.dumps(ENCODE, indent=2) + "\n# a comment\n")
 
@@ -94,7 +94,7 @@ def test_a_working_dir_is_shipped_whole(folder):
     assert submission.entrypoint == "stx retrieve steps/retrieve.yaml"
 
 
-def test_the_line_for_ray_says_the_same(folder):
+def test_the_ray_job_submit_command_is_equivalent(folder):
     submission = describe(
         "encode.yaml", overrides=["inputs.filter=[[lang, in, [en, de]]]"], user_metadata=["a=b c"]
     )
@@ -125,12 +125,12 @@ def test_the_line_for_ray_says_the_same(folder):
         ({"overrides": ["modls.x=1"]}, "unknown key; did you mean 'models'"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_sent(folder, arguments, says):
+def test_invalid_submissions_are_refused_before_the_upload(folder, arguments, says):
     with pytest.raises(SpecError, match=says):
         describe(**{"path": "encode.yaml"} | arguments)
 
 
-def test_paths_that_mean_another_place_on_the_cluster_are_said(folder):
+def test_relative_and_home_paths_are_pointed_out(folder):
     spec = ENCODE | {"inputs": {"path": ["docs", "/lake/x", "~/y"]}, "output": {"path": "out"}}
     (folder / "local.yaml").write_text(json.dumps(spec))
     (folder / "docs").mkdir()
@@ -150,7 +150,7 @@ def test_paths_that_mean_another_place_on_the_cluster_are_said(folder):
     assert describe("encode.yaml").hints == ()
 
 
-def test_alerts_are_not_set_on_a_command_line_that_ray_keeps(folder):
+def test_alert_overrides_are_refused_on_the_command_line(folder):
     with pytest.raises(SpecError, match="alerts.webhook: Ray keeps a job's command in plain text"):
         describe("encode.yaml", overrides=["alerts.webhook=https://hooks/T0/secret"])
 

@@ -52,7 +52,7 @@ def test_the_commit_of_a_folder_says_whether_files_differ(repository):
     assert commit_of(str(repository)) == f"{commit}-dirty"
 
 
-def test_a_folder_outside_of_git_has_none(tmp_path):
+def test_a_folder_outside_of_git_has_no_commit(tmp_path):
     assert commit_of(str(tmp_path)) is None
 
 
@@ -103,7 +103,7 @@ def test_submodules_are_not_entered(repository, trap, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_what_a_partial_clone_left_out_is_not_fetched(repository, trap, tmp_path):
+def test_missing_objects_of_a_partial_clone_are_not_fetched(repository, trap, tmp_path):
     git(repository, "config", "remote.origin.url", "ssh://nowhere.invalid/x")
     git(repository, "config", "remote.origin.promisor", "true")
     git(repository, "config", "core.sshCommand", str(trap))

@@ -132,7 +132,7 @@ def test_a_row_that_needs_too_much_memory_in_any_case_is_rejected(supervised):
     assert result.column("length").to_pylist() == [1, None, 3]
 
 
-def test_a_lone_row_is_rejected_after_a_second_death(supervised, tmp_path):
+def test_a_single_row_is_rejected_after_it_killed_two_processes(supervised, tmp_path):
     result = supervised()(unit(["exit"]))
 
     assert rejected(result) == {0: ("crash", "exit code 7")}
@@ -162,7 +162,7 @@ def test_a_stage_that_cannot_load_is_tried_three_times(supervised, tmp_path, loa
     assert len(starts(tmp_path)) == 3
 
 
-def test_an_error_of_ours_arrives_as_it_was_raised(supervised, tmp_path):
+def test_stx_errors_of_a_stage_are_raised_unchanged(supervised, tmp_path):
     with pytest.raises(ModelError, match="^weights are missing$"):
         supervised(load="refuse")(unit(["a"]))
     assert len(starts(tmp_path)) == 1

@@ -54,7 +54,9 @@ def notes(plan):
 
 
 @pytest.mark.parametrize("column", ["t", "list"])
-def test_whole_microseconds_are_written_as_such(tmp_path, encode_times, column):
+def test_nanosecond_columns_of_whole_microseconds_become_microseconds(
+    tmp_path, encode_times, column
+):
     plan = encode_times("a", [1000, None, -5000], column)
 
     (kind,) = kinds(tmp_path / "out", column)

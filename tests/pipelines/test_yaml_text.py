@@ -76,7 +76,7 @@ def test_valid_text_is_read(text, values):
 
 @settings(max_examples=200, deadline=None)
 @given(st.one_of(st.binary(max_size=60), st.text("[]{}:,-?&*!|>'\"%@ \n\ta1~<.", max_size=40)))
-def test_no_bytes_end_in_another_error(data):
+def test_arbitrary_bytes_load_or_raise_a_spec_error(data):
     with contextlib.suppress(SpecError):
         load_yaml(data, "f")
 
@@ -119,14 +119,14 @@ def test_a_spec_file_that_cannot_be_read_is_one_line(name, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("text", ["", "[a]", "1: a", "null"])
-def test_a_spec_is_a_mapping_of_words(text, tmp_path):
+def test_spec_keys_must_be_strings(text, tmp_path):
     (tmp_path / "spec.yaml").write_text(text)
 
     with pytest.raises(SpecError, match=r"spec\.yaml: (expected a mapping|1: keys are words)"):
         load_spec(str(tmp_path / "spec.yaml"))
 
 
-def test_the_spec_that_a_dataset_kept_is_read_as_carefully(tmp_path):
+def test_specs_stored_in_datasets_are_validated_alike(tmp_path):
     write_new(str(tmp_path / "_stx/runs/r/spec.yaml"), b"a: 1\na: 2")
 
     with pytest.raises(SpecError, match="is there twice"):
