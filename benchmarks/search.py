@@ -44,7 +44,7 @@ def embeddings(rows: int, queries: int, width: int) -> tuple[np.ndarray, np.ndar
 def method(name: str, corpus: np.ndarray, queries: np.ndarray, k: int, threads: int) -> Callable:
     """A function without arguments that returns the rows found, (Q, k)."""
     if name == "stx":
-        from stx_core.search import dense_top_k
+        from stx_core.search.dense import dense_top_k
 
         return lambda: dense_top_k(queries, corpus, k, "dot").rows
     if name == "faiss":

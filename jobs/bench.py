@@ -92,4 +92,6 @@ def _print(result: "Bench") -> None:
     print("          resources:")
     print(f"            token_budget: {best.token_budget}")
     print(f"            cpus_per_actor: {limits.threads}")
-    print(f"            # {result.tokenising_cores:.1f} cores tokenise as fast as it computes")
+    tokenising = best.shares["tokenise"]
+    cores = limits.threads * tokenising / max(1 - tokenising, 1e-9)
+    print(f"            # {cores:.1f} cores tokenise as fast as it computes")

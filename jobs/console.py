@@ -1,4 +1,4 @@
-"""What a person sees of a run: the plan, its progress, the outcome."""
+"""View of a run for a person: the plan, its progress, the outcome."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stx.jobs.terminal import Filtered, filtered
@@ -104,11 +105,11 @@ def _report_lines(report: "Report") -> Iterator[str]:
         yield f"  warning  {line}"
 
 
+@dataclass
 class _Picture:
     """The live view: two lines, drawn anew from the counts each time."""
 
-    def __init__(self, progress: "Progress") -> None:
-        self._progress = progress
+    progress: "Progress"
 
     def __rich__(self) -> "Group":
         from rich.console import Group
@@ -116,7 +117,7 @@ class _Picture:
         from rich.table import Table
         from rich.text import Text
 
-        now = self._progress
+        now = self.progress
         top = Table.grid(padding=(0, 1))
         rows = f"{now.rows:,} / {now.rows_total:,} rows · {now.units:,} / {now.units_total:,} units"
         bar = ProgressBar(total=1.0, completed=now.ratio, width=_BAR_WIDTH)
@@ -125,7 +126,7 @@ class _Picture:
 
 
 def _facts_line(now: "Progress") -> str:
-    """What is known beside the number of rows, most wanted first."""
+    """Facts beside the number of rows, the most important first."""
     speed = now.as_dict()
     facts = [
         f"{speed['tokens_per_s']:,} tokens/s" if now.tokens else f"{speed['rows_per_s']:,} rows/s"

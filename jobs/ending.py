@@ -1,4 +1,4 @@
-"""How a command's process ends: with the exit code that it has, whatever its libraries still do."""
+"""End of a command's process: with its exit code, whatever its libraries still do."""
 
 import atexit
 import logging

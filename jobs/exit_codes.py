@@ -1,4 +1,4 @@
-"""What an error looks like to the person who typed the command: one line, and an exit code."""
+"""Errors as the person sees them who typed the command: one line, and an exit code."""
 
 import errno
 import sys

@@ -1,4 +1,4 @@
-"""What the commands share that run a job from a spec."""
+"""Common parts of the commands that run a job from a spec."""
 
 import time
 from collections.abc import Callable

@@ -38,17 +38,6 @@ def run_spec(job: str, source: Source | None, keys: Mapping[str, Any]) -> Any:  
     return JOBS[job].run_function()(spec, keys.get("view"), **options)
 
 
-def run_flow(source: Source) -> list[Any]:
-    """Run the steps of a flow; what each returns.
-
-    Raises:
-        StxError: of a spec, before any step runs, or of a job.
-    """
-    from stx.pipelines.flow import FlowSpec, read_steps
-
-    return [step.run(step.spec) for step in read_steps(to_spec(FlowSpec, source, {}))]
-
-
 def to_spec(kind: "type[Any]", source: Source | None, keys: Mapping[str, Any]) -> Any:  # noqa: ANN401
     """An object of a spec's class.
 

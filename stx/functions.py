@@ -3,7 +3,7 @@
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
-from stx.calling import Source, run_flow, run_spec
+from stx.calling import Source, run_spec, to_spec
 
 if TYPE_CHECKING:
     from stx.pipelines.evaluate import Evaluated
@@ -117,7 +117,9 @@ def run(flow: Source, /) -> "list[Report | Evaluated]":
     Raises:
         StxError: as `encode`. Finished steps stay finished.
     """
-    return run_flow(flow)
+    from stx.pipelines.flow import FlowSpec, read_steps
+
+    return [step.run(step.spec) for step in read_steps(to_spec(FlowSpec, flow, {}))]
 
 
 def export(

@@ -1,4 +1,4 @@
-"""What a model reaches on this machine, beside what the machine could do.
+"""Speed of a model on this machine, beside what the machine could do.
 
 Needs no cluster: it runs wherever torch and transformers are.
 
@@ -51,7 +51,7 @@ _ROUNDS = 5
 
 @dataclass(frozen=True)
 class Limits:
-    """What the hardware does in dense matrix products and in copies, measured.
+    """Speed of the hardware in dense matrix products and in copies, measured.
 
     Attributes:
         device: its name.
@@ -122,15 +122,8 @@ class Bench:
         good = [speed for speed in self.speeds if self.is_accurate(speed.dtype)]
         return max(good, key=lambda speed: speed.tokens_per_second)
 
-    @property
-    def tokenising_cores(self) -> float:
-        """Cores that tokenise as fast as the best setting computes."""
-        best = self.best
-        rest = 1 - best.shares["tokenise"]
-        return self.limits.threads * best.shares["tokenise"] / max(rest, 1e-9)
-
     def is_accurate(self, dtype: str) -> bool:
-        """Whether a number format gives nearly what float32 gives."""
+        """Tell whether a number format gives nearly what float32 gives."""
         mean, least = self.cosine.get(dtype, (1.0, 1.0))
         return mean >= MEAN_COSINE and least >= LEAST_COSINE
 
@@ -163,20 +156,21 @@ def bench(
         keep_pages()
     usual = TOKEN_BUDGET.get(device.type, TOKEN_BUDGET["cpu"])
     budgets = budgets or (usual // 2, usual, usual * 2)
-    wanted = dict.fromkeys(dtypes or ("float32", auto_dtype(device)))
     models = {
         dtype: MODEL_CLASSES[kind](
             name_or_path, device=device, model_kwargs={"dtype": dtype}, **options
         )
-        for dtype in wanted
+        for dtype in dict.fromkeys(dtypes or ("float32", auto_dtype(device)))
     }
     for model in models.values():
         model.max_seq_length = max_seq_length or model.max_seq_length
-    some = next(iter(models.values()))
-    inputs = _inputs(texts, kind)
-    tokens = some.to_tokens(inputs)
+    first = next(iter(models.values()))
+    inputs: Sequence[Any] = list(texts)
+    if kind == "reranker":
+        inputs = list(zip(texts, [*texts[1:], texts[0]], strict=True))
+    tokens = first.to_tokens(inputs)
     lengths = tokens.lengths
-    flops = flops_per_token(some, lengths)
+    flops = flops_per_token(first, lengths)
     measured: dict[tuple[str, int], list[_Round]] = {}
     gemm = dict.fromkeys(models, 0.0)
     for number in range(rounds + 1):
@@ -187,32 +181,40 @@ def bench(
                 taken = _round(model, inputs, budget)
                 if number:  # the first one warms up
                     measured.setdefault((dtype, budget), []).append(taken)
-    limits = _limits(gemm, device)
+    source = torch.ones(_COPY_BYTES, dtype=torch.uint8, device=device)
+    copy_seconds = _seconds(partial(source.clone().copy_, source), device)
+    limits = Limits(
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+        cpu_class=cpu_class(),
+        threads=torch.get_num_threads(),
+        gemm=gemm,
+        bandwidth=2 * _COPY_BYTES / copy_seconds,
+    )
     speeds = [
-        _speed(dtype, budget, taken, len(inputs), flops / gemm[dtype] if gemm[dtype] else 0.0)
+        _speed(
+            dtype,
+            budget,
+            taken,
+            n_texts=len(inputs),
+            least_per_token=flops / gemm[dtype] if gemm[dtype] else 0.0,
+        )
         for (dtype, budget), taken in measured.items()
     ]
     return Bench(
-        limits,
-        len(texts),
-        {
+        limits=limits,
+        n_texts=len(texts),
+        tokens={
             "median": float(np.median(lengths)),
             "mean": float(lengths.mean()),
             "p95": float(np.percentile(lengths, 95)),
             "longest": float(lengths.max()),
         },
-        float(tokens.truncated.mean()),
-        flops,
-        some.why_padded(),
-        speeds,
-        _accuracy(models, inputs[:_CHECKED_TEXTS]),
+        truncated=float(tokens.truncated.mean()),
+        flops_per_token=flops,
+        why_padded=first.why_padded(),
+        speeds=speeds,
+        cosine=_accuracy(models, inputs[:_CHECKED_TEXTS]),
     )
-
-
-def _inputs(texts: Sequence[str], kind: Kind) -> Sequence[Any]:
-    if kind != "reranker":
-        return list(texts)
-    return list(zip(texts, [*texts[1:], texts[0]], strict=True))
 
 
 def flops_per_token(model: TextModel, lengths: np.ndarray) -> float:
@@ -221,7 +223,9 @@ def flops_per_token(model: TextModel, lengths: np.ndarray) -> float:
     A multiplication and an addition are two. Embeddings, normalisation and activations are left
     out; of a vocabulary head every token is counted.
     """
-    linear = sum(2 * layer.weight.numel() for layer in _linear_layers(model))
+    linear = sum(
+        2 * layer.weight.numel() for layer in model.modules() if isinstance(layer, nn.Linear)
+    )
     config = getattr(model.transformers_model, "config", None)
     if config is None:
         return float(linear)
@@ -231,28 +235,17 @@ def flops_per_token(model: TextModel, lengths: np.ndarray) -> float:
     return linear + 4 * layers * width * seen
 
 
-def _linear_layers(model: nn.Module) -> Iterator[nn.Linear]:
-    return (module for module in model.modules() if isinstance(module, nn.Linear))
-
-
-def _limits(gemm: Mapping[str, float], device: torch.device) -> Limits:
-    source = torch.ones(_COPY_BYTES, dtype=torch.uint8, device=device)
-    target = source.clone()
-    seconds = _seconds(lambda: target.copy_(source), device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    threads = torch.get_num_threads()
-    return Limits(name, cpu_class(), threads, gemm, 2 * _COPY_BYTES / seconds)
-
-
 def gemm_limit(model: TextModel, device: torch.device) -> float:
     """Operations per second of a matrix product in the best of the model's shapes, 0 for none."""
     n_rows = _GEMM_ROWS.get(device.type, _GEMM_ROWS["cpu"])
-    shapes = {tuple(layer.weight.shape): layer.weight for layer in _linear_layers(model)}
+    layers = (layer for layer in model.modules() if isinstance(layer, nn.Linear))
+    shapes = {tuple(layer.weight.shape): layer.weight for layer in layers}
     best = 0.0
     with torch.inference_mode():
         for (n_out, n_in), weight in shapes.items():
             x = torch.randn(n_rows, n_in, device=device).to(weight.dtype)
-            seconds = _seconds(partial(project, x, weight, None, 0, n_out), device)
+            product = partial(project, x, weight, None, first=0, end=n_out)
+            seconds = _seconds(product, device)
             best = max(best, 2 * n_rows * n_in * n_out / seconds)
     return best
 
@@ -286,25 +279,22 @@ class _Round:
 
 
 def _speed(
-    dtype: str, budget: int, taken: Sequence[_Round], n_texts: int, least_per_token: float
+    dtype: str, budget: int, taken: Sequence[_Round], *, n_texts: int, least_per_token: float
 ) -> Speed:
     """Of the middle round; `least_per_token`: seconds of a token at the limit."""
-    middle = sorted(taken, key=lambda one: one.seconds)[len(taken) // 2]
+    middle = sorted(taken, key=lambda measured: measured.seconds)[len(taken) // 2]
     whole = middle.seconds
-    known = {
-        "tokenise": middle.tokenise / whole,
-        "forward": middle.forward / whole,
-        "write": middle.write / whole,
-    }
+    parts = {"tokenise": middle.tokenise, "forward": middle.forward, "write": middle.write}
+    shares = {name: seconds / whole for name, seconds in parts.items()}
     return Speed(
-        dtype,
-        budget,
-        whole,
-        n_texts / whole,
-        middle.tokens / whole,
-        middle.computed / max(1, middle.tokens),
-        middle.tokens * least_per_token / whole,
-        known | {"other": max(0.0, 1 - sum(known.values()))},
+        dtype=dtype,
+        token_budget=budget,
+        seconds=whole,
+        texts_per_second=n_texts / whole,
+        tokens_per_second=middle.tokens / whole,
+        padding=middle.computed / max(1, middle.tokens),
+        utilisation=middle.tokens * least_per_token / whole,
+        shares=shares | {"other": max(0.0, 1 - sum(shares.values()))},
     )
 
 
@@ -313,10 +303,15 @@ def _round(model: TextModel, inputs: Sequence[Any], budget: int) -> _Round:
     start = time.perf_counter()
     with _watched(model, total):
         result = _run(model, inputs, budget)
-    written = time.perf_counter()
-    _write(result)
+    computed = time.perf_counter()
+    # As a job writes its vectors, without the store.
+    if isinstance(result, SparseRows):
+        column = sparse_column(*result)
+    else:
+        column = dense_column(result) if result.ndim == 2 else pa.array(result)
+    to_parquet(pa.table({"vector": column}), {})
     end = time.perf_counter()
-    total.write, total.seconds = end - written, end - start
+    total.write, total.seconds = end - computed, end - start
     return total
 
 
@@ -359,15 +354,6 @@ def _run(model: TextModel, inputs: Sequence[Any], budget: int) -> np.ndarray | S
     raise AssertionError(f"no way to run a {type(model).__name__}")
 
 
-def _write(result: np.ndarray | SparseRows) -> None:
-    """As a job writes its vectors, without the store."""
-    if isinstance(result, SparseRows):
-        column = sparse_column(*result)
-    else:
-        column = dense_column(result) if result.ndim == 2 else pa.array(result)
-    to_parquet(pa.table({"vector": column}), {})
-
-
 def _accuracy(
     models: Mapping[str, TextModel], inputs: Sequence[Any]
 ) -> dict[str, tuple[float, float]]:
@@ -375,12 +361,20 @@ def _accuracy(
     if "float32" not in models:
         return {}
     exact = _matrix(models["float32"], inputs)
-    found = {}
+    accuracy = {}
     for dtype, model in models.items():
-        if dtype != "float32":
-            cosines = _cosines(_matrix(model, inputs), exact)
-            found[dtype] = (float(cosines.mean()), float(cosines.min()))
-    return found
+        if dtype == "float32":
+            continue
+        rounded = _matrix(model, inputs)
+        width = max(rounded.shape[1], exact.shape[1])
+        a, b = (
+            np.pad(x.astype(np.float64), ((0, 0), (0, width - x.shape[1])))
+            for x in (rounded, exact)
+        )
+        norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+        cosines = (a * b).sum(1) / np.maximum(norms, 1e-30)
+        accuracy[dtype] = (float(cosines.mean()), float(cosines.min()))
+    return accuracy
 
 
 def _matrix(model: TextModel, inputs: Sequence[Any]) -> np.ndarray:
@@ -392,11 +386,3 @@ def _matrix(model: TextModel, inputs: Sequence[Any]) -> np.ndarray:
         dense[rows, result.indices] = result.values
         return dense
     return result if result.ndim == 2 else (result - result.mean())[None]
-
-
-def _cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    width = max(one.shape[1], other.shape[1])
-    a, b = (np.pad(x.astype(np.float64), ((0, 0), (0, width - x.shape[1]))) for x in (one, other))
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    cosines: np.ndarray = (a * b).sum(1) / np.maximum(norms, 1e-30)
-    return cosines

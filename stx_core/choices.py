@@ -10,15 +10,15 @@ def check_choice(name: str, value: object, choices: Iterable[str], *, none: bool
         name: of the argument, for the message.
         value: what was given.
         choices: what there is.
-        none: whether None is one of them.
+        none: None is one of them.
 
     Raises:
         ValueError: naming the choices.
     """
-    known = list(choices)
-    if (none and value is None) or (isinstance(value, str) and value in known):
+    names = list(choices)
+    if (none and value is None) or (isinstance(value, str) and value in names):
         return
-    listed = ", ".join(known) + (" or None" if none else "")
+    listed = ", ".join(names) + (" or None" if none else "")
     raise ValueError(f"no {name} is called {value!r}; choose one of {listed}")
 
 

@@ -60,8 +60,8 @@ def community_detection(
     sizes = np.zeros(len(rows), np.int64)
     starts = range(0, len(rows), batch_size)
     for start in tqdm(starts, desc="Finding clusters", disable=not show_progress_bar):
-        some = torch.arange(start, min(start + batch_size, len(rows)), device=rows.device)
-        for _, cosines in _cosines(rows, some):
+        batch = torch.arange(start, min(start + batch_size, len(rows)), device=rows.device)
+        for _, cosines in _cosines(rows, batch):
             near = cosines >= threshold
             sizes[start : start + batch_size] += near.sum(dim=1).cpu().numpy()
     candidates = np.flatnonzero(sizes >= min_community_size)
@@ -83,11 +83,11 @@ def _batches(
     """The candidates that are still free when it is their turn, in batches of bounded members."""
     start = 0
     while start < len(candidates):
-        some = candidates[start : start + batch_size]
-        count = int(np.searchsorted(sizes[some].cumsum(), _MEMBERS, side="right"))
-        some = some[: max(1, count)]
-        start += len(some)
-        free = some[~used[some]]
+        batch = candidates[start : start + batch_size]
+        count = int(np.searchsorted(sizes[batch].cumsum(), _MEMBERS, side="right"))
+        batch = batch[: max(1, count)]
+        start += len(batch)
+        free = batch[~used[batch]]
         if len(free):
             yield free
 
@@ -96,11 +96,13 @@ def _members(
     rows: Tensor, centres: np.ndarray, threshold: float
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Each centre with its neighbours (M,), by cosine descending, equal ones by row."""
-    found = []
+    blocks = []
     for first, cosines in _cosines(rows, torch.from_numpy(centres).to(rows.device)):
         near, columns = (cosines >= threshold).nonzero(as_tuple=True)
-        found.append((near, columns + first, cosines[near, columns]))
-    owners, members, scores = (torch.cat(parts).cpu().numpy() for parts in zip(*found, strict=True))
+        blocks.append((near, columns + first, cosines[near, columns]))
+    owners, members, scores = (
+        torch.cat(parts).cpu().numpy() for parts in zip(*blocks, strict=True)
+    )
     order = np.lexsort((members, -scores, owners))
     ends = np.searchsorted(owners[order], np.arange(len(centres)), side="right")
     return zip(centres.tolist(), np.split(members[order], ends[:-1]), strict=True)
@@ -108,6 +110,6 @@ def _members(
 
 def _cosines(rows: Tensor, centres: Tensor) -> Iterator[tuple[int, Tensor]]:
     """First column and cosines (B, C) of some rows to a block of all rows."""
-    left = rows[centres]
+    centre_rows = rows[centres]
     for first in range(0, len(rows), _COLUMNS):
-        yield first, left @ rows[first : first + _COLUMNS].T
+        yield first, centre_rows @ rows[first : first + _COLUMNS].T

@@ -31,7 +31,7 @@ class Stopped(StxError):
 
 
 class QualityRefused(StxError):
-    """What a run made fails the checks of its spec. Nothing is published, finished units stay."""
+    """The result of a run fails checks of its spec. Nothing is published, finished units stay."""
 
 
 class Pinned(StxError):

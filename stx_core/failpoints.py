@@ -34,35 +34,20 @@ NAMES = (
 FOLDER = os.environ.get("STX_FAILPOINTS", "")
 
 
-def _noop(name: str) -> None:
-    """What `hit` is outside tests."""
-
-
-def _armed(name: str) -> None:
-    for token in sorted(os.listdir(FOLDER)):
-        if token.startswith(f"{name}@") and _take(token):
-            _do(token.partition("=")[2])
-            return
-
-
-def _take(token: str) -> bool:
-    try:
-        os.rename(os.path.join(FOLDER, token), os.path.join(FOLDER, f"used.{token}"))
-    except FileNotFoundError:
-        return False  # another process was faster
-    return True
-
-
-def _do(action: str) -> None:
-    verb, _, value = action.partition(":")
-    if verb == "pass":
+def hit(name: str) -> None:
+    """Do what a test armed for this place, if one did."""
+    for token in sorted(os.listdir(FOLDER)) if FOLDER else ():
+        if not token.startswith(f"{name}@"):
+            continue
+        try:
+            os.rename(os.path.join(FOLDER, token), os.path.join(FOLDER, f"used.{token}"))
+        except FileNotFoundError:
+            continue  # another process was faster
+        verb, _, value = token.partition("=")[2].partition(":")
+        if verb == "sleep":
+            time.sleep(float(value))
+        elif verb == "fail":
+            raise OSError(int(value), os.strerror(int(value)))
+        elif verb != "pass":
+            os.kill(os.getpid(), signal.Signals[verb])
         return
-    if verb == "sleep":
-        time.sleep(float(value))
-    elif verb == "fail":
-        raise OSError(int(value), os.strerror(int(value)))
-    else:
-        os.kill(os.getpid(), signal.Signals[verb])
-
-
-hit = _armed if FOLDER else _noop

@@ -69,12 +69,19 @@ def weighted_fusion(
     """
     if normalize not in ("min_max", "none"):
         raise ValueError(f"normalize must be min_max or none, got {normalize!r}")
-    parts = [_numbers(table, "score", i) for i, table in enumerate(rankings)]
-    if normalize == "min_max":
-        parts = [
-            _min_max(scores, table["query_id"])
-            for scores, table in zip(parts, rankings, strict=True)
-        ]
+    parts = []
+    for i, table in enumerate(rankings):
+        scores = _numbers(table, "score", i)
+        if normalize == "min_max" and len(scores):
+            encoded = table["query_id"].combine_chunks().dictionary_encode()
+            codes = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+            low, high = np.full(codes.max() + 1, np.inf), np.full(codes.max() + 1, -np.inf)
+            np.minimum.at(low, codes, scores)
+            np.maximum.at(high, codes, scores)
+            spread = (high - low)[codes]
+            moved = scores - low[codes]
+            scores = np.divide(moved, spread, where=spread > 0, out=np.ones_like(moved))
+        parts.append(scores)
     return _fused(rankings, parts, _checked_weights(rankings, weights), top_k)
 
 
@@ -111,20 +118,6 @@ def _numbers(table: pa.Table, name: str, number: int) -> np.ndarray:
     return values
 
 
-def _min_max(scores: np.ndarray, queries: pa.ChunkedArray) -> np.ndarray:
-    """Scores (N,) moved to 0 … 1 within each query."""
-    if not len(scores):
-        return scores
-    codes = _codes(queries)
-    low, high = np.full(codes.max() + 1, np.inf), np.full(codes.max() + 1, -np.inf)
-    np.minimum.at(low, codes, scores)
-    np.maximum.at(high, codes, scores)
-    spread = (high - low)[codes]
-    moved = scores - low[codes]
-    scaled: np.ndarray = np.divide(moved, spread, where=spread > 0, out=np.ones_like(moved))
-    return scaled
-
-
 def _fused(
     rankings: Sequence[pa.Table],
     parts: Sequence[np.ndarray],
@@ -136,30 +129,31 @@ def _fused(
     queries, query_ids = _sorted_codes(ids["query_id"])
     documents, doc_ids = _sorted_codes(ids["doc_id"])
     keys = queries * max(1, len(doc_ids)) + documents
-    _check_unique(keys, rankings)
+    start = 0
+    for number, table in enumerate(rankings):
+        own = np.sort(keys[start : start + len(table)])
+        if repeated := int((own[1:] == own[:-1]).sum()):
+            raise ValueError(
+                f"ranking {number} holds {repeated} documents more than once for the same query"
+            )
+        start += len(table)
     shares = np.concatenate([part * weight for part, weight in zip(parts, weights, strict=True)])
-    found, where = np.unique(keys, return_inverse=True)
+    pairs, where = np.unique(keys, return_inverse=True)
     # bincount adds one after the other, so in the order of the rankings.
-    scores = np.bincount(where, shares, len(found))
-    queries, documents = np.divmod(found, max(1, len(doc_ids)))
+    scores = np.bincount(where, shares, len(pairs))
+    queries, documents = np.divmod(pairs, max(1, len(doc_ids)))
     order = np.lexsort((documents, -scores, queries))
     queries, documents, scores = queries[order], documents[order], scores[order]
     ranks = np.arange(len(queries)) - np.searchsorted(queries, queries) + 1
-    kept = slice(None) if top_k is None else ranks <= top_k
+    in_top_k = slice(None) if top_k is None else ranks <= top_k
     return pa.table(
         {
-            "query_id": query_ids.take(pa.array(queries[kept])),
-            "doc_id": doc_ids.take(pa.array(documents[kept])),
-            "rank": pa.array(ranks[kept].astype(np.int32)),
-            "score": pa.array(scores[kept].astype(np.float32)),
+            "query_id": query_ids.take(pa.array(queries[in_top_k])),
+            "doc_id": doc_ids.take(pa.array(documents[in_top_k])),
+            "rank": pa.array(ranks[in_top_k].astype(np.int32)),
+            "score": pa.array(scores[in_top_k].astype(np.float32)),
         }
     )
-
-
-def _codes(ids: pa.ChunkedArray) -> np.ndarray:
-    encoded = ids.combine_chunks().dictionary_encode()
-    codes: np.ndarray = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-    return codes
 
 
 def _sorted_codes(ids: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
@@ -172,15 +166,3 @@ def _sorted_codes(ids: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
     position[order] = np.arange(len(order))
     codes = position[encoded.indices.to_numpy(zero_copy_only=False)]
     return codes, encoded.dictionary.take(pa.array(order))
-
-
-def _check_unique(keys: np.ndarray, rankings: Sequence[pa.Table]) -> None:
-    start = 0
-    for number, table in enumerate(rankings):
-        own = np.sort(keys[start : start + len(table)])
-        repeated = int((own[1:] == own[:-1]).sum())
-        if repeated:
-            raise ValueError(
-                f"ranking {number} holds {repeated} documents more than once for the same query"
-            )
-        start += len(table)

@@ -1,4 +1,4 @@
-"""How many numbers lie where: what is known of many of them without keeping them."""
+"""Histograms: what is known of many numbers without keeping them."""
 
 import math
 from abc import ABC, abstractmethod
@@ -41,12 +41,12 @@ class Histogram(ABC):
 
     @staticmethod
     @abstractmethod
-    def places(values: np.ndarray) -> np.ndarray:
+    def bin_indices(values: np.ndarray) -> np.ndarray:
         """The bins of (N,) float64 numbers, (N,) integral."""
 
     @staticmethod
     @abstractmethod
-    def edge(place: int) -> float:
+    def edge(bin_index: int) -> float:
         """The lowest number of a bin."""
 
     @classmethod
@@ -55,28 +55,28 @@ class Histogram(ABC):
         if not len(values):
             return cls()
         exact = values.astype(np.float64)
-        bins, counts = np.unique(cls.places(exact).astype(np.int64), return_counts=True)
+        bins, counts = np.unique(cls.bin_indices(exact).astype(np.int64), return_counts=True)
         return cls(
-            len(exact),
-            float(exact.sum()),
-            float((exact**2).sum()),
-            float(exact.min()),
-            float(exact.max()),
-            dict(zip(bins.tolist(), counts.tolist(), strict=True)),
+            n=len(exact),
+            total=float(exact.sum()),
+            total_squares=float((exact**2).sum()),
+            low=float(exact.min()),
+            high=float(exact.max()),
+            bins=dict(zip(bins.tolist(), counts.tolist(), strict=True)),
         )
 
-    def __add__(self, other: Self) -> Self:
+    def __add__(self, added: Self) -> Self:
         """Count both."""
         bins = dict(self.bins)
-        for place, count in other.bins.items():
-            bins[place] = bins.get(place, 0) + count
+        for index, count in added.bins.items():
+            bins[index] = bins.get(index, 0) + count
         return type(self)(
-            self.n + other.n,
-            self.total + other.total,
-            self.total_squares + other.total_squares,
-            min(self.low, other.low),
-            max(self.high, other.high),
-            dict(sorted(bins.items())),
+            n=self.n + added.n,
+            total=self.total + added.total,
+            total_squares=self.total_squares + added.total_squares,
+            low=min(self.low, added.low),
+            high=max(self.high, added.high),
+            bins=dict(sorted(bins.items())),
         )
 
     @property
@@ -95,10 +95,10 @@ class Histogram(ABC):
         """A quantile: the middle of its bin, and never outside of low and high; NaN of none."""
         if not self.n:
             return math.nan
-        places = sorted(self.bins)
-        counts = np.cumsum([self.bins[place] for place in places])
-        place = places[int(np.searchsorted(counts, share * (self.n - 1), side="right"))]
-        middle = (self.edge(place) + self.edge(place + 1)) / 2
+        bin_indices = sorted(self.bins)
+        counts = np.cumsum([self.bins[bin_index] for bin_index in bin_indices])
+        bin_index = bin_indices[int(np.searchsorted(counts, share * (self.n - 1), side="right"))]
+        middle = (self.edge(bin_index) + self.edge(bin_index + 1)) / 2
         return min(max(middle, self.low), self.high)
 
     def to_json(self) -> HistogramValues:
@@ -107,7 +107,7 @@ class Histogram(ABC):
             n=self.n,
             total=self.total,
             total_squares=self.total_squares,
-            bins={str(place): count for place, count in self.bins.items()},
+            bins={str(bin_index): count for bin_index, count in self.bins.items()},
         )
         # JSON knows no infinity: the bounds of no numbers are left out.
         return values | {"low": self.low, "high": self.high} if self.n else values
@@ -115,7 +115,7 @@ class Histogram(ABC):
     @classmethod
     def from_json(cls, values: HistogramValues) -> Self:
         """Read what `to_json` gave; no values are no numbers."""
-        bins = {int(place): count for place, count in values.get("bins", {}).items()}
+        bins = {int(bin_index): count for bin_index, count in values.get("bins", {}).items()}
         return cls(
             n=values.get("n", 0),
             total=values.get("total", 0.0),
@@ -134,17 +134,17 @@ class Lengths(Histogram):
     """Counts of integers from 0: exact to 16, then eight bins for each doubling."""
 
     @staticmethod
-    def places(values: np.ndarray) -> np.ndarray:
+    def bin_indices(values: np.ndarray) -> np.ndarray:
         """The bins of (N,) integers."""
         octave = np.floor(np.log2(np.maximum(values, _BINS_PER_OCTAVE) / _BINS_PER_OCTAVE))
-        places: np.ndarray = _BINS_PER_OCTAVE * octave + np.floor(values / 2**octave)
-        return places
+        bin_indices: np.ndarray = _BINS_PER_OCTAVE * octave + np.floor(values / 2**octave)
+        return bin_indices
 
     @staticmethod
-    def edge(place: int) -> float:
+    def edge(bin_index: int) -> float:
         """One half below the lowest integer of a bin: so each lies in the middle of its own."""
-        octave = max(0, place // _BINS_PER_OCTAVE - 1)
-        return float((place - _BINS_PER_OCTAVE * octave) * 2**octave) - 0.5
+        octave = max(0, bin_index // _BINS_PER_OCTAVE - 1)
+        return float((bin_index - _BINS_PER_OCTAVE * octave) * 2**octave) - 0.5
 
 
 class Norms(Histogram):
@@ -154,15 +154,15 @@ class Norms(Histogram):
     """
 
     @staticmethod
-    def places(values: np.ndarray) -> np.ndarray:
+    def bin_indices(values: np.ndarray) -> np.ndarray:
         """The bins of (N,) numbers."""
-        places: np.ndarray = np.rint(_BINS_PER_OCTAVE * np.log2(1 + values))
-        return places
+        bin_indices: np.ndarray = np.rint(_BINS_PER_OCTAVE * np.log2(1 + values))
+        return bin_indices
 
     @staticmethod
-    def edge(place: int) -> float:
+    def edge(bin_index: int) -> float:
         """The lowest number of a bin."""
-        return max(0.0, float(2 ** ((place - 0.5) / _BINS_PER_OCTAVE) - 1))
+        return max(0.0, float(2 ** ((bin_index - 0.5) / _BINS_PER_OCTAVE) - 1))
 
 
 _SCORE_BINS_PER_OCTAVE = 32
@@ -175,14 +175,14 @@ class Scores(Histogram):
     """
 
     @staticmethod
-    def places(values: np.ndarray) -> np.ndarray:
+    def bin_indices(values: np.ndarray) -> np.ndarray:
         """The bins of (N,) numbers."""
         sizes = np.rint(_SCORE_BINS_PER_OCTAVE * np.log2(1 + np.abs(values)))
-        places: np.ndarray = np.copysign(sizes, values)
-        return places
+        bin_indices: np.ndarray = np.copysign(sizes, values)
+        return bin_indices
 
     @staticmethod
-    def edge(place: int) -> float:
+    def edge(bin_index: int) -> float:
         """The lowest number of a bin."""
-        size = 2 ** (abs(place - 0.5) / _SCORE_BINS_PER_OCTAVE) - 1
-        return float(math.copysign(size, place - 0.5))
+        size = 2 ** (abs(bin_index - 0.5) / _SCORE_BINS_PER_OCTAVE) - 1
+        return float(math.copysign(size, bin_index - 0.5))

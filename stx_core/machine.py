@@ -1,4 +1,4 @@
-"""What the processor can do, and how a process is set up to use it: asked here only."""
+"""Abilities of the processor, and the set-up of a process to use them: asked here only."""
 
 import contextlib
 import ctypes

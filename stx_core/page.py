@@ -84,9 +84,13 @@ class Section:
 
     @property
     def numeric_columns(self) -> Sequence[bool]:
-        """Whether a column has nothing but numbers; none has without rows."""
+        """For each column, whether it has nothing but numbers; none has without rows."""
         columns = list(zip(*self.rows, strict=True)) or [("",)] * len(self.header)
-        return [all(map(_is_number, column)) for column in columns]
+        texts = [[str(cell).replace(",", "").rstrip("%") for cell in column] for column in columns]
+        return [
+            all(text == "–" or text.replace(".", "", 1).lstrip("-").isdigit() for text in column)
+            for column in texts
+        ]
 
 
 def markdown_page(title: str, notes: Sequence[str], sections: Iterable[Section]) -> str:
@@ -97,11 +101,16 @@ def markdown_page(title: str, notes: Sequence[str], sections: Iterable[Section])
         notes: lines below the heading.
         sections: charts are left out.
     """
-    parts = [f"# {markdown_text(title)}", *([_markdown_list(notes)] if notes else [])]
+    parts = [f"# {markdown_text(title)}"]
+    if notes:
+        parts.append("\n".join(f"- {markdown_text(note)}" for note in notes))
     for section in sections:
-        if section.header:
-            table = _markdown_table(section.header, section.rows)
-            parts.append(f"## {markdown_text(section.heading)}\n\n{table}")
+        if not section.header:
+            continue
+        lines = [section.header, ["---"] * len(section.header)]
+        lines += [[_cell(value) for value in row] for row in section.rows]
+        table = "\n".join(f"| {' | '.join(map(markdown_text, line))} |" for line in lines)
+        parts.append(f"## {markdown_text(section.heading)}\n\n{table}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -150,9 +159,9 @@ def bar_chart(
         said: an edge in words.
         caption: see `Chart`.
     """
-    places = [place for numbers in series.values() for place in numbers]
-    first, width = min(places), math.ceil((max(places) - min(places) + 1) / _BARS)
-    n_bars = math.ceil((max(places) - first + 1) / width)
+    bins = [index for numbers in series.values() for index in numbers]
+    first, width = min(bins), math.ceil((max(bins) - min(bins) + 1) / _BARS)
+    n_bars = math.ceil((max(bins) - first + 1) / width)
     pitch = min(_WIDTH / n_bars, _WIDEST_BAR)
     edges = [edge(first + bar * width) for bar in range(n_bars + 1)]
     bars = [
@@ -180,8 +189,8 @@ def _bars(
 ) -> Iterator[tuple[int, float, float]]:
     """Bar, number and height in pixels of the bars that are not empty."""
     bars: dict[int, float] = {}
-    for place, number in numbers.items():
-        bar = (place - first) // width
+    for index, number in numbers.items():
+        bar = (index - first) // width
         bars[bar] = bars.get(bar, 0) + number
     heights = {bar: number / (edges[bar + 1] - edges[bar]) for bar, number in bars.items()}
     highest = max(heights.values(), default=0)
@@ -199,16 +208,6 @@ def _cell(value: object) -> str:
     return f"{value:,}" if type(value) is int else str(value)
 
 
-def _markdown_table(header: Sequence[str], rows: Rows) -> str:
-    lines = [header, ["---"] * len(header), *([_cell(value) for value in row] for row in rows)]
-    first, rule, *rest = [[markdown_text(str(cell)) for cell in line] for line in lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (first, rule, *rest))
-
-
-def _markdown_list(lines: Sequence[str]) -> str:
-    return "\n".join(f"- {markdown_text(line)}" for line in lines)
-
-
 def markdown_text(text: str) -> str:
     """A text of others as one line that no Markdown or HTML reads as markup, nor as a link."""
     shown = "".join(
@@ -217,8 +216,3 @@ def markdown_text(text: str) -> str:
     )
     line = " ".join(escape(shown, quote=False).split())
     return _MARKUP.sub(lambda match: f"\\{match[0]}", line)
-
-
-def _is_number(value: object) -> bool:
-    text = str(value).replace(",", "").rstrip("%")
-    return text.replace(".", "", 1).lstrip("-").isdigit() or text == "–"

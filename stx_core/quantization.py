@@ -46,49 +46,28 @@ def quantize_embeddings(
             a value for int8 or uint8 is not finite, or ranges would have to come from a single
             embedding.
     """
-    _check_precision(precision)
-    arrays = _as_arrays(embeddings)
-    if isinstance(arrays, list):
-        ranges = _shared_ranges(arrays, precision, ranges, calibration_embeddings)
-        return [_quantize(array, precision, ranges, None) for array in arrays]
-    return _quantize(arrays, precision, ranges, calibration_embeddings)
-
-
-def _check_precision(precision: str) -> None:
     check_choice("precision", precision, get_args(Precision))
-
-
-def _as_arrays(
-    embeddings: Tensor | np.ndarray | Sequence[Any],
-) -> np.ndarray | list[np.ndarray]:
-    """One array; or, for a list of matrices or an empty list, a list of arrays."""
     if isinstance(embeddings, Tensor | np.ndarray):
-        return _as_array(embeddings)
-    rows = [_as_array(item) for item in embeddings]
-    return rows if not rows or rows[0].ndim == 2 else np.array(rows)
+        return _quantize(_as_array(embeddings), precision, ranges, calibration_embeddings)
+    arrays = [_as_array(item) for item in embeddings]
+    if arrays and arrays[0].ndim != 2:
+        return _quantize(np.array(arrays), precision, ranges, calibration_embeddings)
+    if ranges is None and precision.endswith("int8"):
+        rows = np.concatenate(arrays) if arrays else np.empty((0, 0))
+        if calibration_embeddings is not None:
+            ranges = _min_max(calibration_embeddings)
+        elif len(rows):
+            ranges = _ranges_of(rows, precision)
+    return [_quantize(array, precision, ranges, None) for array in arrays]
 
 
 def _as_array(embeddings: Any) -> np.ndarray:  # noqa: ANN401  (anything numpy can read)
     if not isinstance(embeddings, Tensor):
         return np.asarray(embeddings)
     # numpy has no bfloat16.
-    known = embeddings.float() if embeddings.dtype == bfloat16 else embeddings
-    array: np.ndarray = known.numpy(force=True)
+    values = embeddings.float() if embeddings.dtype == bfloat16 else embeddings
+    array: np.ndarray = values.numpy(force=True)
     return array
-
-
-def _shared_ranges(
-    arrays: list[np.ndarray],
-    precision: str,
-    ranges: np.ndarray | None,
-    calibration_embeddings: np.ndarray | None,
-) -> np.ndarray | None:
-    if ranges is not None or not precision.endswith("int8"):
-        return ranges
-    if calibration_embeddings is not None:
-        return _min_max(calibration_embeddings)
-    rows = np.concatenate(arrays) if arrays else np.empty((0, 0))
-    return _ranges_of(rows, precision) if len(rows) else None
 
 
 def _quantize(
@@ -102,7 +81,8 @@ def _quantize(
     if precision == "float32":
         return embeddings.astype(np.float32)
     if precision.endswith("binary"):
-        return _pack_signs(embeddings, precision)
+        packed = np.packbits(embeddings > 0, axis=-1)
+        return packed if precision == "ubinary" else (packed.astype(np.int16) - 128).astype(np.int8)
     if len(embeddings) == 0:
         return np.empty(embeddings.shape, precision)
     if not np.isfinite(embeddings).all():
@@ -112,17 +92,6 @@ def _quantize(
         ranges = _min_max(calibration_embeddings)
     elif ranges is None:
         ranges = _ranges_of(embeddings, precision)
-    return _to_steps(embeddings, precision, ranges)
-
-
-def _pack_signs(embeddings: np.ndarray, precision: str) -> np.ndarray:
-    packed = np.packbits(embeddings > 0, axis=-1)
-    if precision == "ubinary":
-        return packed
-    return (packed.astype(np.int16) - 128).astype(np.int8)
-
-
-def _to_steps(embeddings: np.ndarray, precision: str, ranges: np.ndarray) -> np.ndarray:
     expected = (2, embeddings.shape[-1])
     if ranges.shape != expected:
         raise ValueError(f"ranges have shape {ranges.shape}, the embeddings need {expected}")

@@ -1,4 +1,4 @@
-"""How alike embeddings are: cosine, dot product, and negative Euclidean or Manhattan distance.
+"""Similarity of embeddings: cosine, dot product, and negative Euclidean or Manhattan distance.
 
 Shapes: N and M rows, D width. Inputs may be (nested) lists, numpy arrays, torch tensors dense or
 sparse, or lists of one-dimensional arrays or tensors. Results are dense torch tensors. Higher means
@@ -29,10 +29,10 @@ def cos_sim(a: Embeddings, b: Embeddings) -> Tensor:
 
 def dot_score(a: Embeddings, b: Embeddings) -> Tensor:
     """Dot product of every row of `a` (N, D) with every row of `b` (M, D): (N, M)."""
-    left, right = as_matrices(a, b)
-    if left.is_sparse and right.is_sparse:
+    x, y = as_matrices(a, b)
+    if x.is_sparse and y.is_sparse:
         _hear_beta_warning()
-    return torch.mm(left, right.t()).to_dense()
+    return torch.mm(x, y.t()).to_dense()
 
 
 def euclidean_sim(a: Embeddings, b: Embeddings) -> Tensor:
@@ -47,26 +47,26 @@ def manhattan_sim(a: Embeddings, b: Embeddings) -> Tensor:
 
 def pairwise_cos_sim(a: Embeddings, b: Embeddings) -> Tensor:
     """Cosine of row i of `a` with row i of `b`: (N,)."""
-    left, right = _as_pairs(a, b)
-    return pairwise_dot_score(normalize_embeddings(left), normalize_embeddings(right))
+    x, y = _as_pairs(a, b)
+    return pairwise_dot_score(normalize_embeddings(x), normalize_embeddings(y))
 
 
 def pairwise_dot_score(a: Embeddings, b: Embeddings) -> Tensor:
     """Dot product of row i of `a` with row i of `b`: (N,)."""
-    left, right = _as_pairs(a, b)
-    return (left * right).sum(dim=-1).to_dense()
+    x, y = _as_pairs(a, b)
+    return (x * y).sum(dim=-1).to_dense()
 
 
 def pairwise_euclidean_sim(a: Embeddings, b: Embeddings) -> Tensor:
     """Negative Euclidean distance of row i of `a` to row i of `b`: (N,)."""
-    left, right = _as_pairs(a, b)
-    return -(left - right).square().sum(dim=-1).to_dense().sqrt()
+    x, y = _as_pairs(a, b)
+    return -(x - y).square().sum(dim=-1).to_dense().sqrt()
 
 
 def pairwise_manhattan_sim(a: Embeddings, b: Embeddings) -> Tensor:
     """Negative sum of absolute differences of row i of `a` and row i of `b`: (N,)."""
-    left, right = _as_pairs(a, b)
-    return -(left - right).abs().sum(dim=-1).to_dense()
+    x, y = _as_pairs(a, b)
+    return -(x - y).abs().sum(dim=-1).to_dense()
 
 
 def normalize_embeddings(embeddings: Array) -> Array:
@@ -143,9 +143,9 @@ def named_similarity(name: str | SimilarityFunction) -> SimilarityFunction:
     try:
         return SimilarityFunction(name)
     except ValueError:
-        known = ", ".join(SimilarityFunction.possible_values())
+        names = ", ".join(SimilarityFunction.possible_values())
         raise ValueError(
-            f"no similarity function is called {name!r}; choose one of {known}"
+            f"no similarity function is called {name!r}; choose one of {names}"
         ) from None
 
 
@@ -161,19 +161,15 @@ def _as_tensor(embeddings: Embeddings) -> Tensor:
     else:
         # Through numpy: torch reads a list of arrays one element at a time. It views the array's
         # memory where it can, and refuses read-only or reversed memory.
-        tensor = torch.from_numpy(np.require(_as_array(embeddings), requirements=["C", "W"]))
+        of_arrays = len(embeddings) > 0 and isinstance(embeddings[0], np.ndarray)
+        kept_dtype = isinstance(embeddings, np.ndarray) or of_arrays
+        array = np.asarray(embeddings, None if kept_dtype else np.float32)
+        tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
     if tensor.layout != torch.strided:
         tensor = tensor.to_sparse().coalesce()
     if not tensor.is_floating_point() or torch.finfo(tensor.dtype).bits < 32:
         tensor = tensor.to(torch.float32)
     return tensor
-
-
-def _as_array(embeddings: Sequence[Any] | np.ndarray) -> np.ndarray:
-    of_arrays = len(embeddings) and isinstance(embeddings[0], np.ndarray)
-    if isinstance(embeddings, np.ndarray) or of_arrays:
-        return np.asarray(embeddings)
-    return np.asarray(embeddings, np.float32)
 
 
 @cache
@@ -203,56 +199,53 @@ def as_matrix(embeddings: Embeddings) -> Tensor:
         )
     if tensor.dim() == 2:
         return tensor
+    if tensor.numel() == 0 and not tensor.is_sparse:
+        return tensor.unsqueeze(0)[:0]
     if tensor.numel() == 0:
-        return tensor.unsqueeze(0)[:0] if not tensor.is_sparse else _no_rows(tensor)
+        empty = torch.zeros((0, tensor.shape[-1]), dtype=tensor.dtype, device=tensor.device)
+        return empty.to_sparse().coalesce()
     matrix = tensor.unsqueeze(0)
     return matrix.coalesce() if matrix.is_sparse else matrix
 
 
-def _no_rows(like: Tensor) -> Tensor:
-    empty = torch.zeros((0, like.shape[-1]), dtype=like.dtype, device=like.device)
-    return empty.to_sparse().coalesce()
-
-
 def as_matrices(a: Embeddings, b: Embeddings) -> tuple[Tensor, Tensor]:
     """(N, D) and (M, D) of one dtype; a side without rows has the width of the other."""
-    left, right = as_matrix(a), as_matrix(b)
-    if len(left) == 0 and left.shape[1] == 0:
-        left = left.to_dense().new_zeros((0, right.shape[1]))
-    if len(right) == 0 and right.shape[1] == 0:
-        right = right.to_dense().new_zeros((0, left.shape[1]))
-    dtype = torch.promote_types(left.dtype, right.dtype)
-    return left.to(dtype), right.to(dtype)
+    x, y = as_matrix(a), as_matrix(b)
+    if len(x) == 0 and x.shape[1] == 0:
+        x = x.to_dense().new_zeros((0, y.shape[1]))
+    if len(y) == 0 and y.shape[1] == 0:
+        y = y.to_dense().new_zeros((0, x.shape[1]))
+    dtype = torch.promote_types(x.dtype, y.dtype)
+    return x.to(dtype), y.to(dtype)
 
 
 def _as_dense_matrices(a: Embeddings, b: Embeddings) -> tuple[Tensor, Tensor]:
     """Dense (N, C), (M, C). Of sparse inputs only the C columns that either side uses."""
-    left, right = as_matrices(a, b)
-    if not (left.is_sparse and right.is_sparse):
-        return left.to_dense(), right.to_dense()
-    columns = torch.unique(torch.cat([left.indices()[1], right.indices()[1]]))
-    return _dense_columns(left, columns), _dense_columns(right, columns)
-
-
-def _dense_columns(matrix: Tensor, columns: Tensor) -> Tensor:
-    rows, used = matrix.indices()
-    dense = matrix.values().new_zeros(matrix.shape[0], len(columns))
-    dense[rows, torch.searchsorted(columns, used)] = matrix.values()
-    return dense
+    x, y = as_matrices(a, b)
+    if not (x.is_sparse and y.is_sparse):
+        return x.to_dense(), y.to_dense()
+    columns = torch.unique(torch.cat([x.indices()[1], y.indices()[1]]))
+    sides = []
+    for matrix in (x, y):
+        rows, used = matrix.indices()
+        dense = matrix.values().new_zeros(matrix.shape[0], len(columns))
+        dense[rows, torch.searchsorted(columns, used)] = matrix.values()
+        sides.append(dense)
+    return sides[0], sides[1]
 
 
 def _as_pairs(a: Embeddings, b: Embeddings) -> tuple[Tensor, Tensor]:
-    left, right = _as_tensor(a), _as_tensor(b)
-    if left.shape != right.shape:
+    x, y = _as_tensor(a), _as_tensor(b)
+    if x.shape != y.shape:
         raise ValueError(
-            f"pairwise similarity needs equal shapes, got {tuple(left.shape)} and "
-            f"{tuple(right.shape)}; compare all with all by the function without 'pairwise_'"
+            f"pairwise similarity needs equal shapes, got {tuple(x.shape)} and "
+            f"{tuple(y.shape)}; compare all with all by the function without 'pairwise_'"
         )
-    if left.dim() == 1 and left.numel() == 0:
-        return as_matrices(left.to_dense(), right.to_dense())
-    if left.is_sparse != right.is_sparse:
-        return left.to_dense(), right.to_dense()
-    return left, right
+    if x.dim() == 1 and x.numel() == 0:
+        return as_matrices(x.to_dense(), y.to_dense())
+    if x.is_sparse != y.is_sparse:
+        return x.to_dense(), y.to_dense()
+    return x, y
 
 
 def _normalize_sparse(embeddings: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
-"""Which files a path names, and in which form each is written."""
+"""Files that a path names, and the form in which each is written."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 import pyarrow as pa
 
@@ -14,14 +15,11 @@ from stx_core.store.files.urls import redact
 
 _ENDINGS = {".parquet": "parquet", ".pq": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 
-# Layout of a file of lines by its first line; None if it is of another form.
-LayoutOf = Callable[[bytes], Layout | None]
-
 
 def read_tables(
     url: str,
     format: str | None,
-    layouts: Mapping[str, LayoutOf],
+    layouts: Mapping[str, Sequence[Layout]],
     convert_of: Callable[[str, list[str]], Convert],
 ) -> Iterator[pa.Table]:
     """Read one file of any form, table by table.
@@ -30,19 +28,18 @@ def read_tables(
         url: the file.
         format: ``parquet``, ``jsonl`` or a name of `layouts`; None to tell by the file's name,
             else by its first line.
-        layouts: forms of lines, in the order in which they are tried.
+        layouts: forms of lines, and the layouts of each, in the order in which they are tried.
         convert_of: given the URL, for messages, and the columns that the file has (names of
             `records.NAMES`), gives what takes a table of these to the wanted columns.
 
     Raises:
         InputError: the file is absent, its form unknown, or a line or row is bad; names it.
     """
-
-    def convert_these(names: list[str]) -> Convert:
-        return convert_of(url, names)
-
+    convert_these = partial(convert_of, url)
     try:
-        format = format or _by_ending(url)
+        name = url.lower().removesuffix(".gz")
+        by_ending = (form for ending, form in _ENDINGS.items() if name.endswith(ending))
+        format = format or next(by_ending, None)
         if format == "parquet":
             yield from read_parquet(url, convert_these)
         elif format == "jsonl":
@@ -53,26 +50,21 @@ def read_tables(
         raise InputError(f"{redact(url)}: no such file") from error
 
 
-def _by_ending(url: str) -> str | None:
-    name = url.lower().removesuffix(".gz")
-    return next((form for ending, form in _ENDINGS.items() if name.endswith(ending)), None)
-
-
-def _layout(url: str, format: str | None, layouts: Mapping[str, LayoutOf]) -> Layout | None:
+def _layout(url: str, format: str | None, layouts: Mapping[str, Sequence[Layout]]) -> Layout | None:
     """Layout of a file of lines; None if it is empty."""
-    known = ", ".join(sorted({"parquet", "jsonl", *layouts}))
+    forms = ", ".join(sorted({"parquet", "jsonl", *layouts}))
     if format is not None and format not in layouts:
-        raise InputError(f"unknown format {format!r}; one of {known}")
+        raise InputError(f"unknown format {format!r}; one of {forms}")
     line = first_line(url)
     if not line:
         return None
     for name in layouts if format is None else [format]:
-        layout = layouts[name](line)
-        if layout is not None:
-            return layout
+        for candidate in layouts[name]:
+            if (layout := candidate.of_file(line)) is not None:
+                return layout
     shown = line.decode(errors="replace")[:100]
-    wanted = f"not of the form {format}" if format else "of no known form"
-    raise InputError(f"{redact(url)}: the first line, {shown!r}, is {wanted}; known are {known}")
+    problem = f"not of the form {format}" if format else "of no known form"
+    raise InputError(f"{redact(url)}: the first line, {shown!r}, is {problem}; known are {forms}")
 
 
 def list_parts(path: str) -> list[str]:
@@ -92,7 +84,7 @@ def list_parts(path: str) -> list[str]:
 
 
 def require(url: str, names: Sequence[str], *needed: str) -> None:
-    """Check that a file has a column under one of the names that each is known by.
+    """Check that a file has a column under one of the names that it may have.
 
     Raises:
         InputError: it has not.

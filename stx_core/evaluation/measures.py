@@ -19,7 +19,7 @@ _Scores = dict[str, dict[str, float]]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a ranking is worth by some judgements. Q judged queries, M measures.
+    """Quality of a ranking by some judgements. Q judged queries, M measures.
 
     Attributes:
         measures: M names, as `ir_measures` writes them.
@@ -50,7 +50,12 @@ class Evaluation:
     @property
     def deeper_measures(self) -> tuple[str, ...]:
         """Measures that look further down than any query's documents go."""
-        return tuple(name for name in self.measures if _cutoff(name) > self.depth)
+        cutoffs = {name: name.rpartition("@")[2] for name in self.measures}
+        return tuple(
+            name
+            for name, cutoff in cutoffs.items()
+            if cutoff.isdecimal() and int(cutoff) > self.depth
+        )
 
 
 def evaluate(
@@ -79,23 +84,28 @@ def evaluate(
     pipeline, parsed = _parse(measures)
     judged = _by_query(qrels)
     judged_ids = pa.array(judged)
-    rows = {query: row for row, query in enumerate(judged)}
-    columns = {measure: column for column, measure in enumerate(parsed)}
+    row_of = {query: row for row, query in enumerate(judged)}
+    column_of = {measure: column for column, measure in enumerate(parsed)}
     values = np.tile([float(measure.DEFAULT) for measure in parsed], (len(judged), 1))
     n_rows = n_ranked = n_not_judged = depth = 0
     for table in whole_queries(rankings):
-        known = table.filter(pc.is_in(table["query_id"], judged_ids))
-        scores = dict(_places(known))
-        n_rows += len(known)
+        ranked = table.filter(pc.is_in(table["query_id"], judged_ids))
+        scores = dict(_untied_scores(ranked))
+        n_rows += len(ranked)
         n_ranked += len(scores)
         depth = max([depth, *map(len, scores.values())])
         n_not_judged += len(query_starts(table)) - len(scores)
         if scores:
             part = {query: judged[query] for query in scores}
-            for found in pipeline.iter_calc(parsed, part, scores):
-                values[rows[found.query_id], columns[found.measure]] = found.value
+            for metric in pipeline.iter_calc(parsed, part, scores):
+                values[row_of[metric.query_id], column_of[metric.measure]] = metric.value
+    if not n_ranked and not n_not_judged:
+        raise InputError("the ranking holds no rows; nothing to evaluate")
     if not n_ranked:
-        _refuse_disjoint(n_not_judged, next(iter(judged)))
+        raise InputError(
+            f"none of the {n_not_judged:,} queries of the ranking is judged; are these the "
+            f"judgements for it? They are for queries like {next(iter(judged))!r}"
+        )
     return Evaluation(
         measures=tuple(str(measure) for measure in parsed),
         query_ids=tuple(judged),
@@ -108,23 +118,8 @@ def evaluate(
     )
 
 
-def _cutoff(measure: str) -> int:
-    """The place down to which a measure looks; 0 where it names none."""
-    _, _, cutoff = measure.rpartition("@")
-    return int(cutoff) if cutoff.isdecimal() else 0
-
-
-def _refuse_disjoint(n_not_judged: int, judged: str) -> None:
-    if not n_not_judged:
-        raise InputError("the ranking holds no rows; nothing to evaluate")
-    raise InputError(
-        f"none of the {n_not_judged:,} queries of the ranking is judged; are these the judgements "
-        f"for it? They are for queries like {judged!r}"
-    )
-
-
 def _parse(names: Sequence[str]) -> tuple[Any, list[Any]]:
-    """What computes the measures, and the measures, each once.
+    """Parse names of measures: what computes them, and the measures, each once.
 
     Raises:
         SpecError: see `evaluate`.
@@ -169,8 +164,8 @@ def _by_query(qrels: pa.Table) -> _Judgements:
     return judged
 
 
-def _places(table: pa.Table) -> Iterator[tuple[str, dict[str, float]]]:
-    """Queries of a table of whole queries, each with its documents: best has n, last has 1.
+def _untied_scores(table: pa.Table) -> Iterator[tuple[str, dict[str, float]]]:
+    """Queries of a table of whole queries, each with a score by document: best n, last 1.
 
     trec_eval computes in float32, which is exact up to 16 million documents of one query.
     """
@@ -182,12 +177,12 @@ def _places(table: pa.Table) -> Iterator[tuple[str, dict[str, float]]]:
     documents = table["doc_id"].to_pylist()
     for query, start, stop in zip(queries, starts, [*starts[1:], len(table)], strict=True):
         n_documents = int(stop - start)
-        places = map(float, range(n_documents, 0, -1))
-        found = dict(zip(documents[start:stop], places, strict=True))
-        if len(found) < n_documents:
-            twice = next(doc for doc in found if documents[start:stop].count(doc) > 1)
+        descending = map(float, range(n_documents, 0, -1))
+        scores = dict(zip(documents[start:stop], descending, strict=True))
+        if len(scores) < n_documents:
+            twice = next(doc for doc in scores if documents[start:stop].count(doc) > 1)
             raise InputError(
                 f"query {query!r}: document {twice!r} is in its ranking more than once; keep the "
                 "best place of each document"
             )
-        yield query, found
+        yield query, scores

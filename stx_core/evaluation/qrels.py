@@ -30,29 +30,12 @@ _TREC = Layout(
     ),
     tabs=False,
 )
-_BEIR = (("query_id", pa.string()), ("doc_id", pa.string()), ("score", pa.float64()))
-
-
-def _trec(line: bytes) -> Layout | None:
-    return _TREC if len(line.split()) == len(_TREC.columns) else None
-
-
-def _beir(line: bytes) -> Layout | None:
-    fields = line.split(b"\t")
-    if len(fields) != len(_BEIR):
-        return None
-    return Layout(_BEIR, tabs=True, has_header=not _is_number(fields[-1]))
-
-
-def _is_number(field: bytes) -> bool:
-    try:
-        float(field)
-    except ValueError:
-        return False
-    return True
-
-
-_LAYOUTS = {"beir": _beir, "trec": _trec}
+_BEIR = Layout(
+    (("query_id", pa.string()), ("doc_id", pa.string()), ("score", pa.float64())),
+    tabs=True,
+    has_header=True,
+)
+_LAYOUTS = {"beir": (_BEIR,), "trec": (_TREC,)}
 
 
 def read_qrels(url: str, format: str | None = None) -> pa.Table:
@@ -71,9 +54,9 @@ def read_qrels(url: str, format: str | None = None) -> pa.Table:
     urls = list_parts(url)
     if len(urls) > 1 and not is_glob(url):
         # Usually the splits train, dev and test, which must not be mixed by accident.
-        names = ", ".join(each.rsplit("/", 1)[-1] for each in urls[:5])
+        names = ", ".join(part.rsplit("/", 1)[-1] for part in urls[:5])
         raise InputError(f"{redact(url)}: holds {len(urls)} files ({names} …); name one of them")
-    tables = [table for each in urls for table in read_tables(each, format, _LAYOUTS, _convert_of)]
+    tables = [table for part in urls for table in read_tables(part, format, _LAYOUTS, _convert_of)]
     table = pa.concat_tables(tables or [QRELS.empty_table()])
     if not len(table):
         raise InputError(f"{redact(url)}: holds no judgements")

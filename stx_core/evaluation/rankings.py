@@ -25,7 +25,7 @@ import pyarrow.dataset as ds
 from stx_core.errors import InputError
 from stx_core.evaluation.delimited import Layout
 from stx_core.evaluation.files import list_parts, read_tables, require
-from stx_core.evaluation.records import Convert, as_numbers, ids, numbers
+from stx_core.evaluation.records import Convert, ids, numbers
 from stx_core.evaluation.whole_queries import best_first, whole_queries, with_ranks
 from stx_core.store.data_file import read_batches
 from stx_core.store.files.filesystem import list_names
@@ -40,12 +40,8 @@ _TREC = (
 _MSMARCO = (("query_id", _ID), ("doc_id", _ID), ("rank", _RANK), ("score", _SCORE))
 
 _LAYOUTS = {
-    "trec": lambda line: Layout(_TREC, tabs=False) if len(line.split()) == 6 else None,
-    "msmarco": lambda line: (
-        Layout(_MSMARCO[:n_fields], tabs=False)
-        if (n_fields := len(line.split())) in (3, 4)
-        else None
-    ),
+    "trec": (Layout(_TREC, tabs=False),),
+    "msmarco": (Layout(_MSMARCO[:3], tabs=False), Layout(_MSMARCO, tabs=False)),
 }
 FORMATS = (*_LAYOUTS, "parquet", "jsonl")
 
@@ -79,12 +75,18 @@ def read_rankings(
             f"{redact(path)}: no dataset of stx, it has no outputs; leave out {output!r}"
         )
     for url in list_parts(path):
-        tables = read_tables(url, format, _LAYOUTS, _convert_of)
-        yield from _ranked(_from_rank_one(tables))
+        tables = _from_rank_one(read_tables(url, format, _LAYOUTS, _convert_of))
+        for table in tables:
+            if not table["rank"].null_count:
+                yield table
+                continue
+            # A file without ranks: its queries are ranked by score.
+            for whole in whole_queries(itertools.chain([table], tables)):
+                yield with_ranks(best_first(whole))
 
 
 def is_dataset(path: str) -> bool:
-    """Whether a path is the folder of a dataset that stx wrote."""
+    """Tell whether a path is the folder of a dataset that stx wrote."""
     if scheme(path) == LOCAL and not os.path.isdir(local_path(path)):
         return False
     return bool(list_names(join(path, "_stx", "log")))
@@ -129,7 +131,7 @@ def _from_rows(table: pa.Table) -> pa.Table:
     if has_score and not has_rank:
         score = numbers(table["score"], "score", _SCORE)
     elif has_score:
-        score = pc.coalesce(as_numbers(table["score"], "score", _SCORE), score)
+        score = pc.coalesce(numbers(table["score"], "score", _SCORE, nulls=True), score)
     columns = [ids(table["query_id"], "query_id"), ids(table["doc_id"], "doc_id"), rank, score]
     return pa.table(columns, schema=RANKING)
 
@@ -160,13 +162,3 @@ def _from_rank_one(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
             rank = pc.add(table["rank"], pa.scalar(1, _RANK))
             table = table.set_column(place, RANKING.field("rank"), rank)
         yield table
-
-
-def _ranked(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """Give ranks to tables of a file that has none."""
-    for table in tables:
-        if not table["rank"].null_count:
-            yield table
-            continue
-        for whole in whole_queries(itertools.chain([table], tables)):
-            yield with_ranks(best_first(whole))

@@ -1,6 +1,5 @@
 """Files of named columns, Parquet and JSONL, whatever their authors call the columns."""
 
-import bisect
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
@@ -10,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stx_core.errors import InputError
-from stx_core.evaluation.text_blocks import parse_blocks, read_blocks
+from stx_core.evaluation.text_blocks import parse_blocks, read_blocks, shortest_refused
 from stx_core.store.corpus.json_scan import objects, read_json
 from stx_core.store.corpus.json_types import Profile, merged, type_of
 from stx_core.store.corpus.parquet_file import open_parquet
@@ -26,6 +25,8 @@ NAMES: dict[str, tuple[str, ...]] = {
     "score": ("score", "relevance"),
 }
 _BATCH_ROWS = 65_536
+# Counts of a `Profile` by kind of value.
+_KINDS = ("strings", "ints", "floats", "lists", "objects", "bools")
 _MAGIC, _ENCRYPTED_MAGIC = b"PAR1", b"PARE"
 
 Convert = Callable[[pa.Table], pa.Table]
@@ -54,25 +55,15 @@ def read_parquet(url: str, convert_of: Callable[[list[str]], Convert]) -> Iterat
         for batch in source.open().iter_batches(_BATCH_ROWS, columns=list(names)):
             # Columns come in the order of the file.
             table = pa.Table.from_batches([batch]).rename_columns(names)
-            yield _converted(url, n_read, table, convert)
+            try:
+                converted = convert(table)
+            except pa.ArrowInvalid as error:
+                n, _ = shortest_refused(convert, table, str(error))
+                raise InputError(
+                    f"{redact(url)} row {n_read + n - 1}: {error}; mend or remove the row"
+                ) from None
+            yield converted
             n_read += len(table)
-
-
-def _converted(url: str, n_before: int, table: pa.Table, convert: Convert) -> pa.Table:
-    try:
-        return convert(table)
-    except pa.ArrowInvalid as error:
-        problem = str(error)
-
-    def fails(n_rows: int) -> bool:
-        try:
-            convert(table.slice(0, n_rows))
-        except pa.ArrowInvalid:
-            return True
-        return False
-
-    row = n_before + bisect.bisect_left(range(1, len(table) + 1), True, key=fails)
-    raise InputError(f"{redact(url)} row {row}: {problem}; mend or remove the row")
 
 
 def read_jsonl(url: str, convert_of: Callable[[list[str]], Convert]) -> Iterator[pa.Table]:
@@ -84,7 +75,7 @@ def read_jsonl(url: str, convert_of: Callable[[list[str]], Convert]) -> Iterator
     if first is None:
         convert_of([])
         return
-    types = _Types(url, objects(first.data.split(b"\n")))
+    types = _Types(url, first.data)
     convert = convert_of(list(types.names.values()))
 
     def parse(data: bytes) -> pa.Table:
@@ -98,10 +89,11 @@ class _Types:
 
     Args:
         url: the file, for messages.
-        rows: the first ones.
+        first: lines that it begins with.
     """
 
-    def __init__(self, url: str, rows: Sequence[dict[str, Any]]) -> None:
+    def __init__(self, url: str, first: bytes) -> None:
+        rows = objects(first.split(b"\n"))
         if not rows:
             raise InputError(
                 f"{redact(url)}: the first line is no JSON object; name another format, or write "
@@ -110,12 +102,12 @@ class _Types:
         self._url = url
         self._profiles = _profiles(rows)
         keys = set(chain.from_iterable(rows))
-        self.names = _names([name for theirs in NAMES.values() for name in theirs if name in keys])
+        self.names = _names([name for name in chain.from_iterable(NAMES.values()) if name in keys])
         # A name that would win over one of these, or stand for a column that none of them is.
         self._absent = [
             name
-            for ours, theirs in NAMES.items()
-            for name in itertools.takewhile(lambda name: name not in self.names, theirs)
+            for aliases in NAMES.values()
+            for name in itertools.takewhile(lambda name: name not in self.names, aliases)
         ]
         self._schema = self._types()
 
@@ -136,41 +128,40 @@ class _Types:
         try:
             return read_json(data, self._schema)
         except pa.ArrowInvalid:
-            if not self._widen(data):
+            rows = objects(data.split(b"\n"))
+            for name in self._absent:
+                if any(row.get(name) is not None for row in rows):
+                    raise InputError(
+                        f"{redact(self._url)}: a column {name!r} appears after lines without one; "
+                        "give all lines the same columns"
+                    ) from None
+            before = self._schema
+            for name, profile in _profiles(rows).items():
+                total = merged([self._profiles[name], profile])
+                # An id is not a string here and a number there, nor are those of a list.
+                values = total.items or total
+                if sum(bool(getattr(values, kind)) for kind in _KINDS) <= 1:
+                    self._profiles[name] = total
+            self._schema = self._types()
+            if self._schema.equals(before):
                 raise
         return read_json(data, self._schema)
 
-    def _widen(self, data: bytes) -> bool:
-        """Look at a block that does not fit: whether the types are others now."""
-        rows = objects(data.split(b"\n"))
-        for name in self._absent:
-            if any(row.get(name) is not None for row in rows):
-                raise InputError(
-                    f"{redact(self._url)}: a column {name!r} appears after lines without one; "
-                    "give all lines the same columns"
-                )
-        before = self._schema
-        for name, profile in _profiles(rows).items():
-            # An id is not a string here and a number there.
-            if len(_kinds(total := merged([self._profiles[name], profile]))) <= 1:
-                self._profiles[name] = total
-        self._schema = self._types()
-        return not self._schema.equals(before)
-
     def _types(self) -> pa.Schema:
-        fields = [(name, self._type(name, ours)) for name, ours in self.names.items()]
+        fields = []
+        for name, column in self.names.items():
+            profile = self._profiles[name]
+            kind = type_of(profile, name, "number" if column == "score" else "id")
+            if column == "score":
+                # A whole number on the first lines does not make the column whole numbers.
+                numbers = profile.ints + profile.floats
+                kind = pa.string() if profile.strings > numbers else pa.float64()
+            elif pa.types.is_list(kind) and pa.types.is_null(kind.value_type):
+                kind = pa.list_(pa.string())
+            elif pa.types.is_null(kind):
+                kind = pa.string()
+            fields.append((name, kind))
         return pa.schema([*fields, *((name, pa.null()) for name in self._absent)])
-
-    def _type(self, name: str, ours: str) -> pa.DataType:
-        profile = self._profiles[name]
-        kind = type_of(profile, name, "number" if ours == "score" else "id")
-        if ours == "score":
-            # A whole number on the first lines does not make the column whole numbers.
-            numbers = profile.ints + profile.floats
-            return pa.string() if profile.strings > numbers else pa.float64()
-        if pa.types.is_list(kind) and pa.types.is_null(kind.value_type):
-            return pa.list_(pa.string())
-        return pa.string() if pa.types.is_null(kind) else kind
 
 
 def _profiles(rows: Sequence[dict[str, Any]]) -> dict[str, Profile]:
@@ -180,21 +171,14 @@ def _profiles(rows: Sequence[dict[str, Any]]) -> dict[str, Profile]:
     return profiles
 
 
-def _kinds(profile: Profile) -> set[str]:
-    """Kinds of values that a column, or the lists in it, hold."""
-    one = profile.items or profile
-    kinds = ("strings", "ints", "floats", "lists", "objects", "bools")
-    return {kind for kind in kinds if getattr(one, kind)}
-
-
 def _names(columns: Sequence[str]) -> dict[str, str]:
     """Our name by the file's name, for the columns that we know."""
-    found = {}
-    for ours, theirs in NAMES.items():
-        name = next((name for name in theirs if name in columns), None)
+    names = {}
+    for column, aliases in NAMES.items():
+        name = next((alias for alias in aliases if alias in columns), None)
         if name is not None:
-            found[name] = ours
-    return found
+            names[name] = column
+    return names
 
 
 def ids(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
@@ -220,19 +204,16 @@ def ids(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
     return column
 
 
-def numbers(column: pa.ChunkedArray, name: str, kind: pa.DataType) -> pa.ChunkedArray:
-    """Numbers of the wanted type.
+def numbers(
+    column: pa.ChunkedArray, name: str, kind: pa.DataType, *, nulls: bool = False
+) -> pa.ChunkedArray:
+    """Numbers of a type.
 
     Raises:
-        pa.ArrowInvalid: one is null, not a number, or does not fit the type.
+        pa.ArrowInvalid: one is null, unless `nulls` are allowed, no number, or does not fit.
     """
-    if column.null_count:
+    if column.null_count and not nulls:
         raise pa.ArrowInvalid(f"{name} is null")
-    return as_numbers(column, name, kind)
-
-
-def as_numbers(column: pa.ChunkedArray, name: str, kind: pa.DataType) -> pa.ChunkedArray:
-    """As `numbers`, but some may be null."""
     try:
         # Only whole numbers must be kept exactly.
         return column.cast(kind, safe=pa.types.is_integer(kind))

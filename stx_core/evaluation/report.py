@@ -20,31 +20,33 @@ def comparison_to_markdown(
     columns = ["measure", "ranking", "against", "difference", "95 % interval", "p"]
     rows = [
         [
-            each.measure,
-            f"{evaluation.means[each.measure]:.4f}",
-            f"{against.means[each.measure]:.4f}",
-            f"{each.difference:+.4f}",
-            f"{each.low:+.4f} to {each.high:+.4f}",
-            f"{each.p_value:.4f}",
+            row.measure,
+            f"{evaluation.means[row.measure]:.4f}",
+            f"{against.means[row.measure]:.4f}",
+            f"{row.difference:+.4f}",
+            f"{row.low:+.4f} to {row.high:+.4f}",
+            f"{row.p_value:.4f}",
         ]
-        for each in differences
+        for row in differences
     ]
     lines = f"ranking: {counts_line(evaluation)}\nagainst: {counts_line(against)}"
     return f"{_table(columns, rows)}\n\n{lines}\n"
 
 
 def counts_line(evaluation: Evaluation) -> str:
-    """How many queries the means are over, and what is unusual about them."""
-    told = [f"{len(evaluation.query_ids):,} judged queries, {evaluation.n_rows:,} ranked documents"]
+    """A line of how many queries the means are over, and what is unusual about them."""
+    parts = [
+        f"{len(evaluation.query_ids):,} judged queries, {evaluation.n_rows:,} ranked documents"
+    ]
     if evaluation.n_not_ranked:
-        told.append(f"{evaluation.n_not_ranked:,} queries not in the ranking, counted as 0")
+        parts.append(f"{evaluation.n_not_ranked:,} queries not in the ranking, counted as 0")
     if evaluation.n_without_relevant:
-        told.append(
+        parts.append(
             f"{evaluation.n_without_relevant:,} queries without a relevant document, counted as 0"
         )
     if evaluation.n_not_judged:
-        told.append(f"{evaluation.n_not_judged:,} queries without judgements, left out")
-    return "; ".join(told)
+        parts.append(f"{evaluation.n_not_judged:,} queries without judgements, left out")
+    return "; ".join(parts)
 
 
 def depth_note(evaluation: Evaluation, name: str = "ranking") -> str:

@@ -1,8 +1,8 @@
 """Files of lines, parsed block by block: as fast as the parser, and exact about a bad line."""
 
-import bisect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
@@ -87,27 +87,37 @@ def parse_blocks(url: str, parse: Callable[[bytes], pa.Table], expected: str) ->
     for block in read_blocks(url):
         try:
             yield parse(block.data)
-        except pa.ArrowInvalid:
-            raise _bad_line(url, block, parse, expected) from None
-
-
-def _bad_line(
-    url: str, block: Block, parse: Callable[[bytes], pa.Table], expected: str
-) -> InputError:
-    """Which line it is: the last of the shortest beginning of the block that does not parse."""
-    lines = block.data.split(b"\n")
-    problems: dict[int, str] = {}
-
-    def fails(n_lines: int) -> bool:
-        try:
-            parse(b"\n".join(lines[:n_lines]))
         except pa.ArrowInvalid as error:
-            problems[n_lines] = str(error)
-        return n_lines in problems
+            lines = block.data.split(b"\n")
+            n, problem = shortest_refused(
+                lambda beginning: parse(b"\n".join(beginning)), lines, str(error)
+            )
+            shown = lines[n - 1].decode(errors="replace")[:_SHOWN_CHARACTERS]
+            raise InputError(
+                f"{redact(url)} line {block.line + n - 1}: {shown!r} is not '{expected}' "
+                f"({one_line(problem)}); mend or remove the line, or name another format"
+            ) from None
 
-    bad = 1 + bisect.bisect_left(range(1, len(lines) + 1), True, key=fails)
-    shown = lines[bad - 1].decode(errors="replace")[:_SHOWN_CHARACTERS]
-    return InputError(
-        f"{redact(url)} line {block.line + bad - 1}: {shown!r} is not '{expected}' "
-        f"({one_line(problems[bad])}); mend or remove the line, or name another format"
-    )
+
+def shortest_refused(
+    convert: Callable[[Any], object], rows: Sequence[Any], problem: str
+) -> tuple[int, str]:
+    """Find the shortest beginning of refused rows that is refused; its last row is bad.
+
+    Args:
+        convert: raises `pa.ArrowInvalid` if any of the rows that it is given is bad.
+        rows: a list or a table.
+        problem: that it has with all of them.
+
+    Returns:
+        Length and problem of the beginning.
+    """
+    good, refused = 0, len(rows)
+    while refused - good > 1:
+        middle = (good + refused) // 2
+        try:
+            convert(rows[:middle])
+            good = middle
+        except pa.ArrowInvalid as error:
+            refused, problem = middle, str(error)
+    return refused, problem

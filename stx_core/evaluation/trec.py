@@ -30,31 +30,25 @@ def trec_lines(table: pa.Table, tag: str) -> bytes:
         InputError: an id is empty or holds white space; names it.
     """
     for name in ("query_id", "doc_id"):
-        _refuse_spaces(table[name], name)
+        ids = table[name]
+        bad = pc.index(pc.or_(pc.match_substring_regex(ids, _SPACE), pc.equal(ids, "")), True)
+        if (row := bad.as_py()) >= 0:
+            raise InputError(
+                f"{name} {ids[row].as_py()!r} is empty or holds white space, which a TREC run "
+                "file cannot hold; rename the ids, or export as top_ranked"
+            )
     query, document = table["query_id"], table["doc_id"]
     rank, score = table["rank"].cast(pa.string()), table["score"].cast(pa.string())
-    lines = pc.binary_join_element_wise(query, "Q0", document, rank, score, f"{tag}\n", " ")
-    # The bytes of an array of strings stand behind each other: that is the file.
-    return b"".join(_bytes(chunk) for chunk in lines.chunks)
-
-
-def _refuse_spaces(column: pa.ChunkedArray, name: str) -> None:
-    bad = pc.or_(pc.match_substring_regex(column, _SPACE), pc.equal(column, ""))
-    place = pc.index(bad, True).as_py()
-    if place >= 0:
-        raise InputError(
-            f"{name} {column[place].as_py()!r} is empty or holds white space, which a TREC run "
-            "file cannot hold; rename the ids, or export as top_ranked"
+    fields = [query, "Q0", document, rank, score, f"{tag}\n"]
+    content = []
+    for lines in pc.binary_join_element_wise(*fields, " ").chunks:
+        if not len(lines):
+            continue
+        # The bytes of an array of strings stand behind each other: that is the file.
+        offsets, data = lines.buffers()[1:]
+        first, last = (
+            int.from_bytes(offsets[4 * index : 4 * index + 4].to_pybytes(), "little")
+            for index in (lines.offset, lines.offset + len(lines))
         )
-
-
-def _bytes(lines: pa.Array) -> bytes:
-    if not len(lines):
-        return b""
-    offsets, data = lines.buffers()[1:]
-    first, last = (
-        int.from_bytes(offsets[4 * place : 4 * place + 4].to_pybytes(), "little")
-        for place in (lines.offset, lines.offset + len(lines))
-    )
-    content: bytes = data[first:last].to_pybytes()
-    return content
+        content.append(data[first:last].to_pybytes())
+    return b"".join(content)

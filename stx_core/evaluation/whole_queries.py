@@ -22,20 +22,20 @@ def whole_queries(rankings: Iterable[pa.Table]) -> Iterator[pa.Table]:
         InputError: rows of a query come after those of others.
     """
     seen: set[str] = set()
-    held: list[pa.Table] = []
+    pending: list[pa.Table] = []
     for table in rankings:
         if not len(table):
             continue
-        if held and held[0]["query_id"][0] != table["query_id"][0]:
-            yield _once(held, seen)
-            held = []
+        if pending and pending[0]["query_id"][0] != table["query_id"][0]:
+            yield _once(pending, seen)
+            pending = []
         start = query_starts(table)[-1]
         if start:
-            yield _once([*held, table.slice(0, start)], seen)
-            held = []
-        held.append(table.slice(start))
-    if held:
-        yield _once(held, seen)
+            yield _once([*pending, table.slice(0, start)], seen)
+            pending = []
+        pending.append(table.slice(start))
+    if pending:
+        yield _once(pending, seen)
 
 
 def query_starts(table: pa.Table) -> np.ndarray:
@@ -71,7 +71,8 @@ def best_first(table: pa.Table) -> pa.Table:
     n_rows = len(table)
     if not n_rows:
         return table
-    query = query_numbers(table)
+    starts = query_starts(table)
+    query = np.repeat(np.arange(len(starts)), np.diff(starts, append=n_rows))
     rank = table["rank"].to_numpy()
     if np.all((np.diff(query) > 0) | (np.diff(rank) > 0)):
         return table
@@ -80,12 +81,6 @@ def best_first(table: pa.Table) -> pa.Table:
         [("q", "ascending"), ("r", "ascending"), ("s", "descending"), ("d", "ascending")],
     )
     return table.take(order)
-
-
-def query_numbers(table: pa.Table) -> np.ndarray:
-    """(N,) int64: for each row, how many queries stand before its own."""
-    starts = query_starts(table)
-    return np.repeat(np.arange(len(starts)), np.diff(starts, append=len(table)))
 
 
 def with_ranks(table: pa.Table) -> pa.Table:

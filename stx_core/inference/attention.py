@@ -61,7 +61,9 @@ def attention_forward(
     is_causal: bool | None = None,
     **more: Any,  # noqa: ANN401  (what transformers passes on)
 ) -> tuple[torch.Tensor, None]:
-    """What transformers calls: query (1, H, T, D), key and value (1, G, T, D); gives (1, T, H, D).
+    """Attention as transformers calls it.
+
+    Query (1, H, T, D), key and value (1, G, T, D) give (1, T, H, D).
 
     Raises:
         ModelError: the backbone wants something of its attention that is not known here.
@@ -102,11 +104,13 @@ def attend(
     layout = _layout.get()
     used = int(layout.starts[-1])
     if native.has_attention(query, value):
-        out = native.attend(query, key, value, layout.offsets, scale, window, bias)
+        out = native.attend(
+            query, key, value, offsets=layout.offsets, scale=scale, window=window, bias=bias
+        )
     elif query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and bias is None:
-        out = _on_cuda(query, key, value, layout, scale, window)
+        out = _on_cuda(query, key, value, layout=layout, scale=scale, window=window)
     else:
-        out = _by_length(query, key, value, layout, scale, window, bias)
+        out = _by_length(query, key, value, layout=layout, scale=scale, window=window, bias=bias)
     out[used:] = 0
     return out
 
@@ -115,6 +119,7 @@ def _on_cuda(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
+    *,
     layout: Layout,
     scale: float,
     window: tuple[int, int],
@@ -124,20 +129,20 @@ def _on_cuda(
     used = int(layout.starts[-1])
     out = query.new_empty((len(query), query.shape[1], value.shape[2]))
     q, k, v = (tensor[:used].contiguous() for tensor in (query, key, value))
-    found = varlen_attn(
+    attended = varlen_attn(
         q,
         k,
         v,
-        layout.offsets,
-        layout.offsets,
-        layout.longest,
-        layout.longest,
+        cu_seq_q=layout.offsets,
+        cu_seq_k=layout.offsets,
+        max_q=layout.longest,
+        max_k=layout.longest,
         scale=scale,
         window_size=window,
         enable_gqa=key.shape[1] != query.shape[1],
     )
-    assert isinstance(found, torch.Tensor)
-    out[:used] = found
+    assert isinstance(attended, torch.Tensor)
+    out[:used] = attended
     return out
 
 
@@ -145,6 +150,7 @@ def _by_length(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
+    *,
     layout: Layout,
     scale: float,
     window: tuple[int, int],
@@ -167,7 +173,7 @@ def _by_length(
         if repeats > 1:
             k, v = (tensor.repeat_interleave(repeats, dim=1) for tensor in (k, v))
         causal = window == (-1, 0) and bias is None
-        found = scaled_dot_product_attention(
+        attended = scaled_dot_product_attention(
             q,
             k,
             v,
@@ -175,7 +181,7 @@ def _by_length(
             is_causal=causal,
             scale=scale,
         )
-        out[part] = found.transpose(1, 2).flatten(0, 1)
+        out[part] = attended.transpose(1, 2).flatten(0, 1)
     return out
 
 
@@ -186,16 +192,13 @@ def _mask(
     before, after = (length if side < 0 else side for side in window)
     if bias is None and min(before, after) >= length - 1:
         return None
-    places = torch.arange(length, device=like.device)
-    ahead = places - places[:, None]
+    positions = torch.arange(length, device=like.device)
+    ahead = positions - positions[:, None]
     mask = like.new_zeros((length, length))
     mask.masked_fill_((ahead > after) | (ahead < -before), -math.inf)
     return mask if bias is None else mask + bias[:, :length, :length].to(like.dtype)
 
 
-def _no_mask(*_: Any, **__: Any) -> None:  # noqa: ANN401
-    """What an input may see is in the layout."""
-
-
 AttentionInterface.register(NAME, attention_forward)
-AttentionMaskInterface.register(NAME, _no_mask)
+# What an input may see is in the layout.
+AttentionMaskInterface.register(NAME, lambda *_, **__: None)

@@ -19,7 +19,7 @@ from stx_core.inference.attention import attend, packed_attention
 from stx_core.inference.packing import Layout
 
 Read = Callable[[torch.Tensor], torch.Tensor]
-"""Takes the wanted part out of what a backbone gave, (1, T, H) or (1, B, K) or (B, K)."""
+"""Takes the part that is needed out of what a backbone gave, (1, T, H) or (1, B, K) or (B, K)."""
 
 
 def position_ids(model: Any, input_ids: torch.Tensor, layout: Layout) -> torch.Tensor:  # noqa: ANN401
@@ -27,7 +27,8 @@ def position_ids(model: Any, input_ids: torch.Tensor, layout: Layout) -> torch.T
 
     RoBERTa and its relatives count from padding_idx + 1, and do not count that id.
     """
-    table = next(_position_tables(model), None)
+    tables = (getattr(module, "position_embeddings", None) for module in model.modules())
+    table = next((table for table in tables if isinstance(table, nn.Embedding)), None)
     if table is None or table.padding_idx is None:
         return layout.positions[None]
     counted = (input_ids[0] != table.padding_idx).long()
@@ -35,13 +36,6 @@ def position_ids(model: Any, input_ids: torch.Tensor, layout: Layout) -> torch.T
     starts = torch.arange(layout.size, device=total.device) - layout.positions
     before = (total - counted)[starts]
     return ((total - before) * counted + table.padding_idx)[None]
-
-
-def _position_tables(model: Any) -> Iterator[nn.Embedding]:  # noqa: ANN401
-    for module in model.modules():
-        table = getattr(module, "position_embeddings", None)
-        if isinstance(table, nn.Embedding):
-            yield table
 
 
 @contextmanager
@@ -62,8 +56,14 @@ def as_packed(model: Any, layout: Layout, task: str) -> Iterator[Read]:  # noqa:
             _pack_mpnet(model.base_model.encoder, layout, stack)
         pooler = getattr(model.base_model, "pooler", None)
         if pooler is not None:
-            first = pooler.register_forward_pre_hook(partial(_first_for_pooler, layout))
-            stack.callback(first.remove)
+
+            def first_tokens(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+                if inputs[0].ndim != 3:
+                    return inputs  # ALBERT has picked it already, wrongly: it cannot be used
+                return (inputs[0][0, layout.first, None], *inputs[1:])
+
+            # Poolers read the first token of each input: (1, T, H) to (B, 1, H).
+            stack.callback(pooler.register_forward_pre_hook(first_tokens).remove)
         if task == "sequence-classification":
             yield _classified(model, layout, stack, has_pooler=pooler is not None)
         elif task == "fill-mask":
@@ -71,7 +71,7 @@ def as_packed(model: Any, layout: Layout, task: str) -> Iterator[Read]:  # noqa:
             head = model.get_output_embeddings()
             if type(head) is not nn.Linear:
                 raise ModelError(f"the masked-LM head is a {type(head).__name__}")
-            _replace_forward(head, lambda states: states, stack)
+            _replace(head, "forward", lambda states: states, stack)
             yield _tokens
         else:
             yield _tokens
@@ -80,13 +80,6 @@ def as_packed(model: Any, layout: Layout, task: str) -> Iterator[Read]:  # noqa:
 def _tokens(value: torch.Tensor) -> torch.Tensor:
     """(1, T, H) or (1, B, K) without the 1; what a pooler gave, (B, H), as it is."""
     return value[0] if value.ndim == 3 else value
-
-
-def _first_for_pooler(layout: Layout, _: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Poolers read the first token of each input: (1, T, H) to (B, 1, H)."""
-    if inputs[0].ndim != 3:
-        return inputs  # ALBERT has picked it already, wrongly: its pooler cannot be used
-    return (inputs[0][0, layout.first, None], *inputs[1:])
 
 
 def _classified(
@@ -103,23 +96,17 @@ def _classified(
         stack.callback(hook.remove)
         return lambda _: scores[-1][0, layout.last]
     if not has_pooler:
+
+        def first_of_output(_: nn.Module, __: object, output: Any) -> Any:  # noqa: ANN401
+            states = output[0][0, layout.first, None]
+            if isinstance(output, tuple):
+                return (states, *output[1:])
+            output["last_hidden_state"] = states
+            return output
+
         # The head reads the first token of each input.
-        hook = model.base_model.register_forward_hook(partial(_first_of_output, layout))
-        stack.callback(hook.remove)
+        stack.callback(model.base_model.register_forward_hook(first_of_output).remove)
     return lambda value: value
-
-
-def _first_of_output(layout: Layout, _: nn.Module, __: object, output: Any) -> Any:  # noqa: ANN401
-    states = output[0][0, layout.first, None]
-    if isinstance(output, tuple):
-        return (states, *output[1:])
-    output["last_hidden_state"] = states
-    return output
-
-
-def _replace_forward(module: nn.Module, forward: Callable[..., Any], stack: ExitStack) -> None:
-    """Let a module compute something else until the stack ends."""
-    _replace(module, "forward", forward, stack)
 
 
 def _replace(thing: Any, name: str, value: object, stack: ExitStack) -> None:  # noqa: ANN401
@@ -140,7 +127,7 @@ def _pack_mpnet(encoder: Any, layout: Layout, stack: ExitStack) -> None:  # noqa
     _replace(encoder, "compute_position_bias", lambda _: bias, stack)
     for layer in encoder.layer:
         attention = layer.attention.attn
-        _replace_forward(attention, partial(_mpnet_attention, attention), stack)
+        _replace(attention, "forward", partial(_mpnet_attention, attention), stack)
 
 
 def _mpnet_attention(
@@ -154,5 +141,5 @@ def _mpnet_attention(
     layers = (attention.q, attention.k, attention.v)
     query, key, value = (layer(hidden_states)[0].view(shape) for layer in layers)
     scale = 1 / math.sqrt(attention.attention_head_size)
-    found = attend(query, key, value, scale=scale, bias=position_bias)
-    return (attention.o(found.flatten(1)[None]),)
+    attended = attend(query, key, value, scale=scale, bias=position_bias)
+    return (attention.o(attended.flatten(1)[None]),)

@@ -8,7 +8,7 @@ from stx_core.inference.walk import all_modules
 
 
 def is_compiled(model: nn.Module) -> bool:
-    """Whether torch.compile has taken a module, or one inside of it."""
+    """Tell whether torch.compile has taken a module, or one inside of it."""
     return any(
         getattr(module, "_compiled_call_impl", None) is not None or original(module) is not module
         for module in all_modules(model)

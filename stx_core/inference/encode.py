@@ -69,7 +69,8 @@ def run_batches(
         output = _attempt(forward, rows)
         # Not in an except block: there the error would still hold the tensors of the failed batch.
         if isinstance(output, _OutOfMemory):
-            _free_cache()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
             longest = max(1, int(lengths[rows].max()))
             if len(rows) > 1:
                 size = int(lengths[rows].sum()) if packed else longest * len(rows)
@@ -86,7 +87,7 @@ def run_batches(
 
 
 class _OutOfMemory:
-    """What a batch gave that ran out of memory."""
+    """Stands for the output of a batch that ran out of memory."""
 
 
 def _attempt(forward: Callable[[np.ndarray], Output], rows: np.ndarray) -> Output | _OutOfMemory:
@@ -99,12 +100,7 @@ def _attempt(forward: Callable[[np.ndarray], Output], rows: np.ndarray) -> Outpu
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of torch or numpy means that memory ran out, on any device."""
+    """Tell whether an error of torch or numpy means that memory ran out, on any device."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return any(sign in str(error) for sign in _OUT_OF_MEMORY)
-
-
-def _free_cache() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""What only one thread may use at a time: tokenizers, and backbones.
+"""Locks of what only one thread may use at a time: tokenizers, and backbones.
 
 Locks are kept here, not in the objects: these are copied, pickled and sent to other processes.
 """
@@ -55,19 +55,11 @@ def exclusive_tokenizer(tokenizer: Any) -> Iterator[Any]:  # noqa: ANN401  (unty
         try:
             yield rust
         finally:
-            _restore(rust, truncation, padding)
-
-
-def _restore(
-    rust: Any,  # noqa: ANN401
-    truncation: dict[str, Any] | None,
-    padding: dict[str, Any] | None,
-) -> None:
-    if truncation is None:
-        rust.no_truncation()
-    elif truncation != rust.truncation:
-        rust.enable_truncation(**truncation)
-    if padding is None:
-        rust.no_padding()
-    elif padding != rust.padding:
-        rust.enable_padding(**padding)
+            if truncation is None:
+                rust.no_truncation()
+            elif truncation != rust.truncation:
+                rust.enable_truncation(**truncation)
+            if padding is None:
+                rust.no_padding()
+            elif padding != rust.padding:
+                rust.enable_padding(**padding)

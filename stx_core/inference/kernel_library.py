@@ -15,6 +15,7 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 SOURCES = Path(__file__).with_name("kernels")
@@ -109,22 +110,18 @@ def _cache_folder() -> Path:
 
 
 def _is_open_to_others(status: os.stat_result) -> bool:
-    """Whether somebody but this user and root can replace what is in a folder."""
+    """Tell whether somebody but this user and root can replace what is in a folder."""
     if status.st_uid not in (0, os.getuid()):
         return True
     if status.st_mode & stat.S_ISVTX:
         return False  # as /tmp is: everybody may add, nobody may replace what is another's
-    own_group = status.st_gid in (0, _private_group())
-    return bool(status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and not own_group))
-
-
-def _private_group() -> int | None:
-    """The group of this user that has the user's name: distributions give each user one."""
-    try:
+    own_group = status.st_gid == 0
+    with suppress(KeyError):
+        # Distributions give each user a group of the user's name.
         user = pwd.getpwuid(os.getuid())
-        return user.pw_gid if grp.getgrgid(user.pw_gid).gr_name == user.pw_name else None
-    except KeyError:
-        return None
+        private = grp.getgrgid(user.pw_gid).gr_name == user.pw_name
+        own_group = own_group or (private and status.st_gid == user.pw_gid)
+    return bool(status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and not own_group))
 
 
 if __name__ == "__main__":

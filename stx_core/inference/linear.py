@@ -61,7 +61,12 @@ class OrderedWeights:
         if entry is None or entry.source != source:
             entry = self._by_id[id(weight)] = _Ordered(weight, source)
         if (first, end) not in entry.parts:
-            entry.parts[first, end] = _order(weight, first, end)
+            rows = weight.detach()[first:end].contiguous()
+            entry.parts[first, end] = (
+                native.order_weight(rows)
+                if native.has_linear(weight)
+                else torch.ops.mkldnn._reorder_linear_weight(rows, _TYPICAL_ROWS)
+            )
         return entry.parts[first, end]
 
 
@@ -69,7 +74,7 @@ _weights: ContextVar[OrderedWeights | None] = ContextVar("weights", default=None
 
 
 def has_fast_linear(dtype: torch.dtype | None, device: torch.device) -> bool:
-    """Whether `fast_linear` does anything for a model with such weights."""
+    """Tell whether `fast_linear` does anything for a model with such weights."""
     usable = {torch.float32: True, torch.bfloat16: cpu_class() != "other"}
     on_cpu = device.type == "cpu" and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return on_cpu and dtype is not None and usable.get(dtype, False)
@@ -83,7 +88,8 @@ def project(
     weights = _weights.get()
     if weights is None or not _fits(x, weight, bias):
         return linear(x, weight[first:end], bias)
-    return _ordered_linear(x, weights.part(weight, first, end), end - first, bias, fused=False)
+    ordered = weights.part(weight, first, end)
+    return _ordered_linear(x, ordered, end - first, bias=bias, fused=False)
 
 
 def max_outputs(
@@ -175,7 +181,10 @@ class _FastLinear(TorchFunctionMode):
         if func is gelu and len(args) == 1 and more.get("approximate", "none") == "none":
             waits = self._linear_waits
             if waits is not None and args[0] is waits.output:
-                return self._gelu(waits)
+                self._linear_waits = None
+                self._passed = weakref.ref(waits.output), waits.compute
+                (compute,) = waits.arguments
+                return compute(fused=True)
         if func is layer_norm and self._sum_waits is not None:
             normalised = self._layer_norm(self._sum_waits, *args, **more)
             if normalised is not None:
@@ -197,8 +206,8 @@ class _FastLinear(TorchFunctionMode):
 
     def _finish_passed(self) -> None:
         if self._passed is not None:
-            (kept, compute), self._passed = self._passed, None
-            output = kept()
+            (output_ref, compute), self._passed = self._passed, None
+            output = output_ref()
             if output is not None:
                 output.set_(compute())  # type: ignore[call-overload]
 
@@ -212,24 +221,17 @@ class _FastLinear(TorchFunctionMode):
         ordered = self._weights.part(weight, 0, outputs)
 
         def compute(fused: bool = False) -> torch.Tensor:
-            return _ordered_linear(input, ordered, outputs, bias, fused)
+            return _ordered_linear(input, ordered, outputs, bias=bias, fused=fused)
 
         output = input.new_empty(()).expand(*input.shape[:-1], outputs)
         self._linear_waits = _Waiting(output, compute, (compute,))
         return output
 
-    def _gelu(self, waits: _Waiting) -> torch.Tensor:
-        self._linear_waits = None
-        self._passed = weakref.ref(waits.output), waits.compute
-        (compute,) = waits.arguments
-        activated: torch.Tensor = compute(fused=True)
-        return activated
-
-    def _add(self, one: Any, other: Any) -> Any:  # noqa: ANN401  (numbers, too)
-        if not (_is_plain(one) and _is_plain(other) and native.has_sum(one, other)):
-            return torch.add(one, other)
-        output = one.new_empty(()).expand(one.shape)
-        self._sum_waits = _Waiting(output, lambda: torch.add(one, other), (one, other))
+    def _add(self, a: Any, b: Any) -> Any:  # noqa: ANN401  (numbers, too)
+        if not (_is_plain(a) and _is_plain(b) and native.has_sum(a, b)):
+            return torch.add(a, b)
+        output = a.new_empty(()).expand(a.shape)
+        self._sum_waits = _Waiting(output, lambda: torch.add(a, b), (a, b))
         return output
 
     def _layer_norm(
@@ -244,13 +246,11 @@ class _FastLinear(TorchFunctionMode):
         """LayerNorm of the sum that waits, computed with it; None where it is of something else."""
         if input is not waits.output or not (_is_plain(weight) and _is_plain(bias)):
             return None
-        one, other = waits.arguments
-        if tuple(normalized_shape) != weight.shape or not native.has_add_norm(
-            one, other, weight, bias
-        ):
+        a, b = waits.arguments
+        if tuple(normalized_shape) != weight.shape or not native.has_add_norm(a, b, weight, bias):
             return None
         self._sum_waits = None
-        total, normalised = native.add_norm(one, other, weight, bias, eps)
+        total, normalised = native.add_norm(a, b, weight, bias, eps)
         waits.output.set_(total)  # type: ignore[call-overload]
         return normalised
 
@@ -266,7 +266,7 @@ def _is_plain(tensor: object) -> TypeGuard[torch.Tensor]:
 
 
 def _fits(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> bool:
-    """Whether a linear layer of these can run on an ordered weight."""
+    """Tell whether a linear layer of these can run on an ordered weight."""
     tensors = [x, weight] if bias is None else [x, weight, bias]
     if not all(map(_is_plain, tensors)) or torch.is_grad_enabled():
         return False
@@ -276,20 +276,13 @@ def _fits(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> b
     return same and strided and shaped and has_fast_linear(weight.dtype, weight.device)
 
 
-def _order(weight: torch.Tensor, first: int, end: int) -> torch.Tensor:
-    chosen = weight.detach()[first:end].contiguous()
-    if native.has_linear(weight):
-        return native.order_weight(chosen)
-    ordered: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(chosen, _TYPICAL_ROWS)
-    return ordered
-
-
 def _ordered_linear(
-    x: torch.Tensor, ordered: torch.Tensor, outputs: int, bias: torch.Tensor | None, fused: bool
+    x: torch.Tensor, ordered: torch.Tensor, outputs: int, *, bias: torch.Tensor | None, fused: bool
 ) -> torch.Tensor:
     """Outputs of a linear layer, with GELU when it is fused."""
     if ordered.layout == torch.strided:
         return native.linear(x, ordered, outputs, bias, gelu=fused)
     name, algorithm = ("gelu", "none") if fused else ("none", "")
-    output: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, ordered, bias, name, [], algorithm)
+    arguments: tuple[Any, ...] = (x, ordered, bias, name, [], algorithm)
+    output: torch.Tensor = torch.ops.mkldnn._linear_pointwise(*arguments)
     return output

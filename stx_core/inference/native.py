@@ -93,7 +93,7 @@ _OK, _OTHER_SIZE, _NO_MEMORY = range(3)  # what a kernel returns
 
 
 def has_linear(weight: torch.Tensor) -> bool:
-    """Whether `linear` is there, and the fastest, for a weight (N, K) on this machine.
+    """Tell whether `linear` is there, and the fastest, for a weight (N, K) on this machine.
 
     With AMX oneDNN's is, and for fewer outputs than fill a part of a panel.
     """
@@ -126,7 +126,7 @@ def linear(
     arguments = _LinearArguments(
         input=rows.data_ptr(),
         weight=ordered.data_ptr(),
-        bias=_address(bias),
+        bias=None if bias is None else bias.data_ptr(),
         out=out.data_ptr(),
         n_rows=len(rows),
         n_inputs=inputs,
@@ -162,7 +162,7 @@ def linear_max(
     arguments = _LinearArguments(
         input=x.data_ptr(),
         weight=ordered.data_ptr(),
-        bias=_address(bias),
+        bias=None if bias is None else bias.data_ptr(),
         out=out.data_ptr(),
         offsets=offsets.data_ptr(),
         n_rows=len(x),
@@ -175,7 +175,7 @@ def linear_max(
 
 
 def has_sum(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether `add_norm` could be called with these on this machine, and some weight and bias."""
+    """Tell whether `add_norm` could be called with these and some weight and bias, here."""
     usable = _adds(a) and _adds(b)
     fits = a.shape == b.shape and a.ndim > 0 and a.shape[-1] % 16 == 0
     return fits and usable and _library() is not None
@@ -184,7 +184,7 @@ def has_sum(a: torch.Tensor, b: torch.Tensor) -> bool:
 def has_add_norm(
     a: torch.Tensor, b: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
 ) -> bool:
-    """Whether `add_norm` can be called with these on this machine."""
+    """Tell whether `add_norm` can be called with these on this machine."""
     fits = a.shape[-1:] == weight.shape == bias.shape
     return fits and _adds(weight) and _adds(bias) and has_sum(a, b)
 
@@ -215,7 +215,7 @@ def add_norm(
 
 
 def has_attention(query: torch.Tensor, value: torch.Tensor) -> bool:
-    """Whether `attend` can be called with such tensors on this machine."""
+    """Tell whether `attend` can be called with such tensors on this machine."""
     fits = (
         query.device.type == "cpu"
         and query.dtype == torch.bfloat16
@@ -274,10 +274,6 @@ def attend(
         arguments.bias_head_stride, arguments.bias_key_stride = by_key.stride()[:2]
     _call("stx_attention", arguments)
     return out
-
-
-def _address(tensor: torch.Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
 
 
 def _call(name: str, arguments: ctypes.Structure) -> None:

@@ -1,6 +1,6 @@
 """Texts to token ids, kept ragged: exact lengths, no padding until a batch is made."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ UNLIMITED = 10**9
 
 Text = str
 Pair = tuple[str, str]
+# Of one input: ids, segment ids, and whether it was cut.
+_Encoded = tuple[list[int], list[int], bool]
 
 
 @dataclass(frozen=True)
@@ -94,26 +96,26 @@ def tokenize(
     """
     limit = None if max_length is None or max_length >= UNLIMITED else max_length
     encode = _encode_fast if getattr(tokenizer, "is_fast", False) else _encode_slow
-    ids: list[list[int]] = []
-    type_ids: list[list[int]] = []
-    truncated: list[bool] = []
+    encoded: list[_Encoded] = []
     for start in range(0, len(inputs), _TEXTS_AT_ONCE):
-        some = inputs[start : start + _TEXTS_AT_ONCE]
+        batch = inputs[start : start + _TEXTS_AT_ONCE]
         with exclusive_tokenizer(tokenizer):
-            encode(tokenizer, some, limit, special_tokens, ids, type_ids, truncated)
+            encoded += encode(tokenizer, batch, limit, special_tokens=special_tokens)
     takes_types = "token_type_ids" in tokenizer.model_input_names
-    return from_lists(ids, truncated, type_ids if takes_types else None)
+    return from_lists(
+        [ids for ids, _, _ in encoded],
+        [truncated for _, _, truncated in encoded],
+        [type_ids for _, type_ids, _ in encoded] if takes_types else None,
+    )
 
 
 def _encode_fast(
     tokenizer: Any,  # noqa: ANN401
     inputs: Sequence[Text] | Sequence[Pair],
     limit: int | None,
+    *,
     special_tokens: bool,
-    ids: list[list[int]],
-    type_ids: list[list[int]],
-    truncated: list[bool],
-) -> None:
+) -> Iterator[_Encoded]:
     backend = tokenizer.backend_tokenizer
     backend.no_padding()
     backend.no_truncation()
@@ -136,20 +138,16 @@ def _encode_fast(
         else backend.encode_batch_fast(list(inputs), add_special_tokens=special_tokens)
     )
     for encoding in encodings:
-        ids.append(encoding.ids)
-        type_ids.append(encoding.type_ids)
-        truncated.append(bool(encoding.overflowing))
+        yield encoding.ids, encoding.type_ids, bool(encoding.overflowing)
 
 
 def _encode_slow(
     tokenizer: Any,  # noqa: ANN401
     inputs: Sequence[Text] | Sequence[Pair],
     limit: int | None,
+    *,
     special_tokens: bool,
-    ids: list[list[int]],
-    type_ids: list[list[int]],
-    truncated: list[bool],
-) -> None:
+) -> Iterator[_Encoded]:
     for item in inputs:
         # Lists of one: transformers takes an empty second text for none when it is given alone.
         texts = [[item]] if isinstance(item, str) else [[item[0]], [item[1]]]
@@ -158,11 +156,9 @@ def _encode_slow(
         overlong = limit is not None and len(full["input_ids"][0]) > limit
         if overlong:
             full = tokenizer(*texts, truncation="longest_first", max_length=limit, **options)
-        ids.append(full["input_ids"][0])
-        type_ids.append(
-            full["token_type_ids"][0] if "token_type_ids" in full else [0] * len(ids[-1])
-        )
-        truncated.append(overlong)
+        ids = full["input_ids"][0]
+        types = full["token_type_ids"][0] if "token_type_ids" in full else [0] * len(ids)
+        yield ids, types, overlong
 
 
 def pad(

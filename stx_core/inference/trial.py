@@ -1,4 +1,4 @@
-"""Whether a model can run packed: it is tried both ways on a few made-up inputs."""
+"""Trial of a model: can it run packed? It is tried both ways on a few made-up inputs."""
 
 from collections.abc import Callable, Sequence
 
@@ -39,22 +39,19 @@ def why_not_packed(packed: Run, padded: Run) -> str | None:
         packed: runs `trial_tokens` packed, and gives the outputs, (B, D).
         padded: runs them padded.
     """
-    given = padded()
-    wanted = given.double()
+    reference = padded()
+    expected = reference.double()
     try:
-        found = packed().double()
+        output = packed().double()
     except Exception as error:
         if is_out_of_memory(error):
             raise
         # Whatever a backbone of any kind does with a batch that it was not written for.
         return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
-    spread = float((wanted - wanted.mean(0)).norm())
-    if spread <= _NOTHING * float(wanted.norm()):
+    spread = float((expected - expected.mean(0)).norm())
+    if spread <= _NOTHING * float(expected.norm()):
         return "results do not depend on the text"
-    differ = _distance(found, wanted) / spread
-    allowed = _ALLOWED.get(given.dtype, _ALLOWED_HALF)
+    same_shape = output.shape == expected.shape
+    differ = float((output - expected).norm()) / spread if same_shape else float("inf")
+    allowed = _ALLOWED.get(reference.dtype, _ALLOWED_HALF)
     return None if differ <= allowed else f"results differ by {differ:.2g} of their spread"
-
-
-def _distance(one: torch.Tensor, other: torch.Tensor) -> float:
-    return float((one - other).norm()) if one.shape == other.shape else float("inf")

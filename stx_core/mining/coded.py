@@ -43,25 +43,25 @@ def encode(candidates: pa.Table, positives: pa.Table, score: str) -> Coded:
         what="doc_ids of positives and candidates",
     )
     coded = Coded(
-        query_C,
-        document_C,
-        columns.ranks_of(candidates, "candidates"),
-        columns.scores_of(candidates, "candidates", score),
-        query_P,
-        document_P,
-        columns.scores_of(positives, "positives", score),
-        query_ids,
-        document_ids,
+        query_C=query_C,
+        document_C=document_C,
+        rank_C=columns.ranks_of(candidates, "candidates"),
+        score_C=columns.scores_of(candidates, "candidates", score),
+        query_P=query_P,
+        document_P=document_P,
+        score_P=columns.scores_of(positives, "positives", score),
+        query_ids=query_ids,
+        document_ids=document_ids,
     )
     _check_pairs(coded)
     return coded
 
 
 def is_positive(coded: Coded) -> np.ndarray:
-    """Whether each candidate is a known positive of its query: (C,) bool."""
+    """Tell of each candidate whether it is a known positive of its query: (C,) bool."""
     n = len(coded.document_ids)
-    known = pair_keys(coded.query_P, coded.document_P, n)
-    return np.asarray(np.isin(pair_keys(coded.query_C, coded.document_C, n), known))
+    positives = pair_keys(coded.query_P, coded.document_P, n)
+    return np.asarray(np.isin(pair_keys(coded.query_C, coded.document_C, n), positives))
 
 
 def pair_keys(first: np.ndarray, second: np.ndarray, n_second: int) -> np.ndarray:
@@ -69,8 +69,8 @@ def pair_keys(first: np.ndarray, second: np.ndarray, n_second: int) -> np.ndarra
     return np.asarray(first * max(n_second, 1) + second)
 
 
-def places(groups: np.ndarray) -> np.ndarray:
-    """How many equal values stand before each one; equal values must stand together."""
+def positions_in_group(groups: np.ndarray) -> np.ndarray:
+    """Count the equal values before each one; equal values must stand together."""
     starts = np.flatnonzero(np.diff(groups, prepend=-1))
     counts = np.diff(np.append(starts, len(groups)))
     return np.arange(len(groups)) - np.repeat(starts, counts)

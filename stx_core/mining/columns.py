@@ -73,8 +73,8 @@ def id_codes(*columns: pa.ChunkedArray, what: str = "ids") -> tuple[list[np.ndar
     """
     kinds = {column.type for column in columns}
     if len(kinds) > 1:
-        found = " and ".join(sorted(str(kind) for kind in kinds))
-        raise InputError(f"{what} are {found}: give all tables ids of one type")
+        types = " and ".join(sorted(str(kind) for kind in kinds))
+        raise InputError(f"{what} are {types}: give all tables ids of one type")
     chunks = [chunk for column in columns for chunk in column.chunks]
     joined = pa.chunked_array(chunks, type=columns[0].type).combine_chunks()
     coded = pc.dictionary_encode(joined)
@@ -96,15 +96,17 @@ def unique_ids(table: pa.Table, name: str, column: str) -> pa.ChunkedArray:
     return ids
 
 
-def rows_of(ids: pa.Array | pa.ChunkedArray, known: pa.ChunkedArray, what: str) -> np.ndarray:
-    """Where each id stands in the known ones: (N,) int64.
+def rows_of(ids: pa.Array | pa.ChunkedArray, table_ids: pa.ChunkedArray, what: str) -> np.ndarray:
+    """Row at which each id stands in a table: (N,) int64.
 
     Raises:
         InputError: ids of another type, or one that is not there.
     """
-    if ids.type != known.type:
-        raise InputError(f"{what} is {ids.type} here and {known.type} there; give both one type")
-    rows = pc.index_in(ids, value_set=known)
+    if ids.type != table_ids.type:
+        raise InputError(
+            f"{what} is {ids.type} here and {table_ids.type} there; give both one type"
+        )
+    rows = pc.index_in(ids, value_set=table_ids)
     if rows.null_count:
         missing = ids.filter(pc.is_null(rows))
         raise InputError(
@@ -126,8 +128,8 @@ def first_repeated(keys: np.ndarray) -> int | None:
 
 def _column(table: pa.Table, name: str, column: str) -> pa.ChunkedArray:
     if column not in table.column_names:
-        found = ", ".join(map(repr, table.column_names))
-        raise InputError(f"{name} has no column {column!r}, only {found}")
+        present = ", ".join(map(repr, table.column_names))
+        raise InputError(f"{name} has no column {column!r}, only {present}")
     values = table[column]
     if values.null_count:
         row = pc.index(pc.is_null(values), True).as_py()

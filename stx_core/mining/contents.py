@@ -15,7 +15,7 @@ from stx_core.mining.near_duplicates import jaccard, normalize_texts
 
 @dataclass(frozen=True)
 class Contents:
-    """What documents (D) and queries (Q) say, in the order of their codes.
+    """Texts of documents (D) and queries (Q), in the order of their codes.
 
     Contents are int64 codes, equal where the texts are.
     """
@@ -43,9 +43,17 @@ class Contents:
             queries = _rows(queries, "queries", "query_id", query_ids)
         tables = [table for table in (documents, queries) if table is not None]
         compared = _compared(tables)
-        (content_D, *content_Q), _ = columns.id_codes(
-            *(_content(table, compared) for table in tables), what=f"{compared}s"
-        )
+        contents = [table[compared] for table in tables]
+        if compared == "text":
+            texts = (columns.texts_of(table, "documents or queries") for table in tables)
+            contents = [normalize_texts(values) for values in texts]
+        for values in contents:
+            if values.null_count:
+                row = pc.index(pc.is_null(values), True).as_py()
+                raise InputError(
+                    f"content_hash is null in row {row}; hash the text or drop the row"
+                )
+        (content_D, *content_Q), _ = columns.id_codes(*contents, what=f"{compared}s")
         return cls(
             content_D,
             content_Q[0] if content_Q else None,
@@ -58,99 +66,74 @@ class Contents:
         )
 
     def same(self, coded: Coded) -> np.ndarray:
-        """Which candidates have the text of a positive of their query, or of it: (C,) bool."""
-        n = int(max(self.content_D.max(initial=0), _top(self.content_Q))) + 1
-        known = coded.query_P * n + self.content_D[coded.document_P]
+        """Find candidates with the text of a positive of their query, or of it: (C,) bool."""
+        sides = [self.content_D] if self.content_Q is None else [self.content_D, self.content_Q]
+        n = 1 + max(int(codes.max(initial=0)) for codes in sides)
+        taken = coded.query_P * n + self.content_D[coded.document_P]
         if self.content_Q is not None:
             own = np.arange(len(self.content_Q)) * n + self.content_Q
-            known = np.concatenate([known, own])
-        return np.isin(coded.query_C * n + self.content_D[coded.document_C], known)
+            taken = np.concatenate([taken, own])
+        return np.isin(coded.query_C * n + self.content_D[coded.document_C], taken)
 
-    def repeated(self, coded: Coded, left_C: np.ndarray, order: np.ndarray) -> np.ndarray:
-        """Which of the candidates left repeat a text of one before them in the order: (C,) bool."""
-        rows = order[left_C[order]]
+    def repeated(self, coded: Coded, open_C: np.ndarray, order: np.ndarray) -> np.ndarray:
+        """Find open candidates that repeat a text of one before them in the order: (C,) bool."""
+        rows = order[open_C[order]]
         n = int(self.content_D.max(initial=0)) + 1
         keys = coded.query_C[rows] * n + self.content_D[coded.document_C[rows]]
         _, first = np.unique(keys, return_index=True)
-        repeated_C = left_C.copy()
+        repeated_C = open_C.copy()
         repeated_C[rows[first]] = False
         return repeated_C
 
-    def near_duplicates(self, coded: Coded, left_C: np.ndarray, threshold: float) -> np.ndarray:
-        """Which of the candidates left are nearly a positive of their query, or it: (C,) bool.
+    def near_duplicates(self, coded: Coded, open_C: np.ndarray, threshold: float) -> np.ndarray:
+        """Find open candidates that are nearly a positive of their query, or it: (C,) bool.
 
         Raises:
             InputError: the documents have no texts.
         """
         if self.text_D is None:
             raise InputError("near_duplicate compares texts: give documents a column 'text'")
-        rows, document = _with_positives(coded, np.flatnonzero(left_C))
+        # Each of these candidates with each positive of its query.
+        order = np.argsort(coded.query_P, kind="stable")
+        counts_Q = np.bincount(coded.query_P, minlength=len(coded.query_ids))
+        starts_Q = np.cumsum(counts_Q) - counts_Q
+        rows = np.flatnonzero(open_C)
+        query = coded.query_C[rows]
+        rows = np.repeat(rows, counts_Q[query])
+        document = coded.document_P[order[ranges(starts_Q[query], counts_Q[query])]]
         # A positive that may pass as a candidate is not compared with itself.
-        other = coded.document_C[rows] != document
-        rows, document = rows[other], document[other]
-        near_C = np.zeros(len(left_C), bool)
+        distinct = coded.document_C[rows] != document
+        rows, document = rows[distinct], document[distinct]
+        near_C = np.zeros(len(open_C), bool)
         texts = self.text_D.take(coded.document_C[rows])
         near_C[rows[jaccard(texts, self.text_D.take(document)) >= threshold]] = True
         if self.text_Q is not None:
-            rows = np.flatnonzero(left_C & ~near_C)
+            rows = np.flatnonzero(open_C & ~near_C)
             texts = self.text_D.take(coded.document_C[rows])
             alike = jaccard(texts, self.text_Q.take(coded.query_C[rows]))
             near_C[rows[alike >= threshold]] = True
         return near_C
 
 
-def _with_positives(coded: Coded, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each of these candidates with each positive of its query: rows and document codes."""
-    order = np.argsort(coded.query_P, kind="stable")
-    counts_Q = np.bincount(coded.query_P, minlength=len(coded.query_ids))
-    starts_Q = np.cumsum(counts_Q) - counts_Q
-    query = coded.query_C[rows]
-    return np.repeat(rows, counts_Q[query]), coded.document_P[
-        order[ranges(starts_Q[query], counts_Q[query])]
-    ]
-
-
 def _rows(table: pa.Table, name: str, column: str, ids: pa.Array) -> pa.Table:
-    known = columns.unique_ids(table, name, column)
-    return table.take(columns.rows_of(ids, known, column))
+    table_ids = columns.unique_ids(table, name, column)
+    return table.take(columns.rows_of(ids, table_ids, column))
 
 
 def _compared(tables: list[pa.Table]) -> str:
-    for column in ("content_hash", "text"):
-        if all(column in table.column_names for table in tables) and (
-            column == "text" or _one_kind(tables)
-        ):
-            return column
+    """The column by which texts are compared: their hashes if of one kind, else the texts."""
+    if all("content_hash" in table.column_names for table in tables):
+        hashes = [table["content_hash"] for table in tables]
+        kinds = [column.type for column in hashes]
+        if not all(pa.types.is_string(kind) or pa.types.is_large_string(kind) for kind in kinds):
+            return "content_hash"
+        # Hashes of other lengths are of other functions: equal texts may have different ones.
+        lengths = [set(pc.binary_length(column).unique().to_pylist()) for column in hashes]
+        if len(set().union(*lengths) - {None}) <= 1:
+            return "content_hash"
+    if all("text" in table.column_names for table in tables):
+        return "text"
     raise InputError(
         "same_content needs a column 'text', or 'content_hash' of one kind, in documents and in "
         "queries (stx wrote 32 digits until it wrote 64: encode the older again, or give texts)"
     )
-
-
-def _one_kind(tables: list[pa.Table]) -> bool:
-    """Whether one function made the hashes: else equal texts may have different ones."""
-    hashes = [table["content_hash"] for table in tables]
-    if any(not _has_length(column.type) for column in hashes):
-        return True
-    lengths = pa.chunked_array(
-        [pc.binary_length(each).unique().cast(pa.int64()).drop_null() for each in hashes]
-    )
-    return bool(len(lengths.unique()) <= 1)
-
-
-def _has_length(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def _content(table: pa.Table, column: str) -> pa.ChunkedArray:
-    if column == "text":
-        return normalize_texts(columns.texts_of(table, "documents or queries"))
-    values = table[column]
-    if values.null_count:
-        row = pc.index(pc.is_null(values), True).as_py()
-        raise InputError(f"content_hash is null in row {row}; hash the text or drop the row")
-    return values
-
-
-def _top(codes: np.ndarray | None) -> int:
-    return 0 if codes is None else int(codes.max(initial=0))

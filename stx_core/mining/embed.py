@@ -42,27 +42,36 @@ class Embeddings:
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         """First row and rows of each block."""
+        n_rows = len(self.texts)
         if self.file is not None and self.file.exists():
-            return _read(self.file, len(self.texts))
-        return self._computed()
+            stored = np.load(self.file, mmap_mode="r")
+            if len(stored) != n_rows:
+                raise InputError(f"{self.file} holds {len(stored)} rows, not {n_rows}; remove it")
+            logger.debug("read embeddings from %s", self.file)
+            width = stored.shape[1]
+            for start in range(0, n_rows, _BLOCK_TEXTS):
+                count = min(_BLOCK_TEXTS, n_rows - start)
+                # Not through the map: its pages would stay with the process.
+                at = stored.offset + start * width * stored.itemsize
+                block = np.fromfile(self.file, stored.dtype, count * width, offset=at)
+                yield start, block.reshape(count, width)
+            return
+        with _written(self.file, n_rows) as write:
+            for start in range(0, n_rows, _BLOCK_TEXTS):
+                block = np.asarray(self.embed(self.texts[start : start + _BLOCK_TEXTS]))
+                write(block)
+                yield start, block
+                del block  # else there would be two of them while the next is computed
 
     def whole(self) -> np.ndarray:
         """All of them, in memory."""
         blocks = [block for _, block in self.blocks()]
         return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
-    def _computed(self) -> Iterator[tuple[int, np.ndarray]]:
-        with _written(self.file, len(self.texts)) as write:
-            for start in range(0, len(self.texts), _BLOCK_TEXTS):
-                block = np.asarray(self.embed(self.texts[start : start + _BLOCK_TEXTS]))
-                write(block)
-                yield start, block
-                del block  # else there would be two of them while the next is computed
-
 
 @contextmanager
 def _written(file: Path | None, n_rows: int) -> Iterator[Callable[[np.ndarray], None]]:
-    """What adds blocks to a file. It gets its name when whole: a killed run leaves no half."""
+    """Give a function that adds blocks to a file, which gets its name when it is whole."""
     if file is None:
         yield lambda block: None
         return
@@ -82,20 +91,6 @@ def _written(file: Path | None, n_rows: int) -> Iterator[Callable[[np.ndarray], 
             os.unlink(part.name)
             raise
     os.replace(part.name, file)
-
-
-def _read(file: Path, n_rows: int) -> Iterator[tuple[int, np.ndarray]]:
-    stored = np.load(file, mmap_mode="r")
-    if len(stored) != n_rows:
-        raise InputError(f"{file} holds {len(stored)} rows, not {n_rows}; remove it")
-    logger.debug("read embeddings from %s", file)
-    width, offset = stored.shape[1], stored.offset
-    for start in range(0, n_rows, _BLOCK_TEXTS):
-        count = min(_BLOCK_TEXTS, n_rows - start)
-        # Not through the map: its pages would stay with the process.
-        at = offset + start * width * stored.itemsize
-        block = np.fromfile(file, stored.dtype, count * width, offset=at)
-        yield start, block.reshape(count, width)
 
 
 def cache_file(
@@ -153,7 +148,7 @@ _SETTINGS_OF_MODELS = (
 
 
 def _settings_of(module: torch.nn.Module) -> dict[str, Any]:
-    """What a module keeps beside its weights: plain values, hooks, its config, its tokenizer."""
+    """Settings of a module beside its weights: plain values, hooks, its config, its tokenizer."""
     settings: dict[str, Any] = {
         name: value
         for name, value in sorted(vars(module).items())
@@ -176,7 +171,7 @@ def _settings_of(module: torch.nn.Module) -> dict[str, Any]:
 
 def _is_plain(value: Any) -> bool:  # noqa: ANN401
     if isinstance(value, Mapping):
-        return all(_is_plain(one) for one in (*value.keys(), *value.values()))
+        return all(_is_plain(item) for item in (*value.keys(), *value.values()))
     if isinstance(value, (list, tuple, set, frozenset)):
         return all(map(_is_plain, value))
     return value is None or isinstance(value, (str, int, float))
@@ -199,19 +194,12 @@ def _tokenizer_settings(tokenizer: Any) -> dict[str, Any]:  # noqa: ANN401  (of 
 
 
 @contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """A folder for embeddings that nobody wants to keep."""
-    with tempfile.TemporaryDirectory(prefix="stx-mining-") as folder:
-        yield Path(folder)
-
-
-@contextmanager
 def process_pool(
     model: Any,  # noqa: ANN401  (any model)
-    wanted: bool | list[str],
+    devices: bool | list[str],
 ) -> Iterator[dict[str, Any]]:
     """Options for `encode` and `predict` that spread them over processes, if the model can."""
-    if not wanted:
+    if not devices:
         yield {}
         return
     if not hasattr(model, "start_multi_process_pool"):
@@ -221,7 +209,7 @@ def process_pool(
         yield {}
         return
     pool = model.start_multi_process_pool(
-        target_devices=None if isinstance(wanted, bool) else wanted
+        target_devices=None if isinstance(devices, bool) else devices
     )
     try:
         yield {"pool": pool}

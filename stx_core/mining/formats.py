@@ -7,7 +7,7 @@ are the reference's; scores are float64 there. A row's text column is called as 
 import numpy as np
 import pyarrow as pa
 
-from stx_core.mining.texts import Mined, Texts, join
+from stx_core.mining.texts import Texts, join
 
 
 def triplets(
@@ -23,16 +23,16 @@ def triplets(
     `scores` holds those of the positive and of the negative.
     """
     mined = join(negatives, texts)
-    left = np.repeat(np.arange(len(mined.positive)), mined.negatives_P)
-    right = mined.meet(np.arange(len(mined.positive)))
+    positive_rows = np.repeat(np.arange(len(mined.positive)), mined.negatives_P)
+    negative_rows = mined.meet(np.arange(len(mined.positive)))
     rows = {
-        anchor: strings(mined.query, mined.query_P[left]),
-        positive: strings(mined.document, mined.positive[left]),
-        "negative": strings(mined.document, mined.negative[right]),
+        anchor: strings(mined.query, mined.query_P[positive_rows]),
+        positive: strings(mined.document, mined.positive[positive_rows]),
+        "negative": strings(mined.document, mined.negative[negative_rows]),
     }
     if scores:
-        pairs = np.stack([mined.score_P[left], mined.score_N[right]], axis=1)
-        rows["scores"] = lists_of(pairs.reshape(-1), np.full(len(left), 2))
+        pairs = np.stack([mined.score_P[positive_rows], mined.score_N[negative_rows]], axis=1)
+        rows["scores"] = lists_of(pairs.reshape(-1), np.full(len(positive_rows), 2))
     return pa.table(rows)
 
 
@@ -50,20 +50,20 @@ def n_tuples(
     Queries with fewer than `num_negatives` negatives are left out: see `shortfall`.
     """
     mined = join(negatives, texts)
-    kept = np.flatnonzero(mined.negatives_P >= num_negatives)
+    complete = np.flatnonzero(mined.negatives_P >= num_negatives)
     starts = np.cumsum(mined.n_negative) - mined.n_negative
-    met = starts[mined.query_P[kept]][:, None] + np.arange(num_negatives)
+    met = starts[mined.query_P[complete]][:, None] + np.arange(num_negatives)
     rows = {
-        anchor: strings(mined.query, mined.query_P[kept]),
-        positive: strings(mined.document, mined.positive[kept]),
+        anchor: strings(mined.query, mined.query_P[complete]),
+        positive: strings(mined.document, mined.positive[complete]),
         **{
             f"negative_{i + 1}": strings(mined.document, mined.negative[met[:, i]])
             for i in range(num_negatives)
         },
     }
     if scores:
-        table = np.column_stack([mined.score_P[kept], mined.score_N[met]])
-        rows["scores"] = lists_of(table.reshape(-1), np.full(len(kept), num_negatives + 1))
+        table = np.column_stack([mined.score_P[complete], mined.score_N[met]])
+        rows["scores"] = lists_of(table.reshape(-1), np.full(len(complete), num_negatives + 1))
     return pa.table(rows)
 
 
@@ -80,9 +80,14 @@ def labeled_pairs(
     A query's positives come first, those of queries without negatives too.
     """
     mined = join(negatives, texts)
-    document, score, label, per_query = _positives_then_negatives(mined)
-    query = np.repeat(np.arange(len(per_query)), per_query)
-    last = {"score": score.astype(np.float64)} if scores else {"label": label}
+    query_N = np.repeat(np.arange(len(mined.n_negative)), mined.n_negative)
+    query = np.concatenate([mined.query_P, query_N])
+    order = np.argsort(query, kind="stable")
+    query, document = query[order], np.concatenate([mined.positive, mined.negative])[order]
+    last = {"label": (order < len(mined.positive)).astype(np.int64)}
+    if scores:
+        score = np.concatenate([mined.score_P, mined.score_N])[order]
+        last = {"score": score.astype(np.float64)}
     return pa.table(
         {anchor: strings(mined.query, query), positive: strings(mined.document, document), **last}
     )
@@ -101,37 +106,28 @@ def labeled_lists(
     Queries without negatives are left out.
     """
     mined = join(negatives, texts)
-    kept = np.flatnonzero(mined.negatives_P > 0)
-    lengths = mined.negatives_P[kept] + 1
+    rows_P = np.flatnonzero(mined.negatives_P > 0)
+    lengths = mined.negatives_P[rows_P] + 1
     first = np.cumsum(lengths) - lengths
     is_first = np.zeros(int(lengths.sum()), bool)
     is_first[first] = True
     document = np.empty(len(is_first), np.int64)
-    document[is_first], document[~is_first] = mined.positive[kept], mined.negative[mined.meet(kept)]
+    document[is_first], document[~is_first] = (
+        mined.positive[rows_P],
+        mined.negative[mined.meet(rows_P)],
+    )
     score = np.empty(len(is_first), np.float32)
-    score[is_first], score[~is_first] = mined.score_P[kept], mined.score_N[mined.meet(kept)]
+    score[is_first], score[~is_first] = mined.score_P[rows_P], mined.score_N[mined.meet(rows_P)]
     last = (
         {"scores": lists_of(score, lengths)} if scores else {"labels": lists_of(is_first, lengths)}
     )
     return pa.table(
         {
-            anchor: strings(mined.query, mined.query_P[kept]),
+            anchor: strings(mined.query, mined.query_P[rows_P]),
             positive: in_lists(strings(mined.document, document), lengths),
             **last,
         }
     )
-
-
-def _positives_then_negatives(
-    mined: Mined,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Documents, scores and labels of all rows, (P + N,), and how many each query has, (Q,)."""
-    query_N = np.repeat(np.arange(len(mined.n_negative)), mined.n_negative)
-    order = np.argsort(np.concatenate([mined.query_P, query_N]), kind="stable")
-    document = np.concatenate([mined.positive, mined.negative])[order]
-    score = np.concatenate([mined.score_P, mined.score_N])[order]
-    label = (order < len(mined.positive)).astype(np.int64)
-    return document, score, label, mined.n_positive + mined.n_negative
 
 
 def strings(texts: pa.ChunkedArray, rows: np.ndarray) -> pa.ChunkedArray:

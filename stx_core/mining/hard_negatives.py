@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -11,10 +12,10 @@ import pyarrow as pa
 
 from stx_core.errors import InputError, SpecError
 from stx_core.mining.coded import Coded
-from stx_core.mining.embed import Embeddings, cache_file, process_pool, scratch_folder
+from stx_core.mining.embed import Embeddings, cache_file, process_pool
 from stx_core.mining.formats import labeled_lists, labeled_pairs, n_tuples, triplets
 from stx_core.mining.judge import judge, reasons
-from stx_core.mining.nearest import Found, Space, flat, narrow_k, search, widened
+from stx_core.mining.nearest import Candidates, Space, flat, narrow_k, search, widened
 from stx_core.mining.negatives import hard_negatives
 from stx_core.mining.pairs import Pairs, read_pairs
 from stx_core.mining.rules import Against, MiningRules, Sampling
@@ -152,7 +153,10 @@ def mine_hard_negatives(
         getattr(model, "device", "cpu"),
         faiss_batch_size,
     )
-    with process_pool(model, use_multi_process) as pool, scratch_folder() as scratch:
+    with (
+        process_pool(model, use_multi_process) as pool,
+        tempfile.TemporaryDirectory(prefix="stx-mining-") as scratch,
+    ):
         options = {
             "batch_size": batch_size,
             "normalize_embeddings": True,
@@ -171,14 +175,18 @@ def mine_hard_negatives(
             lambda texts: model.encode_document(texts, **document_prompt, **options),
             pairs.documents,
             cache_file(cache_folder, "corpus", model, document_prompt, pairs.documents)
-            or (scratch / "corpus.npy" if narrow < k else None),
+            or (Path(scratch, "corpus.npy") if narrow < k else None),
         )
-        found = _search(queries.whole(), documents, pairs, rules, space, (narrow, k))
+        candidates = _search(
+            queries.whole(), documents, pairs, rules=rules, space=space, widths=(narrow, k)
+        )
     if rescored:
         with process_pool(cross_encoder, use_multi_process) as pool:
             options = {"batch_size": batch_size, "show_progress_bar": verbose, **pool}
-            found = _rescored(found, pairs, cross_encoder, options)
-    return _mined(found, pairs, rules, layout, output_scores, verbose)
+            candidates = _rescored(candidates, pairs, cross_encoder, options)
+    return _mined(
+        candidates, pairs, rules, layout=layout, output_scores=output_scores, verbose=verbose
+    )
 
 
 def _layout(
@@ -217,49 +225,50 @@ def _search(
     queries: np.ndarray,
     documents: Embeddings,
     pairs: Pairs,
+    *,
     rules: MiningRules,
     space: Space,
     widths: tuple[int, int],
-) -> Found:
+) -> Candidates:
     """The window that the rules allow, or as much of it as matters; `widths` of either."""
     narrow, k = widths
-    found = flat(*search(queries, documents, pairs, space, narrow))
+    candidates = flat(*search(queries, documents, pairs, space, narrow))
     if narrow == k:
-        return found
-    lacking = _lacking(found, pairs, rules)
+        return candidates
+    lacking = _lacking(candidates, pairs, rules)
     if not lacking.any():
-        return found
+        return candidates
     logger.info("%d queries need more than %d candidates", lacking.sum(), narrow)
-    return widened(found, lacking, queries, documents, space, k)
+    return widened(candidates, lacking, queries, documents=documents, space=space, k=k)
 
 
-def _lacking(found: Found, pairs: Pairs, rules: MiningRules) -> np.ndarray:
-    """Which queries have fewer negatives than wanted: (Q,) bool."""
+def _lacking(candidates: Candidates, pairs: Pairs, rules: MiningRules) -> np.ndarray:
+    """Find the queries with fewer negatives than `num_negatives`: (Q,) bool."""
     coded = Coded(
-        found.query,
-        found.document,
-        found.rank.astype(np.int64),
-        found.score,
-        pairs.query_P,
-        pairs.document_P,
-        found.positive_score,
-        pa.array(np.arange(len(pairs.queries))),
-        pa.array(np.arange(len(pairs.documents))),
+        query_C=candidates.query,
+        document_C=candidates.document,
+        rank_C=candidates.rank.astype(np.int64),
+        score_C=candidates.score,
+        query_P=pairs.query_P,
+        document_P=pairs.document_P,
+        score_P=candidates.positive_score,
+        query_ids=pa.array(np.arange(len(pairs.queries))),
+        document_ids=pa.array(np.arange(len(pairs.documents))),
     )
-    chosen = found.query[reasons(coded, rules) < 0]
+    chosen = candidates.query[reasons(coded, rules) < 0]
     lacking: np.ndarray = np.bincount(chosen, minlength=len(pairs.queries)) < rules.num_negatives
     return lacking
 
 
 def _rescored(
-    found: Found,
+    candidates: Candidates,
     pairs: Pairs,
     cross_encoder: Any,  # noqa: ANN401  (see mine_hard_negatives)
     options: dict[str, Any],
-) -> Found:
+) -> Candidates:
     """Replace all scores by the cross-encoder's; it reads each pair once, in one flat call."""
-    query = np.concatenate([pairs.query_P, found.query])
-    document = np.concatenate([pairs.document_P, found.document])
+    query = np.concatenate([pairs.query_P, candidates.query])
+    document = np.concatenate([pairs.document_P, candidates.document])
     keys, place = np.unique(query * len(pairs.documents) + document, return_inverse=True)
     sides = (side.tolist() for side in np.divmod(keys, len(pairs.documents)))
     texts = [(pairs.queries[i], pairs.documents[j]) for i, j in zip(*sides, strict=True)]
@@ -273,49 +282,75 @@ def _rescored(
         first = texts[int(np.isnan(scores).argmax())]
         raise InputError(f"the cross-encoder gives no score (NaN) for the pair {first!r:.200}")
     n = len(pairs.query_P)
-    return dataclasses.replace(found, positive_score=scores[place[:n]], score=scores[place[n:]])
+    return dataclasses.replace(
+        candidates, positive_score=scores[place[:n]], score=scores[place[n:]]
+    )
 
 
 def _mined(
-    found: Found, pairs: Pairs, rules: MiningRules, layout: str, scores: bool, verbose: bool
+    nearest: Candidates,
+    pairs: Pairs,
+    rules: MiningRules,
+    *,
+    layout: str,
+    output_scores: bool,
+    verbose: bool,
 ) -> Any:  # noqa: ANN401  (a datasets.Dataset)
     try:
         from datasets import Dataset
     except ImportError as error:
         raise SpecError("mine_hard_negatives needs `datasets`: pip install 'stx[hf]'") from error
 
-    ids = _query_ids(pairs, rules)
+    ids = pa.array(np.arange(len(pairs.queries)))
+    if rules.sampling_strategy == "random":
+        # A query's sample is not to depend on others, which a row number does.
+        texts = (text.encode("utf-8", "surrogatepass") for text in pairs.queries)
+        ids = pa.array(blake2b(text).hex() for text in texts)
     positives = pa.table(
         {
             "query_id": ids.take(pa.array(pairs.query_P)),
             "doc_id": pairs.document_P,
-            "score": found.positive_score,
+            "score": nearest.positive_score,
         }
     )
     candidates = pa.table(
         {
-            "query_id": ids.take(pa.array(found.query)),
-            "doc_id": found.document,
-            "rank": found.rank,
-            "score": found.score,
+            "query_id": ids.take(pa.array(nearest.query)),
+            "doc_id": nearest.document,
+            "rank": nearest.rank,
+            "score": nearest.score,
         }
     )
     queries = pa.table({"query_id": ids, "text": pairs.queries})
-    documents = _documents(pairs, found.document) if rules.needs_texts else None
+    documents = _documents(pairs, nearest.document) if rules.needs_texts else None
     judged = judge(candidates, positives, rules, documents=documents, queries=queries)
     negatives = hard_negatives(judged, positives)
     if documents is None:
         documents = _documents(pairs, flatten(negatives["negative_ids"])[1].to_numpy())
-    texts = Texts(queries, documents)
-    table = _laid_out(negatives, texts, rules, layout, scores, pairs)
+    table = _laid_out(
+        negatives,
+        Texts(queries, documents),
+        rules,
+        layout=layout,
+        scores=output_scores,
+        pairs=pairs,
+    )
     if verbose:
-        for line in summary_lines(judged, negatives, rules, layout, len(table), pairs):
+        for line in summary_lines(
+            judged, negatives, rules, layout=layout, n_rows=len(table), pairs=pairs
+        ):
             logger.info("%s", line)
     return Dataset(table)
 
 
 def _laid_out(
-    negatives: pa.Table, texts: Texts, rules: MiningRules, layout: str, scores: bool, pairs: Pairs
+    negatives: pa.Table,
+    texts: Texts,
+    rules: MiningRules,
+    *,
+    layout: str,
+    scores: bool,
+    pairs: Pairs,
 ) -> pa.Table:
     if layout == "n-tuple":
         return n_tuples(
@@ -330,13 +365,6 @@ def _laid_out(
     return make[layout](
         negatives, texts, scores=scores, anchor=pairs.anchor, positive=pairs.positive
     )
-
-
-def _query_ids(pairs: Pairs, rules: MiningRules) -> pa.Array:
-    """(Q,) row numbers; for random samples, which are not to depend on other queries, hashes."""
-    if rules.sampling_strategy != "random":
-        return pa.array(np.arange(len(pairs.queries)))
-    return pa.array(blake2b(text.encode("utf-8", "surrogatepass")).hex() for text in pairs.queries)
 
 
 def _documents(pairs: Pairs, rows: np.ndarray) -> pa.Table:

@@ -1,4 +1,4 @@
-"""Which candidates are hard negatives, and why the others are not."""
+"""Verdicts on candidates: hard negatives, and reasons why the others are none."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ import pyarrow as pa
 import xxhash
 
 from stx_core.errors import InputError
-from stx_core.mining.coded import Coded, encode, is_positive, places
+from stx_core.mining.coded import Coded, encode, is_positive, positions_in_group
 from stx_core.mining.contents import Contents
 from stx_core.mining.near_duplicates import mix
 from stx_core.mining.rules import REASONS, MiningRules
@@ -47,8 +47,19 @@ def judge(
             query has no positive, or a text that a rule needs is not there.
     """
     coded = encode(candidates, positives, score)
-    contents = _contents(coded, rules, documents, queries)
-    return _with_verdict(candidates, reasons(coded, rules, contents))
+    contents = None
+    if rules.needs_texts:
+        if documents is None:
+            raise InputError("same_content and near_duplicate need documents: doc_id with text")
+        contents = Contents.of(documents, queries, coded.document_ids, coded.query_ids)
+    reason_C = reasons(coded, rules, contents)
+    chosen_C = reason_C < 0
+    names = pa.DictionaryArray.from_arrays(
+        pa.array(np.maximum(reason_C, 0), mask=chosen_C), pa.array(REASONS)
+    )
+    earlier = [name for name in ("reason", "negative") if name in candidates.column_names]
+    judged = candidates.drop_columns(earlier).append_column("reason", names.cast(pa.string()))
+    return judged.append_column("negative", pa.array(chosen_C))
 
 
 def reasons(coded: Coded, rules: MiningRules, contents: Contents | None = None) -> np.ndarray:
@@ -66,23 +77,13 @@ def reasons(coded: Coded, rules: MiningRules, contents: Contents | None = None) 
     for reason, rejected_C in _score_rules(coded, rules, contents):
         _reject(reason_C, reason, rejected_C)
     if contents is not None and rules.near_duplicate is not None:
-        left_C = contents.near_duplicates(coded, reason_C < 0, rules.near_duplicate)
-        _reject(reason_C, "near_duplicate", left_C)
+        near_C = contents.near_duplicates(coded, reason_C < 0, rules.near_duplicate)
+        _reject(reason_C, "near_duplicate", near_C)
     order = np.lexsort((coded.rank_C, -coded.score_C, coded.query_C))
     if contents is not None and rules.same_content:
         _reject(reason_C, "repeated_content", contents.repeated(coded, reason_C < 0, order))
     _choose(coded, rules, reason_C, order)
     return reason_C
-
-
-def _contents(
-    coded: Coded, rules: MiningRules, documents: pa.Table | None, queries: pa.Table | None
-) -> Contents | None:
-    if not rules.needs_texts:
-        return None
-    if documents is None:
-        raise InputError("same_content and near_duplicate need documents: doc_id with text")
-    return Contents.of(documents, queries, coded.document_ids, coded.query_ids)
 
 
 def _score_rules(
@@ -92,7 +93,12 @@ def _score_rules(
     if not rules.include_positives:
         yield "positive", is_positive(coded)
     if rules.same_id:
-        yield "same_id", _same_ids(coded)
+        query_ids, document_ids = (
+            ids.cast(pa.large_string()).to_pylist() for ids in (coded.query_ids, coded.document_ids)
+        )
+        rows = {id_: row for row, id_ in enumerate(document_ids)}
+        own_Q = np.array([rows.get(id_, -1) for id_ in query_ids], np.int64)
+        yield "same_id", np.asarray(own_Q[coded.query_C] == coded.document_C)
     if contents is not None and rules.same_content:
         same_C = contents.same(coded)
         # A positive that may pass has its own text.
@@ -136,53 +142,26 @@ def _positive_scores(coded: Coded, against: str) -> np.ndarray:
     return np.asarray(reduce.reduceat(scores, starts))
 
 
-def _same_ids(coded: Coded) -> np.ndarray:
-    query_ids = coded.query_ids.cast(pa.large_string()).to_pylist()
-    rows = {
-        id_: row for row, id_ in enumerate(coded.document_ids.cast(pa.large_string()).to_pylist())
-    }
-    own_Q = np.array([rows.get(id_, -1) for id_ in query_ids], np.int64)
-    return np.asarray(own_Q[coded.query_C] == coded.document_C)
-
-
 def _reject(reason_C: np.ndarray, reason: str, rejected_C: np.ndarray) -> None:
     reason_C[(reason_C < 0) & rejected_C] = REASONS.index(reason)
 
 
 def _choose(coded: Coded, rules: MiningRules, reason_C: np.ndarray, order: np.ndarray) -> None:
-    """Cut the range out of what is left, best first, and sample from it."""
-    left = order[reason_C[order] < 0]
-    place = places(coded.query_C[left])
-    reason_C[left[place < rules.range_min]] = REASONS.index("before_range")
+    """Cut the range out of the candidates without a reason, best first, and sample from it."""
+    rows = order[reason_C[order] < 0]
+    position = positions_in_group(coded.query_C[rows])
+    reason_C[rows[position < rules.range_min]] = REASONS.index("before_range")
     if rules.range_max is not None:
-        reason_C[left[place >= rules.range_max]] = REASONS.index("after_range")
-    left = left[reason_C[left] < 0]
-    if rules.sampling_strategy == "random":
-        lots = _lots(coded, left, rules.seed)
-        left = left[np.lexsort((lots, coded.query_C[left]))]
-    reason_C[left[places(coded.query_C[left]) >= rules.num_negatives]] = REASONS.index(
-        "not_sampled"
-    )
-
-
-def _lots(coded: Coded, rows: np.ndarray, seed: int) -> np.ndarray:
-    """A random number for each row, from the seed, its query's id and its place: (N,) uint64."""
-    query_ids = coded.query_ids.cast(pa.large_string()).to_pylist()
-    own_Q = np.array(
-        [xxhash.xxh3_64_intdigest(id_.encode(), seed % 2**64) for id_ in query_ids], np.uint64
-    )
+        reason_C[rows[position >= rules.range_max]] = REASONS.index("after_range")
+    rows = rows[reason_C[rows] < 0]
     query = coded.query_C[rows]
-    return mix(own_Q[query] + places(query).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
-
-
-def _with_verdict(candidates: pa.Table, reason_C: np.ndarray) -> pa.Table:
-    chosen_C = reason_C < 0
-    coded = pa.DictionaryArray.from_arrays(
-        pa.array(np.maximum(reason_C, 0), mask=chosen_C), pa.array(REASONS)
-    )
-    kept = candidates.drop_columns(
-        [name for name in ("reason", "negative") if name in candidates.column_names]
-    )
-    return kept.append_column("reason", coded.cast(pa.string())).append_column(
-        "negative", pa.array(chosen_C)
-    )
+    if rules.sampling_strategy == "random":
+        # A random number for each row, from the seed, its query's id and its position.
+        seed = rules.seed % 2**64
+        query_ids = coded.query_ids.cast(pa.large_string()).to_pylist()
+        hashes = [xxhash.xxh3_64_intdigest(id_.encode(), seed) for id_ in query_ids]
+        steps = positions_in_group(query).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        lots = mix(np.array(hashes, np.uint64)[query] + steps)
+        rows = rows[np.lexsort((lots, query))]
+    late = positions_in_group(coded.query_C[rows]) >= rules.num_negatives
+    reason_C[rows[late]] = REASONS.index("not_sampled")

@@ -22,7 +22,7 @@ _TIMES_NARROWER = 2
 
 
 @dataclass(frozen=True)
-class Found:
+class Candidates:
     """Candidates (C,), by query and rank, and scores of the positives (P,), as rows of `Pairs`.
 
     `query` and `document` int64, `rank` int32, scores float32.
@@ -37,7 +37,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Space:
-    """How embeddings are compared.
+    """Settings by which embeddings are compared.
 
     Attributes:
         similarity: "dot", "cosine", "euclidean" or "manhattan".
@@ -51,7 +51,7 @@ class Space:
 
 
 def narrow_k(rules: MiningRules, k: int) -> int:
-    """How many rows are likely to do, at most `k`, the window that the rules allow.
+    """Number of rows that are likely to do, at most `k`, the window that the rules allow.
 
     Less than k only if the negatives of a query that finds enough among its first rows are the
     same in the whole window: rules then reject from the top, whatever follows.
@@ -84,13 +84,14 @@ def search(
 
 
 def widened(
-    narrow: Found,
+    narrow: Candidates,
     lacking: np.ndarray,
     queries: np.ndarray,
+    *,
     documents: Embeddings,
     space: Space,
     k: int,
-) -> Found:
+) -> Candidates:
     """Give the lacking queries (Q,) bool all of their k best documents."""
     rows = np.flatnonzero(lacking)
     best = empty_top_k(len(rows), k)
@@ -98,28 +99,28 @@ def widened(
         _merge(best, queries[rows], block, first, space)
         del block
     wide = flat(best, narrow.positive_score)
-    kept = ~lacking[narrow.query]
-    query = np.concatenate([narrow.query[kept], rows[wide.query]])
+    complete = ~lacking[narrow.query]
+    query = np.concatenate([narrow.query[complete], rows[wide.query]])
     order = np.argsort(query, kind="stable")
-    return Found(
-        query[order],
-        np.concatenate([narrow.document[kept], wide.document])[order],
-        np.concatenate([narrow.rank[kept], wide.rank])[order],
-        np.concatenate([narrow.score[kept], wide.score])[order],
-        narrow.positive_score,
+    return Candidates(
+        query=query[order],
+        document=np.concatenate([narrow.document[complete], wide.document])[order],
+        rank=np.concatenate([narrow.rank[complete], wide.rank])[order],
+        score=np.concatenate([narrow.score[complete], wide.score])[order],
+        positive_score=narrow.positive_score,
     )
 
 
-def flat(best: TopK, positive_score: np.ndarray) -> Found:
+def flat(best: TopK, positive_score: np.ndarray) -> Candidates:
     """Results of each query as candidates, one after the other."""
     used = best.rows >= 0
     counts = used.sum(axis=1)
-    return Found(
-        np.repeat(np.arange(len(counts)), counts),
-        best.rows[used],
-        (ranges(np.zeros_like(counts), counts) + 1).astype(np.int32),
-        best.scores[used],
-        positive_score,
+    return Candidates(
+        query=np.repeat(np.arange(len(counts)), counts),
+        document=best.rows[used],
+        rank=(ranges(np.zeros_like(counts), counts) + 1).astype(np.int32),
+        score=best.scores[used],
+        positive_score=positive_score,
     )
 
 
@@ -127,17 +128,17 @@ def _merge(best: TopK, queries: np.ndarray, block: np.ndarray, first: int, space
     """Put the rows of a block among the best, in place."""
     k = best.rows.shape[1]
     for start in range(0, len(queries), space.queries_at_once):
-        some = slice(start, start + space.queries_at_once)
-        known = TopK(best.rows[some], best.scores[some])
-        found = dense_top_k(
-            queries[some],
+        batch = slice(start, start + space.queries_at_once)
+        earlier = TopK(best.rows[batch], best.scores[batch])
+        new = dense_top_k(
+            queries[batch],
             block,
             min(k, len(block)),
             space.similarity,
             # Of later rows only a higher score counts.
-            min_scores=known.scores[:, -1] if first else None,
+            min_scores=earlier.scores[:, -1] if first else None,
             device=space.device,
         )
-        merged = merge_top_k([(known, 0), (found, first)], k) if first else found
-        best.rows[some, : merged.rows.shape[1]] = merged.rows
-        best.scores[some, : merged.rows.shape[1]] = merged.scores
+        merged = merge_top_k([(earlier, 0), (new, first)], k) if first else new
+        best.rows[batch, : merged.rows.shape[1]] = merged.rows
+        best.scores[batch, : merged.rows.shape[1]] = merged.scores

@@ -32,13 +32,13 @@ def hard_negatives(judged: pa.Table, positives: pa.Table, *, score: str = "score
     order_P = np.argsort(query_P, kind="stable")
     scores_N = columns.scores_of(chosen, "judged", score)
     order_N = np.lexsort((columns.ranks_of(chosen, "judged"), -scores_N, query_N))
-    kept = positives.take(order_P)
+    ordered = positives.take(order_P)
     mined = chosen.take(order_N)
     offsets_P = _offsets(query_P, len(query_ids))
     offsets_N = _offsets(query_N, len(query_ids))
     lists = {
-        "positive_ids": _lists(offsets_P, kept["doc_id"]),
-        "positive_scores": _lists(offsets_P, kept[score].cast(pa.float32())),
+        "positive_ids": _lists(offsets_P, ordered["doc_id"]),
+        "positive_scores": _lists(offsets_P, ordered[score].cast(pa.float32())),
         "negative_ids": _lists(offsets_N, mined["doc_id"]),
         "negative_scores": _lists(offsets_N, mined[score].cast(pa.float32())),
         "negative_ranks": _lists(offsets_N, mined["rank"].cast(pa.int32())),

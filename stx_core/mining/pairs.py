@@ -69,22 +69,22 @@ def read_pairs(
     first = np.sort(first)
     order = first[np.argsort(queries[first], kind="stable")]
     return Pairs(
-        anchor,
-        positive,
-        list(query_of),
-        list(document_of),
-        queries[order],
-        rows[order],
-        len(anchors),
-        int(np.bincount(queries).max()),
+        anchor=anchor,
+        positive=positive,
+        queries=list(query_of),
+        documents=list(document_of),
+        query_P=queries[order],
+        document_P=rows[order],
+        n_rows=len(anchors),
+        max_positives=int(np.bincount(queries).max()),
     )
 
 
-def _column(names: list[str], name: str | None, place: int) -> str:
+def _column(names: list[str], name: str | None, index: int) -> str:
     if name is None:
-        if len(names) <= place:
+        if len(names) <= index:
             raise InputError(f"the dataset has only the columns {names}; it needs two of texts")
-        return names[place]
+        return names[index]
     if name not in names:
         raise InputError(f"the dataset has no column {name!r}, only {', '.join(map(repr, names))}")
     return name

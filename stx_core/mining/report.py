@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from stx_core.mining.rules import REASONS, MiningRules
 from stx_core.mining.statistics import MEASURES, MiningCounts, ScoreCounts
-from stx_core.page import Chart, Rows, Section, bar_chart, html_page, markdown_page, share
+from stx_core.page import Chart, Section, bar_chart, html_page, markdown_page, share
 
 _SHORT_QUERIES = 20
 
@@ -56,8 +56,17 @@ def _sections(
     examples: Iterable[tuple[str, str, str]],
 ) -> Iterator[Section]:
     """Each table that has rows."""
-    yield Section("Result", ("what", "number"), _totals(counts))
-    yield Section("Scores", ("measure", "positives", "negatives"), _measures(counts))
+    totals = [
+        ("queries", counts.queries),
+        ("positives", counts.positives.n),
+        ("candidates", counts.candidates),
+        ("negatives", counts.negatives.n),
+        ("queries with too few negatives", counts.short),
+    ]
+    yield Section("Result", ("what", "number"), totals)
+    sides = [_side(counts.positives), _side(counts.negatives)]
+    measures = [(name, *values) for name, *values in zip(MEASURES, *sides, strict=True)]
+    yield Section("Scores", ("measure", "positives", "negatives"), measures)
     rejected = [
         (reason, counts.reasons.get(reason, 0), share(counts.reasons[reason], counts.candidates))
         for reason in REASONS
@@ -65,7 +74,14 @@ def _sections(
     ]
     if rejected:
         yield Section("Rejected candidates", ("reason", "candidates", "share"), rejected)
-    yield Section("Rules", ("rule", "value"), _changed(rules))
+    # What is not at its default, and always how many and how.
+    changed = [
+        (rule.name, getattr(rules, rule.name))
+        for rule in dataclasses.fields(rules)
+        if rule.name in ("num_negatives", "sampling_strategy")
+        or getattr(rules, rule.name) != rule.default
+    ]
+    yield Section("Rules", ("rule", "value"), changed)
     if short is not None and len(short):
         shown = short.slice(0, _SHORT_QUERIES)
         reasons = [name for name in REASONS if any(shown[name].to_pylist())]
@@ -78,37 +94,12 @@ def _sections(
         yield Section("Examples", ("query", "positive", "negative"), rows_of_text)
 
 
-def _totals(counts: MiningCounts) -> Rows:
-    return [
-        ("queries", counts.queries),
-        ("positives", counts.positives.n),
-        ("candidates", counts.candidates),
-        ("negatives", counts.negatives.n),
-        ("queries with too few negatives", counts.short),
-    ]
-
-
-def _measures(counts: MiningCounts) -> Rows:
-    sides = [_side(counts.positives), _side(counts.negatives)]
-    return [(name, *values) for name, *values in zip(MEASURES, *sides, strict=True)]
-
-
 def _side(scores: ScoreCounts) -> list[object]:
     if not scores.n:
         return [0, *["–"] * (len(MEASURES) - 1)]
     quartiles = [scores.quantile(share) for share in (0.25, 0.5, 0.75)]
     values = [scores.mean, quartiles[1], scores.std, scores.low, *quartiles, scores.high]
-    return [scores.n, *(_number(value) for value in values)]
-
-
-def _changed(rules: MiningRules) -> Rows:
-    """What is not at its default, and always how many and how."""
-    shown = {"num_negatives", "sampling_strategy"}
-    return [
-        (rule.name, getattr(rules, rule.name))
-        for rule in dataclasses.fields(rules)
-        if rule.name in shown or getattr(rules, rule.name) != rule.default
-    ]
+    return [scores.n, *("–" if math.isnan(value) else f"{value:.4f}" for value in values)]
 
 
 def _histogram(positives: ScoreCounts, negatives: ScoreCounts) -> Chart:
@@ -127,7 +118,3 @@ def _histogram(positives: ScoreCounts, negatives: ScoreCounts) -> Chart:
             (", each to its own height.", ""),
         ],
     )
-
-
-def _number(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.4f}"

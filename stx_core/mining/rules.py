@@ -30,7 +30,7 @@ REASONS = (
 
 @dataclass(frozen=True)
 class MiningRules:
-    """What a hard negative is. All scores are of one judge, higher is better, of either sign.
+    """Definition of a hard negative. All scores are of one judge, higher is better, of either sign.
 
     Names and meaning are those of `mine_hard_negatives` in Sentence Transformers 6.2; the fields
     from `positive_share` on are additions that change nothing by default.
@@ -80,8 +80,12 @@ class MiningRules:
             SpecError: a number out of its range, or an unknown choice.
         """
         _check_range(self.num_negatives, self.range_min, self.range_max)
-        _check_choice("sampling_strategy", self.sampling_strategy, get_args(Sampling))
-        _check_choice("margin_against", self.margin_against, get_args(Against))
+        for name, choices in (
+            ("sampling_strategy", get_args(Sampling)),
+            ("margin_against", get_args(Against)),
+        ):
+            if (value := getattr(self, name)) not in choices:
+                raise SpecError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
         for name in ("max_score", "min_score", "absolute_margin", "relative_margin"):
             value = getattr(self, name)
             if value is not None and math.isnan(value):
@@ -95,7 +99,7 @@ class MiningRules:
 
     @property
     def needs_scores(self) -> bool:
-        """Whether a rule looks at scores, beyond their order."""
+        """Tell whether a rule looks at scores, beyond their order."""
         return any(
             value is not None
             for value in (
@@ -109,7 +113,7 @@ class MiningRules:
 
     @property
     def needs_texts(self) -> bool:
-        """Whether a rule looks at texts or content hashes."""
+        """Tell whether a rule looks at texts or content hashes."""
         return self.same_content or self.near_duplicate is not None
 
 
@@ -129,8 +133,3 @@ def _check_range(num_negatives: int, range_min: int, range_max: int | None) -> N
             f"num_negatives={num_negatives} do not fit between range_min={range_min} and "
             f"range_max={range_max}; lower num_negatives or raise range_max"
         )
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise SpecError(f"{name} must be one of {', '.join(choices)}, got {value!r}")

@@ -1,4 +1,4 @@
-"""Which queries have fewer negatives than wanted, and by which rules."""
+"""Queries with fewer negatives than asked for, and the rules that rejected the others."""
 
 import numpy as np
 import pyarrow as pa

@@ -1,4 +1,4 @@
-"""How the scores of positives and negatives lie: exact for one table, mergeable over many."""
+"""Distribution of the scores of positives and negatives: exact for one table, or mergeable."""
 
 import math
 from collections.abc import Mapping
@@ -43,42 +43,36 @@ def score_table(negatives: pa.Table, num_negatives: int | None = None) -> pa.Tab
     rows = ranges(starts[query_P], met[query_P])
     difference = np.repeat(score_P, met[query_P]) - score_N[rows]
     sides = {"positive": score_P, "negative": score_N[rows], "difference": difference}
-    return pa.table(
-        {
-            "measure": pa.array(MEASURES),
-            **{name: pa.array(_measures(scores), pa.float64()) for name, scores in sides.items()},
-        }
-    )
-
-
-def _measures(scores: np.ndarray) -> list[float]:
-    n = len(scores)
-    if n == 0:
-        return [0, *[math.nan] * 8]
-    ordered = np.sort(scores.astype(np.float64))
-    std = ordered.std(ddof=1) if n > 1 else math.nan
-    quartiles = np.quantile(ordered, [0.25, 0.5, 0.75])
-    return [n, ordered.mean(), ordered[(n - 1) // 2], std, ordered[0], *quartiles, ordered[-1]]
+    columns = {"measure": pa.array(MEASURES)}
+    for name, scores in sides.items():
+        n, ordered = len(scores), np.sort(scores.astype(np.float64))
+        values = [0, *[math.nan] * 8]
+        if n:
+            std = ordered.std(ddof=1) if n > 1 else math.nan
+            median, quartiles = ordered[(n - 1) // 2], np.quantile(ordered, [0.25, 0.5, 0.75])
+            values = [n, ordered.mean(), median, std, ordered[0], *quartiles, ordered[-1]]
+        columns[name] = pa.array(values, pa.float64())
+    return pa.table(columns)
 
 
 class ScoreCounts(Histogram):
-    """What is known of many scores without keeping them, to 1/64."""
+    """Counts of scores in bins of 1/64."""
 
     @staticmethod
-    def places(values: np.ndarray) -> np.ndarray:
+    def bin_indices(values: np.ndarray) -> np.ndarray:
         """The bins of (N,) scores."""
-        places: np.ndarray = np.floor(values * BINS_PER_UNIT)
-        return places.clip(-_FARTHEST_BIN, _FARTHEST_BIN)
+        bin_indices: np.ndarray = np.floor(values * BINS_PER_UNIT)
+        return bin_indices.clip(-_FARTHEST_BIN, _FARTHEST_BIN)
 
     @staticmethod
-    def edge(place: int) -> float:
+    def edge(bin_index: int) -> float:
         """The lowest score of a bin."""
-        return place / BINS_PER_UNIT
+        return bin_index / BINS_PER_UNIT
 
 
 @dataclass(frozen=True)
 class MiningCounts:
-    """What a mining run did, as numbers that add up over blocks of queries.
+    """Numbers of a mining run, which add up over blocks of queries.
 
     Attributes:
         queries: how many there were.
@@ -101,26 +95,28 @@ class MiningCounts:
         codes = reason_codes(judged)
         counts = np.bincount(codes[codes >= 0], minlength=len(REASONS))
         return cls(
-            len(negatives),
-            int((n_negative < num_negatives).sum()),
-            ScoreCounts.of(flat(negatives["positive_scores"])[1].to_numpy()),
-            ScoreCounts.of(scores.to_numpy()),
-            dict(zip(REASONS, counts.tolist(), strict=True)),
+            queries=len(negatives),
+            short=int((n_negative < num_negatives).sum()),
+            positives=ScoreCounts.of(flat(negatives["positive_scores"])[1].to_numpy()),
+            negatives=ScoreCounts.of(scores.to_numpy()),
+            reasons=dict(zip(REASONS, counts.tolist(), strict=True)),
         )
 
-    def __add__(self, other: "MiningCounts") -> "MiningCounts":
+    def __add__(self, added: "MiningCounts") -> "MiningCounts":
         """Count both blocks."""
         return MiningCounts(
-            self.queries + other.queries,
-            self.short + other.short,
-            self.positives + other.positives,
-            self.negatives + other.negatives,
-            {name: self.reasons.get(name, 0) + other.reasons.get(name, 0) for name in REASONS},
+            queries=self.queries + added.queries,
+            short=self.short + added.short,
+            positives=self.positives + added.positives,
+            negatives=self.negatives + added.negatives,
+            reasons={
+                name: self.reasons.get(name, 0) + added.reasons.get(name, 0) for name in REASONS
+            },
         )
 
     @property
     def candidates(self) -> int:
-        """How many candidates there were."""
+        """Number of candidates."""
         return self.negatives.n + sum(self.reasons.values())
 
     def to_json(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What `mine_hard_negatives` says at its end."""
+"""Lines that `mine_hard_negatives` logs at its end."""
 
 from collections.abc import Iterator
 
@@ -14,6 +14,7 @@ def summary_lines(
     judged: pa.Table,
     negatives: pa.Table,
     rules: MiningRules,
+    *,
     layout: str,
     n_rows: int,
     pairs: Pairs,
@@ -23,12 +24,18 @@ def summary_lines(
     Unlike it, min_score counts only what no other rule rejected, and all rules are named.
     """
     n = rules.num_negatives
-    yield from table_lines(score_table(negatives, n if layout == "n-tuple" else None))
+    yield "{:<6} {:>14} {:>14} {:>14}".format("Metric", "Positive", "Negative", "Difference")
+    for row in score_table(negatives, n if layout == "n-tuple" else None).to_pylist():
+        values = [row[side] for side in ("positive", "negative", "difference")]
+        cells = [f"{value:.4f}" for value in values]
+        if row["measure"] == "Count":
+            cells = [f"{int(values[0]):,}", f"{int(values[1]):,}", ""]
+        yield "{:<6} {:>14} {:>14} {:>14}".format(row["measure"], *cells)
     codes = reason_codes(judged)
     slots = len(negatives) * ((rules.range_max or 0) + pairs.max_positives)
-    for place, reason in enumerate(REASONS):
+    for index, reason in enumerate(REASONS):
         value = getattr(rules, reason, None)
-        skipped = int((codes == place).sum())
+        skipped = int((codes == index).sum())
         if value is None or value is False or not skipped:
             continue
         yield (
@@ -43,29 +50,13 @@ def summary_lines(
     }.get(layout, len(pairs.query_P))
     if possible > n_rows:
         missing = possible - n_rows
+        limits = ("absolute_margin", "relative_margin", "positive_share", "max_score", "min_score")
+        names = ["range_max", *(["range_min"] if rules.range_min > 0 else [])]
+        names += [name for name in limits if getattr(rules, name) is not None]
+        settings = "range_max parameter"
+        if len(names) > 1:
+            settings = f"{', '.join(names[:-1])} and {names[-1]} parameters"
         yield (
             f"Could not find enough negatives for {missing} samples ({missing / possible:.2%}). "
-            f"Consider adjusting the {_settings(rules)}."
+            f"Consider adjusting the {settings}."
         )
-
-
-def table_lines(table: pa.Table) -> Iterator[str]:
-    """What `score_table` gave, in columns."""
-    yield "{:<6} {:>14} {:>14} {:>14}".format("Metric", "Positive", "Negative", "Difference")
-    for row in table.to_pylist():
-        values = [row[side] for side in ("positive", "negative", "difference")]
-        cells = [f"{value:.4f}" for value in values]
-        if row["measure"] == "Count":
-            cells = [f"{int(values[0]):,}", f"{int(values[1]):,}", ""]
-        yield "{:<6} {:>14} {:>14} {:>14}".format(row["measure"], *cells)
-
-
-def _settings(rules: MiningRules) -> str:
-    names = ["range_max"]
-    if rules.range_min > 0:
-        names.append("range_min")
-    limits = ("absolute_margin", "relative_margin", "positive_share", "max_score", "min_score")
-    names += [name for name in limits if getattr(rules, name) is not None]
-    if len(names) == 1:
-        return f"{names[0]} parameter"
-    return f"{', '.join(names[:-1])} and {names[-1]} parameters"

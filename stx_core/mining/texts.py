@@ -51,7 +51,7 @@ class Mined:
 
     @property
     def negatives_P(self) -> np.ndarray:  # noqa: N802
-        """How many negatives each positive meets: (P,) int64."""
+        """Number of negatives that each positive meets: (P,) int64."""
         return np.asarray(self.n_negative[self.query_P])
 
     def meet(self, positives: np.ndarray) -> np.ndarray:
@@ -83,14 +83,14 @@ def join(negatives: pa.Table, texts: Texts) -> Mined:
         "doc_id",
     )
     return Mined(
-        columns.texts_of(queries, "queries").take(pa.array(query_rows)),
-        columns.texts_of(documents, "documents"),
-        rows[: len(positive_ids)],
-        flat(negatives["positive_scores"])[1].to_numpy(),
-        rows[len(positive_ids) :],
-        flat(negatives["negative_scores"])[1].to_numpy(),
-        n_positive,
-        n_negative,
+        query=columns.texts_of(queries, "queries").take(pa.array(query_rows)),
+        document=columns.texts_of(documents, "documents"),
+        positive=rows[: len(positive_ids)],
+        score_P=flat(negatives["positive_scores"])[1].to_numpy(),
+        negative=rows[len(positive_ids) :],
+        score_N=flat(negatives["negative_scores"])[1].to_numpy(),
+        n_positive=n_positive,
+        n_negative=n_negative,
     )
 
 

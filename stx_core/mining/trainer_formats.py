@@ -4,8 +4,6 @@ Each takes the ids that `hard_negatives` gave and, where rows hold text, the tex
 these rows, one object a line (`table.to_pylist()`).
 """
 
-from typing import Any
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,19 +25,19 @@ def flag_embedding(
 
     Queries without negatives are left out: its trainer cannot read them.
     """
-    found = with_negatives(negatives)
-    mined = join(found, texts)
-    rows: dict[str, Any] = {
-        "query": strings(mined.query, np.arange(len(found))),
+    complete = with_negatives(negatives)
+    mined = join(complete, texts)
+    rows: dict[str, pa.ChunkedArray] = {
+        "query": strings(mined.query, np.arange(len(complete))),
         "pos": in_lists(strings(mined.document, mined.positive), mined.n_positive),
         "neg": in_lists(strings(mined.document, mined.negative), mined.n_negative),
     }
     if scores:
-        rows["pos_scores"] = found["positive_scores"]
-        rows["neg_scores"] = found["negative_scores"]
+        rows["pos_scores"] = complete["positive_scores"]
+        rows["neg_scores"] = complete["negative_scores"]
     for name, value in (("prompt", prompt), ("type", type)):
         if value is not None:
-            rows[name] = pa.repeat(value, len(found))
+            rows[name] = pa.repeat(value, len(complete))
     return pa.table(rows)
 
 
@@ -48,14 +46,14 @@ def tevatron_ids(negatives: pa.Table, texts: Texts) -> pa.Table:
 
     Ids as strings. `tevatron_corpus` gives the documents that they name.
     """
-    found = with_negatives(negatives)
-    mined = join(found, texts)
+    complete = with_negatives(negatives)
+    mined = join(complete, texts)
     return pa.table(
         {
-            "query_id": found["query_id"].cast(pa.string()),
-            "query_text": strings(mined.query, np.arange(len(found))),
-            "positive_document_ids": found["positive_ids"].cast(pa.list_(pa.string())),
-            "negative_document_ids": found["negative_ids"].cast(pa.list_(pa.string())),
+            "query_id": complete["query_id"].cast(pa.string()),
+            "query_text": strings(mined.query, np.arange(len(complete))),
+            "positive_document_ids": complete["positive_ids"].cast(pa.list_(pa.string())),
+            "negative_document_ids": complete["negative_ids"].cast(pa.list_(pa.string())),
         }
     )
 
@@ -72,12 +70,12 @@ def tevatron_passages(negatives: pa.Table, texts: Texts) -> pa.Table:
 
     The title is empty where documents have none.
     """
-    found = with_negatives(negatives)
-    mined = join(found, texts)
+    complete = with_negatives(negatives)
+    mined = join(complete, texts)
     return pa.table(
         {
-            "query_id": found["query_id"].cast(pa.string()),
-            "query": strings(mined.query, np.arange(len(found))),
+            "query_id": complete["query_id"].cast(pa.string()),
+            "query": strings(mined.query, np.arange(len(complete))),
             "positive_passages": in_lists(
                 _passages(texts.documents, mined, mined.positive), mined.n_positive
             ),
@@ -90,12 +88,12 @@ def tevatron_passages(negatives: pa.Table, texts: Texts) -> pa.Table:
 
 def knowledge_distillation(negatives: pa.Table) -> pa.Table:
     """PyLate: query_id, document_ids (positives first), scores; its other two tables hold texts."""
-    found = with_negatives(negatives)
+    complete = with_negatives(negatives)
     return pa.table(
         {
-            "query_id": found["query_id"],
-            "document_ids": _joined(found["positive_ids"], found["negative_ids"]),
-            "scores": _joined(found["positive_scores"], found["negative_scores"]),
+            "query_id": complete["query_id"],
+            "document_ids": _joined(complete["positive_ids"], complete["negative_ids"]),
+            "scores": _joined(complete["positive_scores"], complete["negative_scores"]),
         }
     )
 
@@ -150,17 +148,14 @@ def _passages(documents: pa.Table, mined: Mined, rows: np.ndarray) -> pa.StructA
     return pa.StructArray.from_arrays(arrays, names=list(fields))
 
 
-def _joined(left: pa.ChunkedArray, right: pa.ChunkedArray) -> pa.ListArray:
-    """Row i of the left, then row i of the right, as one list."""
-    if left.type != right.type:
-        raise InputError(f"positives are {left.type}, negatives {right.type}; give both one type")
-    n_left, left_values = flat(left)
-    n_right, right_values = flat(right)
-    rows = np.arange(len(n_left))
-    order = np.argsort(
-        np.concatenate([np.repeat(rows, n_left), np.repeat(rows, n_right)]), kind="stable"
-    )
-    values = pa.chunked_array(
-        [*left_values.chunks, *right_values.chunks], type=left.type.value_type
-    )
-    return in_lists(values.take(pa.array(order)), n_left + n_right)
+def _joined(positives: pa.ChunkedArray, negatives: pa.ChunkedArray) -> pa.ListArray:
+    """Row i of the positives, then row i of the negatives, as one list."""
+    if positives.type != negatives.type:
+        raise InputError(
+            f"positives are {positives.type}, negatives {negatives.type}; give both one type"
+        )
+    (n_P, values_P), (n_N, values_N) = flat(positives), flat(negatives)
+    rows = np.arange(len(n_P))
+    order = np.argsort(np.concatenate([np.repeat(rows, n_P), np.repeat(rows, n_N)]), kind="stable")
+    values = pa.chunked_array([*values_P.chunks, *values_N.chunks], type=positives.type.value_type)
+    return in_lists(values.take(pa.array(order)), n_P + n_N)

@@ -96,39 +96,39 @@ class RoughIndex:
         oversample: int = OVERSAMPLE,
     ) -> float | None:
         """Share of the exact k best rows that `top_k` finds, for a sample of the queries."""
-        some = np.linspace(0, len(queries) - 1, min(SAMPLE, len(queries))).astype(np.int64)
-        left_out = None if excluded is None else excluded[some]
-        exact = dense_top_k(queries[some], self.corpus, k, self.similarity, excluded=left_out).rows
-        found = self.top_k(queries[some], k, excluded=left_out, oversample=oversample).rows
-        wanted = sum(int((row != NO_ROW).sum()) for row in exact)
-        if not wanted:
+        sample = np.linspace(0, len(queries) - 1, min(SAMPLE, len(queries))).astype(np.int64)
+        left_out = None if excluded is None else excluded[sample]
+        exact = dense_top_k(
+            queries[sample], self.corpus, k, self.similarity, excluded=left_out
+        ).rows
+        approximate = self.top_k(queries[sample], k, excluded=left_out, oversample=oversample).rows
+        n_exact = sum(int((row != NO_ROW).sum()) for row in exact)
+        if not n_exact:
             return None
-        pairs = zip(exact, found, strict=True)
-        return sum(len(np.intersect1d(a[a != NO_ROW], b)) for a, b in pairs) / wanted
+        pairs = zip(exact, approximate, strict=True)
+        return sum(len(np.intersect1d(a[a != NO_ROW], b)) for a, b in pairs) / n_exact
 
     def _propose(self, queries: np.ndarray, count: int) -> np.ndarray:
         """(Q, C) int64 rows, -1 where there are fewer."""
         if self.kind in ("ivf", "hnsw"):
-            found: np.ndarray = self._codes.search(self._alike(queries), count)[1]
-            return found
+            rows: np.ndarray = self._codes.search(self._alike(queries), count)[1]
+            return rows
         best = np.empty((len(queries), count), np.int64)
         step = max(1, _BLOCK_PAIRS // max(1, len(self.corpus)))
-        rough = self._bits if self.kind == "binary" else self._bytes
         for start in range(0, len(queries), step):
-            scores = rough(queries[start : start + step])
+            scores = self._rough_scores(queries[start : start + step])
             best[start : start + step] = scores.topk(count, dim=1, sorted=False).indices.numpy()
         return best
 
-    def _bits(self, queries: np.ndarray) -> torch.Tensor:
-        """Minus the number of signs that differ."""
-        asked = np.packbits(queries > 0, axis=1)
-        counts = np.zeros((len(queries), len(self.corpus)), np.int16)
-        for byte in range(asked.shape[1]):
-            counts += np.bitwise_count(asked[:, byte, None] ^ self._codes[None, :, byte])
-        return torch.from_numpy(-counts)
-
-    def _bytes(self, queries: np.ndarray) -> torch.Tensor:
-        """Scores of the rounded rows, in the order that the similarity wants."""
+    def _rough_scores(self, queries: np.ndarray) -> torch.Tensor:
+        """(B, N) numbers in the order of the similarity, of the codes."""
+        if self.kind == "binary":
+            # Minus the number of signs that differ.
+            signs = np.packbits(queries > 0, axis=1)
+            counts = np.zeros((len(queries), len(self.corpus)), np.int16)
+            for byte in range(signs.shape[1]):
+                counts += np.bitwise_count(signs[:, byte, None] ^ self._codes[None, :, byte])
+            return torch.from_numpy(-counts)
         scaled = torch.from_numpy((queries * self._step).astype(np.float32))
         scores: torch.Tensor = scaled @ self._codes.float().T
         if self.similarity == "cosine":

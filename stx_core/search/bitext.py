@@ -88,30 +88,42 @@ def bitext_mining(
     there = _best_of_each(forward, *means, margin)
     back = _best_of_each(backward, *means[::-1], margin)
     back = TextPairs(back.targets, back.sources, back.scores)
-    pairs = _ordered(_chosen(there, back, direction))
+    pairs = _chosen(there, back, direction)
+    pairs = _where(pairs, np.lexsort((pairs.targets, pairs.sources, -pairs.scores)))
     pairs = _where(pairs, pairs.scores >= min_score)
-    return _where(pairs, _unused(pairs)) if direction == "max" else pairs
+    if direction != "max":
+        return pairs
+    # Pairs both of whose texts occur in no earlier pair.
+    chosen = np.zeros(len(pairs.scores), bool)
+    sources, targets = set[int](), set[int]()
+    rows = zip(pairs.sources.tolist(), pairs.targets.tolist(), strict=True)
+    for i, (source, target) in enumerate(rows):
+        if source not in sources and target not in targets:
+            sources.add(source)
+            targets.add(target)
+            chosen[i] = True
+    return _where(pairs, chosen)
 
 
-def _mean_scores(found: TopK) -> np.ndarray:
+def _mean_scores(neighbours: TopK) -> np.ndarray:
     """(Q,) float64 mean cosine of each row to its neighbours; there may be fewer than k."""
-    used = found.rows >= 0
-    total = np.where(used, found.scores, 0.0).sum(axis=1, dtype=np.float64)
+    used = neighbours.rows >= 0
+    total = np.where(used, neighbours.scores, 0.0).sum(axis=1, dtype=np.float64)
     means: np.ndarray = total / np.maximum(used.sum(axis=1), 1)
     return means
 
 
 def _best_of_each(
-    found: TopK, own_means: np.ndarray, other_means: np.ndarray, margin: Margin
+    neighbours: TopK, own_means: np.ndarray, other_means: np.ndarray, margin: Margin
 ) -> TextPairs:
     """Of each row that has neighbours the one of highest margin."""
-    used = found.rows >= 0
+    used = neighbours.rows >= 0
     if not used.any():
         return TextPairs(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
-    means = (own_means[:, None] + other_means[found.rows]) / 2
-    scores = np.where(used, _MARGINS[margin](found.scores.astype(np.float64), means), -np.inf)
+    means = (own_means[:, None] + other_means[neighbours.rows]) / 2
+    scores = np.where(used, _MARGINS[margin](neighbours.scores.astype(np.float64), means), -np.inf)
     rows, best = np.arange(len(scores)), scores.argmax(axis=1)
-    return TextPairs(rows, found.rows[rows, best], scores[rows, best])
+    return TextPairs(rows, neighbours.rows[rows, best], scores[rows, best])
 
 
 def _chosen(there: TextPairs, back: TextPairs, direction: Direction) -> TextPairs:
@@ -135,23 +147,5 @@ def _keys(pairs: TextPairs) -> np.ndarray:
     return keys
 
 
-def _ordered(pairs: TextPairs) -> TextPairs:
-    return _where(pairs, np.lexsort((pairs.targets, pairs.sources, -pairs.scores)))
-
-
 def _where(pairs: TextPairs, chosen: np.ndarray) -> TextPairs:
     return TextPairs(pairs.sources[chosen], pairs.targets[chosen], pairs.scores[chosen])
-
-
-def _unused(pairs: TextPairs) -> np.ndarray:
-    """(P,) bool: pairs both of whose texts occur in no earlier chosen pair."""
-    chosen = np.zeros(len(pairs.scores), bool)
-    sources, targets = set[int](), set[int]()
-    for i, (source, target) in enumerate(
-        zip(pairs.sources.tolist(), pairs.targets.tolist(), strict=True)
-    ):
-        if source not in sources and target not in targets:
-            sources.add(source)
-            targets.add(target)
-            chosen[i] = True
-    return chosen

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def surplus_copies(block: Tensor, labels: Tensor | None, allowed: int) -> Tensor:
-    """Which rows have at least `allowed` equal rows of the same label before them.
+    """Find the rows that have at least `allowed` equal rows of the same label before them.
 
     Equal is meant bit for bit; rows are grouped by a hash and then compared.
 
@@ -17,7 +17,15 @@ def surplus_copies(block: Tensor, labels: Tensor | None, allowed: int) -> Tensor
     Returns:
         (C,) bool.
     """
-    keys = _hashes(block)
+    # Equal for equal rows: a wrapping sum of their bits by random odd weights.
+    kinds = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    bits = block.contiguous().view(kinds[block.element_size()])
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randint(-(2**62), 2**62, (block.shape[1],), generator=generator) * 2 + 1
+    keys = torch.zeros(len(block), dtype=torch.int64, device=block.device)
+    for start in range(0, len(block), 1024):
+        rows = slice(start, start + 1024)
+        keys[rows] = (bits[rows].long() * weights.to(block.device)).sum(dim=1)
     if labels is not None:
         keys = keys * 31 + labels
     order = torch.argsort(keys, stable=True)
@@ -33,16 +41,3 @@ def surplus_copies(block: Tensor, labels: Tensor | None, allowed: int) -> Tensor
         same &= labels[row] == labels[leader]
     surplus[row[same]] = True
     return surplus
-
-
-def _hashes(block: Tensor) -> Tensor:
-    """(C,) int64 that are equal for equal rows: a wrapping sum of bits by random odd weights."""
-    kinds = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    bits = block.contiguous().view(kinds[block.element_size()])
-    generator = torch.Generator().manual_seed(0)
-    weights = torch.randint(-(2**62), 2**62, (block.shape[1],), generator=generator) * 2 + 1
-    hashes = torch.zeros(len(block), dtype=torch.int64, device=block.device)
-    for start in range(0, len(block), 1024):
-        some = slice(start, start + 1024)
-        hashes[some] = (bits[some].long() * weights.to(block.device)).sum(dim=1)
-    return hashes

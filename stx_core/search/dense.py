@@ -45,7 +45,7 @@ _SORTED_QUERIES = 1 << 12
 
 @dataclass(frozen=True)
 class _Search:
-    """What to search: queries (Q, D) on the device, corpus (N, D) anywhere, and who may meet."""
+    """A search: queries (Q, D) on the device, corpus (N, D) anywhere, and who may meet."""
 
     queries: Tensor
     corpus: Tensor
@@ -77,13 +77,6 @@ class _Search:
         """First row and rows of each block of the corpus, on the device."""
         for start in range(0, len(self.corpus), self.block_rows):
             yield start, self.corpus[start : start + self.block_rows].to(self.queries.device)
-
-    def surplus(self, block: Tensor, first_row: int) -> Tensor:
-        """(C,) bool: copies of more than k earlier rows. They score the same, and those win."""
-        labels = self.corpus_labels
-        if labels is not None:
-            labels = labels[first_row : first_row + len(block)]
-        return surplus_copies(block, labels, self.k + 1)
 
     def hide(self, proxies_BC: Tensor, first_query: int, first_row: int) -> None:
         """Give pairs that may not meet the lowest proxy."""
@@ -130,68 +123,57 @@ def dense_top_k(
         ValueError: widths or lengths differ, a value is not finite, `k` is negative, or there is no
             such similarity.
     """
-    search = _checked(
-        queries, corpus, k, similarity, excluded, labels, min_scores, device, block_rows
+    check_similarity(similarity)
+    queries, corpus = of_one_width(viewed(queries, "queries"), viewed(corpus, "corpus"))
+    if queries.shape[1] != corpus.shape[1]:
+        raise ValueError(
+            f"queries are {queries.shape[1]} wide and the corpus is {corpus.shape[1]} wide; both "
+            "must come from the same model"
+        )
+    if k < 0 or block_rows < 1:
+        raise ValueError(f"k must be 0 or more and block_rows 1 or more, got {k} and {block_rows}")
+    query_labels, corpus_labels = labels or (None, None)
+    n_queries, n_rows = (len(queries), "queries"), (len(corpus), "rows of the corpus")
+    search = _Search(
+        queries.to(device),
+        corpus,
+        k,
+        similarity=similarity,
+        block_rows=block_rows,
+        excluded=_one_each("excluded", excluded, n_queries, device),
+        query_labels=_one_each("labels", query_labels, n_queries, device),
+        corpus_labels=_one_each("labels", corpus_labels, n_rows, device),
+        min_scores=_one_each("min_scores", min_scores, n_queries, device, kind=np.float32),
     )
     if not (k and len(search.queries) and len(search.corpus)):
         return empty_top_k(len(search.queries), k)
     with full_precision():
         dtype = quickest_dtype(search.queries, len(search.corpus), search.similarity)
         proxies = Proxies(search.queries, search.similarity, dtype)
-        found = _first_pass(search, proxies)
+        candidates = _first_pass(search, proxies)
         if not proxies.bounded:
             proxies = Proxies(search.queries, search.similarity, torch.float64)
-            found = _first_pass(search, proxies)
-        best, missed = _score_candidates(search, proxies, found)
+            candidates = _first_pass(search, proxies)
+        best, missed = _score_candidates(search, proxies, candidates)
         if len(missed):
-            some = missed.cpu().numpy()
-            again = _second_pass(search.of_queries(missed), best.scores[some, -1], proxies.dtype)
-            best.rows[some], best.scores[some] = again.rows, again.scores
+            incomplete = missed.cpu().numpy()
+            again = _second_pass(
+                search.of_queries(missed), best.scores[incomplete, -1], proxies.dtype
+            )
+            best.rows[incomplete], best.scores[incomplete] = again.rows, again.scores
     return best
 
 
-def _checked(
-    queries: Matrix,
-    corpus: Matrix,
-    k: int,
-    similarity: str,
-    excluded: np.ndarray | None,
-    labels: tuple[np.ndarray, np.ndarray] | None,
-    min_scores: np.ndarray | None,
-    device: torch.device | str,
-    block_rows: int,
-) -> _Search:
-    check_similarity(similarity)
-    left, right = of_one_width(viewed(queries, "queries"), viewed(corpus, "corpus"))
-    if left.shape[1] != right.shape[1]:
-        raise ValueError(
-            f"queries are {left.shape[1]} wide and the corpus is {right.shape[1]} wide; both must "
-            "come from the same model"
-        )
-    if k < 0 or block_rows < 1:
-        raise ValueError(f"k must be 0 or more and block_rows 1 or more, got {k} and {block_rows}")
-    ours, theirs = (None, None) if labels is None else labels
-    return _Search(
-        left.to(device),
-        right,
-        k,
-        similarity,
-        block_rows,
-        _one_each(excluded, len(left), "excluded", "queries", device),
-        _one_each(ours, len(left), "labels", "queries", device),
-        _one_each(theirs, len(right), "labels", "rows of the corpus", device),
-        _one_each(min_scores, len(left), "min_scores", "queries", device, np.float32),
-    )
-
-
 def _one_each(
-    values: np.ndarray | None,
-    n_rows: int,
     name: str,
-    what: str,
+    values: np.ndarray | None,
+    expected: tuple[int, str],
     device: torch.device | str,
+    *,
     kind: type = np.int64,
 ) -> Tensor | None:
+    """An argument with a value for each row of one side, on the device."""
+    n_rows, what = expected
     if values is None:
         return None
     if np.shape(values) != (n_rows,):
@@ -203,7 +185,14 @@ def _first_pass(search: _Search, proxies: Proxies) -> Selection:
     """The rows of each query that may be among its best; part of them if unbounded."""
     n_queries, n_rows = len(search.queries), len(search.corpus)
     device, k = search.queries.device, min(search.k, n_rows)
-    best = Selection(n_queries, k, min(k + _SLACK, n_rows), n_rows, proxies.dtype, device)
+    best = Selection(
+        n_queries,
+        k,
+        min(k + _SLACK, n_rows),
+        n_rows=n_rows,
+        dtype=proxies.dtype,
+        device=device,
+    )
     width = min(search.block_rows, n_rows)
     if device.type == "cpu":
         width = min(width, _CACHED_ROWS)
@@ -216,48 +205,50 @@ def _first_pass(search: _Search, proxies: Proxies) -> Selection:
             if not proxies.bounded:
                 return best
             for start in range(0, n_queries, step):
-                some = slice(start, min(start + step, n_queries))
-                found = proxies.between(some, operand, buffer)
-                search.hide(found, start, row)
-                best.add(some, found, row, partial(_out_of_reach, search, proxies, some))
+                batch = slice(start, min(start + step, n_queries))
+                proxies_BC = proxies.between(batch, operand, buffer)
+                search.hide(proxies_BC, start, row)
+                best.add(batch, proxies_BC, row, partial(_out_of_reach, search, proxies, batch))
     return best
 
 
-def _out_of_reach(search: _Search, proxies: Proxies, some: slice, kth: Tensor) -> Tensor:
+def _out_of_reach(search: _Search, proxies: Proxies, batch: slice, kth: Tensor) -> Tensor:
     """(B,) proxies below which no row can be among the best k; -inf where not k are known."""
-    lowest = proxies.margins(kth, some)
+    lowest = proxies.margins(kth, batch)
     if search.min_scores is None:
         return lowest
-    return torch.maximum(lowest, proxies.floors(search.min_scores[some], some))
+    return torch.maximum(lowest, proxies.floors(search.min_scores[batch], batch))
 
 
-def _score_candidates(search: _Search, proxies: Proxies, found: Selection) -> tuple[TopK, Tensor]:
+def _score_candidates(
+    search: _Search, proxies: Proxies, candidates: Selection
+) -> tuple[TopK, Tensor]:
     """Exact scores of the candidates: the best k, and the queries that may miss better ones."""
-    values = found.values
+    values = candidates.values
     n_queries = len(values)
     # What was kept when less was known may be out of reach by now.
-    lowest = _out_of_reach(search, proxies, slice(None), found.kth)
+    lowest = _out_of_reach(search, proxies, slice(None), candidates.kth)
     used = (values > -torch.inf) & (values >= lowest[:, None])
     queries, columns = used.nonzero(as_tuple=True)
-    rows = found.rows[queries, columns].long()
+    rows = candidates.rows[queries, columns].long()
     scores = scores_of_rows(search.queries, search.corpus, queries, rows, search.similarity)
     best = empty_top_k(n_queries, search.k)
     counts, first = torch.bincount(queries, minlength=n_queries), 0
     place, counts = ranks(queries, counts).cpu(), counts.cpu()
     for start in range(0, n_queries, _SORTED_QUERIES):
-        some = slice(start, start + _SORTED_QUERIES)
-        stop = first + int(counts[some].sum())
-        ours = queries[first:stop].cpu() - start, place[first:stop]
-        shape = len(counts[some]), max(1, int(counts[some].max()))
-        row = torch.full(shape, NO_ROW).index_put_(ours, rows[first:stop].cpu())
-        score = torch.full(shape, -torch.inf).index_put_(ours, scores[first:stop].cpu())
+        batch = slice(start, start + _SORTED_QUERIES)
+        stop = first + int(counts[batch].sum())
+        slots = queries[first:stop].cpu() - start, place[first:stop]
+        shape = len(counts[batch]), max(1, int(counts[batch].max()))
+        row = torch.full(shape, NO_ROW).index_put_(slots, rows[first:stop].cpu())
+        score = torch.full(shape, -torch.inf).index_put_(slots, scores[first:stop].cpu())
         if search.min_scores is not None:
-            row[score < search.min_scores[some, None].cpu()] = NO_ROW
+            row[score < search.min_scores[batch, None].cpu()] = NO_ROW
         part = best_of(row.numpy(), score.numpy(), search.k)
-        best.rows[some], best.scores[some] = part.rows, part.scores
+        best.rows[batch], best.scores[batch] = part.rows, part.scores
         first = stop
     floors = proxies.floors(search.reached(best.scores[:, -1]))
-    missed = (found.lost > -torch.inf) & (found.lost >= floors)
+    missed = (candidates.lost > -torch.inf) & (candidates.lost >= floors)
     return best, missed.nonzero()[:, 0]
 
 
@@ -272,23 +263,27 @@ def _second_pass(search: _Search, reached: np.ndarray, dtype: torch.dtype) -> To
         operand = proxies.of_block(block, first_row)
         surplus = None
         for start in range(0, len(search.queries), step):
-            some = slice(start, min(start + step, len(search.queries)))
-            found = proxies.between(some, operand, buffer)
-            search.hide(found, start, first_row)
-            floors = proxies.floors(search.reached(reached))[some, None]
-            hits = (found >= floors) & (found > -torch.inf)
-            if int(hits.sum()) > _MANY_HITS * len(found) * search.k:
-                surplus = search.surplus(block, first_row) if surplus is None else surplus
+            batch = slice(start, min(start + step, len(search.queries)))
+            proxies_BC = proxies.between(batch, operand, buffer)
+            search.hide(proxies_BC, start, first_row)
+            floors = proxies.floors(search.reached(reached))[batch, None]
+            hits = (proxies_BC >= floors) & (proxies_BC > -torch.inf)
+            if int(hits.sum()) > _MANY_HITS * len(proxies_BC) * search.k:
+                if surplus is None:
+                    # Copies of more than k earlier rows: they score the same, and those win.
+                    labels = search.corpus_labels
+                    if labels is not None:
+                        labels = labels[first_row : first_row + len(block)]
+                    surplus = surplus_copies(block, labels, search.k + 1)
                 hits &= ~surplus
             queries, columns = hits.nonzero(as_tuple=True)
             scores = scores_of_rows(
-                search.queries[some], block, queries, columns, search.similarity
+                search.queries[batch], block, queries, columns, search.similarity
             )
             if search.min_scores is not None:
-                kept = scores >= search.min_scores[some][queries]
-                queries, columns, scores = queries[kept], columns[kept], scores[kept]
-            rows = columns + first_row
-            numbers = queries.cpu().numpy() + start
-            add_pairs(best, numbers, rows.cpu().numpy(), scores.cpu().numpy())
+                allowed = scores >= search.min_scores[batch][queries]
+                queries, columns, scores = queries[allowed], columns[allowed], scores[allowed]
+            rows, numbers = columns + first_row, queries + start
+            add_pairs(best, *(x.cpu().numpy() for x in (numbers, rows, scores)))
         reached = np.maximum(reached, best.scores[:, -1])
     return best

@@ -44,17 +44,16 @@ def pair_scores(queries: Matrix, documents: Matrix, similarity: str) -> np.ndarr
     Raises:
         ValueError: shapes differ, a value is not finite, or there is no such similarity.
     """
-    left, right = of_one_width(viewed(queries, "queries"), viewed(documents, "documents"))
-    if left.shape != right.shape:
+    x, y = of_one_width(viewed(queries, "queries"), viewed(documents, "documents"))
+    if x.shape != y.shape:
         raise ValueError(
-            f"pairs need equal shapes, got queries {tuple(left.shape)} and documents "
-            f"{tuple(right.shape)}"
+            f"pairs need equal shapes, got queries {tuple(x.shape)} and documents {tuple(y.shape)}"
         )
     check_similarity(similarity)
-    check_finite(left, 0, "queries")
-    check_finite(right, 0, "documents")
-    rows = torch.arange(len(left))
-    return scores_of_rows(left, right, rows, rows, similarity).numpy()
+    check_finite(x, 0, "queries")
+    check_finite(y, 0, "documents")
+    rows = torch.arange(len(x))
+    return scores_of_rows(x, y, rows, rows, similarity).numpy()
 
 
 def scores_of_rows(
@@ -70,30 +69,30 @@ def scores_of_rows(
         similarity: its name.
     """
     if torch.float64 in (queries.dtype, corpus.dtype):
-        return _by_tree(queries, corpus, query_rows, corpus_rows, similarity)
+        return _by_tree(queries, corpus, query_rows, corpus_rows, similarity=similarity)
     # Of all other numbers products neither overflow nor vanish in float64.
-    low, scores = _bounds(queries, corpus, query_rows, corpus_rows, similarity)
+    low, scores = _bounds(queries, corpus, query_rows, corpus_rows, similarity=similarity)
     unsure = (low != scores).nonzero()[:, 0]
-    left, right = (rows[unsure.to(rows.device)] for rows in (query_rows, corpus_rows))
-    scores[unsure] = _by_tree(queries, corpus, left, right, similarity)
+    unsure_rows = (rows[unsure.to(rows.device)] for rows in (query_rows, corpus_rows))
+    scores[unsure] = _by_tree(queries, corpus, *unsure_rows, similarity=similarity)
     return scores
 
 
 def _by_tree(
-    queries: Tensor, corpus: Tensor, query_rows: Tensor, corpus_rows: Tensor, similarity: str
+    queries: Tensor, corpus: Tensor, query_rows: Tensor, corpus_rows: Tensor, *, similarity: str
 ) -> Tensor:
     """Scores by definition, (P,) float32."""
     sums = torch.empty(len(query_rows), dtype=torch.float64, device=queries.device)
     lengths = torch.ones_like(sums)
-    for some, left, right in _blocks(queries, corpus, query_rows, corpus_rows):
+    for block, x, y in _blocks(queries, corpus, query_rows, corpus_rows):
         if similarity == "cosine":
-            lengths[some] = _tree_sum(left.square()).sqrt_() * _tree_sum(right.square()).sqrt_()
-        sums[some] = _tree_sum(_terms(left, right, similarity))
+            lengths[block] = _tree_sum(x.square()).sqrt_() * _tree_sum(y.square()).sqrt_()
+        sums[block] = _tree_sum(_terms(x, y, similarity))
     return _score_of_sum(sums, lengths, similarity)
 
 
 def _bounds(
-    queries: Tensor, corpus: Tensor, query_rows: Tensor, corpus_rows: Tensor, similarity: str
+    queries: Tensor, corpus: Tensor, query_rows: Tensor, corpus_rows: Tensor, *, similarity: str
 ) -> tuple[Tensor, Tensor]:
     """Two (P,) float32 between which the scores lie, nearly always the same.
 
@@ -102,24 +101,24 @@ def _bounds(
     """
     sums = torch.empty(len(query_rows), dtype=torch.float64, device=queries.device)
     sizes, lengths = torch.empty_like(sums), torch.ones_like(sums)
-    for some, left, right in _blocks(queries, corpus, query_rows, corpus_rows):
+    for block, x, y in _blocks(queries, corpus, query_rows, corpus_rows):
         if similarity == "cosine":
             torch.mul(
-                *(torch.linalg.vector_norm(x, dim=1) for x in (left, right)), out=lengths[some]
+                *(torch.linalg.vector_norm(rows, dim=1) for rows in (x, y)), out=lengths[block]
             )
-        terms = _terms(left, right, similarity)
-        torch.sum(terms, dim=1, out=sums[some])
-        torch.sum(terms.abs_(), dim=1, out=sizes[some])
+        terms = _terms(x, y, similarity)
+        torch.sum(terms, dim=1, out=sums[block])
+        torch.sum(terms.abs_(), dim=1, out=sizes[block])
     times = 2 if similarity == "cosine" else 1
     sizes *= times * (queries.shape[1] + 8) * torch.finfo(torch.float64).eps
-    low, high = (_score_of_sum(x, lengths, similarity) for x in (sums - sizes, sums + sizes))
+    low, high = (_score_of_sum(s, lengths, similarity) for s in (sums - sizes, sums + sizes))
     return low, high
 
 
 def _blocks(
     queries: Tensor, corpus: Tensor, query_rows: Tensor, corpus_rows: Tensor
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Which pairs, and their rows as float64, (n, D) each: in the same memory for each block.
+    """Blocks of pairs, and their rows as float64, (n, D) each: in the same memory for each block.
 
     Fresh pages would cost more than the arithmetic.
     """
@@ -129,19 +128,19 @@ def _blocks(
     given = [matrix.new_empty(step, width) for matrix, _ in sides]
     wide = [torch.empty(step, width, dtype=torch.float64, device=queries.device) for _ in sides]
     for start in range(0, n_pairs, step):
-        some = slice(start, min(start + step, n_pairs))
-        n = some.stop - start
+        block = slice(start, min(start + step, n_pairs))
+        n = block.stop - start
         for (matrix, rows), rows_as_given, rows_wide in zip(sides, given, wide, strict=True):
-            torch.index_select(matrix, 0, rows[some].to(matrix.device), out=rows_as_given[:n])
+            torch.index_select(matrix, 0, rows[block].to(matrix.device), out=rows_as_given[:n])
             rows_wide[:n] = rows_as_given[:n]
-        yield some, wide[0][:n], wide[1][:n]
+        yield block, wide[0][:n], wide[1][:n]
 
 
-def _terms(left: Tensor, right: Tensor, similarity: str) -> Tensor:
-    """What is summed, (P, D), in the memory of the first."""
+def _terms(x: Tensor, y: Tensor, similarity: str) -> Tensor:
+    """Terms of the sum, (P, D), in the memory of the first."""
     if similarity == "euclidean":
-        return left.sub_(right).square_()
-    return left.sub_(right).abs_() if similarity == "manhattan" else left.mul_(right)
+        return x.sub_(y).square_()
+    return x.sub_(y).abs_() if similarity == "manhattan" else x.mul_(y)
 
 
 def _score_of_sum(sums: Tensor, lengths: Tensor, similarity: str) -> Tensor:
@@ -197,13 +196,13 @@ def viewed(embeddings: Matrix, what: str) -> Tensor:
     return tensor
 
 
-def of_one_width(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+def of_one_width(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Two matrices; one of no rows and no width gets the width of the other."""
-    if left.shape == (0, 0):
-        left = left.new_zeros((0, right.shape[1]))
-    if right.shape == (0, 0):
-        right = right.new_zeros((0, left.shape[1]))
-    return left, right
+    if x.shape == (0, 0):
+        x = x.new_zeros((0, y.shape[1]))
+    if y.shape == (0, 0):
+        y = y.new_zeros((0, x.shape[1]))
+    return x, y
 
 
 @cache

@@ -8,7 +8,6 @@ import torch
 
 from stx_core.choices import check_count
 from stx_core.search.exact import check_finite
-from stx_core.search.results import TopK
 from stx_core.search.semantic import ScoreFunction, top_k_by
 from stx_core.similarity import Embeddings, as_matrix, cos_sim
 
@@ -43,7 +42,12 @@ def paraphrase_mining(
         prompt=prompt,
     )
     return paraphrase_mining_embeddings(
-        embeddings, query_chunk_size, corpus_chunk_size, max_pairs, top_k, score_function
+        embeddings,
+        query_chunk_size,
+        corpus_chunk_size,
+        max_pairs=max_pairs,
+        top_k=top_k,
+        score_function=score_function,
     )
 
 
@@ -83,34 +87,25 @@ def paraphrase_mining_embeddings(
     scores = np.empty(0, np.float32)
     for start in range(0, len(matrix), query_chunk_size):
         rows = np.arange(start, min(start + query_chunk_size, len(matrix)))
-        found = top_k_by(
+        neighbours = top_k_by(
             score_function,
             matrix.index_select(0, torch.from_numpy(rows).to(matrix.device)),
             matrix,
-            top_k,
-            query_chunk_size,
-            corpus_chunk_size,
+            k=top_k,
+            query_chunk_size=query_chunk_size,
+            corpus_chunk_size=corpus_chunk_size,
             excluded=rows,
         )
-        new_pairs, new_scores = _as_pairs(rows, found)
-        pairs, scores = _best_pairs(
-            np.concatenate([pairs, new_pairs]), np.concatenate([scores, new_scores]), max_pairs
-        )
+        used = neighbours.rows >= 0
+        both = [np.broadcast_to(rows[:, None], used.shape)[used], neighbours.rows[used]]
+        pairs = np.concatenate([pairs, np.sort(np.stack(both, axis=1), axis=1)])
+        scores = np.concatenate([scores, neighbours.scores[used]])
+        # The best of them, each once: found from both sides it has one score, or nearly so.
+        order = np.lexsort((-scores, pairs[:, 1], pairs[:, 0]))
+        pairs, scores = pairs[order], scores[order]
+        first = np.ones(len(pairs), bool)
+        first[1:] = (pairs[1:] != pairs[:-1]).any(axis=1)
+        pairs, scores = pairs[first], scores[first]
+        best = np.argsort(-scores, kind="stable")[:max_pairs]
+        pairs, scores = pairs[best], scores[best]
     return [[score, i, j] for score, (i, j) in zip(scores.tolist(), pairs.tolist(), strict=True)]
-
-
-def _as_pairs(rows: np.ndarray, found: TopK) -> tuple[np.ndarray, np.ndarray]:
-    used = found.rows >= 0
-    left = np.broadcast_to(rows[:, None], used.shape)[used]
-    return np.sort(np.stack([left, found.rows[used]], axis=1), axis=1), found.scores[used]
-
-
-def _best_pairs(pairs: np.ndarray, scores: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The best of them, each once. A pair found from both sides has one score, or nearly so."""
-    order = np.lexsort((-scores, pairs[:, 1], pairs[:, 0]))
-    pairs, scores = pairs[order], scores[order]
-    first = np.ones(len(pairs), bool)
-    first[1:] = (pairs[1:] != pairs[:-1]).any(axis=1)
-    pairs, scores = pairs[first], scores[first]
-    best = np.argsort(-scores, kind="stable")[:count]
-    return pairs[best], scores[best]

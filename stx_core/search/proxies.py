@@ -48,7 +48,7 @@ class Proxies:
 
     Attributes:
         dtype: what they are computed in.
-        bounded: whether `floors` and `margins` hold for all blocks so far.
+        bounded: `floors` and `margins` hold for all blocks so far.
     """
 
     def __init__(self, queries: Tensor, similarity: str, dtype: torch.dtype) -> None:
@@ -62,17 +62,15 @@ class Proxies:
         self._queries = torch.empty_like(queries, dtype=self.dtype)
         step = max(1, _CACHED_ELEMENTS // max(1, self._width))
         for start in range(0, n_queries, step):
-            self._prepare(queries, slice(start, start + step))
+            batch = slice(start, start + step)
+            rows = queries[batch].double()
+            self._lengths[batch] = self._lengths_of(rows)
+            self.bounded = self.bounded and self._is_safe(self._lengths[batch], rows)
+            if similarity == "cosine":
+                rows = _scaled(rows, self._lengths[batch])
+            self._queries[batch] = rows
         self._longest = 0.0  # of the corpus rows so far
         self._scratch = queries.new_empty(0, dtype=self.dtype)
-
-    def _prepare(self, queries: Tensor, some: slice) -> None:
-        rows = queries[some].double()
-        self._lengths[some] = self._lengths_of(rows)
-        self.bounded = self.bounded and self._is_safe(self._lengths[some], rows)
-        if self._similarity == "cosine":
-            rows = _scaled(rows, self._lengths[some])
-        self._queries[some] = rows
 
     def of_block(self, block: Tensor, first_row: int) -> tuple[Tensor, Tensor]:
         """A block (C, D) as `between` wants it, until the next one, and its rows' lengths (C,).
@@ -101,17 +99,17 @@ class Proxies:
         lengths = block.new_empty(len(block), dtype=full)
         step = max(1, _CACHED_ELEMENTS // max(1, self._width))
         for start in range(0, len(block), step):
-            some = slice(start, start + step)
-            part = block[some].to(full)
-            lengths[some] = self._lengths_of(part)
+            batch = slice(start, start + step)
+            part = block[batch].to(full)
+            lengths[batch] = self._lengths_of(part)
             if self._similarity == "cosine":
-                part = _scaled(part, lengths[some])
-            rows[some] = part
+                part = _scaled(part, lengths[batch])
+            rows[batch] = part
         return rows, lengths
 
-    def between(self, some: slice, block: tuple[Tensor, Tensor], buffer: Tensor) -> Tensor:
+    def between(self, batch: slice, block: tuple[Tensor, Tensor], buffer: Tensor) -> Tensor:
         """Proxies (B, C) of some queries with a block, in the buffer where possible."""
-        queries = self._queries[some]
+        queries = self._queries[batch]
         rows, lengths = block
         if self._similarity == "manhattan":
             return torch.cdist(queries, rows, p=1.0).neg_()
@@ -120,36 +118,36 @@ class Proxies:
             return torch.addmm(-lengths.square(), queries, rows.T, alpha=2, out=out)
         return torch.mm(queries, rows.T, out=out)
 
-    def floors(self, scores: Tensor, some: slice = slice(None)) -> Tensor:
+    def floors(self, scores: Tensor, batch: slice = slice(None)) -> Tensor:
         """(B,) float64, the lowest proxy that a row may have whose exact score is at least this.
 
         Args:
             scores: (B,) float32.
-            some: whose scores; of all queries unless given.
+            batch: whose scores; of all queries unless given.
         """
         # What rounds to a score is no lower than the float32 below it.
         lowest = torch.nextafter(scores, torch.full_like(scores, -torch.inf)).double()
         if self._similarity == "euclidean":
-            lowest = self._lengths[some].square() - lowest.square()
-        return self._rounded_down(lowest - self._error(some))
+            lowest = self._lengths[batch].square() - lowest.square()
+        return self._rounded_down(lowest - self._error(batch))
 
-    def margins(self, kth: Tensor, some: slice = slice(None)) -> Tensor:
+    def margins(self, kth: Tensor, batch: slice = slice(None)) -> Tensor:
         """(B,) float64, the lowest proxy that a row among the best k may have.
 
         Args:
             kth: (B,) a proxy that k rows reach.
-            some: of which queries; of all unless given.
+            batch: of which queries; of all unless given.
         """
-        return self._rounded_down(self._rounded_down(kth.double()) - 2 * self._error(some))
+        return self._rounded_down(self._rounded_down(kth.double()) - 2 * self._error(batch))
 
     def _rounded_down(self, values: Tensor) -> Tensor:
         # Of -inf nothing is taken away: that would not be a number.
         sizes = values.abs().clamp_max(torch.finfo(torch.float64).max)
         return values - sizes * _LAST_ROUNDING[self.dtype]
 
-    def _error(self, some: slice) -> Tensor:
+    def _error(self, batch: slice) -> Tensor:
         """(B,) float64: how far proxies may be off, with room for rounding scores to float32."""
-        lengths, longest = self._lengths[some], self._longest
+        lengths, longest = self._lengths[batch], self._longest
         if self._similarity == "cosine":
             lengths, longest = torch.ones_like(lengths), 1.0
         sizes = {
@@ -195,13 +193,9 @@ def full_precision() -> Iterator[None]:
 def quickest_dtype(queries: Tensor, n_rows: int, similarity: str) -> torch.dtype:
     """bfloat16 where the processor multiplies it by itself and there is work for it."""
     products = len(queries) * n_rows * queries.shape[1]
-    if similarity in ("dot", "cosine") and products > _MANY_PRODUCTS and _has_bfloat16(queries):
-        return torch.bfloat16
-    return torch.float32
-
-
-def _has_bfloat16(queries: Tensor) -> bool:
+    if similarity not in ("dot", "cosine") or products <= _MANY_PRODUCTS:
+        return torch.float32
     # On CUDA, sums of bfloat16 products may be shortened on the way, which the bound leaves out.
     if queries.device.type != "cpu" or not torch._C._get_mkldnn_enabled():
-        return False
-    return cpu_class() != "other"
+        return torch.float32
+    return torch.float32 if cpu_class() == "other" else torch.bfloat16

@@ -60,9 +60,10 @@ def best_of(rows: np.ndarray, scores: np.ndarray, k: int) -> TopK:
         k: how many to keep of each query.
     """
     best = empty_top_k(len(rows), k)
-    if _fits_keys(rows, scores):
-        keys = np.sort(_keys(rows, scores), axis=1)[:, :k]
-        best.rows[:, : keys.shape[1]], best.scores[:, : keys.shape[1]] = _of_keys(keys)
+    if rows.max(initial=0) < 2**32 - 1 and not np.isnan(scores).any():
+        best_rows, best_scores = _best_by_key(rows, scores, k)
+        width = best_rows.shape[1]
+        best.rows[:, :width], best.scores[:, :width] = best_rows, best_scores
         return best
     # Minus is exact, so ascending by it is descending by score; unused slots come after all rows.
     unused = rows == NO_ROW
@@ -79,30 +80,22 @@ _LOW = np.uint64(0xFFFFFFFF)
 _UNUSED = np.uint64(2**64 - 1)
 
 
-def _fits_keys(rows: np.ndarray, scores: np.ndarray) -> bool:
-    return bool(rows.max(initial=0) < 2**32 - 1) and not np.isnan(scores).any()
-
-
-def _keys(rows: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """(Q, C) uint64, in the order of results."""
+def _best_by_key(rows: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and scores of the best k of (Q, C) candidates, or of all, by sorting keys."""
+    flip = np.uint32(2**31 - 1)
     # Adding 0 makes a plain zero of the negative one, which is equal and differs in its bits.
     bits = (scores.astype(np.float32) + np.float32(0)).view(np.int32)
     # Descending: flipping all but the sign turns positive numbers round, negative ones are so.
-    falling = np.where(bits < 0, bits.view(np.uint32), bits.view(np.uint32) ^ np.uint32(2**31 - 1))
+    falling = np.where(bits < 0, bits.view(np.uint32), bits.view(np.uint32) ^ flip)
     keys = (falling.astype(np.uint64) << np.uint64(32)) | rows.astype(np.uint64) & _LOW
     keys[rows == NO_ROW] = _UNUSED
-    return np.asarray(keys)
-
-
-def _of_keys(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and scores of keys."""
+    keys = np.sort(keys, axis=1)[:, :k]
     falling = (keys >> np.uint64(32)).astype(np.uint32)
-    negative = falling >= np.uint32(2**31)
-    scores = np.where(negative, falling, falling ^ np.uint32(2**31 - 1)).view(np.float32)
-    rows = (keys & _LOW).astype(np.int64)
+    best = np.where(falling >= np.uint32(2**31), falling, falling ^ flip).view(np.float32)
+    best_rows = (keys & _LOW).astype(np.int64)
     unused = keys == _UNUSED
-    rows[unused], scores[unused] = NO_ROW, -np.inf
-    return rows, scores
+    best_rows[unused], best[unused] = NO_ROW, -np.inf
+    return best_rows, best
 
 
 def add_pairs(best: TopK, queries: np.ndarray, rows: np.ndarray, scores: np.ndarray) -> None:
@@ -115,13 +108,13 @@ def add_pairs(best: TopK, queries: np.ndarray, rows: np.ndarray, scores: np.ndar
         scores: (P,) float32.
     """
     changed, queries = np.unique(queries, return_inverse=True)
-    known = best.rows[changed] != NO_ROW
-    queries = np.concatenate([known.nonzero()[0], queries])
-    rows = np.concatenate([best.rows[changed][known], rows])
-    scores = np.concatenate([best.scores[changed][known], scores])
+    earlier = best.rows[changed] != NO_ROW
+    queries = np.concatenate([earlier.nonzero()[0], queries])
+    rows = np.concatenate([best.rows[changed][earlier], rows])
+    scores = np.concatenate([best.scores[changed][earlier], scores])
     order = np.lexsort((rows, -scores, queries))
     queries, rows, scores = queries[order], rows[order], scores[order]
     rank = np.arange(len(queries)) - np.searchsorted(queries, np.arange(len(changed)))[queries]
-    kept = rank < best.rows.shape[1]
-    where = changed[queries[kept]], rank[kept]
-    best.rows[where], best.scores[where] = rows[kept], scores[kept]
+    in_top_k = rank < best.rows.shape[1]
+    where = changed[queries[in_top_k]], rank[in_top_k]
+    best.rows[where], best.scores[where] = rows[in_top_k], scores[in_top_k]

@@ -26,8 +26,8 @@ class Selection:
 
     Args:
         n_queries: Q.
-        k: how many rows are wanted in the end.
-        kept: how many are kept where there are too many; half of W, at least k.
+        k: how many rows are to be found in the end.
+        capacity: how many stay where there are too many; half of W, at least k.
         n_rows: of the corpus.
         dtype: of proxies.
         device: where they are.
@@ -43,13 +43,13 @@ class Selection:
         self,
         n_queries: int,
         k: int,
-        kept: int,
+        capacity: int,
         n_rows: int,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        self._k, self._kept = k, kept
-        shape = n_queries, min(2 * kept, n_rows)
+        self._k, self._capacity = k, capacity
+        shape = n_queries, min(2 * capacity, n_rows)
         kind = torch.int32 if n_rows < 2**31 else torch.int64
         self.values = torch.full(shape, -torch.inf, dtype=dtype, device=device)
         self.rows = torch.zeros(shape, dtype=kind, device=device)
@@ -57,51 +57,51 @@ class Selection:
         self.lost = self.kth.clone()
         self._counts = torch.zeros(n_queries, dtype=torch.int64, device=device)
 
-    def add(self, some: slice, proxies_BC: Tensor, first_row: int, bound: Bound) -> None:
+    def add(self, batch: slice, proxies_BC: Tensor, first_row: int, bound: Bound) -> None:
         """Look at a block for some of the queries.
 
         Args:
-            some: B queries.
+            batch: B queries.
             proxies_BC: their proxies; -inf for pairs that may not be found.
             first_row: the corpus row of the first column.
             bound: from a proxy (B,) that k rows reach to the lowest (B,) that is of interest.
         """
         # If what is lost is still of interest in the end, the query is searched again anyway.
-        reach = _rounded_down(bound(self.kth[some]), self.kth.dtype)
-        reach = torch.maximum(reach, self.lost[some])
-        found = _reaching(proxies_BC, reach, self._k, bound, self._kept)
-        queries, columns, values = found or self._highest(some, proxies_BC, reach)
+        reach = _rounded_down(bound(self.kth[batch]), self.kth.dtype)
+        reach = torch.maximum(reach, self.lost[batch])
+        hits = _reaching(proxies_BC, reach, self._k, bound, self._capacity)
+        queries, columns, values = hits or self._highest(batch, proxies_BC, reach)
         new = torch.bincount(queries, minlength=len(reach))
-        if int((self._counts[some] + new).max()) > self.values.shape[1]:
-            self._make_room(some)
-        place = self._counts[some][queries] + ranks(queries, new)
-        self.values[some][queries, place] = values
-        self.rows[some][queries, place] = (columns + first_row).to(self.rows.dtype)
-        self._counts[some] += new
-        width = int(self._counts[some].max())
+        if int((self._counts[batch] + new).max()) > self.values.shape[1]:
+            self._make_room(batch)
+        place = self._counts[batch][queries] + ranks(queries, new)
+        self.values[batch][queries, place] = values
+        self.rows[batch][queries, place] = (columns + first_row).to(self.rows.dtype)
+        self._counts[batch] += new
+        width = int(self._counts[batch].max())
         if width >= self._k:
-            self.kth[some] = _kth_highest(self.values[some, :width], self._k)
+            self.kth[batch] = _kth_highest(self.values[batch, :width], self._k)
 
-    def _highest(self, some: slice, proxies_BC: Tensor, reach: Tensor) -> Pairs:
+    def _highest(self, batch: slice, proxies_BC: Tensor, reach: Tensor) -> Pairs:
         """The highest proxies of a block, for queries of which too many reach the bound."""
-        n_new = min(self._kept, proxies_BC.shape[1])
+        n_new = min(self._capacity, proxies_BC.shape[1])
         values, columns = proxies_BC.topk(n_new, dim=1, sorted=False)
         if n_new < proxies_BC.shape[1]:
-            self.lost[some] = torch.maximum(self.lost[some], values.amin(dim=1))
+            self.lost[batch] = torch.maximum(self.lost[batch], values.amin(dim=1))
         queries, place = ((values >= reach[:, None]) & (values > -torch.inf)).nonzero(as_tuple=True)
         return queries, columns[queries, place], values[queries, place]
 
-    def _make_room(self, some: slice) -> None:
+    def _make_room(self, batch: slice) -> None:
         """Keep the highest proxies only."""
         # In order: slots that are free come last.
-        values, place = self.values[some].topk(self._kept, dim=1)
-        full = self._counts[some] > self._kept
+        values, place = self.values[batch].topk(self._capacity, dim=1)
+        full = self._counts[batch] > self._capacity
         lost = torch.where(full, values[:, -1], -torch.inf)
-        self.lost[some] = torch.maximum(self.lost[some], lost)
-        self.rows[some, : self._kept] = self.rows[some].gather(1, place)
-        self.values[some, : self._kept] = values
-        self.values[some, self._kept :] = -torch.inf
-        self._counts[some] = self._counts[some].clamp_max(self._kept)
+        self.lost[batch] = torch.maximum(self.lost[batch], lost)
+        self.rows[batch, : self._capacity] = self.rows[batch].gather(1, place)
+        self.values[batch, : self._capacity] = values
+        self.values[batch, self._capacity :] = -torch.inf
+        self._counts[batch] = self._counts[batch].clamp_max(self._capacity)
 
 
 def _reaching(proxies_BC: Tensor, reach: Tensor, k: int, bound: Bound, most: int) -> Pairs | None:
@@ -135,14 +135,14 @@ def _hits(proxies_BC: Tensor, maxima: Tensor, reach: Tensor, most: int) -> Pairs
         return None
     members = _grouped(proxies_BC)[queries, :, groups]
     hit, member = (members >= reach[queries, None]).nonzero(as_tuple=True)
-    found = queries[hit], groups[hit] + member * n_groups, members[hit, member]
+    hits = queries[hit], groups[hit] + member * n_groups, members[hit, member]
     rest = proxies_BC[:, n_groups * _GROUP :]
     late, column = (rest >= reach[:, None]).nonzero(as_tuple=True)
     if len(late):
         more = late, column + n_groups * _GROUP, rest[late, column]
-        order = torch.cat([found[0], late]).argsort(stable=True)
-        found = tuple(torch.cat(two)[order] for two in zip(found, more, strict=True))  # type: ignore[assignment]
-    return None if int(torch.bincount(found[0], minlength=1).max()) > most else found
+        order = torch.cat([hits[0], late]).argsort(stable=True)
+        hits = tuple(torch.cat(two)[order] for two in zip(hits, more, strict=True))  # type: ignore[assignment]
+    return None if int(torch.bincount(hits[0], minlength=1).max()) > most else hits
 
 
 def _grouped(proxies_BC: Tensor) -> Tensor:
@@ -172,8 +172,8 @@ def _kth_highest(values: Tensor, k: int) -> Tensor:
     if values.device.type != "cpu":
         return values.topk(k, dim=1).values[:, -1]
     # numpy sorts short rows ten times as quickly as torch selects from them.
-    known = values.float() if values.dtype == torch.bfloat16 else values
-    ascending = torch.from_numpy(np.sort(known.numpy(), axis=1))
+    exact = values.float() if values.dtype == torch.bfloat16 else values
+    ascending = torch.from_numpy(np.sort(exact.numpy(), axis=1))
     return ascending[:, -k].to(values.dtype)
 
 

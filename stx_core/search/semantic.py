@@ -58,14 +58,21 @@ def semantic_search(
     """
     queries, corpus = as_matrices(query_embeddings, corpus_embeddings)
     queries = queries.to(corpus.device)
-    found = top_k_by(score_function, queries, corpus, top_k, query_chunk_size, corpus_chunk_size)
+    best = top_k_by(
+        score_function,
+        queries,
+        corpus,
+        k=top_k,
+        query_chunk_size=query_chunk_size,
+        corpus_chunk_size=corpus_chunk_size,
+    )
     return [
         [
             {"corpus_id": row, "score": score}
             for row, score in zip(rows, scores, strict=True)
             if row >= 0
         ]
-        for rows, scores in zip(found.rows.tolist(), found.scores.tolist(), strict=True)
+        for rows, scores in zip(best.rows.tolist(), best.scores.tolist(), strict=True)
     ]
 
 
@@ -110,31 +117,25 @@ def top_k_by(
     rows = np.full((len(queries), k), -1)
     scores = np.full((len(queries), k), -np.inf, np.float32)
     for start in range(0, len(queries), query_chunk_size):
-        some = slice(start, start + query_chunk_size)
-        left = _rows(queries, start, query_chunk_size)
+        chunk = slice(start, start + query_chunk_size)
+        query_chunk = _rows(queries, start, query_chunk_size)
         for first_row in range(0, len(corpus), corpus_chunk_size):
-            found = score_function(left, _rows(corpus, first_row, corpus_chunk_size)).detach()
-            hidden = None if excluded is None else excluded[some] - first_row
-            new_rows, new_scores = _best_of_block(found.to_dense().float(), k, hidden)
+            block = score_function(
+                query_chunk, _rows(corpus, first_row, corpus_chunk_size)
+            ).detach()
+            # A stable sort, not topk: which of equal values that keeps is not defined.
+            ordered = block.to_dense().float().sort(dim=1, descending=True, stable=True)
+            new_rows = ordered.indices[:, : k + 1].cpu().numpy() + first_row
+            if excluded is not None:
+                new_rows = np.where(new_rows == excluded[chunk, None], -1, new_rows)
+            new_scores = ordered.values[:, : k + 1].cpu().numpy()
             best = best_of(
-                np.concatenate([rows[some], np.where(new_rows < 0, -1, new_rows + first_row)], 1),
-                np.concatenate([scores[some], new_scores], 1),
+                np.concatenate([rows[chunk], new_rows], 1),
+                np.concatenate([scores[chunk], new_scores], 1),
                 k,
             )
-            rows[some], scores[some] = best.rows, best.scores
+            rows[chunk], scores[chunk] = best.rows, best.scores
     return TopK(rows, scores)
-
-
-def _best_of_block(
-    scores: Tensor, k: int, hidden: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Columns and scores of the best k of each row; of equal scores the first columns."""
-    # A stable sort, not topk: which of equal values that keeps is not defined.
-    values, columns = scores.sort(dim=1, descending=True, stable=True)
-    best, rows = values[:, : k + 1].cpu().numpy(), columns[:, : k + 1].cpu().numpy()
-    if hidden is None:
-        return rows, best
-    return np.where(rows == hidden[:, None], -1, rows), best
 
 
 def _rows(matrix: Tensor, start: int, count: int) -> Tensor:

@@ -80,7 +80,14 @@ def sparse_top_k(
     check_count("k", k, least=0)
     check_count("block_rows", block_rows)
     n_queries, n_rows = len(queries.offsets) - 1, len(corpus.offsets) - 1
-    _check_lengths(n_queries, n_rows, excluded, labels)
+    lengths = {"excluded": (excluded, n_queries)} if excluded is not None else {}
+    if labels is not None:
+        lengths |= {"labels": (labels[0], n_queries), "labels of the corpus": (labels[1], n_rows)}
+    for name, (values, count) in lengths.items():
+        if len(values) != count:
+            raise ValueError(
+                f"{name} must hold one value for each of {count} rows, got {len(values)}"
+            )
     width = 1 + max(
         (int(side.indices.max()) for side in (queries, corpus) if len(side.indices)), default=0
     )
@@ -95,7 +102,9 @@ def sparse_top_k(
         norms, by_dimension = _norms(block), block.T.tocsr()
         for start in range(0, n_queries, step):
             scores = matrix[start : start + step] @ by_dimension
-            pairs = list(_best_pairs(search, best, scores, norms, start, first_row))
+            pairs = list(
+                _best_pairs(search, best, scores, norms=norms, start=start, first_row=first_row)
+            )
             add_pairs(best, *(np.concatenate(part) for part in zip(*pairs, strict=True)))
     return best
 
@@ -124,37 +133,21 @@ def sparse_pair_scores(
     """
     sides = (queries, documents)
     width = 1 + max((int(side.indices.max()) for side in sides if len(side.indices)), default=0)
-    left, right = (
+    x, y = (
         _matrix(side, 0, len(side.offsets) - 1, width, what)[rows]
         for side, what, rows in (
             (queries, "queries", query_rows),
             (documents, "documents", document_rows),
         )
     )
-    common = left.multiply(right).tocsr()
+    common = x.multiply(y).tocsr()
     common.sort_indices()
     pairs = np.repeat(np.arange(len(query_rows)), np.diff(common.indptr))
     scores = np.bincount(pairs, common.data, len(query_rows))
     if similarity == "cosine":
-        lengths = _norms(left) * _norms(right)
+        lengths = _norms(x) * _norms(y)
         scores = np.divide(scores, lengths, out=np.zeros_like(scores), where=lengths > 0)
     return scores.astype(np.float32)
-
-
-def _check_lengths(
-    n_queries: int,
-    n_rows: int,
-    excluded: np.ndarray | None,
-    labels: tuple[np.ndarray, np.ndarray] | None,
-) -> None:
-    given = [("excluded", excluded, n_queries)] if excluded is not None else []
-    if labels is not None:
-        given += [("labels", labels[0], n_queries), ("labels of the corpus", labels[1], n_rows)]
-    for name, values, count in given:
-        if len(values) != count:
-            raise ValueError(
-                f"{name} must hold one value for each of {count} rows, got {len(values)}"
-            )
 
 
 def _matrix(rows: CompressedRows, start: int, stop: int, width: int, what: str) -> sparse.csr_array:
@@ -184,6 +177,7 @@ def _best_pairs(
     search: _Search,
     best: TopK,
     scores: sparse.csr_array,
+    *,
     norms: np.ndarray,
     start: int,
     first_row: int,
@@ -191,28 +185,22 @@ def _best_pairs(
     """Of each query the pairs of one block that may be among its best k: query, row, score."""
     for query in range(start, start + scores.shape[0]):
         entries = slice(*scores.indptr[query - start : query - start + 2])
-        columns, found = scores.indices[entries], scores.data[entries]
+        columns, exact = scores.indices[entries], scores.data[entries]
         if search.cosine:
-            found = found / (search.query_norms[query] * norms[columns])
-        rows, rounded = columns.astype(np.int64) + first_row, found.astype(np.float32)
+            exact = exact / (search.query_norms[query] * norms[columns])
+        rows, rounded = columns.astype(np.int64) + first_row, exact.astype(np.float32)
         # Of equal scores those of earlier blocks win, so that of the k-th is not enough.
-        kept = (found != 0) & (rounded > best.scores[query, -1])
+        allowed = (exact != 0) & (rounded > best.scores[query, -1])
         if search.excluded is not None:
-            kept &= rows != search.excluded[query]
+            allowed &= rows != search.excluded[query]
         if search.labels is not None:
-            kept &= search.labels[1][rows] == search.labels[0][query]
-        rows, rounded = _highest(rows[kept], rounded[kept], search.k)
+            allowed &= search.labels[1][rows] == search.labels[0][query]
+        rows, rounded = rows[allowed], rounded[allowed]
+        if len(rounded) > search.k:
+            # The k highest, of equal ones the first, in any order.
+            kth = np.partition(rounded, len(rounded) - search.k)[len(rounded) - search.k]
+            above = rounded > kth
+            ties = np.sort(rows[rounded == kth])[: search.k - int(above.sum())]
+            rows = np.concatenate([rows[above], ties])
+            rounded = np.concatenate([rounded[above], np.full(len(ties), kth)])
         yield np.full(len(rows), query), rows, rounded
-
-
-def _highest(rows: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k highest, of equal ones the first, in any order."""
-    if len(scores) <= k:
-        return rows, scores
-    kth = np.partition(scores, len(scores) - k)[len(scores) - k]
-    above = scores > kth
-    ties = np.sort(rows[scores == kth])[: k - int(above.sum())]
-    return (
-        np.concatenate([rows[above], ties]),
-        np.concatenate([scores[above], np.full(len(ties), kth)]),
-    )

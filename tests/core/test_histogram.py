@@ -47,20 +47,20 @@ def test_scores_of_both_signs_are_known_to_three_hundredths(one, other, share):
 
 @given(st.floats(-100, 100))
 def test_a_score_lies_between_the_edges_of_its_bin(value):
-    (place,) = Scores.of(np.array([value])).bins
+    (bin_index,) = Scores.of(np.array([value])).bins
 
-    assert Scores.edge(place) <= value <= Scores.edge(place + 1)
+    assert Scores.edge(bin_index) <= value <= Scores.edge(bin_index + 1)
 
 
 @pytest.mark.parametrize(("kind", "top"), [(Lengths, 5000), (Norms, 200)])
 def test_a_number_lies_between_the_edges_of_its_bin(kind, top):
     values = np.arange(top, dtype=np.float64)
 
-    for value, place in zip(values, kind.places(values).astype(int), strict=True):
-        assert kind.edge(place) <= value < kind.edge(place + 1)
+    for value, bin_index in zip(values, kind.bin_indices(values).astype(int), strict=True):
+        assert kind.edge(bin_index) <= value < kind.edge(bin_index + 1)
 
 
-def test_what_should_be_1_falls_into_one_bin():
+def test_norms_near_one_fall_into_one_bin():
     assert len(Norms.of(1 + np.linspace(-0.01, 0.01, 99)).bins) == 1
 
 

@@ -141,7 +141,7 @@ def test_no_rows_give_an_empty_matrix_of_the_right_width(precision, width, dtype
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8", "uint8", "binary", "ubinary"])
-def test_what_embedding_no_texts_gives_stays_empty(precision):
+def test_embeddings_of_no_texts_stay_empty(precision):
     for nothing in (np.array([]), torch.tensor([])):
         assert quantize_embeddings(nothing, precision).shape == (0,)
 

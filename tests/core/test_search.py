@@ -6,10 +6,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stx_core.search import TopK, dense_top_k, merge_top_k, pair_scores
 from stx_core.search import dense as dense_module
 from stx_core.search import exact as exact_module
 from stx_core.search import proxies as proxies_module
+from stx_core.search.dense import dense_top_k
+from stx_core.search.exact import pair_scores
+from stx_core.search.results import TopK, merge_top_k
 
 SIMILARITIES = ["dot", "cosine", "euclidean", "manhattan"]
 rng = np.random.default_rng(3)
@@ -208,18 +210,18 @@ def test_no_first_pass_misses_a_row_whatever_the_order_of_the_corpus(data):
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize("make", [normals, integers, near, with_zeros, of_many_lengths])
-def test_scores_have_the_bits_of_sums_by_the_tree(make, similarity):
+def test_scores_equal_tree_sums_bit_for_bit(make, similarity):
     left, right = (torch.from_numpy(make(500, 48, seed)) for seed in (1, 2))
     rows = torch.from_numpy(rng.integers(0, 500, (2, 4000)))
 
     scores = exact_module.scores_of_rows(left, right, *rows, similarity)
 
-    by_tree = exact_module._by_tree(left, right, *rows, similarity)
+    by_tree = exact_module._by_tree(left, right, *rows, similarity=similarity)
     np.testing.assert_array_equal(scores.numpy().view(np.int32), by_tree.numpy().view(np.int32))
 
 
 @pytest.mark.parametrize("similarity", ["dot", "manhattan"])
-def test_sums_between_two_float32_numbers_are_rounded_as_the_tree_rounds_them(similarity):
+def test_sums_near_a_rounding_border_are_computed_by_the_tree(similarity):
     # Half a step above 1 within the error of float64 sums: the order of adding decides.
     queries = np.ones((1, 40), np.float32)
     small = rng.normal(size=(4000, 38)).astype(np.float32) * np.float32(2.0**-52)
@@ -231,12 +233,12 @@ def test_sums_between_two_float32_numbers_are_rounded_as_the_tree_rounds_them(si
         queries = np.zeros_like(queries)
     pairs = torch.from_numpy(queries), torch.from_numpy(corpus)
     rows = torch.zeros(4000, dtype=torch.int64), torch.arange(4000)
-    low, high = exact_module._bounds(*pairs, *rows, similarity)
+    low, high = exact_module._bounds(*pairs, *rows, similarity=similarity)
 
     scores = exact_module.scores_of_rows(*pairs, *rows, similarity)
 
     assert (low != high).any()
-    assert scores.equal(exact_module._by_tree(*pairs, *rows, similarity))
+    assert scores.equal(exact_module._by_tree(*pairs, *rows, similarity=similarity))
 
 
 def test_bfloat16_is_chosen_by_the_processor_and_the_work(monkeypatch):
@@ -251,7 +253,7 @@ def test_bfloat16_is_chosen_by_the_processor_and_the_work(monkeypatch):
 
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
-def test_thousands_of_copies_at_the_border_give_the_first_ones(similarity):
+def test_ties_at_rank_k_keep_the_lowest_rows(similarity):
     corpus = np.repeat(normals(2, 8, 1), 20_000, axis=0)[::-1]
     queries = normals(3, 8, 2)
     labels = (np.array([0, 1, 1]), np.arange(len(corpus)) % 2)

@@ -4,12 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from stx_core.search import (
-    bitext_mining,
-    paraphrase_mining,
-    paraphrase_mining_embeddings,
-    semantic_search,
-)
+from stx_core.search.bitext import bitext_mining
+from stx_core.search.paraphrases import paraphrase_mining, paraphrase_mining_embeddings
+from stx_core.search.semantic import semantic_search
 from stx_core.similarity import cos_sim, dot_score, euclidean_sim, manhattan_sim
 
 rng = np.random.default_rng(5)
@@ -162,7 +159,7 @@ BY = [cos_sim, dot_score, euclidean_sim, manhattan_sim, lambda a, b: cos_sim(a, 
 
 @pytest.mark.parametrize("score", BY)
 @pytest.mark.parametrize("kind", NOTHING)
-def test_what_embedding_no_texts_gives_finds_nothing(kind, score):
+def test_embeddings_of_no_texts_find_nothing(kind, score):
     nothing, some = NOTHING[kind], np.eye(3, dtype=np.float32)
 
     assert semantic_search(nothing, nothing, score_function=score) == []

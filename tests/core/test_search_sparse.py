@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stx_core.search import merge_top_k, sparse_top_k
+from stx_core.search.results import merge_top_k
+from stx_core.search.sparse import sparse_top_k
 
 
 class Rows(NamedTuple):

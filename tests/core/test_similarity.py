@@ -232,7 +232,7 @@ def test_single_vectors_of_any_layout_are_compared(name, left, right):
 
 
 @pytest.mark.parametrize("name", ALL_PAIRS)
-def test_what_embedding_no_texts_gives_has_no_scores(name):
+def test_embeddings_of_no_texts_have_no_scores(name):
     every, pairwise = ALL_PAIRS[name]
     for nothing in (np.array([]), [], torch.tensor([]), torch.tensor([]).to_sparse()):
         assert every(nothing, nothing).shape == (0, 0)

@@ -113,7 +113,7 @@ def test_a_wrong_interval_is_refused(monkeypatch, value):
         list(Console().watch(iter([unit()]), Amount()))
 
 
-def test_what_is_left_follows_from_the_speed_so_far(monkeypatch):
+def test_eta_follows_from_the_speed_so_far(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     progress = Progress(4, 40)
@@ -129,7 +129,7 @@ def test_what_is_left_follows_from_the_speed_so_far(monkeypatch):
     assert (told["seconds"], told["rows_per_s"], told["tokens_per_s"]) == (20, 1, 10)
 
 
-def test_what_is_left_counts_down_within_a_unit_and_says_how_sure_it_is(monkeypatch):
+def test_eta_counts_down_within_a_unit_and_has_a_spread(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     progress = Progress(100, 1000)

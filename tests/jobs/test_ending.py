@@ -44,7 +44,7 @@ def test_the_exit_code_is_the_commands_and_all_it_printed_arrives(end, code):
     assert ("RuntimeError: s3://…@bucket" in done.stderr) == ("RuntimeError" in end)
 
 
-def test_who_registered_meanwhile_is_called_at_the_exit():
+def test_atexit_handlers_of_the_command_are_called():
     script = (
         "import atexit\nfrom stx.jobs.ending import end_after\n"
         "end_after(lambda: atexit.register(lambda: print('called')))"

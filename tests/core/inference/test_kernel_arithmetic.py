@@ -73,7 +73,7 @@ def random_bits(rng, n, exponents):
     [((110, 140), (115, 135)), ((0, 40), (50, 75)), ((0, 3), (0, 130)), ((127, 128), (121, 124))],
     ids=["near one", "near underflow", "subnormal", "halfway"],
 )
-def test_a_pair_is_added_in_two_steps_each_rounded_once(arithmetic, of_sum, of_factors):
+def test_a_dot_of_pairs_adds_in_two_steps_each_rounded_once(arithmetic, of_sum, of_factors):
     rng = np.random.default_rng(0)
     n = 64 * 16
     sums = random_bits(rng, n, of_sum)
@@ -106,7 +106,7 @@ def test_numbers_are_rounded_to_the_nearest_even_bfloat16(arithmetic):
     assert [Fraction(float(x)) for x in widened] == [rounded(x, 8) for x in fractions(bits)]
 
 
-def test_infinity_stays_and_what_is_not_a_number_is_none_in_bfloat16(arithmetic):
+def test_bfloat16_rounding_keeps_infinity_and_nan(arithmetic):
     # Infinities; NaN whose bits rounding would carry away, or cut to infinity; the largest number.
     bits = [0x7F800000, 0xFF800000, 0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001, 0x7F7FFFFF, 0, 0]
     start = aligned(bits * 2, np.uint32)
@@ -119,7 +119,7 @@ def test_infinity_stays_and_what_is_not_a_number_is_none_in_bfloat16(arithmetic)
     np.testing.assert_array_equal(widened, [np.inf, -np.inf, *[np.nan] * 3, np.inf])
 
 
-def test_powers_of_two_are_right_to_a_part_of_bfloat16(arithmetic):
+def test_exp2_is_accurate_to_a_part_of_bfloat16(arithmetic):
     start = aligned(np.linspace(-160, 127.9, 64 * 16), np.float32)
     out = aligned(np.zeros(64 * 16), np.float32)
 

@@ -60,7 +60,11 @@ def test_each_layer_is_computed_once_and_fused(calls):
 def test_in_float32_each_layer_is_computed_once(monkeypatch):
     fused = []
     inner = fast._ordered_linear
-    monkeypatch.setattr(fast, "_ordered_linear", lambda *a: fused.append(a[4]) or inner(*a))
+    monkeypatch.setattr(
+        fast,
+        "_ordered_linear",
+        lambda *a, **options: fused.append(options["fused"]) or inner(*a, **options),
+    )
     monkeypatch.setattr(text_model, "WORTH_ORDERING", 1)
     model = model_of("dense")
     expected = torch.cat([result(model, [text]) for text in ("a b c", "d")])
@@ -87,7 +91,7 @@ def test_in_float32_each_layer_is_computed_once(monkeypatch):
         lambda output, x: output.view(-1).tolist() and gelu(output),
     ],
 )  # fmt: skip
-def test_what_a_layer_gives_is_there_whatever_looks_at_it(use, dtype, calls):
+def test_deferred_outputs_are_computed_before_anything_reads_them(use, dtype, calls):
     torch.manual_seed(0)
     layer = torch.nn.Linear(32, 32).to(dtype)
     x = torch.randn(3, 32).to(dtype)
@@ -100,7 +104,7 @@ def test_what_a_layer_gives_is_there_whatever_looks_at_it(use, dtype, calls):
     torch.testing.assert_close(found, expected, atol=close, rtol=close)
 
 
-def test_an_output_that_is_kept_beside_its_gelu_has_its_numbers(calls):
+def test_outputs_kept_beside_their_gelu_are_computed(calls):
     layer = torch.nn.Linear(32, 32)
     x = torch.randn(3, 32)
     with torch.inference_mode():

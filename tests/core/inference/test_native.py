@@ -44,7 +44,7 @@ pytestmark = pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("window", [(-1, -1), (-1, 0), (5, 0), (4, 4), (40, 40)])
 @pytest.mark.parametrize(("heads", "key_heads"), [(4, 4), (4, 2), (3, 1)])
 @pytest.mark.parametrize("width", native.HEAD_SIZES)
-def test_the_kernel_is_attention(width, heads, key_heads, window, bias):
+def test_attention_kernel_computes_attention(width, heads, key_heads, window, bias):
     lengths = [1, 2, 5, 6, 7, 0, 15, 16, 17, 31, 32, 33, 64, 65, 130]
     torch.manual_seed(width)
     total = sum(lengths)
@@ -80,7 +80,7 @@ def _attention(query, key, value, scale, window, bias):
 @pytest.mark.parametrize("gelu", [False, True])
 @pytest.mark.parametrize("rows", [0, 1, 5, 6, 193, 4000])
 @pytest.mark.parametrize(("inputs", "outputs"), [(32, 32), (64, 100), (96, 384), (2048, 70)])
-def test_the_kernel_is_a_linear_layer(inputs, outputs, rows, gelu, kernels):
+def test_linear_kernel_computes_a_linear_layer(inputs, outputs, rows, gelu, kernels):
     rows = min(rows, 1000) if kernels == "portable" else rows  # 4000 take it 10 s together
     torch.manual_seed(rows)
     x = torch.randn(rows, inputs).bfloat16()
@@ -103,7 +103,7 @@ def test_the_kernel_is_a_linear_layer(inputs, outputs, rows, gelu, kernels):
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(32, 70), (768, 3000)])
-def test_the_kernel_is_the_maximum_output_of_rows(inputs, outputs):
+def test_segment_max_kernel_computes_the_maximum_over_rows(inputs, outputs):
     torch.manual_seed(inputs)
     lengths = [1, 0, 5, 6, 7, 13, 200, 2]
     offsets = torch.tensor([0, *lengths]).cumsum(0)
@@ -120,7 +120,7 @@ def test_the_kernel_is_the_maximum_output_of_rows(inputs, outputs):
         torch.testing.assert_close(output[row].double(), expected, atol=4e-6, rtol=2**-8)
 
 
-def test_the_maximum_of_what_is_not_a_number_is_not_a_number():
+def test_segment_max_propagates_nan():
     x = torch.ones(9, 32).bfloat16()
     x[3, 0] = float("nan")
 
@@ -130,7 +130,7 @@ def test_the_maximum_of_what_is_not_a_number_is_not_a_number():
     assert torch.equal(output[1], torch.full((64,), 32.0).bfloat16())
 
 
-def test_gelu_far_from_zero_is_zero_or_the_number():
+def test_gelu_far_from_zero_is_zero_or_its_input():
     x = torch.tensor([[-1e4, 0], [-20, 0], [-6, 0], [6, 0], [20, 0], [1e4, 0]]).bfloat16()
     weight = torch.zeros(32, 2).bfloat16()
     weight[:, 0] = 1
@@ -156,7 +156,7 @@ def test_layers_that_the_kernel_does_not_fit_are_computed_all_the_same():
 
 
 @pytest.mark.parametrize("width", [16, 384, 768])
-def test_the_kernel_is_a_sum_and_its_layer_norm(width):
+def test_add_norm_kernel_computes_a_sum_and_its_layer_norm(width):
     torch.manual_seed(width)
     one, other = torch.randn(2, 1, 50, width).mul(3).bfloat16()
     weight, bias = torch.randn(2, width).bfloat16()
@@ -175,7 +175,7 @@ def _layer_norm(x, weight, bias, epsilon):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("change", ["nothing", "in place", "other norm", "a number", "a row"])
-def test_a_sum_is_what_it_was_whatever_is_done_with_it(change, dtype):
+def test_deferred_sums_are_computed_before_anything_reads_them(change, dtype):
     torch.manual_seed(0)
     layer = torch.nn.Linear(64, 64).to(dtype)
     norm, second = (torch.nn.LayerNorm(64).to(dtype) for _ in range(2))
