@@ -84,7 +84,7 @@ def _compile(*command: str) -> None:
 def reason(error: OSError | subprocess.SubprocessError) -> str:
     """Line of the compiler's output, or of the error, that says why nothing was built."""
     output = str(getattr(error, "stderr", None) or error).strip()
-    return next((line for line in output.splitlines() if "error" in line), output)
+    return next((line for line in output.splitlines() if "error:" in line), output)
 
 
 def _cache_folder() -> Path:

@@ -94,7 +94,7 @@ def test_kernels_that_were_built_beside_their_sources_need_no_compiler(
 
 
 @needs_compiler
-def test_errors_of_the_compiler_are_reported(minimal_sources, unbuilt, caplog):
+def test_messages_of_the_compiler_are_logged(minimal_sources, unbuilt, caplog):
     (minimal_sources / "lanes.h").write_text("#error no such thing")
 
     assert native._library() is None
