@@ -192,3 +192,14 @@ def test_no_file_but_the_table_lists_jobs():
             several[str(path.relative_to(ROOT))] = jobs_named(tree), lists_of_jobs(tree)
 
     assert several.keys() == {"pipelines/jobs.py"}
+
+
+def test_each_behaviour_of_the_compatibility_list_names_tests_that_exist():
+    page = (ROOT / "docs/compatibility.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| .+ \| (.+) \|$", page, flags=re.MULTILINE)
+
+    assert [int(number) for number, _ in rows] == list(range(1, len(rows) + 1))
+    for number, tests in rows:
+        files = re.findall(r"`(tests/[\w/]+\.py)`", tests)
+        assert files, number
+        assert not [file for file in files if not (ROOT / file).is_file()], number

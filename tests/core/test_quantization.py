@@ -9,7 +9,7 @@ from stx_core.quantization import quantize_embeddings
 ROWS = np.random.default_rng(0).normal(size=(200, 5)).astype(np.float32)
 
 
-def test_trap_16_int8_floors_then_clips_then_shifts():
+def test_int8_floors_then_clips_then_shifts():
     ranges = np.array([[0.0], [255.0]], np.float32)
     values = np.array([[0.0], [0.9], [1.0], [127.99], [255.0], [300.0], [-7.0]], np.float32)
 
@@ -21,7 +21,7 @@ def test_trap_16_int8_floors_then_clips_then_shifts():
     assert (unsigned.dtype, signed.dtype) == (np.uint8, np.int8)
 
 
-def test_trap_16_signs_are_packed_row_by_row_and_binary_is_128_lower():
+def test_signs_are_packed_row_by_row_and_binary_is_128_lower():
     # 9 dimensions: the second byte of each row holds one bit and seven zeros.
     rows = np.array([[1, -1, 0, 1, 1, -1, -1, 1, 1], [-1] * 8 + [1]], np.float32)
 
@@ -33,7 +33,7 @@ def test_trap_16_signs_are_packed_row_by_row_and_binary_is_128_lower():
     assert (unsigned.dtype, signed.dtype) == (np.uint8, np.int8)
 
 
-def test_trap_17_ranges_come_from_the_call_unless_given(caplog):
+def test_ranges_come_from_the_call_unless_given(caplog):
     first, second = ROWS[:100], ROWS[100:] * 3
     ranges = np.stack([ROWS.min(axis=0), ROWS.max(axis=0)])
 

@@ -142,7 +142,7 @@ def test_rankings_with_positives_are_the_same(scifact, vectors, rules):
 
 
 def test_more_slots_than_documents_are_no_documents(scifact, vectors):
-    # Trap: the reference pads short results with row -1, which is also the last document.
+    # The reference pads short results with row -1, which is also the last document.
     pairs = scifact[0].select(range(6))
     settings = {"num_negatives": 8, "output_format": "labeled-pair", "verbose": False}
 
@@ -183,7 +183,7 @@ def test_deprecated_parameters_still_work(scifact, vectors, old, caplog):
 def test_the_whole_way_with_real_models_is_the_same(scifact, minilm, tiny_tokenizer, tmp_path):
     from transformers import BertConfig, BertForSequenceClassification
 
-    # Trap: candidates are rescored in one call here, query by query there.
+    # Candidates are rescored in one call here, query by query there.
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = BertConfig(

@@ -61,7 +61,7 @@ def test_sparse_normalisation_equals_the_reference():
 @pytest.mark.parametrize("scale", [1.0, 1e-3, 50.0])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("precision", ["float32", "int8", "uint8", "binary", "ubinary"])
-def test_trap_16_quantised_bytes_equal_the_reference(precision, dtype, scale):
+def test_quantised_bytes_equal_the_reference(precision, dtype, scale):
     embeddings = (A * scale).astype(dtype)
     outside = (B * scale * 2).astype(dtype)
 
