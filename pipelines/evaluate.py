@@ -10,7 +10,7 @@ from pydantic import Field
 from stx.pipelines.engine.runs import View
 from stx.pipelines.spec.parts import Part, Store
 from stx_core.evaluation.comparison import compare
-from stx_core.evaluation.measures import DEFAULT_MEASURES, Evaluation, evaluate
+from stx_core.evaluation.measures import DEFAULT_MEASURES, evaluate
 from stx_core.evaluation.qrels import read_qrels
 from stx_core.evaluation.rankings import is_dataset, read_rankings
 from stx_core.evaluation.report import comparison_to_markdown, depth_note, to_json, to_markdown
@@ -61,21 +61,18 @@ def run_evaluate(
     """
     judged = read_qrels(qrels, formats[1])
     first = evaluate(read_rankings(ranking, formats[0], output), judged, measures)
-    values = {"ranking": redact(ranking), "qrels": redact(qrels)} | _values(first)
+    names = {"ranking": redact(ranking), "qrels": redact(qrels)}
+    values = names | to_json(first) | {"depth": first.depth}
     if against is None:
         return Evaluated(to_markdown(first) + depth_note(first), values)
     # A dataset may be compared with a file, which has no outputs.
     output = output if is_dataset(against) else None
     second = evaluate(read_rankings(against, formats[0], output), judged, measures)
     differences = compare(first, second)
-    values["against"] = {"ranking": redact(against)} | _values(second)
+    values["against"] = {"ranking": redact(against)} | to_json(second) | {"depth": second.depth}
     values["differences"] = [asdict(difference) for difference in differences]
     notes = depth_note(first) + depth_note(second, "against")
     return Evaluated(comparison_to_markdown(first, second, differences) + notes, values)
-
-
-def _values(evaluation: Evaluation) -> dict[str, Any]:
-    return to_json(evaluation) | {"depth": evaluation.depth}
 
 
 class EvaluateSpec(Part):

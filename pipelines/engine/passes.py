@@ -86,7 +86,7 @@ class UnitWork(Generic[Due]):
             write_result(self.target, due.unit, result, seconds)
             for result in self.results(due, table)
         )
-        # The unit was read in another process, which noted its own.
+        # Those who read the unit and worked on it noted their own.
         add_counts(unit_table.notes(table)["retries"])
         finished = FinishedUnit(
             records=records,

@@ -74,10 +74,16 @@ def start_ray(cpus: int) -> None:
         return
     os.environ.setdefault("RAY_task_oom_retries", str(_MAX_OOM_RETRIES))
     address = os.environ.get("RAY_ADDRESS")
-    if address:
-        _check_answers(address)
-    else:
+    if not address:
         end_leftovers()
+    else:
+        # Ask the port, where the address names one: Ray would try for two minutes.
+        host, _, port = address.removeprefix("ray://").rpartition(":")
+        if host and port.isdecimal():
+            try:
+                socket.create_connection((host.strip("[]"), int(port)), _ANSWER_TIMEOUT_S).close()
+            except (OSError, OverflowError, ValueError) as error:
+                raise StxError(_why_no_ray(address, error)) from None
     try:
         with kept_signal_handlers(), safe_environment(), _silent_stderr():
             ray.init(
@@ -93,21 +99,6 @@ def start_ray(cpus: int) -> None:
         raise StxError(_why_no_ray(address, error)) from error
     if not address:
         note_session(os.path.basename(ray._private.worker._global_node.get_session_dir_path()))
-
-
-def _check_answers(address: str) -> None:
-    """Ask the port, where the address names one: Ray would try for two minutes.
-
-    Raises:
-        StxError: nothing answers.
-    """
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not (host and port.isdecimal()):
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), _ANSWER_TIMEOUT_S).close()
-    except (OSError, OverflowError, ValueError) as error:
-        raise StxError(_why_no_ray(address, error)) from None
 
 
 def _why_no_ray(address: str | None, error: Exception) -> str:

@@ -14,7 +14,7 @@ from queue import SimpleQueue
 import pyarrow as pa
 
 from stx.pipelines.running.python_child import exit_with_parent
-from stx.pipelines.running.unit_table import to_bytes
+from stx.pipelines.running.unit_table import to_bytes, with_retries
 from stx_core.errors import StxError
 from stx_core.store.files.s3 import use_options
 
@@ -44,7 +44,13 @@ def main() -> None:
         while True:
             table = pa.ipc.open_stream(requests.get()).read_all()
             try:
-                connection.send(("done", _added_columns(stage(table), table)))
+                result = with_retries(stage(table))
+                if result.num_rows != table.num_rows:
+                    raise AssertionError(
+                        f"took {table.num_rows} rows and returned {result.num_rows}"
+                    )
+                new = [name for name in result.column_names if name not in table.column_names]
+                connection.send(("done", to_bytes(result.select(new)).to_pybytes()))
             except StxError as error:
                 connection.send(("error", error))
     except StxError as error:
@@ -60,14 +66,6 @@ def main() -> None:
         if isinstance(error, RuntimeError) and str(error):
             detail += f": {str(error).splitlines()[0][:_ERROR_CHARS]}"
         connection.send(("failed", detail))
-
-
-def _added_columns(result: pa.Table, table: pa.Table) -> bytes:
-    if result.num_rows != table.num_rows:
-        raise AssertionError(f"took {table.num_rows} rows and returned {result.num_rows}")
-    new = [name for name in result.column_names if name not in table.column_names]
-    added: bytes = to_bytes(result.select(new)).to_pybytes()
-    return added
 
 
 if __name__ == "__main__":

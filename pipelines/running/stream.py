@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from stx.pipelines.running.gate import Gate
 from stx.pipelines.running.supervise import Supervised
-from stx.pipelines.running.unit_table import to_bytes
+from stx.pipelines.running.unit_table import to_bytes, with_retries
 from stx.pipelines.running.watch import original_errors, watched
 from stx_core.errors import StoreError
 from stx_core.store.files.s3 import S3Options, current_options, use_options
@@ -268,7 +268,7 @@ class _LazyStage:
                 f"{self.spec.stage.__name__} took {table.num_rows} rows and returned "
                 f"{result.num_rows}"
             )
-        return result
+        return with_retries(result)
 
     def _load(self) -> Stage:
         if self.spec.started is not None:

@@ -15,11 +15,14 @@ Notes are small JSON values in the schema's metadata, see `Notes`.
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypedDict, Unpack, cast
 
 import pyarrow as pa
+
+from stx_core.store.files.retries import take_counts
 
 ROW = "_row"
 ID = "_id"
@@ -42,7 +45,7 @@ class Notes(TypedDict, total=False):
         n_filtered: rows that filters left out.
         id_hash_in: `id_hash` of the rows read, in hex.
         seconds: spent, by stage.
-        retries: storage calls made again while the unit was read, by kind.
+        retries: storage calls made again until the table is written, by kind.
         run: by ``<output>.tokens``, ``.places`` and ``.fill``: the tokens that an encoder was
             given, the places of its batches, and what only filled packed batches up.
         prompt_lengths: tokens of the prompt, by output.
@@ -91,6 +94,14 @@ def notes(table: pa.Table) -> Notes:
 def with_notes(table: pa.Table, **values: Unpack[Notes]) -> pa.Table:
     """The same table with notes added."""
     return table.replace_schema_metadata({_NOTES: json.dumps(notes(table) | values)})
+
+
+def with_retries(table: pa.Table) -> pa.Table:
+    """The same table; calls of the store that this process made again are added to its notes."""
+    counts = Counter(take_counts())
+    if not counts:
+        return table
+    return with_notes(table, retries=counts + Counter(notes(table).get("retries", {})))
 
 
 def is_encoded(table: pa.Table) -> bool:

@@ -73,24 +73,23 @@ def load_yaml(data: bytes | str, source: str) -> Any:  # noqa: ANN401
     """
     if len(data) > MAX_BYTES:
         raise SpecError(f"{source}: more than {MAX_BYTES:,} bytes; no spec is that long")
-    text = data if isinstance(data, str) else _decoded(data, source)
+    if isinstance(data, str):
+        text = data
+    else:
+        is_wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        try:
+            text = data.decode("utf-16" if is_wide else "utf-8-sig")
+        except UnicodeDecodeError as error:
+            line = data.count(b"\n", 0, error.start) + 1
+            raise SpecError(
+                f"{source}: not valid YAML: line {line}: byte {error.start} is not UTF-8; save the "
+                "file as UTF-8"
+            ) from None
     try:
         _check_shape(text)
         return yaml.load(text, _Loader)  # noqa: S506  (it is a safe loader)
     except yaml.YAMLError as error:
         raise SpecError(f"{source}: not valid YAML: {_explain(error, text)}") from None
-
-
-def _decoded(data: bytes, source: str) -> str:
-    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    try:
-        return data.decode("utf-16" if wide else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise SpecError(
-            f"{source}: not valid YAML: line {line}: byte {error.start} is not UTF-8; save the "
-            "file as UTF-8"
-        ) from None
 
 
 def _check_shape(text: str) -> None:

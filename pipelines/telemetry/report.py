@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stx.pipelines.telemetry.unit_counts import truncated_carried
+from stx.pipelines.telemetry.unit_counts import TRUNCATED_CARRIED, read_json
 from stx_core.store.files.filesystem import write_over
 from stx_core.store.files.retries import take_counts
 from stx_core.store.files.urls import join
@@ -95,6 +95,8 @@ def output_report(name: str, facts: Mapping[str, Any], fresh: pa.Table) -> Outpu
     reasons: Counter[str] = Counter()
     for counts in own["reasons"]:
         reasons.update(json.loads(counts.as_py()))
+    # Older records do not say it.
+    truncated_carried = sum(counts.get(TRUNCATED_CARRIED, 0) for counts in read_json(own, "counts"))
     return OutputReport(
         rows=facts["rows"],
         file_rows=facts["file_rows"],
@@ -105,7 +107,7 @@ def output_report(name: str, facts: Mapping[str, Any], fresh: pa.Table) -> Outpu
         encoded_rows=_total(own["rows_out"]) - _total(own["rows_carried"]),
         encoded_tokens=_total(own["n_tokens"]) - _total(own["tokens_carried"]),
         carried_rows=_total(own["rows_carried"]),
-        truncated=_total(own["n_truncated"]) - truncated_carried(own),
+        truncated=_total(own["n_truncated"]) - truncated_carried,
         reasons=dict(reasons),
     )
 

@@ -60,21 +60,21 @@ def count_rows(good: pa.Table, output: str) -> UnitCounts:
     if not len(good):
         return {"finished": clock.now()}
     tokens = good.column(f"{output}.n_tokens").to_numpy()
-    run = unit_table.notes(good).get("run", {})
-    counts = UnitCounts(
-        tokens=Lengths.of(tokens).to_json(),
-        finished=clock.now(),
-        run_tokens=run.get(f"{output}.tokens", 0),
-        run_places=run.get(f"{output}.places", 0),
-        run_fill=run.get(f"{output}.fill", 0),
-    )
+    counts = UnitCounts(tokens=Lengths.of(tokens).to_json())
     vectors = good.column(f"{output}.vector")
     if pa.types.is_struct(vectors.type):
         entries = pc.list_value_length(pc.struct_field(vectors, "indices"))
-        return counts | {"entries": Lengths.of(entries.to_numpy()).to_json()}
-    rows = dense_matrix(vectors).astype(np.float32, copy=False)
-    norms = np.sqrt(np.einsum("nd,nd->n", rows, rows))
-    return counts | {"norms": Norms.of(norms).to_json()}
+        counts["entries"] = Lengths.of(entries.to_numpy()).to_json()
+    else:
+        rows = dense_matrix(vectors).astype(np.float32, copy=False)
+        counts["norms"] = Norms.of(np.sqrt(np.einsum("nd,nd->n", rows, rows))).to_json()
+    run = unit_table.notes(good).get("run", {})
+    return counts | {
+        "finished": clock.now(),
+        "run_tokens": run.get(f"{output}.tokens", 0),
+        "run_places": run.get(f"{output}.places", 0),
+        "run_fill": run.get(f"{output}.fill", 0),
+    }
 
 
 def count_scores(ranking: pa.Table) -> UnitCounts:
@@ -136,11 +136,6 @@ def read_json(records: pa.Table, column: str) -> Iterator[dict[str, Any]]:
     """A column of `ledger.RECORDS` that holds JSON, some rows in memory at a time."""
     for batch in records.select([column]).to_batches(max_chunksize=_AT_A_TIME):
         yield from map(json.loads, batch.column(0).to_pylist())
-
-
-def truncated_carried(records: pa.Table) -> int:
-    """Number of carried rows of units whose texts were cut; older records do not say."""
-    return sum(counts.get(TRUNCATED_CARRIED, 0) for counts in read_json(records, "counts"))
 
 
 def add_up(records: pa.Table) -> Totals:

@@ -5,10 +5,12 @@ import pyarrow as pa
 import pytest
 import ray
 
+from stx.pipelines.running import unit_table
 from stx.pipelines.running.cluster import check_fits, start_ray
 from stx.pipelines.running.stream import StageSpec, run
 from stx.pipelines.running.watch import watched
 from stx_core.errors import InputError, SpecError, StoreError, StxError
+from stx_core.store.files import retries
 from stx_core.store.files.s3 import S3Options, current_options, use_options
 
 
@@ -39,12 +41,13 @@ class Refuse:
 
 
 class AddEndpoint:
-    """A stage: adds the endpoint of the store as its process knows it."""
+    """A stage: adds the endpoint of the store as its process knows it, and repeats a call."""
 
     def __init__(self, progress=None, memory_share=1.0):
         pass
 
     def __call__(self, table):
+        retries.count("503")
         return table.append_column("stage", pa.array([current_options().endpoint] * len(table)))
 
 
@@ -121,6 +124,20 @@ def test_store_options_of_the_driver_hold_in_every_process(
     stage = StageSpec(AddEndpoint, stall_timeout_s=stall_timeout_s)
 
     assert list(run([{}], read, [stage], write, runner)) == [[endpoint] * 3]
+
+
+@pytest.mark.parametrize("runner", ["local", "ray"])
+@pytest.mark.parametrize("stall_timeout_s", [None, 60])
+def test_repeated_storage_calls_of_stages_are_in_the_notes(cluster, runner, stall_timeout_s):
+    def read(unit):
+        return unit_table.with_notes(pa.table({"number": [1]}), retries={"503": 1, "timeout": 2})
+
+    def write(unit, table):
+        return unit_table.notes(table)["retries"]
+
+    stage = StageSpec(AddEndpoint, stall_timeout_s=stall_timeout_s)
+
+    assert list(run([{}], read, [stage], write, runner)) == [{"503": 2, "timeout": 2}]
 
 
 @pytest.mark.parametrize("runner", ["local", "ray"])
