@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from stx.pipelines.running.stopping import pausing
 from stx.pipelines.spec.file import write_spec
-from stx.pipelines.telemetry.lineage import told
+from stx.pipelines.telemetry.lineage import lineage_events
 from stx.pipelines.telemetry.progress import FinishedUnit
 from stx_core.errors import CommitConflict
 from stx_core.store import ledger, log
@@ -121,7 +121,11 @@ def claimed(
         CommitConflict: another start changed the dataset since it was looked at.
     """
     claim = log.claim(root, run_hash, repairs=repairs)
-    with log.hold(root, claim) as beat, pausing(root, claim), told(root, job, claim, spec):
+    with (
+        log.hold(root, claim) as beat,
+        pausing(root, claim),
+        lineage_events(root, job, claim, spec),
+    ):
         write_spec(root, claim.run, spec)
         if (claim.base, claim.run if claim.resumed else "") != (state.version, state.run):
             raise CommitConflict(

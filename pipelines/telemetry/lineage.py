@@ -33,7 +33,7 @@ _NO_INPUTS = ("output", "models", "resources", "store")
 
 
 @contextmanager
-def told(root: str, job: str, claim: Claim, spec: BaseModel) -> Iterator[None]:
+def lineage_events(root: str, job: str, claim: Claim, spec: BaseModel) -> Iterator[None]:
     """Tell of the start of a run, and of its end when the block ends: complete, failed or aborted.
 
     Does nothing where no server is configured, by ``OPENLINEAGE_URL``, other variables of the
