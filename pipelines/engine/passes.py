@@ -81,7 +81,10 @@ class UnitWork(Generic[Due]):
     def write(self, values: Mapping[str, Any], table: pa.Table) -> dict[str, Any]:
         """Write what a unit gives; a `FinishedUnit` in JSON values."""
         due = self.unit_class.from_json(values)
-        seconds = unit_table.seconds_each(table, max(1, len(due.keys)))
+        # Equal shares for the outputs: their records add up.
+        n_outputs = max(1, len(due.keys))
+        spent = unit_table.notes(table)["seconds"]
+        seconds = {stage: value / n_outputs for stage, value in spent.items()}
         records = tuple(
             write_result(self.target, due.unit, result, seconds)
             for result in self.results(due, table)

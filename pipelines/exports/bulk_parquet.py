@@ -1,22 +1,22 @@
 """Parquet files as Milvus and Pinecone import them in bulk."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 
 from stx.pipelines.exports.numbers_as_text import json_keys, sparse_text
 from stx.pipelines.exports.options import ExportOptions
-from stx.pipelines.exports.parts import write_parts
 from stx.pipelines.exports.payload import payload_json
-from stx.pipelines.exports.tables import write_tables
-from stx.pipelines.exports.vectors import Batch, Vectors, check_ids, named, open_vectors, positive
+from stx.pipelines.exports.tables import write_table_parts
+from stx.pipelines.exports.vectors import Batch, check_ids, named, open_vectors, positive
 from stx_core.errors import SpecError
 from stx_core.store.files.urls import join
 
 # https://milvus.io/docs/limitations.md, https://docs.pinecone.io/reference/api/database-limits
 _MILVUS_ID_BYTES, _PINECONE_ID_BYTES = 65_535, 512
+
+# As pymilvus writes: importers know fewer encodings than readers of data lakes do.
+_USE_DICTIONARY = False
 
 _PINECONE_METRICS = {"cosine": "cosine", "dot": "dotproduct", "euclidean": "euclidean"}
 
@@ -53,7 +53,7 @@ def write_milvus(dataset: ds.FileSystemDataset, destination: str, options: Expor
             column = pa.ListArray.from_arrays(pa.array(ends), numbers, type=kind)
         return pa.table([batch.ids, column, payload_json(batch)], schema=schema)
 
-    return _write(vectors, destination, schema, table)
+    return write_table_parts(vectors, destination, schema, table, use_dictionary=_USE_DICTIONARY)
 
 
 def write_pinecone(dataset: ds.FileSystemDataset, destination: str, options: ExportOptions) -> int:
@@ -97,14 +97,6 @@ def write_pinecone(dataset: ds.FileSystemDataset, destination: str, options: Exp
         column = batch.vectors.cast(values.type)
         return pa.table([batch.ids, column, payload_json(batch)], schema=schema)
 
-    return _write(vectors, join(destination, name), schema, table)
-
-
-def _write(
-    vectors: Vectors, destination: str, schema: pa.Schema, table: Callable[[Batch], pa.Table]
-) -> int:
-    def write(part: Vectors, path: str) -> None:
-        # As pymilvus writes: importers know fewer encodings than readers of data lakes do.
-        write_tables(path, schema, map(table, part.batches()), use_dictionary=False)
-
-    return write_parts(vectors, destination, ".parquet", write)
+    return write_table_parts(
+        vectors, join(destination, name), schema, table, use_dictionary=_USE_DICTIONARY
+    )

@@ -58,7 +58,7 @@ def vector_json(batch: Batch, names: pa.Array | None, form: str) -> pa.Array:
 
 
 def impacts(batch: Batch, form: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sparse vectors with weights as integers, as `Batch.csr`; those that become 0 go."""
+    """Sparse vectors with weights as integers, as `sparse_csr`; those that become 0 go."""
     offsets, indices, values = positive(batch, form)
     return without_zeros(offsets, indices, np.rint(values * IMPACT_SCALE).astype(np.int32))
 

@@ -1,13 +1,13 @@
 """A folder as the Hugging Face hub has datasets: Parquet files and a card."""
 
 import os
+from functools import partial
 
 import pyarrow.dataset as ds
 import yaml
 
 from stx.pipelines.exports.options import ExportOptions
-from stx.pipelines.exports.parts import write_parts
-from stx.pipelines.exports.tables import table_of, table_schema, write_tables
+from stx.pipelines.exports.tables import table_of, table_schema, write_table_parts
 from stx.pipelines.exports.vectors import Vectors, open_vectors
 from stx_core.page import markdown_text
 from stx_core.store.schema import write_options
@@ -28,18 +28,14 @@ def write_huggingface(
     """
     vectors = open_vectors(dataset, options, "huggingface", "dense", "sparse")
     schema = table_schema(vectors)
-
-    def write(part: Vectors, path: str) -> None:
-        tables = (table_of(batch, schema) for batch in part.batches())
-        write_tables(path, schema, tables, **write_options(schema))
-
-    return write_parts(
+    return write_table_parts(
         vectors,
         destination,
-        ".parquet",
-        write,
+        schema,
+        partial(table_of, schema=schema),
         beside={"README.md": _card(vectors).encode()},
         rows_per_part=vectors.rows_in(_BYTES_PER_PART),
+        **write_options(schema),
     )
 
 

@@ -10,6 +10,7 @@ from stx.pipelines.exports.options import ExportOptions
 from stx.pipelines.exports.payload import json_rows, to_json
 from stx.pipelines.exports.vectors import Batch, Vectors, open_vectors, without_zeros
 from stx_core.errors import InputError
+from stx_core.store.schema import sparse_csr
 
 # More than any tokenizer has tokens; pgvector compares sparse vectors of the same width only.
 SPARSE_DIM = 1_000_000
@@ -44,7 +45,7 @@ def write_pgvector(dataset: ds.FileSystemDataset, destination: str, options: Exp
         ]
         if vectors.kind == "dense":
             return lines(_escaped(batch.ids), *copied, "\t[", dense_text(batch), "]")
-        offsets, indices, values = without_zeros(*batch.csr)
+        offsets, indices, values = without_zeros(*sparse_csr(batch.vectors))
         counts = offsets[1:] - offsets[:-1]
         if counts.max(initial=0) > _MAX_NON_ZERO or indices.max(initial=0) >= SPARSE_DIM:
             name = batch.ids[int(counts.argmax())].as_py()

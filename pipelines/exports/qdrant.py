@@ -14,6 +14,7 @@ from stx.pipelines.exports.payload import payload_json
 from stx.pipelines.exports.vectors import Batch, Vectors, open_vectors, without_zeros
 from stx_core.errors import SpecError, StoreError
 from stx_core.store.files.urls import LOCAL, local_path, redact, scheme
+from stx_core.store.schema import sparse_csr
 
 # Payload key: which part of which export a point came with.
 PART_KEY = "stx_part"
@@ -141,7 +142,7 @@ class _Sink:
         if pa.types.is_fixed_size_list(batch.vectors.type):
             values = batch.matrix.tolist()
         else:
-            offsets, indices, weights = without_zeros(*batch.csr)
+            offsets, indices, weights = without_zeros(*sparse_csr(batch.vectors))
             values = [
                 self._models.SparseVector(
                     indices=indices[start:stop].tolist(), values=weights[start:stop].tolist()

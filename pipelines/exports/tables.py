@@ -1,11 +1,12 @@
-"""Vectors as Arrow tables, and Arrow tables as one Parquet file."""
+"""Vectors as Arrow tables, and Arrow tables as Parquet files."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stx.pipelines.exports.parts import write_parts
 from stx.pipelines.exports.vectors import Batch, Vectors
 from stx_core.store.schema import ROW_GROUP_BYTES
 
@@ -25,6 +26,36 @@ def table_of(batch: Batch, schema: pa.Schema) -> pa.Table:
             for column, kind in zip(columns, schema.types, strict=True)
         ],
         schema=schema,
+    )
+
+
+def write_table_parts(
+    vectors: Vectors,
+    destination: str,
+    schema: pa.Schema,
+    table: Callable[[Batch], pa.Table],
+    *,
+    beside: Mapping[str, bytes] | None = None,
+    rows_per_part: int | None = None,
+    **settings: Any,  # noqa: ANN401
+) -> int:
+    """Write a folder of Parquet files, see `write_parts`.
+
+    Args:
+        vectors: what to write.
+        destination: folder or URL.
+        schema: of the files.
+        table: gives the rows of a batch.
+        beside: see `write_parts`.
+        rows_per_part: likewise.
+        settings: of pyarrow's writer.
+    """
+
+    def write(part: Vectors, path: str) -> None:
+        write_tables(path, schema, map(table, part.batches()), **settings)
+
+    return write_parts(
+        vectors, destination, ".parquet", write, beside=beside, rows_per_part=rows_per_part
     )
 
 

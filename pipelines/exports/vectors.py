@@ -48,11 +48,6 @@ class Batch:
         """(N, D) float32; no copy where the dataset holds float32."""
         return dense_matrix(self.vectors).astype(np.float32, copy=False)
 
-    @property
-    def csr(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Offsets (N + 1,) int64, indices (T,) int32, values (T,) float32."""
-        return sparse_csr(self.vectors)
-
 
 @dataclass(frozen=True)
 class Vectors:
@@ -233,12 +228,12 @@ def check_ids(
 
 
 def positive(batch: Batch, form: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sparse vectors for engines that know positive weights only, as `Batch.csr`; zeros go.
+    """Sparse vectors for engines that know positive weights only, as `sparse_csr`; zeros go.
 
     Raises:
         InputError: a weight is negative.
     """
-    offsets, indices, values = batch.csr
+    offsets, indices, values = sparse_csr(batch.vectors)
     if (values < 0).any():
         row = int(np.searchsorted(offsets, int((values < 0).argmax()), "right")) - 1
         raise InputError(f"id {batch.ids[row].as_py()!r}: a weight is negative; {form} takes none")

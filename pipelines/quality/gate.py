@@ -119,11 +119,14 @@ class QualityGate:
                 limits = self._limits.limits[check.name]
                 line = f"quality: output {name}: {check.name} is {check.value:.3g}"
                 why = f"{check.details}; {check.advice}"
-                if _crosses(check, limits.refuse) and not self._limits.accept:
-                    refused.append(f"{line}, {_bound(check, 'refused', limits.refuse)}: {why}")
-                elif _crosses(check, limits.warn) or _crosses(check, limits.refuse):
-                    mildest = limits.refuse if limits.warn is None else limits.warn
-                    self.warnings.append(f"{line}, {_bound(check, 'warned of', mildest)}: {why}")
+                refuse = _crossed(check, "refused", limits.refuse)
+                # A warning comes first, where there is one.
+                mildest = limits.refuse if limits.warn is None else limits.warn
+                warn = _crossed(check, "warned of", mildest)
+                if refuse and not self._limits.accept:
+                    refused.append(f"{line}, {refuse}: {why}")
+                elif warn:
+                    self.warnings.append(f"{line}, {warn}: {why}")
             added[name] = {
                 "quality": {
                     "statistics": parts.statistics.to_json() if parts.statistics else {},
@@ -160,18 +163,15 @@ class QualityGate:
             )  # fmt: skip
 
 
-def _crosses(check: Check, limit: float | None) -> bool:
+def _crossed(check: Check, what: str, limit: float | None) -> str | None:
+    """The threshold in words, if a check has crossed it."""
     if limit is None:
-        return False
+        return None
     if check.name in LOW_IS_BAD:
-        return check.value <= limit
-    return check.value > limit if check.name in ABOVE else check.value >= limit
-
-
-def _bound(check: Check, what: str, limit: float | None) -> str:
+        return f"{what} up to {limit:g}" if check.value <= limit else None
     if check.name in ABOVE:
-        return f"{what} above {limit:g}"
-    return f"{what} {'up to' if check.name in LOW_IS_BAD else 'from'} {limit:g}"
+        return f"{what} above {limit:g}" if check.value > limit else None
+    return f"{what} from {limit:g}" if check.value >= limit else None
 
 
 def _row_checks(parts: _Parts) -> Iterator[Check]:

@@ -117,11 +117,6 @@ def to_bytes(table: pa.Table) -> pa.Buffer:
     return sink.getvalue()
 
 
-def seconds_each(table: pa.Table, n_outputs: int) -> dict[str, float]:
-    """Seconds of a unit by stage, in equal shares for its outputs: their records add up."""
-    return {name: value / n_outputs for name, value in notes(table)["seconds"].items()}
-
-
 @contextmanager
 def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     """Add the seconds that the block takes to ``seconds[name]``."""
