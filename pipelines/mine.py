@@ -11,11 +11,12 @@ from stx.pipelines.engine import job
 from stx.pipelines.engine.passes import Passes
 from stx.pipelines.engine.runs import Start, View
 from stx.pipelines.mining import describe
+from stx.pipelines.mining.actors import few_actors, mine_stages
 from stx.pipelines.mining.plan import find_mining
 from stx.pipelines.mining.report import read_summary, summary_lines, write_reports
 from stx.pipelines.mining.rows import to_candidates
 from stx.pipelines.mining.stage import NEGATIVES, Miner, schemas
-from stx.pipelines.mining.units import few_actors, mine_passes, mine_stages
+from stx.pipelines.mining.units import mine_passes
 from stx.pipelines.planning.dataset_state import DatasetState
 from stx.pipelines.planning.plan import Plan, make_part
 from stx.pipelines.planning.snapshot_files import digest

@@ -1,4 +1,4 @@
-"""A mine run in words: its plan, and what a reader should know of its result."""
+"""A mine run in words: its plan, and notes about its result."""
 
 from collections.abc import Iterator, Mapping
 
@@ -40,7 +40,7 @@ def plan_lines(spec: MineSpec, mining: Mining, plan: Plan, pool: Pool) -> Iterat
 
 
 def notes(spec: MineSpec, mining: Mining, spans: Mapping[str, Spans]) -> Iterator[str]:
-    """What was left out, and what was not looked at.
+    """Notes of rows that were left out, and of checks that were not made.
 
     Args:
         spec: of the job.
@@ -56,14 +56,14 @@ def notes(spec: MineSpec, mining: Mining, spans: Mapping[str, Spans]) -> Iterato
     where = redact(spec.positives)
     if repeated := n_repeated(spec.positives):
         yield f"{repeated:,} positive pairs of {where} stand there more than once; each counts once"
-    first, *others = mining.rankings
+    first, *further = mining.rankings
     judged = query_hashes(pairs["query_id"].unique())
     if lost := int((~np.isin(judged, spans[first].query)).sum()):
         yield (
             f"{lost:,} of {len(judged):,} queries of {where} have no candidates in {first}; they "
             "were left out"
         )
-    for name in others:
+    for name in further:
         if lost := int((~np.isin(np.unique(spans[name].query), spans[first].query)).sum()):
             yield (
                 f"{lost:,} queries of {name} have no candidates in {first}, the first ranking; "

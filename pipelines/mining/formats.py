@@ -12,7 +12,7 @@ from stx_core.mining.coded import ranges
 from stx_core.mining.texts import Texts, flat
 
 Make = Callable[[pa.Table, Texts], pa.Table]
-"""What `hard_negatives` gave, and the texts, to training rows."""
+"""Makes training rows of the result of `hard_negatives`, and the texts."""
 
 
 def makers(num_negatives: int, *, scores: bool) -> dict[MiningFormat, Make]:
@@ -38,7 +38,7 @@ def makers(num_negatives: int, *, scores: bool) -> dict[MiningFormat, Make]:
 
 
 def needs_texts(name: str) -> bool:
-    """Whether a format holds texts."""
+    """True for formats that hold texts."""
     return name not in FORMATS_OF_IDS
 
 
@@ -48,15 +48,15 @@ def ids_of_triplets(negatives: pa.Table) -> pa.Table:
     n_negative, negative_ids = flat(negatives["negative_ids"])
     query_P = np.repeat(np.arange(len(negatives)), n_positive)  # noqa: N806  (shape suffix)
     met = n_negative[query_P]
-    left = pa.array(np.repeat(np.arange(len(query_P)), met))
+    positive = pa.array(np.repeat(np.arange(len(query_P)), met))
     starts = np.cumsum(n_negative) - n_negative
-    right = pa.array(ranges(starts[query_P], met))
+    negative = pa.array(ranges(starts[query_P], met))
     return pa.table(
         {
             "query_id": negatives["query_id"].take(pa.array(np.repeat(query_P, met))),
-            "positive_id": positive_ids.take(left),
-            "negative_id": negative_ids.take(right),
-            "positive_score": flat(negatives["positive_scores"])[1].take(left),
-            "negative_score": flat(negatives["negative_scores"])[1].take(right),
+            "positive_id": positive_ids.take(positive),
+            "negative_id": negative_ids.take(negative),
+            "positive_score": flat(negatives["positive_scores"])[1].take(positive),
+            "negative_score": flat(negatives["negative_scores"])[1].take(negative),
         }
     )

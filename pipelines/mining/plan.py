@@ -1,13 +1,13 @@
-"""What `mine` reads: rankings, judged pairs and texts; its units, and what decides their files."""
+"""Inputs of `mine`: rankings, judged pairs and texts; its units, and what decides their files."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, get_args
+from dataclasses import asdict, dataclass
+from typing import get_args
 
 import numpy as np
 import pyarrow as pa
 
+from stx.pipelines.engine.passes import Facts
 from stx.pipelines.mining.formats import needs_texts
 from stx.pipelines.mining.stage import STATISTICS
 from stx.pipelines.planning.corpus import Corpus, list_corpus
@@ -22,7 +22,7 @@ from stx_core.evaluation.files import list_parts
 from stx_core.store.corpus.units import Unit, unit_key
 from stx_core.store.files.filesystem import file_info
 from stx_core.store.files.urls import redact
-from stx_core.store.snapshot import SnapshotInfo, output_schema, snapshot_info, snapshot_state
+from stx_core.store.snapshot import output_schema, snapshot_info, snapshot_state
 
 # Part of every key: raise it when the same work would give other files.
 _FORMAT = 1
@@ -35,6 +35,7 @@ class Ranking:
     Attributes:
         path: of the dataset, version of its snapshot, output of it.
         files: with rows, in corpus order.
+        schema: of the files.
         depth: how many documents of a query count; None for all.
     """
 
@@ -42,12 +43,34 @@ class Ranking:
     version: int
     output: str
     files: tuple[DataFile, ...]
+    schema: pa.Schema
     depth: int | None = None
 
     @property
-    def identity(self) -> list[Any]:
+    def identity(self) -> list[str | int | None]:
         """Differs when the candidates do."""
         return [files_digest(self.files), self.depth]
+
+
+@dataclass(frozen=True)
+class MinedFacts:
+    """Facts of an output that a snapshot keeps.
+
+    Attributes:
+        type: ``mined``, or ``statistics``.
+        fingerprint: see `Mining.fingerprint`.
+        candidates: path, version and output of each ranking.
+        judge: name of a ranking, or ``fusion``.
+        positives: file with judged pairs.
+        rules: as the spec has them.
+    """
+
+    type: str
+    fingerprint: str
+    candidates: Mapping[str, Mapping[str, str | int]]
+    judge: str
+    positives: str
+    rules: Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -55,15 +78,14 @@ class Mining:
     """All that is read.
 
     Attributes:
-        rankings: by name, in the order of the spec.
+        rankings: by name, in the order of the spec; the units are rows of the first one.
         scored: scores of judged pairs by the judge; None where it has none.
         units: rows of the first ranking, whole queries.
         query_type: Arrow type of the queries' ids.
         doc_type: of the documents' ids.
-        rules: what decides all outputs beside the rankings, as JSON values.
-        texts: what more decides outputs with texts.
-        queries: files with the texts of queries; None if none are named.
-        documents: likewise, of documents.
+        base: hash of what decides all outputs.
+        texts: what more decides outputs with texts: hashes of the sides, and the spec's `scores`.
+        corpora: where texts are, by side: ``queries``, ``documents``; absent if not named.
     """
 
     rankings: Mapping[str, Ranking]
@@ -71,27 +93,14 @@ class Mining:
     units: tuple[Unit, ...]
     query_type: pa.DataType
     doc_type: pa.DataType
-    rules: Mapping[str, Any]
-    texts: Mapping[str, Any]
-    queries: Corpus | None
-    documents: Corpus | None
-
-    @property
-    def first(self) -> Ranking:
-        """The ranking whose rows the units are."""
-        return next(iter(self.rankings.values()))
-
-    @cached_property
-    def _base(self) -> str:
-        read = {name: each.identity for name, each in self.rankings.items()}
-        scored = self.scored and self.scored.identity
-        # A list: the first ranking has the queries.
-        return digest([dict(self.rules), list(read.items()), scored, _FORMAT])
+    base: str
+    texts: Mapping[str, str | bool | None]
+    corpora: Mapping[str, tuple[Inputs, Corpus]]
 
     def fingerprint(self, output: str) -> str:
         """Hash of what decides an output."""
         texts = dict(self.texts) if output in get_args(MiningFormat) and needs_texts(output) else {}
-        return digest([self._base, output, texts])
+        return digest([self.base, output, texts])
 
     def keys(self, fingerprints: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
         """By output, one of each unit."""
@@ -102,25 +111,28 @@ class Mining:
             for output, fingerprint in fingerprints.items()
         }
 
-    def facts(self, spec: MineSpec, fingerprints: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-        """What a snapshot remembers of each output."""
-        read = {
-            name: {"path": redact(each.path), "version": each.version, "output": each.output}
-            for name, each in self.rankings.items()
-        }
-        told = {
-            "candidates": read,
-            "judge": spec.judging,
-            "positives": redact(spec.positives),
-            "rules": spec.rules.model_dump(mode="json"),
+    def facts(self, spec: MineSpec, fingerprints: Mapping[str, str]) -> Facts:
+        """Facts of each output for the snapshot, see `MinedFacts`."""
+        candidates: dict[str, dict[str, str | int]] = {
+            name: {
+                "path": redact(ranking.path),
+                "version": ranking.version,
+                "output": ranking.output,
+            }
+            for name, ranking in self.rankings.items()
         }
         return {
-            name: {
-                "type": STATISTICS if name == STATISTICS else "mined",
-                "fingerprint": each,
-                **told,
-            }
-            for name, each in fingerprints.items()
+            name: asdict(
+                MinedFacts(
+                    type=STATISTICS if name == STATISTICS else "mined",
+                    fingerprint=fingerprint,
+                    candidates=candidates,
+                    judge=spec.judging,
+                    positives=redact(spec.positives),
+                    rules=spec.rules.model_dump(mode="json"),
+                )
+            )
+            for name, fingerprint in fingerprints.items()
         }
 
 
@@ -132,100 +144,97 @@ def find_mining(spec: MineSpec) -> Mining:
         InputError: the first ranking is empty, or a file of pairs or texts cannot be used.
         StoreError: there is no such snapshot.
     """
-    infos = {name: snapshot_info(each.path, each.version) for name, each in spec.candidates.items()}
-    rankings = {name: _ranking(name, each, infos[name]) for name, each in spec.candidates.items()}
-    kinds = {name: _id_types(name, each) for name, each in rankings.items()}
+    rankings = {name: _find_ranking(name, ranking) for name, ranking in spec.candidates.items()}
+    types = {
+        name: [ranking.schema.field(column).type for column in ("query_id", "doc_id")]
+        for name, ranking in rankings.items()
+    }
     first = next(iter(rankings))
-    for name, kind in kinds.items():
-        if kind != kinds[first]:
+    for name, (query_type, doc_type) in types.items():
+        if types[name] != types[first]:
             raise SpecError(
-                f"candidates: ids of {first} are {_spoken(kinds[first])}, those of {name} "
-                f"{_spoken(kind)}; retrieve both from the same datasets"
+                f"candidates: ids of {first} are {types[first][0]} (queries) and {types[first][1]} "
+                f"(documents), those of {name} {query_type} (queries) and {doc_type} (documents); "
+                "retrieve both from the same datasets"
             )
     if not rankings[first].files:
         raise InputError(f"candidates.{first}: an empty ranking, nothing to mine")
-    units = tuple(_units(rankings[first].files, spec.resources.rows_per_unit))
-    rules = spec.rules.to_core()
-    queries, documents = _listed(spec.queries), _listed(spec.documents)
-    texts = {
-        "queries": _identity(spec.queries, queries),
-        "documents": _identity(spec.documents, documents),
-        "scores": spec.scores,
+    scored = None
+    if spec.judging != FUSION:
+        judge = rankings[spec.judging]
+        output = positives_output(judge.output)
+        if output in snapshot_info(judge.path, judge.version).outputs:
+            scored = _read_ranking(judge.path, judge.version, output)
+    corpora = {
+        side: (inputs, list_corpus(inputs))
+        for side, inputs in (("queries", spec.queries), ("documents", spec.documents))
+        if inputs is not None
     }
-    asked = {
+    texts: dict[str, str | bool | None] = {"queries": None, "documents": None}
+    for side, (inputs, corpus) in corpora.items():
+        shards = [[shard.url, shard.identity] for shard in corpus.shards]
+        texts[side] = digest([inputs.model_dump(mode="json"), shards])
+    texts["scores"] = spec.scores
+    rules = {
         "rules": spec.rules.model_dump(mode="json"),
         "judge": spec.judging,
         "positives": [file_info(url).identity for url in list_parts(spec.positives)],
-        "texts": texts if rules.needs_texts else {},
+        "texts": texts if spec.rules.to_core().needs_texts else {},
     }
-    scored = None
-    if spec.judging != FUSION:
-        scored = _scored(rankings[spec.judging], infos[spec.judging])
-    return Mining(rankings, scored, units, *kinds[first], asked, texts, queries, documents)
+    # A list: the first ranking has the queries.
+    identities = [(name, ranking.identity) for name, ranking in rankings.items()]
+    return Mining(
+        rankings,
+        scored,
+        units=tuple(_units(rankings[first].files, spec.resources.rows_per_unit)),
+        query_type=types[first][0],
+        doc_type=types[first][1],
+        base=digest([rules, identities, scored and scored.identity, _FORMAT]),
+        texts=texts,
+        corpora=corpora,
+    )
 
 
-def _ranking(name: str, asked: RankingOf, info: SnapshotInfo) -> Ranking:
-    output = asked.output or name
+def _find_ranking(name: str, candidates: RankingOf) -> Ranking:
+    """Look a ranking of the spec up, and refuse what is none."""
+    info = snapshot_info(candidates.path, candidates.version)
+    output = candidates.output or name
+    where = redact(candidates.path)
     if output not in info.outputs:
         raise SpecError(
-            f"candidates.{name}: {redact(asked.path)} has no output {output!r}; it has "
-            f"{', '.join(info.outputs)}"
+            f"candidates.{name}: {where} has no output {output!r}; it has {', '.join(info.outputs)}"
         )
-    files = snapshot_data(asked.path, info.version, output)
-    return Ranking(asked.path, info.version, output, tuple(files), asked.depth)
-
-
-def _scored(judge: Ranking, info: SnapshotInfo) -> Ranking | None:
-    output = positives_output(judge.output)
-    if output not in info.outputs:
-        return None
-    files = snapshot_data(judge.path, judge.version, output)
-    return Ranking(judge.path, judge.version, output, tuple(files))
-
-
-def _id_types(name: str, ranking: Ranking) -> tuple[pa.DataType, pa.DataType]:
-    outputs = snapshot_state(ranking.path, ranking.version)["outputs"]
-    schema = output_schema(outputs[ranking.output])
-    wanted = ranking_schema(pa.string(), pa.string()).names
-    if missing := [column for column in wanted if column not in schema.names]:
+    ranking = _read_ranking(candidates.path, info.version, output, candidates.depth)
+    columns = ranking_schema(pa.string(), pa.string()).names
+    if missing := [column for column in columns if column not in ranking.schema.names]:
         raise SpecError(
-            f"candidates.{name}: output {ranking.output} of {redact(ranking.path)} is no ranking, "
-            f"it lacks {', '.join(missing)}"
+            f"candidates.{name}: output {output} of {where} is no ranking, it lacks "
+            f"{', '.join(missing)}"
         )
-    return schema.field("query_id").type, schema.field("doc_id").type
+    return ranking
 
 
-def _spoken(kinds: tuple[pa.DataType, pa.DataType]) -> str:
-    return f"{kinds[0]} (queries) and {kinds[1]} (documents)"
+def _read_ranking(path: str, version: int, output: str, depth: int | None = None) -> Ranking:
+    schema = output_schema(snapshot_state(path, version)["outputs"][output])
+    files = tuple(snapshot_data(path, version, output))
+    return Ranking(path, version, output, files=files, schema=schema, depth=depth)
 
 
 def _units(files: Sequence[DataFile], rows_per_unit: int) -> list[Unit]:
-    """Cut files where a query ends, into parts of about so many rows."""
+    """Cut files into about equal parts of so many rows, where a query ends.
+
+    The same rows give the same units.
+    """
     units: list[Unit] = []
     for file in files:
         edges = [0, file.rows]
         if file.rows > rows_per_unit:
-            edges = _edges(query_starts(file)[0], file.rows, rows_per_unit)
+            n_parts = -(-file.rows // rows_per_unit)
+            targets = np.arange(1, n_parts) * file.rows // n_parts
+            bounds = np.append(query_starts(file)[0], file.rows)
+            inner = bounds[np.searchsorted(bounds, targets)]
+            edges = sorted({0, file.rows, *inner.tolist()})
         for start, stop in zip(edges, edges[1:], strict=False):
-            units.append(Unit(len(units), file.url, file.checksum, "parquet", start, stop))
+            unit = Unit(len(units), file.url, file.checksum, "parquet", start=start, stop=stop)
+            units.append(unit)
     return units
-
-
-def _edges(starts: np.ndarray, n_rows: int, rows_per_unit: int) -> list[int]:
-    """Starts of queries nearest to equal parts: the same rows, the same units."""
-    n_parts = -(-n_rows // rows_per_unit)
-    targets = np.arange(1, n_parts) * n_rows // n_parts
-    bounds = np.append(starts, n_rows)
-    inner = bounds[np.searchsorted(bounds, targets)]
-    return sorted({0, n_rows, *inner.tolist()})
-
-
-def _listed(inputs: Inputs | None) -> Corpus | None:
-    return None if inputs is None else list_corpus(inputs)
-
-
-def _identity(inputs: Inputs | None, corpus: Corpus | None) -> str | None:
-    if inputs is None or corpus is None:
-        return None
-    shards = [[shard.url, shard.identity] for shard in corpus.shards]
-    return digest([inputs.model_dump(mode="json"), shards])

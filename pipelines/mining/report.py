@@ -1,9 +1,8 @@
-"""What a mined snapshot says of itself: statistics of all its units, as a page and as lines."""
+"""The report of a mined snapshot: statistics of all its units, as a page and as lines."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,6 +19,20 @@ from stx_core.store.snapshot import open_snapshot, snapshot_info
 _SHORT_QUERIES = 20
 _EXAMPLES = 5
 _EXAMPLE_CHARACTERS = 200
+
+_LEFT_OUT = {
+    "queries_without_positive": (
+        "queries of the candidates have no positive in {positives}; they were left out"
+    ),
+    "positives_without_score": (
+        "positive pairs of {positives} have no score by {judge}, because their document is not in "
+        "its corpus or their query was not asked for them (`positives` of stx retrieve and stx "
+        "rerank scores all); they were left out"
+    ),
+    "queries_without_score": (
+        "queries have no positive with a score by {judge}; they were left out"
+    ),
+}
 
 _MEASURES: dict[str, Callable[[ScoreCounts], float]] = {
     "number": lambda scores: scores.n,
@@ -61,32 +74,12 @@ def read_summary(root: str, version: int) -> Summary:
     counts = MiningCounts()
     for text in table["counts"].to_pylist():
         counts += MiningCounts.from_json(json.loads(text))
-    notes = [*facts["notes"], *_left_out(table, facts)]
+    notes = list(facts["notes"])
+    for name, line in _LEFT_OUT.items():
+        if count := pc.sum(table[name]).as_py():
+            names = {"positives": facts["positives"], "judge": facts["judge"]}
+            notes.append(f"{count:,} {line.format(**names)}")
     return Summary(version, MiningRules(**facts["rules"]), counts, notes)
-
-
-def _left_out(table: pa.Table, facts: dict[str, Any]) -> Iterator[str]:
-    """What the units left out, if they did."""
-    positives, judge = facts["positives"], facts["judge"]
-    for name, line in (
-        (
-            "queries_without_positive",
-            f"queries of the candidates have no positive in {positives}; they were left out",
-        ),
-        (
-            "positives_without_score",
-            f"positive pairs of {positives} have no score by {judge}, because their document is "
-            "not in its corpus or their query was not asked for them (`positives` of stx retrieve "
-            "and stx rerank scores all); they were left out",
-        ),
-        (
-            "queries_without_score",
-            f"queries have no positive with a score by {judge}; they were left out",
-        ),
-    ):
-        count = pc.sum(table[name]).as_py() or 0
-        if count:
-            yield f"{count:,} {line}"
 
 
 def write_reports(root: str, summary: Summary) -> str:
@@ -95,14 +88,27 @@ def write_reports(root: str, summary: Summary) -> str:
     Raises:
         StoreError: they cannot be written, or a file of the snapshot cannot be read.
     """
-    parts: dict[str, Any] = {
-        "title": f"Hard negatives: {redact(root)}, version {summary.version}",
-        "short": _head(root, summary.version, SHORTFALL, _SHORT_QUERIES),
-        "examples": _examples(root, summary.version),
-        "notes": summary.notes,
-    }
+    short = _head(root, summary.version, SHORTFALL, _SHORT_QUERIES)
+    examples: list[tuple[str, str, str]] = []
+    if "triplet" in snapshot_info(root, summary.version).outputs:
+        triplets = _head(root, summary.version, "triplet", _EXAMPLES)
+        columns = [
+            [
+                text if len(text) <= _EXAMPLE_CHARACTERS else text[:_EXAMPLE_CHARACTERS] + "…"
+                for text in triplets[name].to_pylist()
+            ]
+            for name in ("query", "positive", "negative")
+        ]
+        examples = list(zip(*columns, strict=True))
     pages = {
-        ending: make(summary.counts, summary.rules, **parts)
+        ending: make(
+            summary.counts,
+            summary.rules,
+            title=f"Hard negatives: {redact(root)}, version {summary.version}",
+            short=short,
+            examples=examples,
+            notes=summary.notes,
+        )
         for ending, make in (("md", markdown_report), ("html", html_report))
     }
     return write_page(root, summary.version, pages)
@@ -110,18 +116,6 @@ def write_reports(root: str, summary: Summary) -> str:
 
 def _head(root: str, version: int, output: str, n_rows: int) -> pa.Table:
     return head(open_snapshot(root, output=output, version=version), n_rows)
-
-
-def _examples(root: str, version: int) -> list[tuple[str, str, str]]:
-    if "triplet" not in snapshot_info(root, version).outputs:
-        return []
-    rows = _head(root, version, "triplet", _EXAMPLES).to_pylist()
-    names = ("query", "positive", "negative")
-    return [tuple(_shortened(row[name]) for name in names) for row in rows]  # type: ignore[misc]
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _EXAMPLE_CHARACTERS else text[:_EXAMPLE_CHARACTERS] + "…"
 
 
 def summary_lines(summary: Summary) -> Iterator[str]:

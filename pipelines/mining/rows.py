@@ -42,20 +42,35 @@ class Sources:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """Numbers of queries and judged pairs of a unit that no negatives are looked for.
+
+    Attributes:
+        queries_without_positive: that no judged pair names.
+        queries_without_score: with positives, of which none has a score.
+        positives_without_score: judged pairs.
+    """
+
+    queries_without_positive: int = 0
+    queries_without_score: int = 0
+    positives_without_score: int = 0
+
+
+@dataclass(frozen=True)
 class Rows:
-    """What the rules need of some queries.
+    """Some queries, as the rules need them.
 
     Attributes:
         candidates: see `to_candidates`, of queries whose positives have scores.
         positives: query_id, doc_id and score, ordered by query.
         ids: query ids of all rows of the unit.
-        counts: what was left out, see `mining_stage.STATISTICS_SCHEMA`.
+        left_out: counts.
     """
 
     candidates: pa.Table
     positives: pa.Table
     ids: pa.Array
-    counts: Mapping[str, int]
+    left_out: LeftOut
 
 
 def read_rows(unit: Unit, sources: Sources) -> Rows:
@@ -77,23 +92,26 @@ def read_rows(unit: Unit, sources: Sources) -> Rows:
         rankings[name] = rows if depth is None else rows.filter(pc.less_equal(rows["rank"], depth))
     candidates = to_candidates(rankings, sources.judge)
     pairs = positives_of(queries, positive_pairs(sources.qrels), sources.doc_type)
-    known = [candidates.select(["query_id", "doc_id", "score"])]
+    scored = [candidates.select(["query_id", "doc_id", "score"])]
     if sources.scored is not None:
         spans, kind = open_spans(sources.scored), pairs_schema(schema[0].type, schema[1].type)
         # First: a ranking's scores may differ from these in the last bits.
-        known.insert(0, rows_of_queries(spans, queries, kind))
-    scores = _scores(pairs, queries, pa.concat_tables(known))
+        scored.insert(0, rows_of_queries(spans, queries, kind))
+    scores = _scores(pairs, queries, pa.concat_tables(scored))
     if sources.judge == FUSION:
         scores = pc.fill_null(scores, 0.0)  # the sum over no rankings
-    positives = _with_ids(pairs, queries, scores).filter(scores.is_valid())
-    mined = pc.is_in(candidates["query_id"], value_set=positives["query_id"].unique())
-    judged, left = pc.count_distinct(pairs[QUERY]).as_py(), len(positives["query_id"].unique())
-    counts = {
-        "queries_without_positive": len(queries) - judged,
-        "queries_without_score": judged - left,
-        "positives_without_score": scores.null_count,
-    }
-    return Rows(candidates.filter(mined), positives, ids, counts)
+    query_ids = queries.take(pairs[QUERY].combine_chunks())
+    columns = {"query_id": query_ids, "doc_id": pairs["doc_id"], "score": scores}
+    positives = pa.table(columns).filter(scores.is_valid())
+    mined = positives["query_id"].unique()
+    n_judged = pc.count_distinct(pairs[QUERY]).as_py()
+    left_out = LeftOut(
+        queries_without_positive=len(queries) - n_judged,
+        queries_without_score=n_judged - len(mined),
+        positives_without_score=scores.null_count,
+    )
+    of_mined = candidates.filter(pc.is_in(candidates["query_id"], value_set=mined))
+    return Rows(of_mined, positives, ids, left_out)
 
 
 @lru_cache(maxsize=1)
@@ -140,19 +158,9 @@ def to_candidates(rankings: Mapping[str, pa.Table], judge: str) -> pa.Table:
     return both.combine_chunks()
 
 
-def _with_ids(pairs: pa.Table, queries: pa.Array, scores: pa.Array) -> pa.Table:
-    return pa.table(
-        {
-            "query_id": queries.take(pairs[QUERY].combine_chunks()),
-            "doc_id": pairs["doc_id"],
-            "score": scores,
-        }
-    )
-
-
-def _scores(pairs: pa.Table, queries: pa.Array, known: pa.Table) -> pa.Array:
+def _scores(pairs: pa.Table, queries: pa.Array, scored: pa.Table) -> pa.Array:
     """Score of each pair in a table of scores, the first where it stands twice; null where none."""
-    known = known.filter(known["score"].is_valid())
+    scored = scored.filter(scored["score"].is_valid())
     documents = pairs["doc_id"].combine_chunks().unique()
     width = max(1, len(documents))
 
@@ -161,13 +169,13 @@ def _scores(pairs: pa.Table, queries: pa.Array, known: pa.Table) -> pa.Array:
         places = query.to_numpy().astype(np.int64)
         return np.where(rows < 0, -1, places * width + rows)
 
-    own, first = np.unique(
-        keys(pc.index_in(known["query_id"], value_set=queries), known["doc_id"]), return_index=True
+    scored_keys, first = np.unique(
+        keys(pc.index_in(scored["query_id"], value_set=queries), scored["doc_id"]),
+        return_index=True,
     )
-    wanted = keys(pairs[QUERY], pairs["doc_id"])
-    if not len(own):
-        return pa.nulls(len(wanted), pa.float32())
-    at = np.minimum(np.searchsorted(own, wanted), len(own) - 1)
-    found = own[at] == wanted
-    scores = known["score"].to_numpy()[first[at]]
-    return pa.array(scores, pa.float32(), mask=~found)
+    pair_keys = keys(pairs[QUERY], pairs["doc_id"])
+    if not len(scored_keys):
+        return pa.nulls(len(pair_keys), pa.float32())
+    at = np.minimum(np.searchsorted(scored_keys, pair_keys), len(scored_keys) - 1)
+    scores = scored["score"].to_numpy()[first[at]]
+    return pa.array(scores, pa.float32(), mask=scored_keys[at] != pair_keys)

@@ -1,15 +1,15 @@
-"""The actor of `mine`: candidates and positives of whole queries to all that is written of them."""
+"""The actor of `mine`: from candidates and positives of whole queries to all of their outputs."""
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from stx.pipelines.mining.formats import makers, needs_texts
+from stx.pipelines.mining.rows import LeftOut
 from stx.pipelines.retrieval.text_lookup import TextSource, fetch_texts
 from stx.pipelines.running.unit_table import to_bytes
 from stx.pipelines.spec.retrieval import MiningFormat
@@ -26,8 +26,7 @@ SHORTFALL, STATISTICS = "shortfall", "statistics"
 STATISTICS_SCHEMA = pa.schema(
     [
         pa.field("queries", pa.int64()),
-        # Queries of the candidates that no judged pair names, and those whose positives have no
-        # score; both are left out.
+        # See `rows.LeftOut`.
         pa.field("queries_without_positive", pa.int64()),
         pa.field("queries_without_score", pa.int64()),
         pa.field("positives_without_score", pa.int64()),
@@ -39,7 +38,7 @@ STATISTICS_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Miner:
-    """What decides the rows that are written.
+    """Rules and formats: all that decides the rows that are written.
 
     Attributes:
         rules: what a hard negative is.
@@ -72,8 +71,10 @@ class MineStage:
     def __call__(self, table: pa.Table) -> pa.Table:
         """Replace candidates, positives and statistics by all outputs."""
         tables = unpack(table)
-        (counts,) = tables[STATISTICS].to_pylist()
-        outputs = mine_rows(tables[CANDIDATES], tables[POSITIVES], counts, self.miner)
+        (left_out,) = tables[STATISTICS].to_pylist()
+        outputs = mine_rows(
+            tables[CANDIDATES], tables[POSITIVES], LeftOut(**left_out), miner=self.miner
+        )
         return pack(outputs).replace_schema_metadata(table.schema.metadata)
 
 
@@ -82,12 +83,12 @@ def pack(tables: Mapping[str, pa.Table]) -> pa.Table:
     # large_binary: tables of texts pass the 2 GiB of plain binary.
     kind = pa.large_binary()
     return pa.table(
-        {name: pa.array([to_bytes(each).to_pybytes()], kind) for name, each in tables.items()}
+        {name: pa.array([to_bytes(table).to_pybytes()], kind) for name, table in tables.items()}
     )
 
 
 def unpack(row: pa.Table) -> dict[str, pa.Table]:
-    """What `pack` packed."""
+    """The tables that `pack` packed."""
     return {
         name: pa.ipc.open_stream(row[name].chunk(0)[0].as_buffer()).read_all()
         for name in row.column_names
@@ -95,7 +96,7 @@ def unpack(row: pa.Table) -> dict[str, pa.Table]:
 
 
 def mine_rows(
-    candidates: pa.Table, positives: pa.Table, counts: Mapping[str, Any], miner: Miner
+    candidates: pa.Table, positives: pa.Table, left_out: LeftOut, *, miner: Miner
 ) -> dict[str, pa.Table]:
     """All outputs of some queries.
 
@@ -103,7 +104,7 @@ def mine_rows(
         candidates: query_id, doc_id, rank, score (null where the judge gave none) and others; all
             of queries that have positives.
         positives: query_id, doc_id and score.
-        counts: the other columns of `STATISTICS_SCHEMA`.
+        left_out: for the statistics.
         miner: what is wanted.
 
     Raises:
@@ -116,31 +117,27 @@ def mine_rows(
         texts = _texts(miner, positives["query_id"], ids)
     judged = _judged(candidates, positives, rules, texts)
     negatives = hard_negatives(judged, positives)
+    statistics = {
+        "queries": len(negatives),
+        "counts": json.dumps(MiningCounts.of(judged, negatives, rules.num_negatives).to_json()),
+        **asdict(left_out),
+    }
     outputs = {
         CANDIDATES: judged,
         NEGATIVES: negatives,
         SHORTFALL: shortfall(judged, positives, rules.num_negatives),
-        STATISTICS: _statistics(judged, negatives, counts, rules),
+        STATISTICS: pa.Table.from_pylist([statistics], STATISTICS_SCHEMA),
     }
     make = makers(rules.num_negatives, scores=miner.scores)
     if texts is None and any(map(needs_texts, miner.formats)):
         lists = [flat(negatives[name])[1].chunks for name in ("positive_ids", "negative_ids")]
         ids = pa.chunked_array(sum(lists, []), candidates["doc_id"].type)
         texts = _texts(miner, positives["query_id"], ids)
-    known = texts or _no_texts(negatives)
-    return outputs | {name: make[name](negatives, known) for name in miner.formats}
-
-
-def _no_texts(negatives: pa.Table) -> Texts:
-    """Texts of no ids, of the types that the ids have."""
-    tables = []
-    for name, kind in (
-        ("query_id", negatives["query_id"].type),
-        ("doc_id", negatives["positive_ids"].type.value_type),
-    ):
-        fields = [pa.field(name, kind), pa.field("text", pa.string())]
-        tables.append(pa.schema(fields).empty_table())
-    return Texts(*tables)
+    if texts is None:
+        # None of the formats holds texts.
+        no_ids = pa.chunked_array([], candidates["doc_id"].type)
+        texts = _texts(miner, positives["query_id"].slice(0, 0), no_ids)
+    return outputs | {name: make[name](negatives, texts) for name in miner.formats}
 
 
 def _texts(miner: Miner, query_ids: pa.ChunkedArray, doc_ids: pa.ChunkedArray) -> Texts:
@@ -169,10 +166,9 @@ def _judged(
     judged = judge(scored, positives, rules, documents=documents, queries=queries)
     if len(scored) == len(candidates):
         return judged
-    others = candidates.filter(pc.invert(has_score))
-    rejected = others.append_column("reason", pa.repeat("unscored", len(others))).append_column(
-        "negative", pa.repeat(False, len(others))
-    )  # noqa: FBT003  (a value)
+    unscored = candidates.filter(pc.invert(has_score))
+    reasons, negative = (pa.repeat(value, len(unscored)) for value in ("unscored", False))
+    rejected = unscored.append_column("reason", reasons).append_column("negative", negative)
     # Back to the order of the candidates.
     mask = has_score.to_numpy()
     places = np.concatenate([np.flatnonzero(mask), np.flatnonzero(~mask)])
@@ -180,19 +176,10 @@ def _judged(
     return both.take(pa.array(np.argsort(places)))
 
 
-def _statistics(
-    judged: pa.Table, negatives: pa.Table, counts: Mapping[str, Any], rules: MiningRules
-) -> pa.Table:
-    mined = MiningCounts.of(judged, negatives, rules.num_negatives)
-    row = {**counts, "queries": len(negatives), "counts": json.dumps(mined.to_json())}
-    return pa.Table.from_pylist([row], STATISTICS_SCHEMA)
-
-
 def schemas(miner: Miner, candidates: pa.Schema) -> dict[str, pa.Schema]:
-    """Of the files of all outputs, for candidates of a schema."""
+    """Schemas of the files of all outputs, for candidates of a schema."""
     nothing = candidates.empty_table()
     positives = nothing.select(["query_id", "doc_id", "score"])
     bare = Miner(miner.rules, miner.formats, miner.scores, None, None)
-    counts = dict.fromkeys(STATISTICS_SCHEMA.names, 0)
-    outputs = mine_rows(nothing, positives, counts, bare)
+    outputs = mine_rows(nothing, positives, LeftOut(), miner=bare)
     return {name: table.schema for name, table in outputs.items()}

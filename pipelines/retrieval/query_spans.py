@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import xxhash
 
 from stx.pipelines.planning.snapshot_files import DataFile
-from stx_core.errors import StoreError
+from stx_core.errors import InputError, StoreError
 from stx_core.mining.coded import ranges
 from stx_core.store.data_file import read_columns
 from stx_core.store.files.filesystem import read_bytes, write_new
@@ -73,20 +73,38 @@ def find_spans(files: Sequence[DataFile]) -> Spans:
     Raises:
         StoreError: a file cannot be read.
     """
-    parts = parallel(_spans_of_file, list(enumerate(files)))
+
+    def spans_of(item: tuple[int, DataFile]) -> tuple[np.ndarray, ...]:
+        number, file = item
+        starts, ids = query_starts(file)
+        stops = np.append(starts[1:], file.rows)
+        return query_hashes(ids), np.full(len(starts), number, np.int32), starts, stops
+
+    parts = parallel(spans_of, list(enumerate(files)))
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
     if not parts:
         columns = [np.zeros(0, field.type.to_pandas_dtype()) for field in _SCHEMA]
-    query, file, start, _ = columns
-    order = np.lexsort((start, file, query))
-    return Spans([each.url for each in files], *(column[order] for column in columns))
+    query, number, start, _ = columns
+    order = np.lexsort((start, number, query))
+    return Spans([file.url for file in files], *(column[order] for column in columns))
 
 
-def _spans_of_file(item: tuple[int, DataFile]) -> tuple[np.ndarray, ...]:
-    number, file = item
-    starts, ids = query_starts(file)
-    stops = np.append(starts[1:], file.rows)
-    return query_hashes(ids), np.full(len(starts), number, np.int32), starts, stops
+def refuse_scattered(spans: Spans) -> None:
+    """Refuse a ranking with queries whose rows do not stand together.
+
+    Raises:
+        InputError: there is one; names it.
+    """
+    again = np.flatnonzero(spans.query[1:] == spans.query[:-1])
+    if not len(again):
+        return
+    place = int(again[0]) + 1
+    url, row = spans.files[spans.file[place]], int(spans.start[place])
+    name = read_columns(url, ["query_id"], np.array([row]))["query_id"][0].as_py()
+    raise InputError(
+        f"{redact(url)} row {row}: query {name!r} has rows elsewhere too ({len(again)} such "
+        "queries); give each query one id, and retrieve again"
+    )
 
 
 def publish_spans(spans: Spans, url: str) -> None:
@@ -127,15 +145,15 @@ def rows_of_queries(spans: Spans, query_ids: pa.Array, schema: pa.Schema) -> pa.
     Raises:
         StoreError: a file cannot be read.
     """
-    wanted = np.sort(query_hashes(query_ids))
-    first = np.searchsorted(spans.query, wanted, side="left")
-    last = np.searchsorted(spans.query, wanted, side="right")
+    hashes = np.sort(query_hashes(query_ids))
+    first = np.searchsorted(spans.query, hashes, side="left")
+    last = np.searchsorted(spans.query, hashes, side="right")
     chosen = ranges(first, last - first)
     chosen = chosen[np.lexsort((spans.start[chosen], spans.file[chosen]))]
     parts = [schema.empty_table()]
     for number in np.unique(spans.file[chosen]).tolist():
-        mine = chosen[spans.file[chosen] == number]
-        rows = ranges(spans.start[mine], spans.stop[mine] - spans.start[mine])
+        in_file = chosen[spans.file[chosen] == number]
+        rows = ranges(spans.start[in_file], spans.stop[in_file] - spans.start[in_file])
         parts.append(read_columns(spans.files[number], schema.names, rows).cast(schema))
     table = pa.concat_tables(parts)
     # Two ids may have one hash.
