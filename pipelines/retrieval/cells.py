@@ -21,9 +21,17 @@ from stx.pipelines.planning.pool import Pool
 from stx.pipelines.planning.snapshot_files import take_unit
 from stx.pipelines.retrieval.rankings import best_hits, hits_schema, positives_of, to_ranking
 from stx.pipelines.retrieval.retrievers import CELLS, HYBRID, Cell, Grid, positives_output
-from stx.pipelines.retrieval.top_k import FOUND, HITS, POSITIVES, VECTOR, TopKStage, to_hits
+from stx.pipelines.retrieval.top_k import (
+    FOUND,
+    HITS,
+    POSITIVES,
+    VECTOR,
+    Search,
+    TopKStage,
+    to_hits,
+)
 from stx.pipelines.running import stream, unit_table
-from stx.pipelines.spec.retrieval import Fusion, RetrieveSpec
+from stx.pipelines.spec.retrieval import RetrieveSpec
 from stx.pipelines.telemetry.unit_counts import FINISHED, count_scores
 from stx_core.evaluation.qrels import read_qrels
 from stx_core.fusion import reciprocal_rank_fusion, weighted_fusion
@@ -34,17 +42,18 @@ from stx_core.store.files.urls import join
 
 def top_k_stages(spec: RetrieveSpec, grid: Grid, pool: Pool) -> list[stream.StageSpec]:
     """The actors that compare vectors."""
-    legs = {
-        leg.name: {
-            "similarity": leg.similarity,
-            "column": leg.column,
-            "groups": [[file.url for file in group] for group in leg.groups],
-            **leg.how,
-        }
+    searches = {
+        leg.name: Search(
+            leg.similarity,
+            leg.column,
+            groups=[[file.url for file in group] for group in leg.groups],
+            first_pass=leg.first_pass,
+            oversample=leg.oversample,
+        )
         for leg in grid.legs
     }
     settings = {
-        "legs": legs,
+        "searches": searches,
         "k": spec.k,
         "same": spec.same,
         "exclude_same_id": spec.exclude_same_id,
@@ -64,24 +73,24 @@ def retrieve_passes(plan: Plan, grid: Grid, cells: Sequence[Cell], start: Start)
     """
     assert plan.pool is not None
     spec = start.spec
-    missing = [cell for cell in cells if cell.key not in plan.state.done]
     columns = {leg.name: leg.column for leg in grid.legs}
-    read = CellReader(spec, columns, grid.doc_type)
+    units = RetrieveUnits(spec, columns, grid.doc_type, plan.schemas)
+    missing = [cell for cell in cells if cell.key not in plan.state.done]
     stages = top_k_stages(spec, grid, plan.pool)
-    fresh = yield Pass(missing, read, stages, CellResults(grid.doc_type))
+    fresh = yield Pass(missing, units.read_cell, stages, units.cell_results)
     records = pa.concat_tables([start.records, fresh])
     files = dict(zip(records["key"].to_pylist(), records["file"].to_pylist(), strict=True))
     n_blocks = len(plan.due)
     blocks = [
-        # Cells come part after part, each with all due blocks in their order.
         Block(
             block.unit,
             block.keys,
+            # Cells come part after part, each with all due blocks in their order.
             tuple((cell.leg, files[cell.key]) for cell in cells[place::n_blocks]),
         )
         for place, block in enumerate(plan.due_units())
     ]
-    yield Pass(blocks, read_block, [], BlockResults(spec, grid.doc_type, plan.schemas))
+    yield Pass(blocks, units.read_block, [], units.block_results)
     return {}
 
 
@@ -93,21 +102,23 @@ class Block(DueUnit):
 
 
 @dataclass(frozen=True)
-class CellReader:
-    """Reads the queries of a cell: vectors, judged documents, columns that must be the same.
+class RetrieveUnits:
+    """All that readers and writers of a run need; small and picklable.
 
     Attributes:
         spec: of the job.
         columns: of the vectors, by retriever.
         doc_type: Arrow type of the documents' ids.
+        schemas: by output, of its files.
     """
 
     spec: RetrieveSpec
     columns: Mapping[str, str]
     doc_type: pa.DataType
+    schemas: Mapping[str, pa.Schema]
 
-    def __call__(self, cell: Cell) -> pa.Table:
-        """The table of a cell."""
+    def read_cell(self, cell: Cell) -> pa.Table:
+        """The queries of a cell: vectors, judged documents, columns that must be the same."""
         spec, vector = self.spec, self.columns[cell.leg]
         rows = take_unit(cell.unit, ["id", vector, *spec.same])
         judged = pa.nulls(len(rows), pa.list_(self.doc_type))
@@ -125,25 +136,8 @@ class CellReader:
         }
         return unit_table.with_notes(pa.table(columns), leg=cell.leg, group=cell.group)
 
-
-@lru_cache(maxsize=1)
-def read_judged(url: str) -> pa.Table:
-    """Judged pairs, see `read_qrels`; once per process."""
-    return read_qrels(url)
-
-
-@dataclass(frozen=True)
-class CellResults:
-    """The hits of a cell, and the scores of judged pairs, in one file.
-
-    Attributes:
-        doc_type: Arrow type of the documents' ids.
-    """
-
-    doc_type: pa.DataType
-
-    def __call__(self, cell: Cell, table: pa.Table) -> Iterator[UnitResult]:
-        """The table that the stage left as the result of the cell."""
+    def cell_results(self, cell: Cell, table: pa.Table) -> Iterator[UnitResult]:
+        """The hits of a cell, and the scores of judged pairs, in one file."""
         parts = []
         for column, positive in ((HITS, False), (FOUND, True)):
             hits = to_hits(table[column], self.doc_type)
@@ -151,57 +145,26 @@ class CellResults:
             parts.append(hits.append_column("positive", mark))
         ids = IdSet.of(table[unit_table.ID])
         recall = unit_table.notes(table)["recall"]
-        counts = {FINISHED: clock.now(), "leg": cell.leg, "recall": recall}
         yield UnitResult(
             output=CELLS,
             key=cell.key,
             rows=pa.concat_tables(parts),
             ids_in=ids,
             ids_out=ids,
-            counts=counts,
+            counts={FINISHED: clock.now(), "leg": cell.leg, "recall": recall},
         )
 
+    def read_block(self, block: Block) -> pa.Table:
+        """Nothing: the files of the cells are read one by one where the best of them are kept."""
+        return pa.table({"files": pa.array([len(block.cells)])})
 
-def read_block(block: Block) -> pa.Table:
-    """Nothing: the files of the cells are read one by one where the best of them are kept."""
-    return pa.table({"files": pa.array([len(block.cells)])})
-
-
-@dataclass(frozen=True)
-class BlockResults:
-    """Rankings of a block of queries, merged from its cells.
-
-    Attributes:
-        spec: of the job.
-        doc_type: Arrow type of the documents' ids.
-        schemas: by output, of its files.
-    """
-
-    spec: RetrieveSpec
-    doc_type: pa.DataType
-    schemas: Mapping[str, pa.Schema]
-
-    def __call__(self, block: Block, table: pa.Table) -> Iterator[UnitResult]:  # noqa: ARG002
-        """All due outputs of a block."""
-        rows_ids = take_unit(block.unit, ["id"])["id"].combine_chunks()
-        ids = IdSet.of(rows_ids)
-        rows = self._merge(block.cells, rows_ids)
-        for output, key in block.keys.items():
-            yield UnitResult(
-                output=output,
-                key=key,
-                rows=rows[output],
-                ids_in=ids,
-                ids_out=ids,
-                counts=count_scores(rows[output]),
-            )
-
-    def _merge(self, cells: Sequence[tuple[str, str]], ids: pa.Array) -> dict[str, pa.Table]:
-        """Rows of each output, for one block of queries."""
-        spec, nothing = self.spec, hits_schema(self.doc_type).empty_table()
+    def block_results(self, block: Block, table: pa.Table) -> Iterator[UnitResult]:  # noqa: ARG002
+        """The rankings of a block of queries, merged from its cells, and scores of judged pairs."""
+        spec, query_ids = self.spec, take_unit(block.unit, ["id"])["id"].combine_chunks()
+        nothing = hits_schema(self.doc_type).empty_table()
         best: dict[str, pa.Table] = {}
         judged: dict[str, list[pa.Table]] = {}
-        for leg, file in cells:
+        for leg, file in block.cells:
             columns = [*nothing.column_names, "positive"]
             hits = read_columns(join(spec.output.path, file), columns)
             is_positive = hits["positive"]
@@ -209,19 +172,34 @@ class BlockResults:
             parts = [best.get(leg, nothing), hits.filter(pc.invert(is_positive))]
             best[leg] = best_hits(parts, spec.k)
             judged.setdefault(leg, []).append(hits.filter(is_positive))
-        rankings = {leg: to_ranking(hits, ids, self.schemas[leg]) for leg, hits in best.items()}
-        outputs = dict(rankings)
+        schemas = self.schemas
+        outputs = {leg: to_ranking(hits, query_ids, schemas[leg]) for leg, hits in best.items()}
+        if fusion := spec.fusion:
+            rankings = list(outputs.values())
+            weights = [fusion.weights.get(leg, 1.0) for leg in outputs]
+            fused = (
+                reciprocal_rank_fusion(rankings, k=fusion.k, weights=weights, top_k=spec.k)
+                if fusion.method == "rrf"
+                else weighted_fusion(rankings, weights, top_k=spec.k)
+            )
+            outputs[HYBRID] = fused.cast(schemas[HYBRID])
         for leg, parts in judged.items():
-            if (name := positives_output(leg)) in self.schemas:
-                outputs[name] = to_ranking(pa.concat_tables(parts), ids, self.schemas[name])
-        if spec.fusion:
-            outputs[HYBRID] = _fused(rankings, spec.fusion, spec.k).cast(self.schemas[HYBRID])
-        return outputs
+            if (name := positives_output(leg)) in schemas:
+                outputs[name] = to_ranking(pa.concat_tables(parts), query_ids, schemas[name])
+        ids = IdSet.of(query_ids)
+        for output, key in block.keys.items():
+            rows = outputs[output]
+            yield UnitResult(
+                output=output,
+                key=key,
+                rows=rows,
+                ids_in=ids,
+                ids_out=ids,
+                counts=count_scores(rows),
+            )
 
 
-def _fused(rankings: Mapping[str, pa.Table], fusion: Fusion, k: int) -> pa.Table:
-    weights = [fusion.weights.get(name, 1.0) for name in rankings]
-    tables = list(rankings.values())
-    if fusion.method == "rrf":
-        return reciprocal_rank_fusion(tables, k=fusion.k, weights=weights, top_k=k)
-    return weighted_fusion(tables, weights, top_k=k)
+@lru_cache(maxsize=1)
+def read_judged(url: str) -> pa.Table:
+    """Judged pairs, see `read_qrels`; once per process."""
+    return read_qrels(url)

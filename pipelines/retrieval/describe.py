@@ -28,14 +28,14 @@ def plan_lines(
         pool: the actors.
     """
     yield f"plan for {plan.root}"
-    for what, side in (("queries", grid.queries), ("corpus", grid.corpus)):
-        yield f"  {what:<8} {side['path']}, version {side['version']}"
+    for name, side in (("queries", grid.queries), ("corpus", grid.corpus)):
+        yield f"  {name:<8} {side.path}, version {side.version}"
     n_queries = sum(unit.n_rows for unit in grid.units)
     for leg in grid.legs:
         n_rows = sum(file.rows for group in leg.groups for file in group)
         shape = "sparse" if leg.width is None else f"{leg.width} dimensions"
-        if leg.how["first_pass"] != "exact":
-            shape += f", first pass by {leg.how['first_pass']}"
+        if leg.first_pass != "exact":
+            shape += f", first pass by {leg.first_pass}"
         yield (
             f"  {leg.name:<8} {leg.similarity}, {shape}: the best {spec.k} of {n_rows:,} documents "
             f"for {n_queries:,} queries"
@@ -48,7 +48,7 @@ def plan_lines(
 
 
 def recall_lines(fresh: pa.Table, k: int) -> Iterator[str]:
-    """What cells say of their first pass.
+    """Recall of the first pass, as the cells measured it.
 
     Args:
         fresh: records of a start.

@@ -1,17 +1,18 @@
-"""What `retrieve` compares: blocks of queries and parts of the corpus, of each retriever."""
+"""Comparisons of `retrieve`: blocks of queries and parts of the corpus, of each retriever."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
 
+from stx.pipelines.engine.passes import Facts
 from stx.pipelines.models.settings import VECTOR_COLUMN
 from stx.pipelines.planning.plan import DueUnit
 from stx.pipelines.planning.snapshot_files import DataFile, digest, files_digest, snapshot_data
 from stx.pipelines.retrieval.rankings import pairs_schema, ranking_schema
-from stx.pipelines.spec.retrieval import Retriever, RetrieveSpec
+from stx.pipelines.spec.retrieval import Retriever, RetrieveSpec, Similarity
 from stx_core.errors import InputError, SpecError
 from stx_core.store.corpus.shards import Shard
 from stx_core.store.corpus.units import Unit, plan_units, unit_key
@@ -35,21 +36,31 @@ class Leg:
 
     Attributes:
         name: of the retriever, and of its ranking.
-        similarity: "cosine", "dot", "euclidean" or "manhattan".
+        similarity: of a query and a document.
         column: of the vectors, in the files of both sides.
         width: of dense vectors; None for sparse ones.
-        how: documents are found: ``first_pass`` and ``oversample``.
+        first_pass: "exact", or see `RoughIndex`.
+        oversample: likewise.
         units: blocks of queries.
         groups: files of each part of the corpus.
     """
 
     name: str
-    similarity: str
+    similarity: Similarity
     column: str
     width: int | None
-    how: Mapping[str, Any]
+    first_pass: str
+    oversample: int
     units: tuple[Unit, ...]
     groups: tuple[tuple[DataFile, ...], ...]
+
+    @property
+    def how(self) -> list[object]:
+        """JSON values that decide which documents are found, the vectors apart."""
+        return [
+            self.similarity,
+            {"first_pass": self.first_pass, "oversample": self.oversample},
+        ]
 
 
 @dataclass(frozen=True)
@@ -66,24 +77,66 @@ class Cell(DueUnit):
 
 
 @dataclass(frozen=True)
+class Side:
+    """A dataset that is compared: path, version, and fingerprints of its outputs, by name."""
+
+    path: str
+    version: int
+    model: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class GridSettings:
+    """Settings that decide the rankings, beside the retrievers.
+
+    Attributes:
+        k: documents of a query.
+        fusion: of the rankings, as the spec has it; None for none.
+        exclude_same_id: leave out the document with the query's id.
+        same: columns that must be equal.
+        positives: identity of the file with judged pairs; None for none.
+        format: of the files.
+    """
+
+    k: int
+    fusion: Mapping[str, object] | None
+    exclude_same_id: bool
+    same: Sequence[str]
+    positives: str | None
+    format: int = _FORMAT
+
+
+@dataclass(frozen=True)
+class RankingFacts:
+    """Facts of an output that a snapshot keeps; `by` is a similarity, or ``fusion``."""
+
+    type: str
+    fingerprint: str
+    by: str
+    k: int
+    queries: Side
+    corpus: Side
+
+
+@dataclass(frozen=True)
 class Grid:
     """All that is to be compared.
 
     Attributes:
         legs: the retrievers; their units are of the same queries, one by one.
-        queries: version and model of the queries.
+        queries: the dataset.
         corpus: likewise.
         query_type: Arrow type of the queries' ids.
         doc_type: of the documents' ids.
-        asked: what else decides the rankings, as JSON values.
+        settings: of the spec.
     """
 
     legs: tuple[Leg, ...]
-    queries: Mapping[str, Any]
-    corpus: Mapping[str, Any]
+    queries: Side
+    corpus: Side
     query_type: pa.DataType
     doc_type: pa.DataType
-    asked: Mapping[str, Any]
+    settings: GridSettings
 
     @property
     def units(self) -> tuple[Unit, ...]:
@@ -94,51 +147,56 @@ class Grid:
     def fingerprint(self) -> str:
         """Hash of what decides the rankings, beside the queries."""
         corpora = {
-            leg.name: [
-                leg.similarity,
-                dict(leg.how),
-                files_digest([file for part in leg.groups for file in part]),
-            ]
+            leg.name: [*leg.how, files_digest([file for part in leg.groups for file in part])]
             for leg in self.legs
         }
-        return digest([dict(self.asked), corpora, self.queries["model"], self.corpus["model"]])
+        return digest([asdict(self.settings), corpora, self.queries.model, self.corpus.model])
 
-    @property
+    @cached_property
     def outputs(self) -> dict[str, pa.Schema]:
         """Schemas by output: rankings, and scores of judged pairs if there are any."""
         kinds = (self.query_type, self.doc_type)
-        names = [leg.name for leg in self.legs] + [HYBRID] * bool(self.asked["fusion"])
+        names = [leg.name for leg in self.legs] + [HYBRID] * bool(self.settings.fusion)
         schemas = dict.fromkeys(names, ranking_schema(*kinds))
-        if self.asked["positives"]:
-            judged = [positives_output(leg.name) for leg in self.legs]
-            schemas |= dict.fromkeys(judged, pairs_schema(*kinds))
+        if self.settings.positives:
+            positives = [positives_output(leg.name) for leg in self.legs]
+            schemas |= dict.fromkeys(positives, pairs_schema(*kinds))
         return schemas
 
     @property
     def keys(self) -> dict[str, tuple[str, ...]]:
         """By output, one of each unit."""
-        blocks = [[unit.identity for unit in same] for same in self._aligned()]
+        aligned = list(zip(*(leg.units for leg in self.legs), strict=True))
         return {
             name: tuple(
-                unit_key(unit, {"output": name, "blocks": block, "grid": self.fingerprint})
-                for unit, block in zip(self.units, blocks, strict=True)
+                unit_key(
+                    same[0],
+                    {
+                        "output": name,
+                        "blocks": [unit.identity for unit in same],
+                        "grid": self.fingerprint,
+                    },
+                )
+                for same in aligned
             )
             for name in self.outputs
         }
 
     @property
-    def facts(self) -> dict[str, dict[str, Any]]:
-        """What a snapshot remembers of each output."""
-        how = {leg.name: leg.similarity for leg in self.legs}
+    def facts(self) -> Facts:
+        """Facts of each output for the snapshot, see `RankingFacts`."""
+        similarities = {leg.name: leg.similarity for leg in self.legs}
         return {
-            name: {
-                "type": "positives" if name.endswith(POSITIVES) else "ranking",
-                "fingerprint": self.fingerprint,
-                "by": how.get(name.removesuffix(POSITIVES), "fusion"),
-                "k": self.asked["k"],
-                "queries": dict(self.queries),
-                "corpus": dict(self.corpus),
-            }
+            name: asdict(
+                RankingFacts(
+                    type="positives" if name.endswith(POSITIVES) else "ranking",
+                    fingerprint=self.fingerprint,
+                    by=similarities.get(name.removesuffix(POSITIVES), "fusion"),
+                    k=self.settings.k,
+                    queries=self.queries,
+                    corpus=self.corpus,
+                )
+            )
             for name in self.outputs
         }
 
@@ -146,17 +204,14 @@ class Grid:
         """Cells of some units, part after part of the corpus: actors load each part once."""
         cells = []
         for leg in self.legs:
-            how = {"leg": leg.name, "how": [leg.similarity, dict(leg.how)]}
+            settings = {"leg": leg.name, "how": leg.how, "asked": asdict(self.settings)}
             for number, group in enumerate(leg.groups):
-                fields = {**how, "group": files_digest(group), "asked": dict(self.asked)}
+                fields = settings | {"group": files_digest(group)}
                 for index in units:
                     unit = leg.units[index]
                     keys = {CELLS: unit_key(unit, fields)}
                     cells.append(Cell(unit, keys, leg.name, number))
         return cells
-
-    def _aligned(self) -> list[tuple[Unit, ...]]:
-        return list(zip(*(leg.units for leg in self.legs), strict=True))
 
 
 def positives_output(leg: str) -> str:
@@ -175,20 +230,40 @@ def find_grid(spec: RetrieveSpec) -> Grid:
     """
     queries = snapshot_info(spec.queries.path, spec.queries.version)
     corpus = snapshot_info(spec.corpus.path, spec.corpus.version)
-    wanted = spec.retrievers or _common(spec, queries, corpus)
-    legs = tuple(_leg(spec, name, one, queries, corpus) for name, one in wanted.items())
-    _check_same_queries(spec, legs)
-    if spec.same and any(leg.how["first_pass"] != "exact" for leg in legs):
+    shared = [name for name in corpus.outputs if name in queries.outputs]
+    retrievers = spec.retrievers or {name: Retriever() for name in shared}
+    if not retrievers:
+        raise SpecError(
+            f"retrievers: {redact(spec.queries.path)} has the outputs {', '.join(queries.outputs)},"
+            f" {redact(spec.corpus.path)} has {', '.join(corpus.outputs)}; name which belong "
+            "together"
+        )
+    legs = tuple(
+        _leg(spec, name, retriever, queries=queries, corpus=corpus)
+        for name, retriever in retrievers.items()
+    )
+    # Retrievers are merged row by row.
+    ranges = [[(unit.start, unit.stop) for unit in leg.units] for leg in legs]
+    for leg, ranges_of_leg in zip(legs, ranges, strict=True):
+        if ranges_of_leg != ranges[0]:
+            raise SpecError(
+                f"retrievers: {legs[0].name} and {leg.name} of {redact(spec.queries.path)} hold "
+                "different queries (some are quarantined in one of them); retrieve them one by one"
+            )
+    if spec.same and any(leg.first_pass != "exact" for leg in legs):
         raise SpecError("same: needs first_pass: exact, a rough one could propose others only")
-    asked = spec.model_dump(mode="json", include={"k", "fusion", "exclude_same_id", "same"})
-    judged = None if spec.positives is None else file_info(spec.positives).identity
+    settings = GridSettings(
+        positives=None if spec.positives is None else file_info(spec.positives).identity,
+        **spec.model_dump(mode="json", include={"k", "fusion", "exclude_same_id", "same"}),
+    )
+    outputs = [_outputs(name, retriever) for name, retriever in retrievers.items()]
     return Grid(
         legs,
-        _about(spec.queries.path, queries, [_outputs(*item)[0] for item in wanted.items()]),
-        _about(spec.corpus.path, corpus, [_outputs(*item)[1] for item in wanted.items()]),
-        _id_type(spec.queries.path, queries, spec.same),
-        _id_type(spec.corpus.path, corpus, spec.same),
-        asked | {"positives": judged, "format": _FORMAT},
+        queries=_side(spec.queries.path, queries, [output for output, _ in outputs]),
+        corpus=_side(spec.corpus.path, corpus, [output for _, output in outputs]),
+        query_type=_id_type(spec.queries.path, queries, spec.same),
+        doc_type=_id_type(spec.corpus.path, corpus, spec.same),
+        settings=settings,
     )
 
 
@@ -204,73 +279,71 @@ def _id_type(path: str, info: SnapshotInfo, same: Sequence[str]) -> pa.DataType:
     return schema.field("id").type
 
 
-def _common(
-    spec: RetrieveSpec, queries: SnapshotInfo, corpus: SnapshotInfo
-) -> dict[str, Retriever]:
-    names = [name for name in corpus.outputs if name in queries.outputs]
-    if not names:
-        raise SpecError(
-            f"retrievers: {redact(spec.queries.path)} has the outputs {', '.join(queries.outputs)},"
-            f" {redact(spec.corpus.path)} has {', '.join(corpus.outputs)}; name which belong "
-            "together"
-        )
-    return {name: Retriever() for name in names}
-
-
 def _outputs(name: str, retriever: Retriever) -> tuple[str, str]:
     """Outputs of the queries and of the corpus."""
     output = retriever.output or name
     return retriever.query_output or output, output
 
 
-def _about(path: str, info: SnapshotInfo, outputs: Sequence[str]) -> dict[str, Any]:
+def _side(path: str, info: SnapshotInfo, outputs: Sequence[str]) -> Side:
     prints = {name: info.outputs[name]["fingerprint"] for name in outputs}
-    return {"path": redact(path), "version": info.version, "model": prints}
+    return Side(redact(path), info.version, prints)
 
 
 def _leg(
-    spec: RetrieveSpec, name: str, retriever: Retriever, queries: SnapshotInfo, corpus: SnapshotInfo
+    spec: RetrieveSpec,
+    name: str,
+    retriever: Retriever,
+    *,
+    queries: SnapshotInfo,
+    corpus: SnapshotInfo,
 ) -> Leg:
-    ours, theirs = _outputs(name, retriever)
-    for side, info, output in (
-        ("queries", queries, ours),
-        ("corpus", corpus, theirs),
-    ):
-        if output not in info.outputs:
+    query_output, output = _outputs(name, retriever)
+    for side, info, chosen in (("queries", queries, query_output), ("corpus", corpus, output)):
+        if chosen not in info.outputs:
             raise SpecError(
-                f"retrievers.{name}: the {side} have no output {output!r}; they have "
+                f"retrievers.{name}: the {side} have no output {chosen!r}; they have "
                 f"{', '.join(info.outputs)}"
             )
-    left, right = queries.outputs[ours], corpus.outputs[theirs]
-    _check_fit(spec, name, left, right)
-    similarity = retriever.similarity or str(right["similarity"])
-    _check_search(name, retriever, str(right["type"]), similarity)
-    column = VECTOR_COLUMN[right["type"]]
-    blocks = snapshot_data(spec.queries.path, queries.version, ours)
-    files = snapshot_data(spec.corpus.path, corpus.version, theirs)
-    for what, path, some in (
+    query_facts, facts = queries.outputs[query_output], corpus.outputs[output]
+    similarity = retriever.similarity or facts["similarity"]
+    _check_vectors(spec, name, query_facts, facts)
+    _check_search(name, retriever, facts["type"], similarity)
+    blocks = snapshot_data(spec.queries.path, queries.version, query_output)
+    files = snapshot_data(spec.corpus.path, corpus.version, output)
+    for what, path, rows in (
         ("no queries", spec.queries.path, blocks),
         ("an empty corpus", spec.corpus.path, files),
     ):
-        if not some:
+        if not rows:
             raise InputError(f"{redact(path)}: {what}, nothing to retrieve; encode some rows first")
-    rows = spec.resources.rows_per_unit
+    shards = [
+        Shard(
+            file.url, file.checksum, "parquet",
+            n_rows=file.rows, boundaries=(0, file.rows), schema=pa.schema([]),
+        )
+        for file in blocks
+    ]  # fmt: skip
     return Leg(
         name,
         similarity,
-        column,
-        right["dim"],
-        {"first_pass": retriever.first_pass, "oversample": retriever.oversample},
-        tuple(plan_units([_shard(block) for block in blocks], rows)),
-        tuple(_groups(files, spec.resources.rows_per_group)),
+        column=VECTOR_COLUMN[facts["type"]],
+        width=facts["dim"],
+        first_pass=retriever.first_pass,
+        oversample=retriever.oversample,
+        units=tuple(plan_units(shards, spec.resources.rows_per_unit)),
+        groups=tuple(_groups(files, spec.resources.rows_per_group)),
     )
 
 
-def _check_fit(
+def _check_vectors(
     spec: RetrieveSpec, name: str, left: Mapping[str, Any], right: Mapping[str, Any]
 ) -> None:
-    told = [f"{redact(str(each['model']))} ({each['fingerprint'][:12]})" for each in (left, right)]
-    where = f"retrievers.{name}: queries of {told[0]}, corpus of {told[1]}"
+    """Refuse vectors of queries and of the corpus that do not compare; takes the facts of both."""
+    models = [
+        f"{redact(str(facts['model']))} ({facts['fingerprint'][:12]})" for facts in (left, right)
+    ]
+    where = f"retrievers.{name}: queries of {models[0]}, corpus of {models[1]}"
     if left["type"] != right["type"]:
         raise SpecError(f"{where}: {left['type']} and {right['type']} vectors cannot be compared")
     if left["dim"] != right["dim"]:
@@ -286,6 +359,7 @@ def _check_fit(
 
 
 def _check_search(name: str, retriever: Retriever, kind: str, similarity: str) -> None:
+    """Refuse a similarity or a first pass that a kind of vectors does not have."""
     if kind == "sparse" and similarity not in ("dot", "cosine"):
         raise SpecError(f"retrievers.{name}: {similarity} is not defined here for sparse vectors")
     rough = retriever.first_pass
@@ -296,21 +370,6 @@ def _check_search(name: str, retriever: Retriever, kind: str, similarity: str) -
                         "cosine or euclidean; leave it out")  # fmt: skip
     if rough == "binary" and similarity != "cosine":
         raise SpecError(f"retrievers.{name}: first_pass binary is for cosine, not {similarity}")
-
-
-def _check_same_queries(spec: RetrieveSpec, legs: Sequence[Leg]) -> None:
-    """Retrievers are merged row by row."""
-    for leg in legs[1:]:
-        same = [(a.start, a.stop) == (b.start, b.stop) for a, b in zip(legs[0].units, leg.units)]  # noqa: B905
-        if len(leg.units) != len(legs[0].units) or not all(same):
-            raise SpecError(
-                f"retrievers: {legs[0].name} and {leg.name} of {redact(spec.queries.path)} hold "
-                "different queries (some are quarantined in one of them); retrieve them one by one"
-            )
-
-
-def _shard(file: DataFile) -> Shard:
-    return Shard(file.url, file.checksum, "parquet", file.rows, (0, file.rows), pa.schema([]))
 
 
 def _groups(files: Sequence[DataFile], max_rows: int) -> list[tuple[DataFile, ...]]:

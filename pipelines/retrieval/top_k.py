@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from stx.pipelines.models.loading import limit_threads
 from stx.pipelines.retrieval.rankings import QUERY, hits_schema
 from stx.pipelines.running import unit_table
+from stx.pipelines.spec.retrieval import Similarity
 from stx_core import failpoints
 from stx_core.models.sparse_rows import SparseRows
 from stx_core.search.results import TopK
@@ -31,18 +32,18 @@ FOUND = "_found_positives"
 
 
 @dataclass(frozen=True)
-class Leg:
-    """One retriever, as an actor needs it.
+class Search:
+    """One retriever, as an actor needs it; small and picklable.
 
     Attributes:
-        similarity: "cosine", "dot", "euclidean" or "manhattan".
+        similarity: of a query and a document.
         column: of the vectors in the corpus's files.
         groups: files (URLs) of each part of the corpus.
         first_pass: "exact", or see `RoughIndex`.
         oversample: likewise.
     """
 
-    similarity: str
+    similarity: Similarity
     column: str
     groups: Sequence[Sequence[str]]
     first_pass: str
@@ -70,7 +71,7 @@ class TopKStage:
     """Adds the k best documents of one part of the corpus to each query of a unit.
 
     Args:
-        legs: `Leg` values by retriever.
+        searches: by retriever.
         k: documents per query.
         same: columns that must be equal.
         exclude_same_id: leave out the document with the query's id.
@@ -79,7 +80,7 @@ class TopKStage:
 
     def __init__(
         self,
-        legs: Mapping[str, Mapping[str, Any]],
+        searches: Mapping[str, Search],
         k: int,
         same: Sequence[str],
         exclude_same_id: bool,
@@ -90,7 +91,7 @@ class TopKStage:
         if threads is not None:
             limit_threads(threads)
         self.device = default_device()
-        self.legs = {name: Leg(**values) for name, values in legs.items()}
+        self.searches = searches
         self.k, self.same, self.exclude_same_id = k, list(same), exclude_same_id
         # Units come part by part: the last one is nearly always the next one too.
         self._group = lru_cache(maxsize=1)(self._load)
@@ -98,61 +99,71 @@ class TopKStage:
     def __call__(self, table: pa.Table) -> pa.Table:
         """Replace the vectors by ``_hits`` and ``_found_positives``: lists of (doc_id, score)."""
         notes = unit_table.notes(table)
-        leg = self.legs[notes["leg"]]
+        search = self.searches[notes["leg"]]
         seconds = notes["seconds"]
         with unit_table.timed(seconds, "load"):
             group = self._group(notes["leg"], notes["group"])
         queries = vectors_of(table[VECTOR])
         failpoints.hit("search.mid")
         with unit_table.timed(seconds, "search"):
-            best, recall = self._search(leg, table, queries, group)
-            found = _positives(leg, table, queries, group)
-        kept = table.drop_columns([VECTOR, POSITIVES, *self.same])
-        kept = kept.append_column(HITS, hits_of(best, group.ids)).append_column(FOUND, found)
-        return unit_table.with_notes(kept, seconds=seconds, recall=recall)
+            best, recall = self._search(search, table, queries, group)
+            positives = _positives(search, table, queries, group)
+        table = table.drop_columns([VECTOR, POSITIVES, *self.same])
+        used = best.rows >= 0
+        hits = _lists(
+            used.sum(axis=1), group.ids.take(pa.array(best.rows[used])), best.scores[used]
+        )
+        table = table.append_column(HITS, hits).append_column(FOUND, positives)
+        return unit_table.with_notes(table, seconds=seconds, recall=recall)
 
     def _load(self, name: str, number: int) -> Group:
-        leg = self.legs[name]
-        columns = ["id", leg.column, *self.same]
-        parts = parallel(lambda url: read_columns(url, columns), leg.groups[number])
+        search = self.searches[name]
+        columns = ["id", search.column, *self.same]
+        parts = parallel(lambda url: read_columns(url, columns), search.groups[number])
         # One type per column: files of one output have one schema.
         table = pa.concat_tables(parts).combine_chunks()
         order = pc.sort_indices(table["id"])
         in_order = pc.equal(order, pa.array(np.arange(len(order)), order.type))
         if not pc.all(in_order).as_py():
             table = table.take(order)
-        vectors = vectors_of(table[leg.column])
+        vectors = vectors_of(table[search.column])
         index = None
-        if leg.first_pass != "exact":
+        if search.first_pass != "exact":
             from stx_core.search.approximate import RoughIndex
 
-            how: Any = leg.first_pass
-            index = RoughIndex(np.asarray(vectors, np.float32), leg.similarity, how)
+            how: Any = search.first_pass
+            index = RoughIndex(np.asarray(vectors, np.float32), search.similarity, how)
         return Group(table["id"].combine_chunks(), vectors, table.select(self.same), index)
 
     def _search(
-        self, leg: Leg, table: pa.Table, queries: Vectors, group: Group
+        self, search: Search, table: pa.Table, queries: Vectors, group: Group
     ) -> tuple[TopK, float | None]:
         """The best rows, and what share of the exact best they are, where that is a question."""
         from stx_core.search.dense import dense_top_k
         from stx_core.search.sparse import sparse_top_k
 
-        how: Any = leg.similarity
-        limits: dict[str, Any] = {}
+        how: Any = search.similarity
+        excluded = same = None
         if self.exclude_same_id:
             own = pc.index_in(table["_id"].cast(group.ids.type), value_set=group.ids)
-            limits["excluded"] = pc.fill_null(own, -1).to_numpy().astype(np.int64)
+            excluded = pc.fill_null(own, -1).to_numpy().astype(np.int64)
         if group.index is not None:
-            vectors = np.asarray(queries, np.float32)
-            best = group.index.top_k(vectors, self.k, oversample=leg.oversample, **limits)
-            recall = group.index.recall(vectors, self.k, oversample=leg.oversample, **limits)
+            vectors, oversample = np.asarray(queries, np.float32), search.oversample
+            best = group.index.top_k(vectors, self.k, oversample=oversample, excluded=excluded)
+            recall = group.index.recall(vectors, self.k, oversample=oversample, excluded=excluded)
             return best, recall
         if self.same:
-            limits["labels"] = labels(table.select(self.same), group.same)
+            same = labels(table.select(self.same), group.same)
         if isinstance(queries, SparseRows):
-            return sparse_top_k(queries, group.vectors, self.k, similarity=how, **limits), None
-        found = dense_top_k(queries, group.vectors, self.k, how, device=self.device, **limits)
-        return found, None
+            best = sparse_top_k(
+                queries, group.vectors, self.k, similarity=how, excluded=excluded, labels=same
+            )
+        else:
+            best = dense_top_k(
+                queries, group.vectors, self.k,
+                similarity=how, excluded=excluded, labels=same, device=self.device,
+            )  # fmt: skip
+        return best, None
 
 
 def vectors_of(column: pa.ChunkedArray) -> Vectors:
@@ -168,39 +179,35 @@ def labels(queries: pa.Table, documents: pa.Table) -> tuple[np.ndarray, np.ndarr
     Returns:
         (Q,) and (N,) int64; documents that agree with no query have -1.
     """
-    left, right = np.zeros(len(queries), np.int64), np.zeros(len(documents), np.int64)
+    of_queries = np.zeros(len(queries), np.int64)
+    of_documents = np.zeros(len(documents), np.int64)
     for name in queries.column_names:
         # As text: a partition column may be a number on one side and a string on the other.
         values = queries[name].cast(pa.string()).combine_chunks()
-        known = values.unique()
-        width = len(known) + 1
-        theirs = pc.index_in(documents[name].cast(pa.string()), value_set=known)
-        left = left * width + pc.index_in(values, value_set=known).to_numpy()
-        found = pc.fill_null(theirs, len(known)).to_numpy()
-        right = np.where((right < 0) | (found == len(known)), -1, right * width + found)
-    return left, right
+        distinct = values.unique()
+        none, width = len(distinct), len(distinct) + 1
+        of_queries = of_queries * width + pc.index_in(values, value_set=distinct).to_numpy()
+        codes = pc.index_in(documents[name].cast(pa.string()), value_set=distinct)
+        codes = pc.fill_null(codes, none).to_numpy()
+        differs = (of_documents < 0) | (codes == none)
+        of_documents = np.where(differs, -1, of_documents * width + codes)
+    return of_queries, of_documents
 
 
-def hits_of(best: TopK, ids: pa.Array) -> pa.Array:
-    """(Q,) lists of (doc_id, score), best first."""
-    used = best.rows >= 0
-    return _lists(used.sum(axis=1), ids.take(pa.array(best.rows[used])), best.scores[used])
-
-
-def _positives(leg: Leg, table: pa.Table, queries: Vectors, group: Group) -> pa.Array:
+def _positives(search: Search, table: pa.Table, queries: Vectors, group: Group) -> pa.Array:
     """(Q,) lists of (doc_id, score) of the judged pairs whose document is in the group."""
     from stx_core.search.exact import pair_scores
     from stx_core.search.sparse import sparse_pair_scores
 
-    wanted = table[POSITIVES].combine_chunks()
-    at = pc.list_parent_indices(wanted).to_numpy()
-    rows = pc.index_in(pc.list_flatten(wanted), value_set=group.ids)
+    judged = table[POSITIVES].combine_chunks()
+    at = pc.list_parent_indices(judged).to_numpy()
+    rows = pc.index_in(pc.list_flatten(judged), value_set=group.ids)
     here = rows.is_valid().to_numpy(zero_copy_only=False)
     at, rows = at[here], rows.drop_null().to_numpy().astype(np.int64)
     if isinstance(queries, SparseRows):
-        scores = sparse_pair_scores(queries, at, group.vectors, rows, leg.similarity)
+        scores = sparse_pair_scores(queries, at, group.vectors, rows, search.similarity)
     else:
-        scores = pair_scores(queries[at], group.vectors[rows], leg.similarity)
+        scores = pair_scores(queries[at], group.vectors[rows], search.similarity)
     counts = np.bincount(at, minlength=len(table))
     return _lists(counts, group.ids.take(pa.array(rows)), scores)
 
