@@ -1,6 +1,6 @@
 """The page of a retrieve or rerank run: how fast it was, how scores lie, what has none."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -18,11 +18,11 @@ from stx_core.store.files.urls import redact
 
 @dataclass(frozen=True)
 class RankingRun:
-    """What a report tells of.
+    """A run that a page tells of.
 
     Attributes:
-        title: what was done, in a word.
-        rows_are: what the rows of its units are: queries, candidates.
+        title: the deed, in a word.
+        rows_are: name of the rows of its units: queries, candidates.
         pool: where the stages ran.
         report: numbers of this start.
         committed: the run.
@@ -52,13 +52,25 @@ def with_ranking_page(run: RankingRun) -> Report:
     title = f"{run.title}: {redact(run.report.output)}, version {run.committed.info.version}"
     notes = [f"Run {run.committed.info.run}, committed {run.committed.info.created}."]
     return sections.with_page(
-        run.report, run.committed.info.version, title, notes, _sections(run), run.cost
+        run.report,
+        run.committed.info.version,
+        title,
+        notes=notes,
+        sections=_sections(run),
+        cost=run.cost,
     )
 
 
 def _sections(run: RankingRun) -> Iterator[Section]:
     yield Section("Summary", ("what", "number"), list(_summary(run)))
-    yield Section("Outputs", ("what", *run.report.parts), _outputs(run))
+    parts = run.report.parts.values()
+    outputs = [
+        ("rows", *(part.file_rows for part in parts)),
+        ("files", *(part.files for part in parts)),
+        ("size, MB", *(f"{part.size / 1e6:,.1f}" for part in parts)),
+        ("quarantined", *(part.quarantined for part in parts)),
+    ]
+    yield Section("Outputs", ("what", *run.report.parts), outputs)
     yield from sections.throughput(run.timed, run.committed.began, run.rows_are)
     for name in run.committed.info.outputs:
         scores = add_up(run.units(name)).scores
@@ -84,13 +96,3 @@ def _summary(run: RankingRun) -> Iterator[tuple[str, object]]:
             f"cost, at {run.committed.spec.resources.cost_per_hour:g} per hour",
             f"{run.cost:,.4g}",
         )
-
-
-def _outputs(run: RankingRun) -> list[Sequence[object]]:
-    parts = run.report.parts.values()
-    return [
-        ("rows", *(part.file_rows for part in parts)),
-        ("files", *(part.files for part in parts)),
-        ("size, MB", *(f"{part.size / 1e6:,.1f}" for part in parts)),
-        ("quarantined", *(part.quarantined for part in parts)),
-    ]

@@ -37,7 +37,7 @@ def pairs_schema(query_type: pa.DataType, doc_type: pa.DataType) -> pa.Schema:
 
 
 def hits_schema(doc_type: pa.DataType) -> pa.Schema:
-    """What a search of a unit's queries finds in a part of the corpus."""
+    """Hits: results of a search of a unit's queries in a part of the corpus."""
     return pa.schema(
         [
             pa.field(QUERY, pa.int32()),
@@ -126,9 +126,9 @@ def positives_of(query_ids: pa.Array, judged: pa.Table, doc_type: pa.DataType) -
     Raises:
         InputError: ids of the file are not of the type that the datasets have.
     """
-    kept = judged.filter(pc.greater(judged["score"], 0))
-    at = pc.index_in(_as(kept["query_id"], query_ids.type, "query_id"), value_set=query_ids)
-    documents = _as(kept["doc_id"], doc_type, "doc_id")
+    positives = judged.filter(pc.greater(judged["score"], 0))
+    at = pc.index_in(_as(positives["query_id"], query_ids.type, "query_id"), value_set=query_ids)
+    documents = _as(positives["doc_id"], doc_type, "doc_id")
     table = pa.table({QUERY: at, "doc_id": documents})
     return table.filter(pc.is_valid(table[QUERY])).sort_by(QUERY).combine_chunks()
 

@@ -79,7 +79,13 @@ def index_texts(
     """
     corpus = corpus or list_corpus(inputs)
     shards = [shard for shard in corpus.shards if shard.n_rows]
-    files = [_told(shard, inputs) for shard in shards]
+    # All of a shard that its readers need, and what decides which of its rows are indexed.
+    rows = inputs.model_dump(mode="json", include={"id_column", "filter", "max_text_bytes"})
+    files = []
+    for shard in shards:
+        values = asdict(replace(shard, schema=pa.schema([]), modified_s=None, profiles=None))
+        del values["schema"], values["profiles"]
+        files.append(canonical_json({"shard": values, "rows": rows}).decode())
     schema = pa.schema([corpus.schema.field(name) for name in inputs.text_columns])
     if published and (url := published_index(published, files)):
         return TextSource(inputs, url, schema)
@@ -97,7 +103,7 @@ def publish_texts(source: TextSource, folder: str) -> TextSource:
 
 
 def fetch_texts(source: TextSource, ids: pa.Array) -> pa.Array:
-    """Read the texts of some ids; each row group once, and only those with a wanted row.
+    """Read the texts of some ids; each row group once, and only those with such a row.
 
     The number 1 and the string "1" are the same id: files of candidates have strings only. Of a
     corpus without an id column the ids are those that `encode` gives, of shard and row number.
@@ -119,55 +125,44 @@ def fetch_texts(source: TextSource, ids: pa.Array) -> pa.Array:
     order = order[files[order] >= 0]
     groups = [group for group in np.split(order, np.flatnonzero(np.diff(files[order])) + 1)
               if len(group)]  # fmt: skip
+    inputs = source.inputs
 
     def read(group: np.ndarray) -> tuple[np.ndarray, pa.ChunkedArray]:
-        return _texts_of_rows(source, _shard(index.files[files[group[0]]]), rows[group])
+        """Texts of a shard, and the place in them of each row of the group, -1 for none."""
+        shard, of_group = _shard(index.files[files[group[0]]]), rows[group]
+        subset = read_some(shard, source.schema, of_group, *limits(inputs))
+        numbers = subset.row_numbers
+        if not len(numbers):
+            return np.full(len(group), -1), pa.chunked_array([], pa.string())
+        places = np.minimum(np.searchsorted(numbers, of_group), len(numbers) - 1)
+        texts = texts_of(subset.table, inputs).cast(pa.string())
+        return np.where(numbers[places] == of_group, places, -1), texts
 
     # Row i of the result is text choice[i] of all that were read.
     choice, n_read, texts = np.full(len(files), -1, np.int64), 0, []
     with ThreadPoolExecutor(_READERS) as pool:
-        for group, (places, found) in zip(groups, pool.map(read, groups), strict=True):
+        for group, (places, column) in zip(groups, pool.map(read, groups), strict=True):
             choice[group] = np.where(places < 0, -1, n_read + places)
-            n_read += len(found)
-            texts += found.chunks
+            n_read += len(column)
+            texts += column.chunks
     all_texts = pa.chunked_array(texts, pa.string()).combine_chunks()
     distinct = all_texts.take(pa.array(choice, mask=choice < 0))
     return distinct.take(encoded.indices)
 
 
 def known_ids(source: TextSource, ids: pa.Array) -> np.ndarray:
-    """(N,) bool, whether the corpus has a row with each id."""
+    """(N,) bool, true where the corpus has a row with the id."""
     encoded = ids.dictionary_encode()
     files, _ = open_index(source.index).find(hash_ids(encoded.dictionary))
-    known = pc.fill_null(pa.array(files >= 0).take(encoded.indices), False)
-    result: np.ndarray = known.to_numpy(zero_copy_only=False)
+    has_row = pc.fill_null(pa.array(files >= 0).take(encoded.indices), False)
+    result: np.ndarray = has_row.to_numpy(zero_copy_only=False)
     return result
 
 
-def _texts_of_rows(
-    source: TextSource, shard: Shard, rows: np.ndarray
-) -> tuple[np.ndarray, pa.ChunkedArray]:
-    """Texts of a shard, and for each of (N,) ascending rows its place in them, -1 for none."""
-    inputs = source.inputs
-    found = read_some(shard, source.schema, rows, *limits(inputs))
-    if not len(found.table):
-        return np.full(len(rows), -1), pa.chunked_array([], pa.string())
-    places = np.minimum(np.searchsorted(found.row_numbers, rows), len(found.row_numbers) - 1)
-    hit = found.row_numbers[places] == rows
-    return np.where(hit, places, -1), texts_of(found.table, inputs).cast(pa.string())
-
-
-def _told(shard: Shard, inputs: Inputs) -> str:
-    """All of a shard that its readers need, and what decides which of its rows are indexed."""
-    values = asdict(replace(shard, schema=pa.schema([]), modified_s=None, profiles=None))
-    del values["schema"], values["profiles"]
-    rows = inputs.model_dump(mode="json", include={"id_column", "filter", "max_text_bytes"})
-    return canonical_json({"shard": values, "rows": rows}).decode()
-
-
 @lru_cache(maxsize=1024)
-def _shard(told: str) -> Shard:
-    values = json.loads(told)["shard"]
+def _shard(name: str) -> Shard:
+    """The shard that a file of the index names."""
+    values = json.loads(name)["shard"]
     marks = tuple(Mark(**mark) for mark in values.pop("marks"))
     edges = tuple(values.pop("boundaries"))
     return Shard(**values, boundaries=edges, schema=pa.schema([]), marks=marks)
@@ -177,28 +172,24 @@ def _entries(shards: list[Shard], schema: pa.Schema, inputs: Inputs) -> Iterator
     """Entries of all ids, shard after shard."""
     names = [inputs.id_column] if inputs.id_column else inputs.text_columns
     columns = pa.schema([schema.field(name) for name in names])
-    units = [(number, unit) for number, shard in enumerate(shards) for unit in _pieces(shard)]
+    units = []
+    for number, shard in enumerate(shards):
+        if shard.n_rows > _MAX_SHARD_ROWS:
+            raise InputError(
+                f"{redact(shard.url)}: {shard.n_rows:,} rows, more than {_MAX_SHARD_ROWS:,} in one "
+                "file cannot be looked up; split it"
+            )
+        rows_at_once = _ID_ROWS.get(shard.format, _LINE_ROWS)
+        units += [(number, unit) for unit in plan_units([shard], rows_at_once)]
 
     def read(item: tuple[int, Unit]) -> np.ndarray:
-        return _unit_entries(*item, columns, inputs)
+        number, unit = item
+        rows = read_rows(unit, columns, filters(inputs), inputs.id_column, *limits(inputs))
+        ids = ids_of(unit, rows, inputs)
+        valid = ids.is_valid().to_numpy(zero_copy_only=False) if len(ids) else np.zeros(0, bool)
+        return to_entries(hash_ids(ids.drop_null()), number, rows.row_numbers[valid])
 
     with ThreadPoolExecutor(_THREADS) as pool:
         # A group at a time: the pool's map reads on, however slowly its results are taken.
         for start in range(0, len(units), _UNITS_AT_ONCE):
             yield from pool.map(read, units[start : start + _UNITS_AT_ONCE])
-
-
-def _pieces(shard: Shard) -> list[Unit]:
-    if shard.n_rows > _MAX_SHARD_ROWS:
-        raise InputError(
-            f"{redact(shard.url)}: {shard.n_rows:,} rows, more than {_MAX_SHARD_ROWS:,} in one "
-            "file cannot be looked up; split it"
-        )
-    return plan_units([shard], _ID_ROWS.get(shard.format, _LINE_ROWS))
-
-
-def _unit_entries(number: int, unit: Unit, columns: pa.Schema, inputs: Inputs) -> np.ndarray:
-    rows = read_rows(unit, columns, filters(inputs), inputs.id_column, *limits(inputs))
-    ids = ids_of(unit, rows, inputs)
-    known = ids.is_valid().to_numpy(zero_copy_only=False) if len(ids) else np.zeros(0, bool)
-    return to_entries(hash_ids(ids.drop_null()), number, rows.row_numbers[known])
