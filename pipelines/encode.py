@@ -68,12 +68,12 @@ class _Encode(job.Job[EncodePlan]):
         with span("plan", units=plan.n_due):
             scratch = planning.stack.enter_context(scratch_space())
             plan = with_sources(plan, planning.spec, self._corpus, scratch)
-        plan, self._stage = with_actors(plan, self._corpus, planning)
+        plan = with_actors(plan, self._corpus, planning)
         return with_outputs(plan, planning.spec.inputs, self._corpus.schema, self._notes)
 
     def passes(self, plan: EncodePlan, start: Start) -> Passes:
         plan = publish_sources(plan, start.claim.run)
-        return encode_passes(plan, self._corpus, self._stage, start)
+        return encode_passes(plan, self._corpus, start)
 
     def check(self, plan: EncodePlan, records: pa.Table) -> list[str]:
         return refuse_duplicates(plan, records, self._spec.output.duplicate_ids)

@@ -72,11 +72,12 @@ class _Mine(job.Job[Plan]):
 
     def prepare(self, plan: Plan, planning: job.Planning) -> Plan:
         spec, mining = planning.spec, self._mining
-        stages = partial(mine_stages, self._miner)
-        pool = job.pool_for(spec.resources, stages, partial(few_actors, spec))
-        facts = mining.facts(spec, self._prints)
+        pool, stages = job.pool_for(
+            spec.resources, partial(mine_stages, self._miner), partial(few_actors, spec)
+        )
         lines = tuple(describe.plan_lines(spec, mining, plan, pool))
-        return replace(plan, pool=pool, facts=facts, schemas=self._schemas, lines=lines)
+        plan = replace(plan, pool=pool, stages=stages, lines=lines)
+        return replace(plan, facts=mining.facts(spec, self._prints), schemas=self._schemas)
 
     def passes(self, plan: Plan, start: Start) -> Passes:
         return mine_passes(plan, self._mining, self._miner, start)

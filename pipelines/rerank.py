@@ -54,9 +54,9 @@ class _Rerank(job.Job[Plan]):
 
     def prepare(self, plan: Plan, planning: job.Planning) -> Plan:
         spec, task = planning.spec, self._task
-        pool = job.pool_for(spec.resources, partial(score_stages, task))
-        lines = tuple(describe.plan_lines(spec, task, plan, pool))
-        return replace(plan, pool=pool, facts=task.facts, schemas=task.schemas, lines=lines)
+        pool, stages = job.pool_for(spec.resources, partial(score_stages, task))
+        plan = replace(plan, pool=pool, stages=stages, facts=task.facts, schemas=task.schemas)
+        return replace(plan, lines=tuple(describe.plan_lines(spec, task, plan, pool)))
 
     def is_judged(self, output: str) -> bool:
         return not output.endswith(POSITIVES)

@@ -54,10 +54,10 @@ class _Retrieve(job.Job[Plan]):
 
     def prepare(self, plan: Plan, planning: job.Planning) -> Plan:
         spec, grid = planning.spec, self._grid
-        pool = job.pool_for(spec.resources, partial(top_k_stages, spec, grid))
+        pool, stages = job.pool_for(spec.resources, partial(top_k_stages, spec, grid))
         lines = describe.plan_lines(spec, grid, plan, cells=self._missing, pool=pool)
-        facts, schemas = grid.facts, grid.outputs
-        return replace(plan, pool=pool, facts=facts, schemas=schemas, lines=tuple(lines))
+        plan = replace(plan, pool=pool, stages=stages, lines=tuple(lines))
+        return replace(plan, facts=grid.facts, schemas=grid.outputs)
 
     def is_judged(self, output: str) -> bool:
         return not output.endswith(POSITIVES)

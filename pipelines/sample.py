@@ -78,7 +78,7 @@ class _Sample(job.Job[Plan]):
 
     def prepare(self, plan: Plan, planning: job.Planning) -> Plan:
         spec = self._spec
-        pool = job.pool_for(planning.spec.resources, lambda _: [])
+        pool, _ = job.pool_for(planning.spec.resources, lambda _: [])
         by = f", each {spec.by} its share" if spec.by else ""
         lines = (
             f"plan for {plan.root}",

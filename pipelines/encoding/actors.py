@@ -1,7 +1,7 @@
-"""The stages of an encode run on its actors, and what a sample of the corpus says of their cost."""
+"""The stages of an encode run on its actors, and the cost that a sample of the corpus predicts."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 
 from stx.pipelines.encoding.estimate import SAMPLE_ROWS, EncoderProbe, probe_encoders, probe_here
@@ -21,28 +21,36 @@ _FEW_ROWS = 0.05
 
 def encode_stages(plan: EncodePlan, pool: Pool) -> list[stream.StageSpec]:
     """The encoders of all outputs, behind the actors that tokenise for them, if there are any."""
-    encoders = {name: asdict(part.settings) for name, part in plan.parts.items()}
-    settings = {"encoders": encoders, "threads": pool.cpus}
-    batches = {"token_budget": pool.token_budget, "reproducible": pool.reproducible}
-    skip, stall_timeout_s = unit_table.is_encoded, pool.stall_timeout_s
-    encode = stage_on(pool, Encode, settings | batches, skip=skip, stall_timeout_s=stall_timeout_s)
-    if not pool.tokenizers:
-        return [encode]
-    tokenize = stream.StageSpec(
-        Tokenize,
+    settings = {
+        "encoders": {name: part.settings for name, part in plan.parts.items()},
+        "threads": pool.cpus,
+        "token_budget": pool.token_budget,
+        "reproducible": pool.reproducible,
+    }
+    encode = stage_on(
+        pool,
+        Encode,
         settings,
-        pool.tokenizers,
-        pool.cpus,
-        skip=skip,
-        stall_timeout_s=stall_timeout_s,
+        skip=unit_table.is_encoded,
+        stall_timeout_s=pool.stall_timeout_s,
     )
-    return [tokenize, encode]
+    return [tokenize_stage(encode, pool), encode] if pool.tokenizers else [encode]
 
 
-def with_actors(
-    plan: EncodePlan, corpus: Corpus, planning: Planning
-) -> tuple[EncodePlan, stream.StageSpec]:
-    """The plan with its pool and what encoding will cost, and the encoders, loading already.
+def tokenize_stage(encode: stream.StageSpec, pool: Pool) -> stream.StageSpec:
+    """The actors that tokenise for encoders, as many as the pool says."""
+    return stream.StageSpec(
+        Tokenize,
+        {name: encode.settings[name] for name in ("encoders", "threads")},
+        actors=pool.tokenizers,
+        cpus=pool.cpus,
+        skip=encode.skip,
+        stall_timeout_s=encode.stall_timeout_s,
+    )
+
+
+def with_actors(plan: EncodePlan, corpus: Corpus, planning: Planning) -> EncodePlan:
+    """The plan with its pool and stages, and what encoding will cost; encoders load meanwhile.
 
     Args:
         plan: what is due.
@@ -54,27 +62,22 @@ def with_actors(
         SpecError: the cluster has less than what is asked for.
     """
     spec = planning.spec
-    pool = pool_for(spec.resources, partial(encode_stages, plan))
-    plan = replace(plan, pool=pool)
-    probes, stage = _earlier_probes(plan), encode_stages(plan, pool)[-1]
-    # Where nothing is measured, few rows are due: maybe none that the model is needed for.
-    if not planning.dry_run and len(probes) < len(plan.parts):
-        stage = planning.stack.enter_context(stream.warmed_up(stage, pool.runner))
-    with span("probe"):
-        return with_probes(plan, spec, corpus, probes), stage
-
-
-def _earlier_probes(plan: EncodePlan) -> dict[str, EncoderProbe]:
-    """What was measured of encoders that wrote the current snapshot, where few rows are new.
-
-    Loading a model to measure it again would take longer than the run.
-    """
-    return {
+    pool, (*tokenize, encode) = pool_for(spec.resources, partial(encode_stages, plan))
+    # Loading a model to measure it again would take longer than a run of few rows.
+    earlier = {
         name: EncoderProbe(**facts["probe"])
         for name, facts in plan.state.outputs.items()
         if facts["fingerprint"] == plan.parts[name].fingerprint
         and plan.parts[name].rows_to_encode <= _FEW_ROWS * facts["rows"]
     }
+    # Where nothing is measured, few rows are due: maybe none that the model is needed for.
+    if not planning.dry_run and len(earlier) < len(plan.parts):
+        encode = planning.stack.enter_context(stream.warmed_up(encode, pool.runner))
+    with span("probe"):
+        plan = with_probes(replace(plan, pool=pool), spec, corpus, earlier)
+    if not tokenize and plan.pool and plan.pool.tokenizers:
+        tokenize = [tokenize_stage(encode, plan.pool)]
+    return replace(plan, stages=(*tokenize, encode))
 
 
 def with_probes(
@@ -87,12 +90,14 @@ def with_probes(
     """
     pool = plan.pool
     assert pool is not None
-    unknown = {n: asdict(part.settings) for n, part in plan.parts.items() if n not in earlier}
-    texts = sample_texts(corpus, spec.inputs, SAMPLE_ROWS) if unknown else []
-    # Without actors and children the models are loaded in this process in any case.
-    here = pool.runner == "local" and pool.stall_timeout_s is None
-    probe = probe_here if here else partial(probe_encoders, stall_timeout_s=pool.stall_timeout_s)
-    probes = dict(earlier) | (probe(unknown, texts, pool.cpus) if unknown else {})
+    probes = dict(earlier)
+    if new := {name: part.settings for name, part in plan.parts.items() if name not in earlier}:
+        texts = sample_texts(corpus, spec.inputs, SAMPLE_ROWS)
+        # Without actors and children the models are loaded in this process in any case.
+        if pool.runner == "local" and pool.stall_timeout_s is None:
+            probes |= probe_here(new, texts, pool.cpus)
+        else:
+            probes |= probe_encoders(new, texts, pool.cpus, pool.stall_timeout_s)
     parts = {name: replace(part, probe=probes.get(name)) for name, part in plan.parts.items()}
     if pool.gpus and spec.resources.tokenizers is None:
         cpus, _ = cluster.cluster_size(spec.resources.runner, available_cores())

@@ -18,7 +18,7 @@ from stx_core.errors import DamagedFile, StoreError
 from stx_core.store import damage
 from stx_core.store.data_file import check_whole, read_columns
 from stx_core.store.files.urls import join, redact
-from stx_core.store.hash_index import HashIndex, name_of, open_index, to_hashes
+from stx_core.store.hash_index import name_of, open_index, to_hashes
 from stx_core.store.schema import dense_column, dense_matrix
 
 logger = logging.getLogger(__name__)
@@ -52,6 +52,15 @@ class Source:
     index: str = ""
 
 
+@dataclass(frozen=True)
+class CarriedCounts:
+    """Rows of an output that are taken from the snapshot, their tokens, and how many were cut."""
+
+    rows: int
+    tokens: int
+    truncated: int
+
+
 def mark(
     table: pa.Table, output: str, source: Source, root: str, *, notes: bool = True
 ) -> pa.Table:
@@ -65,11 +74,18 @@ def mark(
         notes: leave notes of damaged files; a plan that is only shown writes nothing.
     """
     hashes = table.column(unit_table.HASH).combine_chunks()
-    known = hashes.is_valid().to_numpy(zero_copy_only=False)
+    valid = hashes.is_valid().to_numpy(zero_copy_only=False)
     files, rows = np.full(len(table), -1, np.int32), np.zeros(len(table), np.int64)
     index = open_index(source.index)
-    files[known], rows[known] = index.find(to_hashes(hashes.drop_null()))
-    bad = _damaged(root, index, np.unique(files[files >= 0]))
+    files[valid], rows[valid] = index.find(to_hashes(hashes.drop_null()))
+    bad = []
+    for number in np.unique(files[files >= 0]).tolist():
+        file, checksum = name_of(index.files[number])
+        try:
+            check_whole(join(root, file), checksum)
+        except DamagedFile as error:
+            logger.warning("its rows are encoded again: %s", error)
+            bad.append(number)
     for number in bad if notes else ():
         damage.note(root, name_of(index.files[number])[0])
     files[np.isin(files, bad)] = -1
@@ -79,39 +95,22 @@ def mark(
     return table.append_column(_name(output), places)
 
 
-def _damaged(root: str, index: HashIndex, files: np.ndarray) -> list[int]:
-    """Which of some files of an index are not what was written."""
-    bad = []
-    for number in files.tolist():
-        file, checksum = name_of(index.files[number])
-        try:
-            check_whole(join(root, file), checksum)
-        except DamagedFile as error:
-            logger.warning("its rows are encoded again: %s", error)
-            bad.append(number)
-    return bad
-
-
 def n_carried(table: pa.Table, output: str) -> int:
     """Number of rows whose results are taken from the snapshot."""
     name = _name(output)
     return len(table) - table.column(name).null_count if name in table.column_names else 0
 
 
-def tokens_carried(table: pa.Table, output: str) -> int:
-    """Tokens of the rows that `n_carried` counts."""
-    if not n_carried(table, output):
-        return 0
-    tokens = table.column(f"{output}.n_tokens").filter(table.column(_name(output)).is_valid())
-    return int(pc.sum(tokens).as_py())
-
-
-def truncated_carried(table: pa.Table, output: str) -> int:
-    """How many of the rows that `n_carried` counts were cut."""
-    if not n_carried(table, output):
-        return 0
-    cut = table.column(f"{output}.truncated").filter(table.column(_name(output)).is_valid())
-    return int(pc.sum(cut).as_py())
+def carried_counts(table: pa.Table, output: str) -> CarriedCounts:
+    """Counts of the rows whose results are taken from the snapshot."""
+    n_rows = n_carried(table, output)
+    if not n_rows:
+        return CarriedCounts(0, 0, 0)
+    carried = table.column(_name(output)).is_valid()
+    tokens, truncated = (
+        int(pc.sum(table.column(f"{output}.{name}").filter(carried)).as_py()) for name in _COUNTS
+    )
+    return CarriedCounts(n_rows, tokens, truncated)
 
 
 def texts_to_encode(table: pa.Table, output: str) -> pa.ChunkedArray:
@@ -183,21 +182,16 @@ def _fetch(
         return read_columns(url, [vector, *_COUNTS, "content_hash"], rows[group])
 
     with ThreadPoolExecutor(_READERS) as pool:
-        found = pa.concat_tables(pool.map(read, groups)).take(pa.array(np.argsort(order)))
-    if not found.column("content_hash").equals(marked.column(unit_table.HASH)):
+        results = pa.concat_tables(pool.map(read, groups)).take(pa.array(np.argsort(order)))
+    if not results.column("content_hash").equals(marked.column(unit_table.HASH)):
         raise StoreError(
             f"{redact(source.index)}: does not fit the files of the snapshot; remove it, run again"
         )
-    vectors = found.column(vector)
+    vectors = results.column(vector)
     if source.cut is not None:
-        vectors = pa.chunked_array([_cut(vectors, source.cut, source.normalize)])
-    return {"vector": vectors, **{name: found.column(name) for name in _COUNTS}}
-
-
-def _cut(vectors: pa.ChunkedArray, dim: int, normalize: bool) -> pa.Array:
-    """The leading dimensions of (N, D) vectors, in the same number format."""
-    matrix = dense_matrix(vectors)
-    short = matrix[:, :dim].astype(np.float32)
-    if normalize:
-        short /= np.maximum(np.linalg.norm(short, axis=1, keepdims=True), _SMALLEST_NORM)
-    return dense_column(short.astype(matrix.dtype))
+        matrix = dense_matrix(vectors)
+        short = matrix[:, : source.cut].astype(np.float32)
+        if source.normalize:
+            short /= np.maximum(np.linalg.norm(short, axis=1, keepdims=True), _SMALLEST_NORM)
+        vectors = pa.chunked_array([dense_column(short.astype(matrix.dtype))])
+    return {"vector": vectors, **{name: results.column(name) for name in _COUNTS}}

@@ -4,8 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
-from stx.pipelines.encoding.estimate import EncoderProbe
-from stx.pipelines.encoding.plan import EncodePlan, EncoderPart
+from stx.pipelines.encoding.plan import EncodePlan
 from stx.pipelines.planning.words import counted, duration_range
 from stx_core.errors import SpecError
 
@@ -38,10 +37,16 @@ def plan_lines(plan: EncodePlan, inputs: Sequence[str], notes: Sequence[str]) ->
                 f"           about {part.rows_to_encode:,} rows to encode · "
                 f"{part.rows_carried:,} carried over · {part.rows_gone:,} deleted or replaced"
             )
-        if part.probe is not None:
-            yield f"           {_probe_line(part, part.probe)}"
-            if part.probe.why_padded is not None:
-                yield f"           batches are padded: {part.probe.why_padded}"
+        if probe := part.probe:
+            shape = "sparse" if probe.dim is None else f"{probe.dim} dimensions"
+            limit = "" if probe.max_seq_length is None else f" at {probe.max_seq_length}"
+            yield (
+                f"           {shape}, about {probe.tokens_per_row * part.rows_to_encode:,.0f} "
+                f"tokens ({probe.tokens_per_row:.0f} per row, {probe.truncated_share:.1%} of the "
+                f"rows cut{limit})"
+            )
+            if probe.why_padded is not None:
+                yield f"           batches are padded: {probe.why_padded}"
     for note in notes:
         yield f"  note     {note}"
     if plan.pool is not None:
@@ -54,16 +59,6 @@ def plan_lines(plan: EncodePlan, inputs: Sequence[str], notes: Sequence[str]) ->
         yield "  time     unknown: the actors' device is not on this machine to measure"
 
 
-def _probe_line(part: EncoderPart, probe: EncoderProbe) -> str:
-    tokens = probe.tokens_per_row * part.rows_to_encode
-    shape = "sparse" if probe.dim is None else f"{probe.dim} dimensions"
-    limit = "" if probe.max_seq_length is None else f" at {probe.max_seq_length}"
-    return (
-        f"{shape}, about {tokens:,.0f} tokens ({probe.tokens_per_row:.0f} per row, "
-        f"{probe.truncated_share:.1%} of the rows cut{limit})"
-    )
-
-
 def check_schemas(before: Mapping[str, pa.Schema], after: Mapping[str, pa.Schema]) -> None:
     """Compare the columns of files that a backfill keeps with those of files that it writes.
 
@@ -74,8 +69,8 @@ def check_schemas(before: Mapping[str, pa.Schema], after: Mapping[str, pa.Schema
         if schema.equals(before[name]):
             continue
         has, gets = (
-            ", ".join(f"{field.name}: {field.type}" for field in one if field not in other)
-            for one, other in ((before[name], schema), (schema, before[name]))
+            ", ".join(f"{field.name}: {field.type}" for field in left if field not in right)
+            for left, right in ((before[name], schema), (schema, before[name]))
         )
         raise SpecError(
             f"backfill: output {name} would get {gets or 'fewer columns'}, the dataset has "

@@ -1,8 +1,7 @@
-"""Ids that occur more than once in what is about to be committed."""
+"""Ids that occur more than once in a snapshot that is about to be committed."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -37,8 +36,8 @@ def refuse_duplicates(plan: EncodePlan, records: pa.Table, when: str) -> list[st
         CommitConflict: a file is damaged.
     """
     name, first = next(iter(plan.parts.items()))
-    kept = (key for output, key in plan.state.kept if output == name)
-    warnings = find_duplicates(plan.root, plan.state, [*first.keys, *kept], records)
+    staying = (key for output, key in plan.state.kept if output == name)
+    warnings = find_duplicates(plan.root, plan.state, [*first.keys, *staying], records)
     if warnings and when == "fail":
         raise InputError(warnings[0])
     return warnings
@@ -62,9 +61,9 @@ def find_duplicates(
     Raises:
         CommitConflict: a file is damaged; it is noted, and a new plan does its unit again.
     """
-    wanted = pa.array(keys, pa.string())
-    rows = _files_of(records, wanted)
-    carried = wanted.filter(pc.invert(pc.is_in(wanted, value_set=records["key"])))
+    units = pa.array(keys, pa.string())
+    rows = _files_of(records, units)
+    carried = units.filter(pc.invert(pc.is_in(units, value_set=records["key"])))
     if len(carried):
         rows = pa.concat_tables([rows, _files_of(read_manifest(root, state.version), carried)])
     n_rows = pc.sum(rows["rows_out"]).as_py() or 0
@@ -74,16 +73,21 @@ def find_duplicates(
     passes = -(-n_rows // _IDS_AT_ONCE)
     if passes > _MAX_PASSES:
         return [f"{n_rows:,} rows are too many to look for ids that occur more than once"]
-    repeated = np.concatenate(
-        [np.empty(0, np.uint64), *(_repeated(root, files, passes, i) for i in range(passes))]
-    )
-    number, ids = _proved(root, files, repeated) if len(repeated) else (0, [])
-    if not number:
+    repeated = [np.empty(0, np.uint64)]
+    for share in range(passes):
+        parts = []
+        for file in files:
+            hashes = np.concatenate([hashes for _, hashes in _hashes(root, file)])
+            parts.append(hashes[hashes % np.uint64(passes) == share])
+        hashes, counts = np.unique(np.concatenate(parts), return_counts=True)
+        repeated.append(hashes[counts > 1])
+    n_ids, examples = _repeated_ids(root, files, np.concatenate(repeated))
+    if not n_ids:
         return []
-    examples = ", ".join(map(repr, ids))
     return [
-        f"{number:,} ids occur more than once, for example {examples}; remove the repeated "
-        "rows from the input (output.duplicate_ids: fail refuses to commit them)"
+        f"{n_ids:,} ids occur more than once, for example {', '.join(map(repr, examples))}; "
+        "remove the repeated rows from the input (output.duplicate_ids: fail refuses to commit "
+        "them)"
     ]
 
 
@@ -91,23 +95,13 @@ def _files_of(rows: pa.Table, keys: pa.Array) -> pa.Table:
     return rows.filter(pc.is_in(rows["key"], value_set=keys)).select(["file", "rows_out"])
 
 
-def _repeated(root: str, files: list[str], passes: int, share: int) -> np.ndarray:
-    """Hashes that occur more than once among those that are `share` modulo `passes`."""
-    parts = []
-    for file in files:
-        hashes = np.concatenate([hashes for _, hashes in _hashes(root, file)])
-        parts.append(hashes[hashes % np.uint64(passes) == share])
-    hashes, counts = np.unique(np.concatenate(parts), return_counts=True)
-    return hashes[counts > 1]
-
-
-def _proved(root: str, files: list[str], hashes: np.ndarray) -> tuple[int, list[Any]]:
-    """How many ids with one of these hashes do occur more than once, and some of them."""
+def _repeated_ids(root: str, files: list[str], hashes: np.ndarray) -> tuple[int, list[str | int]]:
+    """Number of ids with one of these hashes that do occur more than once, and some of them."""
     seen: Counter[bytes] = Counter()
-    examples: list[Any] = []
-    for file in files:
-        for ids, found in _hashes(root, file):
-            for place in np.flatnonzero(np.isin(found, hashes)).tolist():
+    examples: list[str | int] = []
+    for file in files if len(hashes) else []:
+        for ids, hashes_of_ids in _hashes(root, file):
+            for place in np.flatnonzero(np.isin(hashes_of_ids, hashes)).tolist():
                 id_ = ids[place].as_py()
                 seen[digest := blake2b(str(id_).encode())] += 1
                 if seen[digest] == 2 and len(examples) < _EXAMPLES:

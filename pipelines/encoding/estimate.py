@@ -1,4 +1,4 @@
-"""What a run will cost, measured: each encoder on a sample of the corpus, in a process of its own.
+"""The cost of a run, measured: each encoder on a sample of the corpus, in a process of its own.
 
 A process of its own keeps model and torch out of the driver, which holds plan and counts only.
 """
@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from stx.pipelines.running.python_child import ChildDied, call
 from stx_core.errors import ModelError
 
 if TYPE_CHECKING:
-    from stx.pipelines.encoding.stages import Encoder
+    from stx.pipelines.models.settings import EncoderSettings
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ _TIMED_CALLS, _TIMED_S = 3, 1.0
 
 @dataclass(frozen=True)
 class EncoderProbe:
-    """What loading an encoder and running a sample told.
+    """Measures of an encoder that was loaded and ran a sample.
 
     Attributes:
         dim: width of dense vectors; None for sparse ones.
@@ -68,7 +68,7 @@ class EncoderProbe:
 
 
 def probe_encoders(
-    encoders: Mapping[str, Mapping[str, Any]],
+    encoders: Mapping[str, "EncoderSettings"],
     texts: Sequence[str],
     threads: int | None,
     stall_timeout_s: float | None,
@@ -79,7 +79,7 @@ def probe_encoders(
     here it only costs the estimate.
 
     Args:
-        encoders: `EncoderSettings` as plain values, by output name.
+        encoders: settings by output name.
         texts: the sample.
         threads: cores to use.
         stall_timeout_s: how long to wait for the sample; None for ever.
@@ -87,15 +87,14 @@ def probe_encoders(
     Raises:
         ModelError: a model cannot be loaded; better here than in every actor.
     """
-    plain = {name: dict(settings) for name, settings in encoders.items()}
     try:
-        return call(probe_here, plain, list(texts), threads, timeout_s=stall_timeout_s)
+        return call(probe_here, encoders, list(texts), threads, timeout_s=stall_timeout_s)
     except (ChildDied, TimeoutError) as error:
         logger.warning("no estimate: the sample ended its process (%s)", error)
     try:
-        return call(probe_here, plain, [], threads, timeout_s=None)
+        return call(probe_here, encoders, [], threads, timeout_s=None)
     except ChildDied as error:
-        models = ", ".join(str(settings["model"]) for settings in encoders.values())
+        models = ", ".join(settings.model for settings in encoders.values())
         raise ModelError(
             f"{models}: loading ended its process ({error}); check the model's files, and the "
             "device"
@@ -103,9 +102,9 @@ def probe_encoders(
 
 
 def probe_here(
-    encoders: Mapping[str, Mapping[str, Any]], texts: Sequence[str], threads: int | None
+    encoders: Mapping[str, "EncoderSettings"], texts: Sequence[str], threads: int | None
 ) -> dict[str, EncoderProbe]:
-    """Load each encoder in this process, run the sample, and say what was found."""
+    """Load each encoder in this process, and run the sample."""
     from stx.pipelines.models.loading import limit_threads
 
     if threads is not None:
@@ -113,11 +112,10 @@ def probe_here(
     return {name: _probe(settings, list(texts)) for name, settings in encoders.items()}
 
 
-def _probe(settings: Mapping[str, Any], texts: list[str]) -> EncoderProbe:
+def _probe(settings: "EncoderSettings", texts: list[str]) -> EncoderProbe:
     from stx.pipelines.encoding.stages import Encoder
-    from stx.pipelines.models.settings import EncoderSettings
 
-    encoder = Encoder(EncoderSettings(**settings))
+    encoder = Encoder(settings)
     model = encoder.model
     encoder.tokens(texts[:1])
     before = time.perf_counter()
@@ -127,7 +125,13 @@ def _probe(settings: Mapping[str, Any], texts: list[str]) -> EncoderProbe:
     timed = texts[: max(1, int(_TIMED_TOKENS / max(mean, 1.0)))]
     # The first call also pays for allocations and lazy initialisation.
     values = encoder.embed(timed or ["a"]).values
-    speeds = _speeds(encoder, timed) if timed else []
+    # Fewer calls where one takes long.
+    speeds: list[float] = []
+    began = time.perf_counter()
+    while timed and len(speeds) < _TIMED_CALLS and time.perf_counter() - began < _TIMED_S:
+        start = time.perf_counter()
+        n_tokens = int(encoder.embed(timed).n_tokens.sum())
+        speeds.append(n_tokens / (time.perf_counter() - start))
     return EncoderProbe(
         dim=values.shape[1] if isinstance(values, np.ndarray) else None,
         similarity=str(model.similarity_fn_name),
@@ -141,14 +145,3 @@ def _probe(settings: Mapping[str, Any], texts: list[str]) -> EncoderProbe:
         tokens_per_row_error=float(tokens.lengths.std() / len(texts) ** 0.5) if texts else 0.0,
         speed_range=(min(speeds), max(speeds)) if len(speeds) > 1 else None,
     )
-
-
-def _speeds(encoder: "Encoder", texts: list[str]) -> list[float]:
-    """Tokens per second of some calls, fewer where one takes long."""
-    speeds: list[float] = []
-    began = time.perf_counter()
-    while len(speeds) < _TIMED_CALLS and time.perf_counter() - began < _TIMED_S:
-        start = time.perf_counter()
-        n_tokens = int(encoder.embed(texts).n_tokens.sum())
-        speeds.append(n_tokens / (time.perf_counter() - start))
-    return speeds

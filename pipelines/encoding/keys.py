@@ -1,9 +1,8 @@
-"""Hashes of what `encode` is asked for: of a whole run, and of each unit."""
+"""Hashes of the work of `encode`: of a whole run, and of each unit."""
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence, Set
-from typing import Any
 
 import pyarrow as pa
 
@@ -25,15 +24,15 @@ FORMAT_VERSION = 1
 def run_hash(
     spec: EncodeSpec, encoders: Mapping[str, EncoderSettings], repairs: Sequence[str] = ()
 ) -> str:
-    """Hash of what the spec asks for: two starts with the same one are the same run.
+    """Hash of the work of a spec: two starts with the same one are the same run.
 
     Args:
         spec: of the job.
         encoders: by output.
         repairs: shards whose damaged files alone are to be written again; none for a usual run.
     """
-    asked: dict[str, object] = {
-        "inputs": _asked_inputs(spec.inputs),
+    values: dict[str, object] = {
+        "inputs": _reading(spec.inputs),
         "fingerprints": {name: fingerprint(settings) for name, settings in encoders.items()},
         "backfill": spec.backfill and spec.backfill.model_dump(mode="json"),
         "empty_text": spec.output.empty_text,
@@ -42,12 +41,12 @@ def run_hash(
         **_joining(spec),
     }
     if repairs:
-        asked["repairs"] = list(repairs)
-    return _digest(asked)
+        values["repairs"] = list(repairs)
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def _asked_inputs(inputs: Inputs, exclude: Set[str] = frozenset()) -> dict[str, Any]:
-    """What decides how rows are read; a key that came later only where it is set.
+def _reading(inputs: Inputs, exclude: Set[str] = frozenset()) -> dict[str, object]:
+    """Values that decide how rows are read; a key that came later only where it is set.
 
     So what an earlier stx made of the same spec is still the same work.
     """
@@ -58,10 +57,6 @@ def _asked_inputs(inputs: Inputs, exclude: Set[str] = frozenset()) -> dict[str, 
         and getattr(inputs, name) == field.get_default(call_default_factory=True)
     }
     return inputs.model_dump(mode="json", exclude={*exclude, *later})
-
-
-def _digest(values: Mapping[str, object]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def unit_keys(
@@ -79,7 +74,7 @@ def unit_keys(
         "types": {field.name: str(field.type) for field in schema if field.name in copied},
         "output": output,
         "fingerprint": output_fingerprint,
-        "inputs": _asked_inputs(spec.inputs, exclude={"path"}),
+        "inputs": _reading(spec.inputs, exclude={"path"}),
         "empty_text": spec.output.empty_text,
         "format": FORMAT_VERSION,
         **_joining(spec),
@@ -88,7 +83,7 @@ def unit_keys(
 
 
 def _joining(spec: EncodeSpec) -> dict[str, int]:
-    """How several text columns become one text; 2 since empty ones are left out as null ones are.
+    """Joining of several text columns to one text; 2 since empty ones are left out as nulls are.
 
     Units of one text column keep the keys that they had. Of others the texts that are the same as
     before are carried over by their hashes.

@@ -22,7 +22,7 @@ from stx_core.store.files.urls import redact
 
 @dataclass(frozen=True)
 class EncodeRun:
-    """What a report tells of.
+    """A run that a page tells of.
 
     Attributes:
         plan: of this start.
@@ -36,14 +36,13 @@ class EncodeRun:
 
     def units(self, output: str) -> pa.Table:
         """Records of the snapshot's units; not those of texts that were encoded for several."""
-        mine = _of(self.committed.records, output)
-        return mine.filter(
-            pc.is_in(mine["key"], pa.array(self.plan.parts[output].keys, pa.string()))
-        )
+        records = _of(self.committed.records, output)
+        keys = pa.array(self.plan.parts[output].keys, pa.string())
+        return records.filter(pc.is_in(records["key"], keys))
 
     @cached_property
     def totals(self) -> dict[str, Totals]:
-        """What the records count, by output."""
+        """Counts of the records, by output."""
         return {name: add_up(self.units(name)) for name in self.committed.info.outputs}
 
     @property
@@ -56,24 +55,38 @@ class EncodeRun:
 def with_encode_page(run: EncodeRun) -> Report:
     """Write the page; the report with its cost, and a line that says where the page is."""
     title = f"Encoded: {redact(run.report.output)}, version {run.committed.info.version}"
-    notes, parts = list(_notes(run)), _sections(run)
-    return sections.with_page(run.report, run.committed.info.version, title, notes, parts, run.cost)
-
-
-def _notes(run: EncodeRun) -> Iterator[str]:
-    yield f"Run {run.committed.info.run}, committed {run.committed.info.created}."
+    notes = [f"Run {run.committed.info.run}, committed {run.committed.info.created}."]
     n_units = len(run.committed.records)
     if earlier := n_units - len(run.committed.fresh):
-        yield (
+        notes.append(
             f"{earlier:,} of its {n_units:,} units were finished by earlier starts: they "
             "are in the counts of rows, not in times, speeds and cost."
         )
-    yield "Lengths and norms are of the rows in files that the run wrote, carried or encoded."
+    notes.append(
+        "Lengths and norms are of the rows in files that the run wrote, carried or encoded."
+    )
+    return sections.with_page(
+        run.report,
+        run.committed.info.version,
+        title,
+        notes=notes,
+        sections=_sections(run),
+        cost=run.cost,
+    )
 
 
 def _sections(run: EncodeRun) -> Iterator[Section]:
     yield Section("Summary", ("what", "number"), list(_summary(run)))
-    yield Section("Outputs", ("what", *run.report.parts), _outputs(run))
+    parts = run.report.parts.values()
+    outputs = [
+        ("computed in", *(run.plan.parts[name].settings.dtype for name in run.report.parts)),
+        ("rows", *(part.rows for part in parts)),
+        ("files", *(part.files for part in parts)),
+        ("size, MB", *(f"{part.size / 1e6:,.1f}" for part in parts)),
+        ("quarantined rows", *(part.quarantined for part in parts)),
+        ("texts cut, of the rows encoded by this start", *(part.truncated for part in parts)),
+    ]
+    yield Section("Outputs", ("what", *run.report.parts), outputs)
     yield Section("Changes", ("rows", *run.report.parts), _changes(run))
     yield from sections.throughput(run.committed.fresh, run.committed.began)
     for name, facts in run.committed.info.outputs.items():
@@ -113,36 +126,30 @@ def _summary(run: EncodeRun) -> Iterator[tuple[str, object]]:
             yield "cost of a million tokens", f"{run.cost / tokens * 1e6:,.4g}"
 
 
-def _outputs(run: EncodeRun) -> list[Sequence[object]]:
-    parts = run.report.parts.values()
-    return [
-        ("computed in", *(run.plan.parts[name].settings.dtype for name in run.report.parts)),
-        ("rows", *(part.rows for part in parts)),
-        ("files", *(part.files for part in parts)),
-        ("size, MB", *(f"{part.size / 1e6:,.1f}" for part in parts)),
-        ("quarantined rows", *(part.quarantined for part in parts)),
-        ("texts cut, of the rows encoded by this start", *(part.truncated for part in parts)),
-    ]
-
-
 def _changes(run: EncodeRun) -> list[Sequence[object]]:
     """Rows of the snapshot, by where they come from; and those of the one before that are gone."""
-    columns = [_changes_of(run, name) for name in run.report.parts]
+    columns = []
+    for name, part in run.report.parts.items():
+        records = _of(run.committed.records, name)
+        written = _total(run.units(name), "rows_out")
+        encoded = _total(records, "rows_out") - _total(records, "rows_carried")
+        before = run.plan.state.outputs.get(name, {}).get("rows", 0)
+        carried = part.rows - encoded
+        columns.append(
+            (
+                before,
+                part.rows,
+                part.rows - written,
+                written - encoded,
+                encoded,
+                max(0, before - carried),
+            )
+        )
     names = (
         "in the version before", "now", "carried over with their files",
         "carried over by text", "encoded", "gone or replaced",
     )  # fmt: skip
     return [(name, *cells) for name, *cells in zip(names, *columns, strict=True)]
-
-
-def _changes_of(run: EncodeRun, name: str) -> tuple[int, ...]:
-    all_records = _of(run.committed.records, name)
-    written = _total(run.units(name), "rows_out")
-    encoded = _total(all_records, "rows_out") - _total(all_records, "rows_carried")
-    before = run.plan.state.outputs.get(name, {}).get("rows", 0)
-    now = run.report.parts[name].rows
-    kept = now - encoded
-    return before, now, now - written, written - encoded, encoded, max(0, before - kept)
 
 
 def _total(records: pa.Table, name: str) -> int:

@@ -1,4 +1,4 @@
-"""What outputs of `encode` still need, where their rows may come from, and what it will cost."""
+"""Work that outputs of `encode` still need, where rows may come from, and the time it takes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ from stx_core.store.corpus.units import Unit
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderPart(Part):
-    """What one output needs.
+    """Work that one output needs.
 
     Attributes:
         settings: its encoder.
@@ -47,7 +47,7 @@ class EncoderPart(Part):
 
 @dataclass(frozen=True)
 class EncodePlan(Plan):
-    """Units of one corpus and what each output still needs of them."""
+    """Units of one corpus, and the work that each output still needs of them."""
 
     parts: Mapping[str, EncoderPart]
 
@@ -81,7 +81,7 @@ def make_plan(
     encoders: Mapping[str, EncoderSettings],
     state: DatasetState,
 ) -> EncodePlan:
-    """Subtract what exists from what the spec wants. Pure.
+    """Subtract the work that is done from that of the spec. Pure.
 
     Raises:
         SpecError: the spec lacks an output that the dataset has, or would have an output of two
@@ -92,11 +92,14 @@ def make_plan(
             f"models: {spec.output.path} has the outputs {', '.join(sorted(state.outputs))}, the "
             f"spec only {', '.join(encoders)}; add {', '.join(missing)}, or set another output.path"
         )
-    if state.kept:
-        _refuse_a_mixture(spec, encoders, state)
     parts = {}
     for name, settings in encoders.items():
         digest = fingerprint(settings)
+        if state.kept and state.outputs.get(name, {}).get("fingerprint") != digest:
+            raise SpecError(
+                f"backfill: output {name} of {spec.output.path} is of another encoder, or not "
+                "there; a backfill cannot mix them, encode the whole corpus first"
+            )
         keys = unit_keys(spec, units, schema, output=name, output_fingerprint=digest)
         part = make_part(name, digest, keys, state)
         rows_due = sum(units[index].n_rows for index in part.due)
@@ -108,17 +111,6 @@ def make_plan(
             source=find_source(name, settings, state.outputs) if part.due else None,
         )
     return EncodePlan(spec.output.path, tuple(units), parts, state)
-
-
-def _refuse_a_mixture(
-    spec: EncodeSpec, encoders: Mapping[str, EncoderSettings], state: DatasetState
-) -> None:
-    for name, settings in encoders.items():
-        if state.outputs.get(name, {}).get("fingerprint") != fingerprint(settings):
-            raise SpecError(
-                f"backfill: output {name} of {spec.output.path} is of another encoder, or not "
-                "there; a backfill cannot mix them, encode the whole corpus first"
-            )
 
 
 def find_source(
@@ -134,18 +126,15 @@ def find_source(
         settings: of its encoder.
         outputs: what the snapshot says of its outputs.
     """
-    order = sorted(outputs, key=lambda other: other != name)
-    for other in order:
-        if outputs[other]["fingerprint"] == fingerprint(settings):
-            return Source(other)
-    for other in order:
-        if settings.truncate_dim and _is_longer(outputs[other], settings):
-            return Source(other, settings.truncate_dim, settings.normalize)
+    # Itself first.
+    order = sorted(outputs, key=lambda output: output != name)
+    for output in order:
+        if outputs[output]["fingerprint"] == fingerprint(settings):
+            return Source(output)
+    for output in order if settings.truncate_dim else []:
+        facts = outputs[output]
+        if facts["type"] == "dense" and facts["dim"] > settings.truncate_dim:
+            as_long = replace(settings, truncate_dim=facts["settings"]["truncate_dim"])
+            if facts["fingerprint"] == fingerprint(as_long):
+                return Source(output, settings.truncate_dim, settings.normalize)
     return None
-
-
-def _is_longer(facts: Mapping[str, Any], settings: EncoderSettings) -> bool:
-    if facts["type"] != "dense" or facts["dim"] <= settings.truncate_dim:
-        return False
-    as_long = replace(settings, truncate_dim=facts["settings"]["truncate_dim"])
-    return bool(facts["fingerprint"] == fingerprint(as_long))

@@ -1,7 +1,7 @@
 """A unit's finished table as the results of its outputs: good rows, quarantined ones, counts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -9,16 +9,45 @@ import pyarrow.compute as pc
 
 from stx.pipelines.encoding import carry
 from stx.pipelines.encoding.describe import check_schemas, plan_lines
+from stx.pipelines.encoding.estimate import EncoderProbe
 from stx.pipelines.encoding.plan import EncodePlan
+from stx.pipelines.engine.passes import Facts
 from stx.pipelines.engine.unit_files import IdSet, UnitResult
-from stx.pipelines.models.settings import VECTOR_COLUMN
-from stx.pipelines.quality.statistics import StatisticsValues, measure
+from stx.pipelines.models.settings import VECTOR_COLUMN, EncoderSettings
+from stx.pipelines.quality.statistics import measure
 from stx.pipelines.running import unit_table
 from stx.pipelines.spec.parts import Inputs
 from stx.pipelines.telemetry.unit_counts import TRUNCATED_CARRIED, count_rows
 from stx_core.store.corpus.units import Unit
 from stx_core.store.schema import QUARANTINE, dense_type, sparse_type, with_exact_ids
 from stx_core.store.snapshot import snapshot_schemas
+
+_METADATA = ("model", "fingerprint", "similarity")
+
+
+@dataclass(frozen=True)
+class EncodedFacts:
+    """Facts of an output that a snapshot keeps.
+
+    Attributes:
+        type: of the vectors.
+        model: local folder or hub name.
+        fingerprint: of the encoder.
+        dim: width of dense vectors; None for sparse ones.
+        similarity: name of the model's similarity function.
+        store_as: number format of the files.
+        settings: of the encoder.
+        probe: measured when the run was planned.
+    """
+
+    type: str
+    model: str
+    fingerprint: str
+    dim: int | None
+    similarity: str
+    store_as: str
+    settings: EncoderSettings
+    probe: EncoderProbe
 
 
 def with_outputs(
@@ -43,40 +72,41 @@ def with_outputs(
     return replace(plan, facts=facts, schemas=schemas, lines=lines)
 
 
-def output_facts(plan: EncodePlan) -> dict[str, dict[str, Any]]:
-    """What a snapshot remembers of each output: enough to encode a query the same way."""
+def output_facts(plan: EncodePlan) -> Facts:
+    """Facts of each output for the snapshot, enough to encode a query the same way.
+
+    See `EncodedFacts`.
+    """
     facts = {}
     for name, part in plan.parts.items():
         assert part.probe is not None  # set by the plan
-        probe = asdict(part.probe)
-        facts[name] = {
-            "type": part.settings.type,
-            "model": part.settings.model,
-            "fingerprint": part.fingerprint,
-            "dim": probe["dim"],
-            "similarity": probe["similarity"],
-            "store_as": part.settings.store_as,
-            "settings": asdict(part.settings),
-            "probe": probe,
-        }
+        encoded = EncodedFacts(
+            type=part.settings.type,
+            model=part.settings.model,
+            fingerprint=part.fingerprint,
+            dim=part.probe.dim,
+            similarity=part.probe.similarity,
+            store_as=part.settings.store_as,
+            settings=part.settings,
+            probe=part.probe,
+        )
+        facts[name] = asdict(encoded)
     return facts
 
 
-def output_schemas(
-    corpus: pa.Schema, inputs: Inputs, facts: Mapping[str, Mapping[str, Any]]
-) -> dict[str, pa.Schema]:
-    """Schema of each output's files: id, copied columns, the vector, what is known of the text."""
+def output_schemas(corpus: pa.Schema, inputs: Inputs, facts: Facts) -> dict[str, pa.Schema]:
+    """Schema of each output's files: id, copied columns, the vector, the text's counts and hash."""
     id_type = corpus.field(inputs.id_column).type if inputs.id_column else pa.string()
     copied = [corpus.field(name) for name in inputs.columns if name in corpus.names]
     schemas = {}
-    for name, known in facts.items():
-        sparse = known["type"] == "sparse"
-        vector = sparse_type() if sparse else dense_type(known["dim"], known["store_as"])
+    for name, of_output in facts.items():
+        sparse = of_output["type"] == "sparse"
+        vector = sparse_type() if sparse else dense_type(of_output["dim"], of_output["store_as"])
         columns = pa.schema(
             [
                 pa.field("id", id_type),
                 *copied,
-                pa.field(VECTOR_COLUMN[known["type"]], vector),
+                pa.field(VECTOR_COLUMN[of_output["type"]], vector),
                 pa.field("n_tokens", pa.int32()),
                 pa.field("truncated", pa.bool_()),
                 pa.field("content_hash", pa.string()),
@@ -95,7 +125,7 @@ def output_result(
     schema: pa.Schema,
     facts: Mapping[str, Any],
 ) -> UnitResult:
-    """What an output gets of a unit.
+    """The result of a unit for an output.
 
     Args:
         unit: the unit.
@@ -108,49 +138,6 @@ def output_result(
     notes = unit_table.notes(table)
     rejected = rejected_of(table, output)
     good, bad = table.filter(rejected.is_null()), table.filter(rejected.is_valid())
-    return UnitResult(
-        output=output,
-        key=key,
-        rows=_output_rows(good, output, schema),
-        ids_in=IdSet(notes["rows_in"], int(notes["id_hash_in"], 16)),
-        ids_out=IdSet.of(good.column(unit_table.ID)),
-        ids_quarantined=IdSet.of(bad.column(unit_table.ID)),
-        quarantined=quarantine_rows(unit, key, bad, rejected.filter(rejected.is_valid())),
-        n_filtered=notes["n_filtered"],
-        n_tokens=pc.sum(good.column(f"{output}.n_tokens")).as_py() or 0,
-        n_truncated=pc.sum(good.column(f"{output}.truncated")).as_py() or 0,
-        rows_carried=carry.n_carried(good, output),
-        tokens_carried=carry.tokens_carried(good, output),
-        quality=_quality(good, output, rejected),
-        counts={
-            **count_rows(good, output),
-            TRUNCATED_CARRIED: carry.truncated_carried(good, output),
-        },
-        metadata=_file_metadata(facts),
-    )
-
-
-def _quality(good: pa.Table, name: str, rejected: pa.Array) -> StatisticsValues:
-    texts, hashes = good.column(unit_table.TEXT), good.column(unit_table.HASH)
-    not_finite = count_reasons(rejected).get("not_finite", 0)
-    return measure(texts, hashes, good.column(f"{name}.vector"), not_finite).to_json()
-
-
-def rejected_of(table: pa.Table, output: str) -> pa.Array:
-    """Why a row is not in an output: rejected when read, else by this output's encoder."""
-    read = table.column(unit_table.REJECTED).combine_chunks()
-    encoded = table.column(f"{output}.rejected").combine_chunks()
-    if encoded.null_count == len(encoded):
-        return read
-    return unit_table.rejections(
-        [
-            tuple(item.values()) if item else None
-            for item in (a or b for a, b in zip(read.to_pylist(), encoded.to_pylist(), strict=True))
-        ]
-    )
-
-
-def _output_rows(good: pa.Table, output: str, schema: pa.Schema) -> pa.Table:
     sources = {
         "id": unit_table.ID,
         "embedding": f"{output}.vector",
@@ -162,7 +149,45 @@ def _output_rows(good: pa.Table, output: str, schema: pa.Schema) -> pa.Table:
     columns = [
         good.column(sources.get(field.name, unit_table.COPIED + field.name)) for field in schema
     ]
-    return pa.table(columns, schema=schema)
+    statistics = measure(
+        good.column(unit_table.TEXT),
+        good.column(unit_table.HASH),
+        good.column(f"{output}.vector"),
+        count_reasons(rejected).get("not_finite", 0),
+    )
+    carried = carry.carried_counts(good, output)
+    return UnitResult(
+        output=output,
+        key=key,
+        rows=pa.table(columns, schema=schema),
+        ids_in=IdSet(notes["rows_in"], int(notes["id_hash_in"], 16)),
+        ids_out=IdSet.of(good.column(unit_table.ID)),
+        ids_quarantined=IdSet.of(bad.column(unit_table.ID)),
+        quarantined=quarantine_rows(unit, key, bad, rejected.filter(rejected.is_valid())),
+        n_filtered=notes["n_filtered"],
+        n_tokens=pc.sum(good.column(f"{output}.n_tokens")).as_py() or 0,
+        n_truncated=pc.sum(good.column(f"{output}.truncated")).as_py() or 0,
+        rows_carried=carried.rows,
+        tokens_carried=carried.tokens,
+        quality=statistics.to_json(),
+        counts={**count_rows(good, output), TRUNCATED_CARRIED: carried.truncated},
+        # A file that was copied away still says where its vectors come from.
+        metadata={f"stx.{name}": str(facts[name]) for name in _METADATA},
+    )
+
+
+def rejected_of(table: pa.Table, output: str) -> pa.Array:
+    """Reasons why rows are not in an output: rejected when read, else by this output's encoder."""
+    read = table.column(unit_table.REJECTED).combine_chunks()
+    encoded = table.column(f"{output}.rejected").combine_chunks()
+    if encoded.null_count == len(encoded):
+        return read
+    return unit_table.rejections(
+        [
+            tuple(item.values()) if item else None
+            for item in (a or b for a, b in zip(read.to_pylist(), encoded.to_pylist(), strict=True))
+        ]
+    )
 
 
 def quarantine_rows(unit: Unit, key: str, bad: pa.Table, reasons: pa.Array) -> pa.Table:
@@ -184,8 +209,3 @@ def count_reasons(rejected: pa.Array) -> dict[str, int]:
     """Rejected rows by reason."""
     reasons = rejected.field("reason").filter(rejected.is_valid())
     return {item["values"]: item["counts"] for item in reasons.value_counts().to_pylist()}
-
-
-def _file_metadata(facts: Mapping[str, Any]) -> dict[str, str]:
-    """Key-value metadata of a file: so that a file that was copied away still says what it is."""
-    return {f"stx.{name}": str(facts[name]) for name in ("model", "fingerprint", "similarity")}

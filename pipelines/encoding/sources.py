@@ -1,14 +1,13 @@
-"""What the due units may take from the current snapshot: the indexes, and how much it will be."""
+"""Rows that the due units may take from the current snapshot: their indexes, and how many."""
 
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from stx.pipelines.encoding import carry
-from stx.pipelines.encoding.plan import EncodePlan, EncoderPart
+from stx.pipelines.encoding.plan import EncodePlan
 from stx.pipelines.planning.corpus import Corpus, read_unit
 from stx.pipelines.running import unit_table
 from stx.pipelines.spec.encode import EncodeSpec
@@ -23,7 +22,7 @@ _NAMED = ("file", "checksum")
 
 
 def with_sources(plan: EncodePlan, spec: EncodeSpec, corpus: Corpus, folder: str) -> EncodePlan:
-    """Index what the due units may take from the snapshot, and estimate how much they will.
+    """Index rows that the due units may take from the snapshot, and estimate how many they will.
 
     Only files that are not carried over by reference are indexed: rows that moved come from them.
     So a corpus that only grew costs nothing here. The dataset is not touched.
@@ -40,37 +39,31 @@ def with_sources(plan: EncodePlan, spec: EncodeSpec, corpus: Corpus, folder: str
     _, manifest = split_shards(read_manifest(plan.root, state.version), corpus.scope.keeps)
     parts = {}
     for name, part in plan.parts.items():
-        left = _not_carried(manifest, name, part)
-        parts[name] = replace(part, rows_superseded=pc.sum(left["rows_out"]).as_py() or 0)
+        # Entries that the new snapshot will not have.
+        entries = manifest.filter(pc.equal(manifest["output"], name))
+        is_carried = pc.is_in(entries["key"], pa.array(part.keys, pa.string()))
+        entries = entries.filter(pc.invert(is_carried))
+        parts[name] = replace(part, rows_superseded=pc.sum(entries["rows_out"]).as_py() or 0)
         if part.source is None:
             continue
         if part.source.output != name:
-            left = manifest.filter(pc.equal(manifest["output"], part.source.output))
+            entries = manifest.filter(pc.equal(manifest["output"], part.source.output))
         files = [
             named(file, checksum)
-            for file, checksum in zip(*(left[n].to_pylist() for n in _NAMED), strict=True)
+            for file, checksum in zip(*(entries[n].to_pylist() for n in _NAMED), strict=True)
             if file and file not in state.damaged_files
         ]
-        url = _index(plan.root, files, state.run, folder) if files else ""
-        source = replace(part.source, index=url) if url else None
+        source = None
+        if files:
+            url = state.run and published_index(_published(plan.root, state.run), files)
+            if not url:
+                # Two outputs that take from the same files share an index.
+                url = os.path.join(folder, f"{index_name(files)}.arrow")
+                if not os.path.exists(url):
+                    build_index(plan.root, files, url)
+            source = replace(part.source, index=url)
         parts[name] = replace(parts[name], source=source)
     return _estimated(replace(plan, parts=parts), spec, corpus)
-
-
-def _not_carried(manifest: pa.Table, output: str, part: EncoderPart) -> pa.Table:
-    """Entries of an output that the new snapshot will not have."""
-    mine = manifest.filter(pc.equal(manifest["output"], output))
-    return mine.filter(pc.invert(pc.is_in(mine["key"], pa.array(part.keys, pa.string()))))
-
-
-def _index(root: str, files: Sequence[str], run: str, folder: str) -> str:
-    if run and (url := published_index(_published(root, run), files)):
-        return url
-    # Two outputs that take from the same files share an index.
-    path = os.path.join(folder, f"{index_name(files)}.arrow")
-    if not os.path.exists(path):
-        build_index(root, files, path)
-    return path
 
 
 def _published(root: str, run: str) -> str:

@@ -1,9 +1,9 @@
 """The actors: classes that load a model once and add its results to the table of a unit."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -35,7 +35,12 @@ class Encoder:
         reproducible: bool = False,
     ) -> None:
         self.settings = settings
-        self.model = _load(settings)
+        name = "SparseEncoder" if settings.type == "sparse" else "SentenceTransformer"
+        model: SentenceTransformer | SparseEncoder
+        model = load_planned(name, settings, HUB_ORGANISATION[settings.type])
+        if settings.max_seq_length is not None:
+            model.max_seq_length = settings.max_seq_length
+        self.model = model
         self.model.reproducible = reproducible
         usual = token_budget or self.model.default_token_budget()
         self.token_budget = max(1, int(usual * memory_share))
@@ -43,20 +48,20 @@ class Encoder:
     def embed(self, texts: "list[str] | Tokens", task: str | None = None) -> "Embedded":
         """Encode texts the way the output is encoded; `task` overrides the side of the model."""
         settings = self.settings
-        extra: dict[str, Any] = (
-            {"max_active_dims": settings.max_active_dims}
-            if settings.type == "sparse"
-            else {
-                "normalize_embeddings": settings.normalize,
-                "truncate_dim": settings.truncate_dim,
-            }
-        )
-        return self.model.embed(
+        embed: Callable[..., Embedded] = self.model.embed
+        if settings.type == "sparse":
+            embed = partial(embed, max_active_dims=settings.max_active_dims)
+        else:
+            embed = partial(
+                embed,
+                normalize_embeddings=settings.normalize,
+                truncate_dim=settings.truncate_dim,
+            )
+        return embed(
             texts,
             prompt=settings.prompt if task is None else None,
             task=task or settings.task,
             token_budget=self.token_budget,
-            **extra,
         )
 
     def in_float32(self) -> AbstractContextManager[None]:
@@ -74,15 +79,6 @@ class Encoder:
         return self.model.corpus_tokens(texts, prompt=settings.prompt, task=settings.task)
 
 
-def _load(settings: EncoderSettings) -> "SentenceTransformer | SparseEncoder":
-    name = "SparseEncoder" if settings.type == "sparse" else "SentenceTransformer"
-    model: SentenceTransformer | SparseEncoder
-    model = load_planned(name, settings, HUB_ORGANISATION[settings.type])
-    if settings.max_seq_length is not None:
-        model.max_seq_length = settings.max_seq_length
-    return model
-
-
 class Encode:
     """Adds each due output's vectors to a unit: one pass over the texts, several models.
 
@@ -97,7 +93,7 @@ class Encode:
 
     def __init__(
         self,
-        encoders: dict[str, dict[str, Any]],
+        encoders: Mapping[str, EncoderSettings],
         threads: int | None,
         token_budget: int | None,
         reproducible: bool = False,
@@ -108,7 +104,7 @@ class Encode:
             limit_threads(threads)
         self.encoders = {
             name: Encoder(
-                EncoderSettings(**settings),
+                settings,
                 token_budget,
                 memory_share=memory_share,
                 reproducible=reproducible,
@@ -157,7 +153,10 @@ def encode_texts(
     """
     distinct = texts.combine_chunks().dictionary_encode()
     texts_once = distinct.dictionary.to_pylist()
-    first = _first_rows(distinct)
+    # Of each distinct text, the first row that has it.
+    valid = np.flatnonzero(distinct.indices.is_valid().to_numpy(zero_copy_only=False))
+    codes = distinct.indices.drop_null().to_numpy()
+    first = valid[np.unique(codes, return_index=True)[1]]
     columns, bad = _embed(encoder, (tokens and tokens(first)) or texts_once)
     if len(bad) and encoder.settings.dtype != "float32":
         with encoder.in_float32():
@@ -171,18 +170,17 @@ def encode_texts(
     return {name: column.take(distinct.indices) for name, column in columns.items()}
 
 
-def _first_rows(texts: pa.DictionaryArray) -> np.ndarray:
-    """Of each distinct text, the first row that has it."""
-    known = np.flatnonzero(texts.indices.is_valid().to_numpy(zero_copy_only=False))
-    codes = texts.indices.drop_null().to_numpy()
-    first: np.ndarray = known[np.unique(codes, return_index=True)[1]]
-    return first
-
-
 def _embed(encoder: Encoder, texts: "list[str] | Tokens") -> tuple[dict[str, pa.Array], np.ndarray]:
     """The columns of N texts, and the rows whose vectors are not finite."""
     result = encoder.embed(texts)
-    bad = np.flatnonzero(~_finite(result))
+    values = result.values
+    if isinstance(values, np.ndarray):
+        bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+        vectors = dense_column(values.astype(encoder.settings.store_as, copy=False))
+    else:
+        places = np.flatnonzero(~np.isfinite(values.values))
+        bad = np.unique(np.searchsorted(values.offsets, places, side="right") - 1)
+        vectors = sparse_column(*values)
     reasons: dict[int, tuple[str, str, str]] = {
         row: ("not_finite", "text", "the model gave NaN or Inf, in float32 too")
         for row in bad.tolist()
@@ -190,26 +188,9 @@ def _embed(encoder: Encoder, texts: "list[str] | Tokens") -> tuple[dict[str, pa.
     for row, detail in result.failed.items():
         reasons[row] = ("out_of_memory", "text", detail)
     columns = {
-        "vector": _vectors(result, encoder.settings.store_as),
+        "vector": vectors,
         "n_tokens": pa.array(result.n_tokens, pa.int32()),
         "truncated": pa.array(result.truncated),
         "rejected": unit_table.rejections([reasons.get(row) for row in range(len(texts))]),
     }
     return columns, bad
-
-
-def _vectors(result: "Embedded", store_as: str) -> pa.Array:
-    if isinstance(result.values, np.ndarray):
-        return dense_column(result.values.astype(store_as, copy=False))
-    return sparse_column(*result.values)
-
-
-def _finite(result: "Embedded") -> np.ndarray:
-    """(N,) bool, whether all numbers of a row's vector are finite."""
-    if isinstance(result.values, np.ndarray):
-        dense: np.ndarray = np.isfinite(result.values).all(axis=1)
-        return dense
-    finite = np.ones(len(result.n_tokens), bool)
-    bad = np.flatnonzero(~np.isfinite(result.values.values))
-    finite[np.searchsorted(result.values.offsets, bad, side="right") - 1] = False
-    return finite

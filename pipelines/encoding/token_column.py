@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 TOKENS = pa.struct(
     [("ids", pa.list_(pa.int32())), ("type_ids", pa.list_(pa.int32())), ("truncated", pa.bool_())]
 )
-"""What a model reads of a text; ``type_ids`` are empty for models without."""
+"""Tokens that a model reads of a text; ``type_ids`` are empty for models without."""
 
 
 def name(output: str) -> str:
@@ -58,7 +58,7 @@ def tokens_of(table: pa.Table, output: str, task: str, rows: np.ndarray) -> "Tok
         ids.flatten().to_numpy(),
         offsets - offsets[0],
         chosen.field("truncated").to_numpy(zero_copy_only=False),
-        values if len(values) else None,
-        unit_table.notes(table)["prompt_lengths"][output],
-        task,
+        type_ids=values if len(values) else None,
+        prompt_length=unit_table.notes(table)["prompt_lengths"][output],
+        task=task,
     )

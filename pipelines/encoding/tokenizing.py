@@ -1,8 +1,8 @@
 """Tokenising in actors of its own: a GPU that waits for texts to be tokenised does nothing."""
 
 import math
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -29,14 +29,14 @@ class Tokenize:
 
     def __init__(
         self,
-        encoders: dict[str, dict[str, Any]],
+        encoders: Mapping[str, EncoderSettings],
         threads: int,
         progress: Callable[[], None] | None = None,
         memory_share: float = 1.0,
     ) -> None:
         limit_threads(threads)
         self.encoders = {
-            name: Encoder(EncoderSettings(**settings), memory_share=memory_share)
+            name: Encoder(settings, memory_share=memory_share)
             for name, settings in encoders.items()
         }
         for encoder in self.encoders.values():
@@ -49,19 +49,14 @@ class Tokenize:
         seconds, prompts = notes["seconds"], {}
         for output in notes["due"]:
             with unit_table.timed(seconds, f"tokenise.{output}"):
-                column, prompts[output] = _tokenised(
-                    self.encoders[output], texts_to_encode(table, output)
-                )
+                # Equal texts once.
+                distinct = texts_to_encode(table, output).combine_chunks().dictionary_encode()
+                tokens = self.encoders[output].tokens(distinct.dictionary.to_pylist())
+                column = token_column.to_column(tokens, distinct.indices)
+                prompts[output] = tokens.prompt_length
             table = table.append_column(token_column.name(output), column)
             self.progress()
         return unit_table.with_notes(table, seconds=seconds, prompt_lengths=prompts)
-
-
-def _tokenised(encoder: Encoder, texts: pa.ChunkedArray) -> tuple[pa.Array, int]:
-    """Column of N rows, null where the text is, and the tokens of the prompt; equal texts once."""
-    distinct = texts.combine_chunks().dictionary_encode()
-    tokens = encoder.tokens(distinct.dictionary.to_pylist())
-    return token_column.to_column(tokens, distinct.indices), tokens.prompt_length
 
 
 def actors_needed(
@@ -76,7 +71,7 @@ def actors_needed(
         cpus: of one tokenising actor; what the probes tokenised on.
     """
     needed = float(gpu_actors)
-    known = [
+    ratios = [
         probe.tokens_per_second / probe.tokenised_per_second
         for probe in probes
         if probe is not None
@@ -84,6 +79,6 @@ def actors_needed(
         and probe.tokens_per_second
         and probe.tokenised_per_second
     ]
-    if known:
-        needed = gpu_actors * sum(known) / len(known)
+    if ratios:
+        needed = gpu_actors * sum(ratios) / len(ratios)
     return max(0, min(math.ceil(needed), int(free_cpus // cpus)))

@@ -8,7 +8,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stx.pipelines.encoding import carry
-from stx.pipelines.encoding.actors import encode_stages
 from stx.pipelines.encoding.plan import EncodePlan
 from stx.pipelines.encoding.repeated import (
     hash_pass,
@@ -24,13 +23,13 @@ from stx.pipelines.engine.unit_files import UnitResult
 from stx.pipelines.models.settings import VECTOR_COLUMN
 from stx.pipelines.planning.corpus import Corpus, priority, read_unit
 from stx.pipelines.planning.plan import DueUnit
-from stx.pipelines.running import stream, unit_table
+from stx.pipelines.running import unit_table
 from stx.pipelines.spec.encode import EncodeSpec
 
 
 @dataclass(frozen=True)
 class EncodeUnits:
-    """What every reader and writer of a run needs; small and picklable.
+    """All that readers and writers of a run need; small and picklable.
 
     Attributes:
         spec: of the job.
@@ -66,15 +65,12 @@ class EncodeUnits:
             yield output_result(due.unit, table, output=name, key=key, schema=schema, facts=facts)
 
 
-def encode_passes(
-    plan: EncodePlan, corpus: Corpus, stage: stream.StageSpec, start: Start
-) -> Passes:
+def encode_passes(plan: EncodePlan, corpus: Corpus, start: Start) -> Passes:
     """One pass over the due units; before it two more where equal texts are encoded once.
 
     Args:
         plan: with published sources.
         corpus: the input.
-        stage: the encoders, loading already perhaps.
         start: of the run.
     """
     spec = start.spec
@@ -89,12 +85,11 @@ def encode_passes(
         done = set(start.records["key"].to_pylist())
         missing = [first for first in firsts if not done >= set(first.keys.values())]
         read = partial(read_repeated, read=units.read, index=index)
-        fresh = yield Pass(missing, read, [stage], units.results, shown=False)
+        # The encoders tokenise where nothing was tokenised for them.
+        fresh = yield Pass(missing, read, plan.stages[-1:], units.results, shown=False)
         keys = pa.array([key for first in firsts for key in first.keys.values()], pa.string())
         records = pa.concat_tables([start.records, fresh])
         records = records.filter(pc.is_in(records["key"], value_set=keys))
         units = replace(units, sources=with_repeated(sources, records, start))
-    assert plan.pool is not None
-    *before, _ = encode_stages(plan, plan.pool)
-    yield Pass(due, units.read, [*before, stage], units.results)
+    yield Pass(due, units.read, plan.stages, units.results)
     return {}

@@ -98,7 +98,7 @@ class Job(ABC, Generic[AnyPlan]):
 
     @abstractmethod
     def prepare(self, plan: AnyPlan, planning: Planning) -> AnyPlan:
-        """The plan with its pool, facts, schemas and lines; models may be loaded here."""
+        """The plan with pool, stages, facts, schemas and lines; models may be loaded here."""
 
     @abstractmethod
     def passes(self, plan: AnyPlan, start: Start) -> Passes:
@@ -221,8 +221,8 @@ def pool_for(
     resources: Resources,
     stages: Callable[[Pool], Sequence[stream.StageSpec]],
     adjust: Callable[[float], Resources] | None = None,
-) -> Pool:
-    """The actors of a run, checked against what the cluster has.
+) -> tuple[Pool, tuple[stream.StageSpec, ...]]:
+    """The actors of a run, and the stages on them, checked against what the cluster has.
 
     Args:
         resources: the spec's part, with its runner.
@@ -234,10 +234,10 @@ def pool_for(
     """
     cpus, gpus = cluster.cluster_size(resources.runner, available_cores())
     pool = make_pool(adjust(cpus) if adjust else resources, cpus, gpus)
-    placed = stages(pool)
+    placed = tuple(stages(pool))
     # In this process stages take turns.
     cluster.check_fits(placed[-1:] if pool.runner == "local" else placed, cpus, gpus)
-    return pool
+    return pool, placed
 
 
 def stage_on(

@@ -9,7 +9,6 @@ import pyarrow as pa
 from stx.pipelines.engine.passes import Pass, Passes
 from stx.pipelines.engine.runs import Start
 from stx.pipelines.engine.unit_files import IdSet, UnitResult
-from stx.pipelines.mining.actors import mine_stages
 from stx.pipelines.mining.describe import notes
 from stx.pipelines.mining.plan import Mining
 from stx.pipelines.mining.rows import Sources, read_rows
@@ -44,7 +43,6 @@ def mine_passes(plan: Plan, mining: Mining, miner: Miner, start: Start) -> Passe
         InputError: rows of a query do not stand together in the first ranking.
         StoreError: a file cannot be read.
     """
-    assert plan.pool is not None
     spec = start.spec
     spans = {name: find_spans(ranking.files) for name, ranking in mining.rankings.items()}
     refuse_scattered(next(iter(spans.values())))
@@ -60,14 +58,16 @@ def mine_passes(plan: Plan, mining: Mining, miner: Miner, start: Start) -> Passe
                     texts[side] = publish_texts(index, folder)
             miner = replace(miner, queries=texts.get("queries"), documents=texts.get("documents"))
         units = MineUnits(_publish_sources(spec, mining, spans, scored=scored, folder=folder))
-        stages = mine_stages(miner, plan.pool)
+        stages = [
+            replace(stage, settings={**stage.settings, "miner": miner}) for stage in plan.stages
+        ]
         yield Pass(list(plan.due_units()), units.read, stages, units.results)
     return {STATISTICS: {"notes": lines}}
 
 
 @dataclass(frozen=True)
 class MineUnits:
-    """What every reader of a run needs; small and picklable."""
+    """All that readers of a run need; small and picklable."""
 
     sources: Sources
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from stx.pipelines.planning.dataset_state import DatasetState
 from stx.pipelines.planning.pool import Pool
+from stx.pipelines.running.stream import StageSpec
 from stx_core.store.corpus.shards import Mark
 from stx_core.store.corpus.units import Unit
 
@@ -76,6 +77,7 @@ class Plan:
         n_before: units to finish before those of `units`, see `retrieve`.
         rows_before: their rows.
         pool: the actors; None before that is known.
+        stages: on them, in order; the first pass that needs them may set more of their settings.
         facts: by output, what the snapshot remembers of it, as JSON values; {} before they are
             known, likewise below.
         schemas: by output, of its files.
@@ -89,6 +91,7 @@ class Plan:
     n_before: int = 0
     rows_before: int = 0
     pool: Pool | None = None
+    stages: tuple[StageSpec, ...] = ()
     facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     schemas: Mapping[str, pa.Schema] = field(default_factory=dict)
     lines: tuple[str, ...] = ()

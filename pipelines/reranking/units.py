@@ -44,7 +44,6 @@ def rerank_passes(plan: Plan, task: RerankTask, start: Start) -> Passes:
     """
     if not plan.due:
         return {}
-    assert plan.pool is not None
     spec, folder = start.spec, join(start.root, "_stx", "runs", start.claim.run, "index")
     texts = {}
     with scratch_space() as scratch:
@@ -59,14 +58,13 @@ def rerank_passes(plan: Plan, task: RerankTask, start: Start) -> Passes:
     )
     file = candidates.publish(task.found, folder)
     units = RerankUnits(pairs, file, task.sources, plan.schemas, spec.top_k)
-    stages = score_stages(task, plan.pool)
-    yield Pass(list(plan.due_units()), units.read, stages, units.results)
+    yield Pass(list(plan.due_units()), units.read, plan.stages, units.results)
     return {}
 
 
 @dataclass(frozen=True)
 class RerankUnits:
-    """What every reader and writer of a run needs; small and picklable.
+    """All that readers and writers of a run need; small and picklable.
 
     Attributes:
         pairs: where they are.

@@ -71,13 +71,11 @@ def retrieve_passes(plan: Plan, grid: Grid, cells: Sequence[Cell], start: Start)
         cells: of the due blocks, part after part of the corpus.
         start: of the run.
     """
-    assert plan.pool is not None
     spec = start.spec
     columns = {leg.name: leg.column for leg in grid.legs}
     units = RetrieveUnits(spec, columns, grid.doc_type, plan.schemas)
     missing = [cell for cell in cells if cell.key not in plan.state.done]
-    stages = top_k_stages(spec, grid, plan.pool)
-    fresh = yield Pass(missing, units.read_cell, stages, units.cell_results)
+    fresh = yield Pass(missing, units.read_cell, plan.stages, units.cell_results)
     records = pa.concat_tables([start.records, fresh])
     files = dict(zip(records["key"].to_pylist(), records["file"].to_pylist(), strict=True))
     n_blocks = len(plan.due)

@@ -26,7 +26,7 @@ LOWEST = "lowest"
 
 @dataclass(frozen=True)
 class SampleUnits:
-    """What every reader and writer of a run needs; small and picklable.
+    """All that readers and writers of a run need; small and picklable.
 
     Attributes:
         by: column of the strata; None for one stratum.

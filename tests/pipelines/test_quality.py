@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -394,7 +395,8 @@ def test_the_statistics_in_the_snapshot_are_of_all_its_rows(gated, corpus, tmp_p
 
 def test_units_without_statistics_are_left_out(gated, corpus, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("stx.pipelines.encoding.results._quality", lambda *_: {})
+        none = SimpleNamespace(to_json=dict)
+        patch.setattr("stx.pipelines.encoding.results.measure", lambda *_: none)
         run_encode(gated())
     table = pa.table({"id": ["n"], "text": ["stars"], "lang": ["en"]})
     pq.write_table(table, corpus / "part-9.parquet")

@@ -1,7 +1,5 @@
 """Tokenising in a stage of its own: the same vectors, and as many actors as the GPUs need."""
 
-from dataclasses import asdict
-
 import numpy as np
 import pytest
 
@@ -28,7 +26,7 @@ def table_of(texts):
 
 def test_the_tokens_of_a_column_are_those_of_the_model(tiny_bert):
     settings = encoder_settings(Model(model=str(tiny_bert), dtype="float32", prompt="query: "))
-    table = Tokenize({"dense": asdict(settings)}, 1)(table_of(TEXTS))
+    table = Tokenize({"dense": settings}, 1)(table_of(TEXTS))
 
     found = token_column.tokens_of(table, "dense", "document", np.array([0, 2, 4]))
 
