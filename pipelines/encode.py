@@ -21,10 +21,8 @@ from stx.pipelines.planning.dataset_state import DatasetState
 from stx.pipelines.planning.dtype import settled
 from stx.pipelines.spec.encode import EncodeSpec
 from stx.pipelines.telemetry.report import Report
-from stx.pipelines.telemetry.tracing import span
 from stx_core import failpoints
 from stx_core.store.corpus.units import plan_units
-from stx_core.store.files.local_disk import scratch_space
 
 
 def run_encode(
@@ -65,9 +63,7 @@ class _Encode(job.Job[EncodePlan]):
         return make_plan(spec, units, self._corpus.schema, encoders=encoders, state=state)
 
     def prepare(self, plan: EncodePlan, planning: job.Planning) -> EncodePlan:
-        with span("plan", units=plan.n_due):
-            scratch = planning.stack.enter_context(scratch_space())
-            plan = with_sources(plan, planning.spec, self._corpus, scratch)
+        plan = with_sources(plan, self._corpus, planning)
         plan = with_actors(plan, self._corpus, planning)
         return with_outputs(plan, planning.spec.inputs, self._corpus.schema, self._notes)
 

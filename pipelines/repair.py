@@ -1,7 +1,7 @@
 """Damaged files of a dataset, written again from their input: ``stx verify --repair``."""
 
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 
 import pyarrow as pa
 
@@ -21,7 +21,7 @@ from stx_core.store.snapshot import read_manifest, snapshot_info
 
 @dataclass(frozen=True)
 class Repaired:
-    """What became of the damaged files of a snapshot.
+    """Outcome of a repair of the damaged files of a snapshot.
 
     Attributes:
         report: of the run that wrote them again; None where nothing could be.
@@ -67,24 +67,23 @@ def repair(
         return Repaired(None, 0, ())
     trust = {"trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
     spec = _spec(root, manifest, model, trust)
-    known = _places(rows)
-    corpus = with_held_identities(list_corpus(spec.inputs), known)
-    same = {shard.url for shard in corpus.shards if (shard.url, shard.identity) in known}
-    lost = tuple(sorted({url for url, _ in known} - same))
+    places = set(zip(*(rows[name].to_pylist() for name in ("url", "identity")), strict=True))
+    corpus = with_held_identities(list_corpus(spec.inputs), places)
+    same = {shard.url for shard in corpus.shards if (shard.url, shard.identity) in places}
+    lost = tuple(sorted({url for url, _ in places} - same))
     report = run_encode(spec, view, repairs=frozenset(same)) if same else None
     return Repaired(report, len(bad), lost)
 
 
-def _places(rows: pa.Table) -> set[tuple[str, str]]:
-    return set(zip(*(rows[name].to_pylist() for name in ("url", "identity")), strict=True))
-
-
 def _spec(root: str, manifest: pa.Table, model: str | None, trust: dict[str, bool]) -> EncodeSpec:
-    """What the run that wrote a snapshot was asked for, as far as it decides what its rows are."""
+    """The spec of the run that wrote a snapshot, as far as it decides the rows."""
     info = snapshot_info(root)
     runs = [info.run, *sorted(manifest["run"].unique().to_pylist(), reverse=True)]
-    stored = next(filter(None, map(partial(_stored_spec, root), runs)), None)
-    if stored is None:
+    for run in runs:
+        with suppress(FileNotFoundError, SpecError):
+            stored = read_spec(root, run)
+            break
+    else:
         raise SpecError(
             f"{redact(root)}: how its texts were read is not known any more (gc removed the runs); "
             "run `stx encode` with its spec, which encodes damaged units again, too"
@@ -92,16 +91,9 @@ def _spec(root: str, manifest: pa.Table, model: str | None, trust: dict[str, boo
     models = {}
     for name, facts in info.outputs.items():
         settings = stored_encoder(facts, redact(root), model=model, **trust)
-        known = {key: getattr(settings, key) for key in ("model", "revision", *trust)}
-        models[name] = stored.models[name].model_copy(update=known)
+        written_by = {key: getattr(settings, key) for key in ("model", "revision", *trust)}
+        models[name] = stored.models[name].model_copy(update=written_by)
     output = Output(path=root, empty_text=stored.output.empty_text)
     resources = {"rows_per_unit": stored.resources.rows_per_unit}
     values = EncodeSpec(inputs=stored.inputs, models=models, output=output)
     return values.model_copy(update={"resources": values.resources.model_copy(update=resources)})
-
-
-def _stored_spec(root: str, run: str) -> EncodeSpec | None:
-    try:
-        return read_spec(root, run)
-    except (FileNotFoundError, SpecError):
-        return None

@@ -41,7 +41,7 @@ class _Rerank(job.Job[Plan]):
         pairs = [spec.candidates.path, *([spec.positives] if spec.positives else [])]
         refuse_overlap(spec.output.path, [*pairs, *itertools.chain.from_iterable(texts)])
         self._spec, self._task = spec, find_task(spec)
-        units = [unit.identity for unit in self._task.found.units]
+        units = [unit.identity for unit in self._task.candidates.units]
         self.run_hash = digest([self._task.keys, units])
 
     def plan(self, state: DatasetState) -> Plan:
@@ -50,7 +50,7 @@ class _Rerank(job.Job[Plan]):
             name: make_part(name, facts[name]["fingerprint"], keys, state)
             for name, keys in task.keys.items()
         }
-        return Plan(self._spec.output.path, task.found.units, parts, state)
+        return Plan(self._spec.output.path, task.candidates.units, parts, state)
 
     def prepare(self, plan: Plan, planning: job.Planning) -> Plan:
         spec, task = planning.spec, self._task
@@ -71,5 +71,7 @@ class _Rerank(job.Job[Plan]):
         unscored = describe.unscored_pairs(self._spec, outputs)
         report = replace(report, warnings=[*report.warnings, *lost, *unscored])
         timed = fresh.filter(pc.equal(fresh["output"], next(iter(self._task.rerankers))))
-        run = RankingRun("Reranked", "candidates", plan.pool, report, committed, timed)
+        run = RankingRun(
+            "Reranked", "candidates", plan.pool, report=report, committed=committed, timed=timed
+        )
         return with_ranking_page(run)

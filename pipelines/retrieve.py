@@ -74,5 +74,7 @@ class _Retrieve(job.Job[Plan]):
             report, lines=[*report.lines, *recalls], warnings=[*report.warnings, *unscored]
         )
         timed = fresh.filter(pc.equal(fresh["output"], CELLS))
-        run = RankingRun("Retrieved", "queries", plan.pool, report, committed, timed)
+        run = RankingRun(
+            "Retrieved", "queries", plan.pool, report=report, committed=committed, timed=timed
+        )
         return with_ranking_page(run)

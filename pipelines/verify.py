@@ -33,7 +33,7 @@ MAX_DIFFERENCE = 0.05
 
 @dataclass(frozen=True)
 class Comparison:
-    """What came out of encoding rows of one output again.
+    """Outcome of encoding rows of one output again.
 
     Attributes:
         output: its name.
@@ -54,21 +54,21 @@ class Comparison:
 
     @property
     def is_same(self) -> bool:
-        """Whether every row that could be read again is what it was."""
+        """True if every row that could be read again is as it was."""
         cosines_agree = self.cosines is None or bool((self.cosines >= MIN_COSINE).all())
         return cosines_agree and (self.difference or 0) <= MAX_DIFFERENCE and not self.n_foreign
 
     def __str__(self) -> str:
-        told = f"{self.output}: {self.n_rows} rows encoded again"
+        text = f"{self.output}: {self.n_rows} rows encoded again"
         if self.cosines is not None and self.n_rows:
-            told += f", cosine {self.cosines.mean():.6f} on average, {self.cosines.min():.6f} worst"
+            text += f", cosine {self.cosines.mean():.6f} on average, {self.cosines.min():.6f} worst"
         if self.difference is not None and self.n_rows:
-            told += f", weights differ by {self.difference:.2g} at most"
+            text += f", weights differ by {self.difference:.2g} at most"
         if self.n_foreign:
-            told += f"; {self.n_foreign} have a text that is not in their shard"
+            text += f"; {self.n_foreign} have a text that is not in their shard"
         if self.unread:
-            told += f"; {len(self.unread)} not compared, for example: {self.unread[0]}"
-        return told
+            text += f"; {len(self.unread)} not compared, for example: {self.unread[0]}"
+        return text
 
 
 def encode_again(
@@ -103,7 +103,7 @@ def encode_again(
         raise StoreError(f"{redact(root)}: no output {output!r}; name one of {', '.join(outputs)}")
     manifest = read_manifest(root, version)
     for name in outputs if output is None else [output]:
-        mine = manifest.filter(pc.equal(manifest["output"], name))
+        files = manifest.filter(pc.equal(manifest["output"], name))
         settings = stored_encoder(
             outputs[name],
             redact(root),
@@ -111,12 +111,12 @@ def encode_again(
             trust_remote_code=trust_remote_code,
             allow_pickle=allow_pickle,
         )
-        rows, unread = _sample(root, mine, VECTOR_COLUMN[settings.type], n_rows, seed)
+        rows, unread = _sample(root, files, VECTOR_COLUMN[settings.type], n_rows=n_rows, seed=seed)
         yield _compare(name, rows, unread, settings)
 
 
 def _sample(
-    root: str, manifest: pa.Table, vector: str, n_rows: int, seed: int | None
+    root: str, manifest: pa.Table, vector: str, *, n_rows: int, seed: int | None
 ) -> tuple[list[pa.Table], list[str]]:
     """Tables of vector and text, text null where the shard has none of that hash; and problems."""
     ends = np.cumsum(manifest["rows_out"].to_numpy())
@@ -134,9 +134,9 @@ def _sample(
         except (InputError, FileNotFoundError) as error:
             unread += [redact(str(error))] * len(rows)
             continue
-        found = read_columns(join(root, row["file"]), ["content_hash", vector], rows)
-        texts = [texts_by_hash.get(each) for each in found["content_hash"].to_pylist()]
-        columns = {"vector": found[vector], "text": pa.array(texts, pa.string())}
+        stored = read_columns(join(root, row["file"]), ["content_hash", vector], rows)
+        texts = [texts_by_hash.get(hash_) for hash_ in stored["content_hash"].to_pylist()]
+        columns = {"vector": stored[vector], "text": pa.array(texts, pa.string())}
         tables.append(pa.table(columns))
     return tables, unread
 
@@ -146,7 +146,7 @@ def _read_texts(root: str, row: Mapping[str, Any]) -> dict[str, str]:
     spec = read_spec(root, row["run"])
     inputs = spec.inputs.model_copy(update={"id_column": None, "columns": ()})
     kind = inputs.format or ("arrow" if is_dataset(row["url"]) else format_of(row["url"]))
-    unit = Unit(0, row["url"], row["identity"], kind, row["start"], row["stop"])
+    unit = Unit(0, row["url"], row["identity"], kind, start=row["start"], stop=row["stop"])
     schema = pa.schema([(name, pa.string()) for name in inputs.text_columns])
     table = read_unit(unit, schema, inputs, spec.output)
     texts = table.column(unit_table.TEXT)
@@ -162,34 +162,42 @@ def _read_texts(root: str, row: Mapping[str, Any]) -> dict[str, str]:
 def _compare(
     output: str, tables: list[pa.Table], unread: list[str], settings: EncoderSettings
 ) -> Comparison:
-    if not tables:
-        return Comparison(output, 0, None, None, 0, tuple(unread))
-    rows = pa.concat_tables(tables)
-    n_foreign = rows["text"].null_count
-    rows = rows.filter(pc.is_valid(rows["text"]))
-    again = encode_texts(Encoder(settings), rows["text"])["vector"]
     cosines = difference = None
-    if settings.type == "sparse":
-        difference = _difference(rows["vector"], again)
-    else:
-        cosines = _cosines(dense_matrix(rows["vector"]), dense_matrix(again))
-    return Comparison(output, len(rows), cosines, difference, n_foreign, tuple(unread))
+    n_rows = n_foreign = 0
+    if tables:
+        rows = pa.concat_tables(tables)
+        n_foreign = rows["text"].null_count
+        rows = rows.filter(pc.is_valid(rows["text"]))
+        n_rows = len(rows)
+        again = encode_texts(Encoder(settings), rows["text"])["vector"]
+        if settings.type == "sparse":
+            difference = _difference(rows["vector"], again)
+        else:
+            cosines = _cosines(dense_matrix(rows["vector"]), dense_matrix(again))
+    return Comparison(
+        output,
+        n_rows,
+        cosines,
+        difference=difference,
+        n_foreign=n_foreign,
+        unread=tuple(unread),
+    )
 
 
 def _cosines(stored_ND: np.ndarray, again_ND: np.ndarray) -> np.ndarray:
     """(N,) cosines of rows; 1 where both are zero (a text of unknown words, in a static model)."""
-    one, other = stored_ND.astype(np.float64), again_ND.astype(np.float64)
-    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-    dots = np.einsum("nd,nd->n", one, other)
-    equal: np.ndarray = (one == other).all(axis=1).astype(np.float64)
+    stored_ND, again_ND = stored_ND.astype(np.float64), again_ND.astype(np.float64)
+    lengths = np.linalg.norm(stored_ND, axis=1) * np.linalg.norm(again_ND, axis=1)
+    dots = np.einsum("nd,nd->n", stored_ND, again_ND)
+    equal: np.ndarray = (stored_ND == again_ND).all(axis=1).astype(np.float64)
     np.divide(dots, lengths, out=equal, where=lengths > 0)
     return equal
 
 
 def _difference(stored: pa.ChunkedArray, again: pa.Array) -> float:
     """Largest absolute difference of a weight."""
-    one, other = SparseRows(*sparse_csr(stored)), SparseRows(*sparse_csr(again))
-    width = 1 + int(max(one.indices.max(initial=0), other.indices.max(initial=0)))
-    rest = to_coo(one, width, torch.float64) - to_coo(other, width, torch.float64)
-    values = rest.coalesce().values()
+    sides = [SparseRows(*sparse_csr(column)) for column in (stored, again)]
+    width = 1 + max(int(rows.indices.max(initial=0)) for rows in sides)
+    before, after = (to_coo(rows, width, torch.float64) for rows in sides)
+    values = (before - after).coalesce().values()
     return float(values.abs().max()) if len(values) else 0.0

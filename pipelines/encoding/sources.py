@@ -8,9 +8,12 @@ import pyarrow.compute as pc
 
 from stx.pipelines.encoding import carry
 from stx.pipelines.encoding.plan import EncodePlan
+from stx.pipelines.engine.job import Planning
 from stx.pipelines.planning.corpus import Corpus, read_unit
 from stx.pipelines.running import unit_table
 from stx.pipelines.spec.encode import EncodeSpec
+from stx.pipelines.telemetry.tracing import span
+from stx_core.store.files.local_disk import scratch_space
 from stx_core.store.files.urls import join
 from stx_core.store.hash_index import build_index, index_name, named, publish_index, published_index
 from stx_core.store.manifest import split_shards
@@ -21,7 +24,7 @@ _SAMPLE_UNITS = 8
 _NAMED = ("file", "checksum")
 
 
-def with_sources(plan: EncodePlan, spec: EncodeSpec, corpus: Corpus, folder: str) -> EncodePlan:
+def with_sources(plan: EncodePlan, corpus: Corpus, planning: Planning) -> EncodePlan:
     """Index rows that the due units may take from the snapshot, and estimate how many they will.
 
     Only files that are not carried over by reference are indexed: rows that moved come from them.
@@ -29,41 +32,42 @@ def with_sources(plan: EncodePlan, spec: EncodeSpec, corpus: Corpus, folder: str
 
     Args:
         plan: as `make_plan` made it.
-        spec: of the job.
-        corpus: its input.
-        folder: local, for new indexes.
+        corpus: the input.
+        planning: of the run; new indexes are on the local disk while it lasts.
     """
     state = plan.state
-    if not state.version or not plan.due:
-        return plan
-    _, manifest = split_shards(read_manifest(plan.root, state.version), corpus.scope.keeps)
-    parts = {}
-    for name, part in plan.parts.items():
-        # Entries that the new snapshot will not have.
-        entries = manifest.filter(pc.equal(manifest["output"], name))
-        is_carried = pc.is_in(entries["key"], pa.array(part.keys, pa.string()))
-        entries = entries.filter(pc.invert(is_carried))
-        parts[name] = replace(part, rows_superseded=pc.sum(entries["rows_out"]).as_py() or 0)
-        if part.source is None:
-            continue
-        if part.source.output != name:
-            entries = manifest.filter(pc.equal(manifest["output"], part.source.output))
-        files = [
-            named(file, checksum)
-            for file, checksum in zip(*(entries[n].to_pylist() for n in _NAMED), strict=True)
-            if file and file not in state.damaged_files
-        ]
-        source = None
-        if files:
-            url = state.run and published_index(_published(plan.root, state.run), files)
-            if not url:
-                # Two outputs that take from the same files share an index.
-                url = os.path.join(folder, f"{index_name(files)}.arrow")
-                if not os.path.exists(url):
-                    build_index(plan.root, files, url)
-            source = replace(part.source, index=url)
-        parts[name] = replace(parts[name], source=source)
-    return _estimated(replace(plan, parts=parts), spec, corpus)
+    with span("plan", units=plan.n_due):
+        if not state.version or not plan.due:
+            return plan
+        _, manifest = split_shards(read_manifest(plan.root, state.version), corpus.scope.keeps)
+        folder = planning.stack.enter_context(scratch_space())
+        parts = {}
+        for name, part in plan.parts.items():
+            # Entries that the new snapshot will not have.
+            entries = manifest.filter(pc.equal(manifest["output"], name))
+            is_carried = pc.is_in(entries["key"], pa.array(part.keys, pa.string()))
+            entries = entries.filter(pc.invert(is_carried))
+            parts[name] = replace(part, rows_superseded=pc.sum(entries["rows_out"]).as_py() or 0)
+            if part.source is None:
+                continue
+            if part.source.output != name:
+                entries = manifest.filter(pc.equal(manifest["output"], part.source.output))
+            files = [
+                named(file, checksum)
+                for file, checksum in zip(*(entries[n].to_pylist() for n in _NAMED), strict=True)
+                if file and file not in state.damaged_files
+            ]
+            source = None
+            if files:
+                url = state.run and published_index(_published(plan.root, state.run), files)
+                if not url:
+                    # Two outputs that take from the same files share an index.
+                    url = os.path.join(folder, f"{index_name(files)}.arrow")
+                    if not os.path.exists(url):
+                        build_index(plan.root, files, url)
+                source = replace(part.source, index=url)
+            parts[name] = replace(parts[name], source=source)
+        return _estimated(replace(plan, parts=parts), planning.spec, corpus)
 
 
 def _published(root: str, run: str) -> str:

@@ -41,12 +41,12 @@ _MAX_PLANS = 3
 
 @dataclass(frozen=True)
 class Planning:
-    """What a job is prepared with.
+    """Values that a job is prepared with.
 
     Attributes:
         spec: with its runner.
         stack: what is entered on it is open until the run ends.
-        dry_run: whether nothing will follow.
+        dry_run: true if nothing will follow.
     """
 
     spec: Any
@@ -79,7 +79,7 @@ class Job(ABC, Generic[AnyPlan]):
     Attributes:
         name: of the job, as `stx.pipelines.jobs.JOBS` has it.
         run_hash: two starts with the same one are the same run.
-        scope: what the run speaks about.
+        scope: shards that the run speaks about.
         repairs: see `log.claim`.
     """
 
@@ -90,7 +90,7 @@ class Job(ABC, Generic[AnyPlan]):
 
     @abstractmethod
     def plan(self, state: DatasetState) -> AnyPlan:
-        """Units and keys, and what is due of them."""
+        """Units and keys, and those that are due."""
 
     def unchanged(self, report: Report) -> Report:
         """Report of a start that had nothing to do."""
@@ -109,7 +109,7 @@ class Job(ABC, Generic[AnyPlan]):
         return []
 
     def is_judged(self, output: str) -> bool:  # noqa: ARG002
-        """Whether the checks of the spec's part `quality` are for an output."""
+        """True for outputs that the checks of the spec's part `quality` are for."""
         return True
 
     @abstractmethod

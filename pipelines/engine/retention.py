@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from stx.pipelines.spec.parts import Dataset
 from stx_core.errors import StxError
 from stx_core.store.files.urls import one_line
-from stx_core.store.gc import Garbage, gc
+from stx_core.store.gc import gc
 
 
 @dataclass(frozen=True)
 class Retention:
-    """What was given up, and what went wrong, in lines for the report."""
+    """Lines for the report about versions that were given up, and about failures."""
 
     lines: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -30,14 +30,11 @@ def give_up_old(output: Dataset) -> Retention:
     except (StxError, OSError) as error:
         problem = one_line(str(error))
         return Retention(warnings=(f"old versions were not removed: {problem}; run `stx gc`",))
-    return Retention(lines=tuple(_lines(garbage)))
-
-
-def _lines(garbage: Garbage) -> list[str]:
     if not garbage.versions and not garbage.files:
-        return []
+        return Retention()
     versions = ", ".join(map(str, garbage.versions)) or "none"
-    return [
+    line = (
         f"  kept     versions given up: {versions}; {len(garbage.files):,} files deleted, "
         f"{garbage.size / 1e6:,.1f} MB"
-    ]
+    )
+    return Retention(lines=(line,))

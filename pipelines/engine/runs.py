@@ -1,4 +1,4 @@
-"""What every run does around its passes: watch it, check the store, claim the dataset."""
+"""Work around the passes of every run: those who watch it, checks of the store, the claim."""
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager

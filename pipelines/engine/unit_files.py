@@ -1,4 +1,4 @@
-"""What a unit gives, as files of its dataset; its record in the ledger makes the unit done."""
+"""Results of a unit as files of its dataset; its record in the ledger makes the unit done."""
 
 import time
 import uuid
@@ -36,9 +36,9 @@ class IdSet(NamedTuple):
         """Count and hash ids."""
         return cls(len(ids), id_hash(ids))
 
-    def without(self, other: "IdSet") -> "IdSet":
-        """These ids, but for others that are among them."""
-        return IdSet(self.n - other.n, (self.hash - other.hash) % HASH_MODULUS)
+    def without(self, ids: "IdSet") -> "IdSet":
+        """These ids, but for some that are among them."""
+        return IdSet(self.n - ids.n, (self.hash - ids.hash) % HASH_MODULUS)
 
 
 NO_IDS = IdSet(0, 0)
@@ -46,7 +46,7 @@ NO_IDS = IdSet(0, 0)
 
 @dataclass(frozen=True, kw_only=True)
 class UnitResult:
-    """What one output gets of a unit.
+    """The result of a unit for one output.
 
     Attributes:
         output: its name.

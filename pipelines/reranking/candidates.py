@@ -7,7 +7,6 @@ the driver, a dataset need not.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,15 +26,32 @@ from stx_core.store.files.filesystem import file_info, list_names, write_new
 from stx_core.store.files.parallel import parallel
 from stx_core.store.files.urls import join, redact
 from stx_core.store.schema import RANKING, to_parquet
-from stx_core.store.snapshot import SnapshotInfo, output_schema, snapshot_info, snapshot_state
+from stx_core.store.snapshot import output_schema, snapshot_info, snapshot_state
 
 
 @dataclass(frozen=True)
-class Found:
+class DatasetSource:
+    """A ranking of a dataset."""
+
+    path: str
+    version: int
+    output: str
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """Files with a ranking, or with texts."""
+
+    path: str
+    identity: str
+
+
+@dataclass(frozen=True)
+class CandidateUnits:
     """Candidates, cut into units.
 
     Attributes:
-        source: path, version and output, for those who ask later.
+        source: of the candidates; the snapshot keeps it.
         units: row ranges; the rows of a query stand together, best first, and are never cut.
         schema: columns of the candidates: ``query_id``, ``doc_id``, ``rank``, ``score``, and
             ``query`` and ``document`` if they have texts.
@@ -43,14 +59,14 @@ class Found:
         name: of the published file.
     """
 
-    source: dict[str, Any]
+    source: DatasetSource | FileSource
     units: tuple[Unit, ...]
     schema: pa.Schema
     table: pa.Table | None = None
     name: str = ""
 
 
-def find_candidates(spec: Candidates, rows_per_unit: int) -> Found:
+def find_candidates(spec: Candidates, rows_per_unit: int) -> CandidateUnits:
     """Look candidates up, or read them.
 
     Raises:
@@ -58,26 +74,34 @@ def find_candidates(spec: Candidates, rows_per_unit: int) -> Found:
         InputError: nothing is there, it is no ranking, or a line or row is bad; names it.
         StoreError: there is no such snapshot.
     """
-    found = _in_dataset if is_dataset(spec.path) else _in_files
-    return found(spec, rows_per_unit)
+    if is_dataset(spec.path):
+        return _in_dataset(spec, rows_per_unit)
+    return _in_files(spec, rows_per_unit)
 
 
-def publish(found: Found, folder: str) -> str:
+def publish(candidates: CandidateUnits, folder: str) -> str:
     """Put candidates of a file where the workers of all machines find them.
 
     Returns:
         URL of the file to read instead of those that the units name; empty for a dataset.
     """
-    if found.table is None:
+    if candidates.table is None:
         return ""
-    if found.name not in list_names(folder):
-        write_new(join(folder, found.name), to_parquet(found.table))
-    return join(folder, found.name)
+    if candidates.name not in list_names(folder):
+        write_new(join(folder, candidates.name), to_parquet(candidates.table))
+    return join(folder, candidates.name)
 
 
-def _in_dataset(spec: Candidates, rows_per_unit: int) -> Found:
+def _in_dataset(spec: Candidates, rows_per_unit: int) -> CandidateUnits:
     info = snapshot_info(spec.path, spec.version)
-    output = _choose(spec, info)
+    rankings = [name for name, facts in info.outputs.items() if facts["type"] == "ranking"]
+    output = spec.output or (rankings[0] if len(rankings) == 1 else None)
+    if output not in rankings:
+        raise SpecError(
+            f"candidates.output: {redact(spec.path)} has "
+            f"{'the rankings ' + ', '.join(rankings) if rankings else 'no ranking'}; "
+            f"{'name one' if rankings else 'name a dataset that stx retrieve or rerank wrote'}"
+        )
     schema = output_schema(snapshot_state(spec.path, info.version)["outputs"][output])
     files = snapshot_data(spec.path, info.version, output)
     sizes = parallel(lambda file: _sizes(read_columns(file.url, ["query_id"])), files)
@@ -86,24 +110,12 @@ def _in_dataset(spec: Candidates, rows_per_unit: int) -> Found:
         for file, counts in zip(files, sizes, strict=True)
         for start, stop in cut(counts, rows_per_unit, spec.depth)
     ]
-    source: dict[str, Any] = {"path": redact(spec.path), "version": info.version, "output": output}
-    kept = pa.schema([schema.field(name) for name in RANKING.names])
-    return Found(source, _units(spec, ranges), kept)
+    source = DatasetSource(redact(spec.path), info.version, output)
+    columns = pa.schema([schema.field(name) for name in RANKING.names])
+    return CandidateUnits(source, _units(spec, ranges), columns)
 
 
-def _choose(spec: Candidates, info: SnapshotInfo) -> str:
-    rankings = [name for name, facts in info.outputs.items() if facts["type"] == "ranking"]
-    wanted = spec.output or (rankings[0] if len(rankings) == 1 else None)
-    if wanted not in rankings:
-        raise SpecError(
-            f"candidates.output: {redact(spec.path)} has "
-            f"{'the rankings ' + ', '.join(rankings) if rankings else 'no ranking'}; "
-            f"{'name one' if rankings else 'name a dataset that stx retrieve or rerank wrote'}"
-        )
-    return str(wanted)
-
-
-def _in_files(spec: Candidates, rows_per_unit: int) -> Found:
+def _in_files(spec: Candidates, rows_per_unit: int) -> CandidateUnits:
     if spec.version is not None or spec.output is not None:
         raise SpecError(
             f"candidates: {redact(spec.path)} is no dataset of stx, it has no versions and "
@@ -123,9 +135,12 @@ def _in_files(spec: Candidates, rows_per_unit: int) -> Found:
         (spec.path, identity, start, stop)
         for start, stop in cut(_sizes(table), rows_per_unit, spec.depth)
     ]
-    source: dict[str, Any] = {"path": redact(spec.path), "identity": identity}
-    return Found(
-        source, _units(spec, ranges), table.schema, table, f"candidates-{identity[:32]}.parquet"
+    return CandidateUnits(
+        FileSource(redact(spec.path), identity),
+        _units(spec, ranges),
+        table.schema,
+        table=table,
+        name=f"candidates-{identity[:32]}.parquet",
     )
 
 
@@ -133,7 +148,7 @@ def _units(spec: Candidates, ranges: Sequence[tuple[str, str, int, int]]) -> tup
     if not ranges:
         raise InputError(f"{redact(spec.path)}: no candidates, nothing to rerank")
     return tuple(
-        Unit(index, url, identity, "parquet", start, stop)
+        Unit(index, url, identity, format="parquet", start=start, stop=stop)
         for index, (url, identity, start, stop) in enumerate(ranges)
     )
 
@@ -165,7 +180,7 @@ def cut(sizes: np.ndarray, rows_per_unit: int, depth: int | None) -> Iterator[tu
         yield start, stop
 
 
-def wanted_rows(table: pa.Table, depth: int | None) -> np.ndarray:
+def rows_to_score(table: pa.Table, depth: int | None) -> np.ndarray:
     """Rows of a unit that are to be scored: the best of each query, each document once.
 
     Args:

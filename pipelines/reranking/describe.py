@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from stx.pipelines.planning.plan import Plan
 from stx.pipelines.planning.pool import Pool
 from stx.pipelines.planning.words import counted
+from stx.pipelines.reranking.candidates import DatasetSource
 from stx.pipelines.reranking.task import RerankTask
 from stx.pipelines.spec.retrieval import RerankSpec
 from stx_core.evaluation.qrels import read_qrels
@@ -25,10 +26,12 @@ def plan_lines(spec: RerankSpec, task: RerankTask, plan: Plan, pool: Pool) -> It
         plan: of the run.
         pool: the actors.
     """
-    source = task.found.source
-    version = f", version {source['version']}, {source['output']}" if "version" in source else ""
+    source = task.candidates.source
+    version = ""
+    if isinstance(source, DatasetSource):
+        version = f", version {source.version}, {source.output}"
     yield f"plan for {plan.root}"
-    yield f"  pairs    {source['path']}{version}"
+    yield f"  pairs    {source.path}{version}"
     depth = f"the first {spec.candidates.depth} per query of " if spec.candidates.depth else ""
     units = counted(len(plan.units), "unit")
     yield f"           {depth}{plan.n_rows:,} candidates in {units} of whole queries"

@@ -30,8 +30,15 @@ def ranking_result(
     bad = pc.and_(is_candidate, rejected.is_valid()).combine_chunks()
     bad_rows = table.filter(bad)
     bad_ids = IdSet.of(bad_rows[unit_table.ID])
-    ranking = _ranked(table.filter(pc.and_(is_candidate, good)), reranker, top_k)
     scored = table.filter(good)
+    # The best candidates of each query, best first; of equal scores the lower id first.
+    ranking = table.filter(pc.and_(is_candidate, good))
+    ranking = ranking.append_column("_place", pa.array(codes(ranking["query_id"])))
+    order = [("_place", "ascending"), (f"{reranker}.score", "descending"), ("doc_id", "ascending")]
+    keys = ranking.select([column for column, _ in order])
+    ranking = ranking.take(pc.sort_indices(keys, order))
+    if top_k is not None:
+        ranking = first_of_query(ranking, "_place", top_k)
     return replace(
         empty,
         rows=_as_output(ranking, reranker, empty.rows.schema),
@@ -53,15 +60,6 @@ def positives_result(table: pa.Table, reranker: str, *, empty: UnitResult) -> Un
 def n_filtered(unit: Unit, table: pa.Table) -> int:
     """Candidates of a unit that are beyond the depth, or there twice."""
     return unit.n_rows - (pc.sum(table[IS_CANDIDATE]).as_py() or 0)
-
-
-def _ranked(table: pa.Table, name: str, top_k: int | None) -> pa.Table:
-    """The best candidates of each query, best first; of equal scores the lower id first."""
-    table = table.append_column("_place", pa.array(codes(table["query_id"])))
-    order = [("_place", "ascending"), (f"{name}.score", "descending"), ("doc_id", "ascending")]
-    keys = table.select([column for column, _ in order])
-    table = table.take(pc.sort_indices(keys, order))
-    return table if top_k is None else first_of_query(table, "_place", top_k)
 
 
 def _as_output(table: pa.Table, name: str, schema: pa.Schema) -> pa.Table:

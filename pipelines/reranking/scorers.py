@@ -1,7 +1,7 @@
 """The actor of `rerank`: cross-encoders that score the pairs of a unit, whatever their queries."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -34,7 +34,16 @@ class Scorer:
         reproducible: bool = False,
     ) -> None:
         self.settings = settings
-        self.model = _load(settings)
+        model: CrossEncoder = load_planned(
+            "CrossEncoder", settings, HUB_ORGANISATION["cross"], max_length=settings.max_seq_length
+        )
+        if model.num_labels != 1:
+            raise ModelError(
+                f"{settings.model}: scores {model.num_labels} labels per pair, and a ranking needs "
+                "one; take a reranker with one label, or order by the label that you want with "
+                "CrossEncoder.predict"
+            )
+        self.model = model
         self.model.reproducible = reproducible
         usual = token_budget or self.model.default_token_budget()
         self.token_budget = max(1, int(usual * memory_share))
@@ -44,32 +53,18 @@ class Scorer:
 
         What is not finite in a half format is computed a second time, in float32.
         """
-        found = self._score(pairs)
-        bad = [int(row) for row in np.flatnonzero(~np.isfinite(found.scores))
-               if row not in found.failed]  # fmt: skip
+        scored = self._score(pairs)
+        bad = [int(row) for row in np.flatnonzero(~np.isfinite(scored.scores))
+               if row not in scored.failed]  # fmt: skip
         if bad and self.settings.dtype != "float32":
             with in_float32(self.model):
                 again = self._score([pairs[row] for row in bad])
-            found.scores[bad] = again.scores
-            found.failed.update({bad[row]: reason for row, reason in again.failed.items()})
-        return found
+            scored.scores[bad] = again.scores
+            scored.failed.update({bad[row]: reason for row, reason in again.failed.items()})
+        return scored
 
     def _score(self, pairs: list[tuple[str, str]]) -> "Scored":
         return self.model.score(pairs, prompt=self.settings.prompt, token_budget=self.token_budget)
-
-
-def _load(settings: RerankerSettings) -> "CrossEncoder":
-    model: CrossEncoder
-    model = load_planned(
-        "CrossEncoder", settings, HUB_ORGANISATION["cross"], max_length=settings.max_seq_length
-    )
-    if model.num_labels != 1:
-        raise ModelError(
-            f"{settings.model}: scores {model.num_labels} labels per pair, and a ranking needs "
-            "one; take a reranker with one label, or order by the label that you want with "
-            "CrossEncoder.predict"
-        )
-    return model
 
 
 class Score:
@@ -86,7 +81,7 @@ class Score:
 
     def __init__(
         self,
-        rerankers: dict[str, dict[str, Any]],
+        rerankers: Mapping[str, RerankerSettings],
         threads: int | None,
         token_budget: int | None,
         reproducible: bool = False,
@@ -96,9 +91,7 @@ class Score:
         if threads is not None:
             limit_threads(threads)
         self.scorers = {
-            name: Scorer(
-                RerankerSettings(**settings), token_budget, memory_share, reproducible=reproducible
-            )
+            name: Scorer(settings, token_budget, memory_share, reproducible=reproducible)
             for name, settings in rerankers.items()
         }
         if progress is not None:
@@ -140,16 +133,16 @@ def score_pairs(scorer: Scorer, texts: pa.StructArray) -> dict[str, pa.Array]:
     )  # fmt: skip
     distinct, place = np.unique(codes, axis=0, return_inverse=True)
     queries, documents = query.dictionary.to_pylist(), document.dictionary.to_pylist()
-    found = scorer.score([(queries[left], documents[right]) for left, right in distinct.tolist()])
+    scored = scorer.score([(queries[i], documents[j]) for i, j in distinct.tolist()])
     reasons: list[tuple[str, str, str] | None] = [None] * len(distinct)
-    for row in np.flatnonzero(~np.isfinite(found.scores)).tolist():
+    for row in np.flatnonzero(~np.isfinite(scored.scores)).tolist():
         reasons[row] = ("not_finite", "text", "the model gave NaN or Inf, in float32 too")
-    for row, detail in found.failed.items():
+    for row, detail in scored.failed.items():
         reasons[row] = ("out_of_memory", "text", detail)
     columns = {
-        "score": pa.array(found.scores, pa.float32()),
-        "n_tokens": pa.array(found.n_tokens, pa.int32()),
-        "truncated": pa.array(found.truncated),
+        "score": pa.array(scored.scores, pa.float32()),
+        "n_tokens": pa.array(scored.n_tokens, pa.int32()),
+        "truncated": pa.array(scored.truncated),
         "rejected": unit_table.rejections(reasons),
     }
     choice = np.full(len(texts), -1, np.int64)

@@ -12,7 +12,7 @@ from stx_core.errors import InputError
 from stx_core.evaluation.records import NAMES, ids, numbers
 from stx_core.store.corpus.columns import corpus_schema
 from stx_core.store.corpus.readers import list_shards, read_rows, shard_rows
-from stx_core.store.corpus.units import Unit, plan_units
+from stx_core.store.corpus.units import plan_units
 from stx_core.store.files.filesystem import file_info
 from stx_core.store.files.urls import redact
 
@@ -24,7 +24,7 @@ _ROWS_AT_ONCE = 65_536
 
 
 def is_text_table(urls: Sequence[str]) -> bool:
-    """Whether files have a column ``query`` or ``document``; the first one is looked at."""
+    """True for files with a column ``query`` or ``document``; the first one is looked at."""
     if not urls[0].lower().endswith(_ENDINGS):
         return False
     return bool(set(TEXTS) & set(shard_rows(file_info(urls[0]), columns=()).schema.names))
@@ -44,14 +44,23 @@ def read_text_table(urls: Sequence[str]) -> pa.Table:
     Raises:
         InputError: a column is missing, or a row is bad; names it.
     """
-    wanted = [*TEXTS, *chain.from_iterable(_COLUMNS.values())]
-    shards = [shard for shard in list_shards(urls, columns=wanted) if shard.n_rows]
+    columns = [*TEXTS, *chain.from_iterable(_COLUMNS.values())]
+    shards = [shard for shard in list_shards(urls, columns=columns) if shard.n_rows]
     names = _names(urls[0], shards[0].schema if shards else pa.schema([]))
-    id_columns = [name for name, ours in names.items() if ours in ("query_id", "doc_id")]
+    id_columns = [column for column, name in names.items() if name in ("query_id", "doc_id")]
     schema = corpus_schema(shards, list(names), id_columns)
-    table = pa.concat_tables(
-        [_rows(unit, schema, names) for unit in plan_units(shards, _ROWS_AT_ONCE)]
-    )
+    tables = []
+    for unit in plan_units(shards, _ROWS_AT_ONCE):
+        rows = read_rows(unit, schema)
+        if rows.bad:
+            bad = rows.bad[0]
+            raise InputError(
+                f"{redact(unit.url)} row {bad.row}: {bad.detail}; mend or remove the row"
+            )
+        places = [f"{unit.url}:{row}" for row in rows.row_numbers.tolist()]
+        table = rows.table.rename_columns([names[name] for name in rows.table.column_names])
+        tables.append(table.append_column("place", pa.array(places, pa.string())))
+    table = pa.concat_tables(tables)
     try:
         return _ranked(_with_ids(table))
     except pa.ArrowInvalid as error:
@@ -59,12 +68,12 @@ def read_text_table(urls: Sequence[str]) -> pa.Table:
 
 
 def _names(url: str, schema: pa.Schema) -> dict[str, str]:
-    """Our name by the file's name."""
-    known = _COLUMNS | {name: (name,) for name in TEXTS}
+    """Name of a column here, by its name in the files."""
+    aliases = _COLUMNS | {name: (name,) for name in TEXTS}
     names = {
-        next(name for name in theirs if name in schema.names): ours
-        for ours, theirs in known.items()
-        if set(theirs) & set(schema.names)
+        next(alias for alias in aliases_of_name if alias in schema.names): name
+        for name, aliases_of_name in aliases.items()
+        if set(aliases_of_name) & set(schema.names)
     }
     for id_column, text in (("query_id", "query"), ("doc_id", "document")):
         if not {id_column, text} & set(names.values()):
@@ -73,16 +82,6 @@ def _names(url: str, schema: pa.Schema) -> dict[str, str]:
                 "rename yours"
             )
     return names
-
-
-def _rows(unit: Unit, schema: pa.Schema, names: dict[str, str]) -> pa.Table:
-    rows = read_rows(unit, schema)
-    if rows.bad:
-        bad = rows.bad[0]
-        raise InputError(f"{redact(unit.url)} row {bad.row}: {bad.detail}; mend or remove the row")
-    table = rows.table.rename_columns([names[name] for name in rows.table.column_names])
-    places = [f"{unit.url}:{row}" for row in rows.row_numbers.tolist()]
-    return table.append_column("place", pa.array(places, pa.string()))
 
 
 def _with_ids(table: pa.Table) -> pa.Table:

@@ -1,7 +1,7 @@
 """Reading and writing the units of a rerank run, and its pass over them."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
@@ -26,7 +26,7 @@ from stx_core.store.files.urls import join
 def score_stages(task: RerankTask, pool: Pool) -> list[stream.StageSpec]:
     """The actors that score pairs, with all rerankers."""
     settings = {
-        "rerankers": {name: asdict(reranker) for name, reranker in task.rerankers.items()},
+        "rerankers": task.rerankers,
         "threads": pool.cpus,
         "token_budget": pool.token_budget,
         "reproducible": pool.reproducible,
@@ -50,13 +50,13 @@ def rerank_passes(plan: Plan, task: RerankTask, start: Start) -> Passes:
         for side, (inputs, corpus) in task.corpora.items():
             texts[side] = publish_texts(index_texts(inputs, scratch, corpus, folder), folder)
     pairs = PairSource(
-        columns=tuple(task.found.schema.names),
+        columns=tuple(task.candidates.schema.names),
         depth=spec.candidates.depth,
         positives=spec.positives,
         queries=texts.get("queries"),
         documents=texts.get("documents"),
     )
-    file = candidates.publish(task.found, folder)
+    file = candidates.publish(task.candidates, folder)
     units = RerankUnits(pairs, file, task.sources, plan.schemas, spec.top_k)
     yield Pass(list(plan.due_units()), units.read, plan.stages, units.results)
     return {}

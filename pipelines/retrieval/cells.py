@@ -6,7 +6,6 @@ with records: a stopped run goes on with either.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +18,13 @@ from stx.pipelines.engine.unit_files import IdSet, UnitResult
 from stx.pipelines.planning.plan import DueUnit, Plan
 from stx.pipelines.planning.pool import Pool
 from stx.pipelines.planning.snapshot_files import take_unit
-from stx.pipelines.retrieval.rankings import best_hits, hits_schema, positives_of, to_ranking
+from stx.pipelines.retrieval.rankings import (
+    best_hits,
+    hits_schema,
+    positives_of,
+    read_judged,
+    to_ranking,
+)
 from stx.pipelines.retrieval.retrievers import CELLS, HYBRID, Cell, Grid, positives_output
 from stx.pipelines.retrieval.top_k import (
     FOUND,
@@ -33,7 +38,6 @@ from stx.pipelines.retrieval.top_k import (
 from stx.pipelines.running import stream, unit_table
 from stx.pipelines.spec.retrieval import RetrieveSpec
 from stx.pipelines.telemetry.unit_counts import FINISHED, count_scores
-from stx_core.evaluation.qrels import read_qrels
 from stx_core.fusion import reciprocal_rank_fusion, weighted_fusion
 from stx_core.store import clock
 from stx_core.store.data_file import read_columns
@@ -195,9 +199,3 @@ class RetrieveUnits:
                 ids_out=ids,
                 counts=count_scores(rows),
             )
-
-
-@lru_cache(maxsize=1)
-def read_judged(url: str) -> pa.Table:
-    """Judged pairs, see `read_qrels`; once per process."""
-    return read_qrels(url)

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from stx.pipelines.planning.plan import Plan
 from stx.pipelines.planning.pool import Pool
 from stx.pipelines.planning.words import counted
-from stx.pipelines.retrieval.cells import read_judged
+from stx.pipelines.retrieval.rankings import read_judged
 from stx.pipelines.retrieval.retrievers import CELLS, Cell, Grid, positives_output
 from stx.pipelines.spec.retrieval import RetrieveSpec
 from stx.pipelines.telemetry.unit_counts import read_json

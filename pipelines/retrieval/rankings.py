@@ -1,12 +1,14 @@
 """Rankings as tables: their schemas, and how results over parts of a corpus become one ranking."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from stx_core.errors import InputError
+from stx_core.evaluation.qrels import read_qrels
 from stx_core.evaluation.whole_queries import ranks_after
 
 QUERY = "_query"
@@ -110,6 +112,12 @@ def to_ranking(hits: pa.Table, query_ids: pa.Array, schema: pa.Schema) -> pa.Tab
         "score": hits["score"],
     }
     return pa.table([columns[field.name] for field in schema], schema=schema)
+
+
+@lru_cache(maxsize=1)
+def read_judged(url: str) -> pa.Table:
+    """Judged pairs, see `read_qrels`; once per process."""
+    return read_qrels(url)
 
 
 def positives_of(query_ids: pa.Array, judged: pa.Table, doc_type: pa.DataType) -> pa.Table:
