@@ -36,7 +36,7 @@ _ROWS_PER_UNIT = 1 << 20
 
 
 class ImportSpec(Part):
-    """What is imported, and where to."""
+    """The ``import`` job: a ranking of another engine as a dataset."""
 
     source: str
     """File, folder or glob of a ranking: TREC run, MS MARCO, Parquet, JSONL, ``top_ranked``."""

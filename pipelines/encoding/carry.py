@@ -37,7 +37,7 @@ _SMALLEST_NORM = 1e-12
 
 @dataclass(frozen=True)
 class Source:
-    """Where the rows of a due output may be found.
+    """Place where the rows of a due output may be found.
 
     Attributes:
         output: of the current snapshot, with the same vectors or longer ones.

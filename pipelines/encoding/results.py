@@ -17,7 +17,7 @@ from stx.pipelines.models.settings import VECTOR_COLUMN, EncoderSettings
 from stx.pipelines.quality.statistics import measure
 from stx.pipelines.running import unit_table
 from stx.pipelines.spec.parts import Inputs
-from stx.pipelines.telemetry.unit_counts import TRUNCATED_CARRIED, count_rows
+from stx.pipelines.telemetry.unit_counts import count_rows
 from stx_core.store.corpus.units import Unit
 from stx_core.store.schema import QUARANTINE, dense_type, sparse_type, with_exact_ids
 from stx_core.store.snapshot import snapshot_schemas
@@ -170,7 +170,7 @@ def output_result(
         rows_carried=carried.rows,
         tokens_carried=carried.tokens,
         quality=statistics.to_json(),
-        counts={**count_rows(good, output), TRUNCATED_CARRIED: carried.truncated},
+        counts=count_rows(good, output) | {"truncated_carried": carried.truncated},
         # A file that was copied away still says where its vectors come from.
         metadata={f"stx.{name}": str(facts[name]) for name in _METADATA},
     )

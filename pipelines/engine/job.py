@@ -252,7 +252,7 @@ def stage_on(
         pool: of the run.
         stage: the class.
         settings: its arguments.
-        options: what else a `StageSpec` has.
+        options: further fields of a `StageSpec`.
     """
     placed = {"gpus": pool.gpus, "min_actors": pool.min_actors, "custom": pool.custom}
     return stream.StageSpec(stage, dict(settings), pool.actors, pool.cpus, **(placed | options))

@@ -5,10 +5,12 @@ import uuid
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 
+from stx.pipelines.quality.statistics import StatisticsValues
+from stx.pipelines.telemetry.unit_counts import UnitCounts
 from stx_core.store import ledger
 from stx_core.store.corpus.units import Unit
 from stx_core.store.data_file import NO_FILE, write_table
@@ -17,7 +19,7 @@ from stx_core.store.schema import QUARANTINE
 
 
 class Target(NamedTuple):
-    """Where the units of one start of a run go; `damaged` as in `ledger.record`."""
+    """Place where the units of one start of a run go; `damaged` as in `ledger.record`."""
 
     root: str
     run: str
@@ -61,7 +63,7 @@ class UnitResult:
         n_truncated: texts that were longer than it reads.
         rows_carried: rows that were taken from the snapshot before.
         tokens_carried: their tokens.
-        quality: statistics, see `quality.statistics`.
+        quality: statistics; None for outputs that are not judged.
         counts: numbers that add up over units, see `telemetry.unit_counts`.
         metadata: of the file.
     """
@@ -78,8 +80,8 @@ class UnitResult:
     n_truncated: int = 0
     rows_carried: int = 0
     tokens_carried: int = 0
-    quality: Mapping[str, Any] = field(default_factory=dict)
-    counts: Mapping[str, Any] = field(default_factory=dict)
+    quality: StatisticsValues | None = None
+    counts: UnitCounts = field(default_factory=UnitCounts)
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -135,7 +137,7 @@ def write_result(
         epoch=target.epoch,
         rows_carried=result.rows_carried,
         tokens_carried=result.tokens_carried,
-        quality=dict(result.quality),
+        quality=dict(result.quality or {}),
         counts=dict(result.counts),
     )
     return ledger.record(target.root, target.run, record, target.damaged)

@@ -20,7 +20,7 @@ def makers(num_negatives: int, *, scores: bool) -> dict[MiningFormat, Make]:
 
     Args:
         num_negatives: width of n-tuples.
-        scores: whether formats that leave the choice hold scores.
+        scores: true where formats that leave the choice are to hold scores.
     """
     return {
         "ids": lambda negatives, _: ids_of_triplets(negatives),

@@ -20,7 +20,7 @@ from stx_core.store.corpus.units import Unit
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the rows of a unit are; small and picklable.
+    """Places of the rows of units; small and picklable.
 
     Attributes:
         depths: by ranking, in their order: documents of a query that count, None for all.

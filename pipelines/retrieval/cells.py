@@ -37,7 +37,7 @@ from stx.pipelines.retrieval.top_k import (
 )
 from stx.pipelines.running import stream, unit_table
 from stx.pipelines.spec.retrieval import RetrieveSpec
-from stx.pipelines.telemetry.unit_counts import FINISHED, count_scores
+from stx.pipelines.telemetry.unit_counts import UnitCounts, count_scores
 from stx_core.fusion import reciprocal_rank_fusion, weighted_fusion
 from stx_core.store import clock
 from stx_core.store.data_file import read_columns
@@ -103,6 +103,13 @@ class Block(DueUnit):
     cells: tuple[tuple[str, str], ...]
 
 
+class CellCounts(UnitCounts):
+    """Counts of a cell: its retriever, and the recall of its first pass; None where it is exact."""
+
+    leg: str
+    recall: float | None
+
+
 @dataclass(frozen=True)
 class RetrieveUnits:
     """All that readers and writers of a run need; small and picklable.
@@ -153,7 +160,7 @@ class RetrieveUnits:
             rows=pa.concat_tables(parts),
             ids_in=ids,
             ids_out=ids,
-            counts={FINISHED: clock.now(), "leg": cell.leg, "recall": recall},
+            counts=CellCounts(finished=clock.now(), leg=cell.leg, recall=recall),
         )
 
     def read_block(self, block: Block) -> pa.Table:

@@ -1,4 +1,4 @@
-"""Where the rows of each query stand in the files of a ranking.
+"""Places of the rows of each query in the files of a ranking.
 
 A span is a run of rows of one query. A ranking has one of each query, judged pairs may have
 several. The driver collects the spans of a ranking into one Arrow IPC file, sorted by a hash of the

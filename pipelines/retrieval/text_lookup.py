@@ -48,7 +48,7 @@ _MAX_SHARD_ROWS = 2**31 - 1
 
 @dataclass(frozen=True)
 class TextSource:
-    """Where texts are; small and picklable, every worker has a copy.
+    """Place of the texts of a corpus; small and picklable, every worker has a copy.
 
     Attributes:
         inputs: the corpus.

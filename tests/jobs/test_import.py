@@ -3,6 +3,9 @@
 import pyarrow as pa
 import pytest
 
+from stx.pipelines import import_ranking
+from stx.pipelines.engine.runs import View
+from stx.pipelines.import_ranking import ImportSpec, run_import
 from stx_core.store.snapshot import open_snapshot
 from stx_core.store.verify import find_problems
 
@@ -63,3 +66,29 @@ def test_mistakes_are_one_line(stx, run_file, tmp_path):
         assert code == 2, err
         assert problem in err
         assert err.count("\n") == 1
+
+
+def test_an_interrupted_import_goes_on_with_the_missing_units(run_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(import_ranking, "_ROWS_PER_UNIT", 3)
+    spec = ImportSpec(source=str(run_file), path=str(tmp_path / "bm25"))
+
+    class FirstUnit(View):
+        def watch(self, results, plan):
+            yield next(results)
+            raise KeyboardInterrupt
+
+    class Counting(View):
+        n_units = 0
+
+        def watch(self, results, plan):
+            for result in results:
+                self.n_units += 1
+                yield result
+
+    with pytest.raises(KeyboardInterrupt):
+        run_import(spec, FirstUnit())
+    counting = Counting()
+    report = run_import(spec, counting)
+
+    assert (report.version, counting.n_units) == (1, 2)
+    assert len(open_snapshot(spec.path, output="ranking").to_table()) == len(LINES)

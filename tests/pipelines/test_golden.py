@@ -85,7 +85,7 @@ def test_its_unchanged_units_are_named_as_they_are_and_its_unfinished_run_goes_o
     assert not run_encode(spec).committed
 
 
-def test_its_hashes_prove_nothing_so_rows_of_a_changed_shard_are_encoded_once_more(golden, spec):
+def test_rows_of_a_changed_shard_are_encoded_again_because_old_hashes_can_be_forged(golden, spec):
     run_encode(spec)
     table = pq.read_table(golden.parent / "corpus/part-1.parquet")
     for rows in (19, 18):

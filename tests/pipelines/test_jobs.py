@@ -76,7 +76,7 @@ def test_jobs_of_the_engine_have_the_names_of_the_table():
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_an_entry_names_what_is_there(name):
+def test_an_entry_names_existing_modules(name):
     check_entry(name)
 
 
@@ -91,7 +91,7 @@ def test_commands_of_the_table_come_first_and_in_its_order(stx):
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_what_is_not_in_the_table_is_no_job_to_anybody(name, stx, tmp_path, monkeypatch):
+def test_a_job_without_an_entry_is_unknown_everywhere(name, stx, tmp_path, monkeypatch):
     (tmp_path / "spec.yaml").write_text("{}")
     monkeypatch.delitem(JOBS, name)
 
@@ -153,7 +153,7 @@ def test_the_new_job_of_the_example_passes_its_own_test(new_job, request):
     assert tests
 
 
-def test_the_new_job_of_the_example_is_a_job_to_everybody(new_job, stx, tmp_path):
+def test_the_example_job_is_known_everywhere(new_job, stx, tmp_path):
     name, _ = new_job
     check_entry(name)
     check_keys()

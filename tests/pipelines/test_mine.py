@@ -70,9 +70,7 @@ def spec_of(folder, ranking, tmp_path):
     {"margin_against": "mean", "positive_share": 0.99, "range_min": 1},
     {"same_content": True, "near_duplicate": 0.7},
 ], ids=str)  # fmt: skip
-def test_it_finds_what_the_core_finds_in_the_same_vectors(
-    folder, datasets, ranking, spec_of, rules
-):
+def test_mined_negatives_equal_those_of_the_core(folder, datasets, ranking, spec_of, rules):
     # The core looks for range_max documents and as many more as a query has positives.
     seen = {"dense": {"path": ranking, "depth": rules.get("range_max", 30) + 3}}
     rules = {"range_max": 30} | rules
@@ -297,7 +295,7 @@ def test_other_rules_read_the_rankings_again_and_change_nothing_there(spec_of, r
     assert shares[0] > shares[1]
 
 
-def test_nothing_changed_nothing_done_but_a_lost_page_comes_back(spec_of, tmp_path):
+def test_a_second_run_only_writes_a_lost_page_again(spec_of, tmp_path):
     spec = spec_of()
     run_mine(spec)
     page = tmp_path / "mined/_stx/reports/1/report.md"
@@ -323,7 +321,7 @@ def test_one_more_format_makes_that_output_only(spec_of):
     assert read(report.output, "ids").num_rows == read(report.output, "triplet").num_rows
 
 
-def test_verify_is_content_and_gc_keeps_what_is_committed(spec_of):
+def test_verify_passes_and_gc_keeps_committed_files(spec_of):
     spec = spec_of(formats=["triplet"])
     run_mine(spec)
 
@@ -345,7 +343,7 @@ def test_a_copy_of_a_positive_is_warned_of_where_texts_are_not_compared(spec_of,
     assert not any("same_content" in line for line in run_mine(spec).warnings)
 
 
-def test_what_the_judged_pairs_lack_is_said(datasets, spec_of, tmp_path, folder):
+def test_missing_judged_pairs_are_reported(datasets, spec_of, tmp_path, folder):
     judged = [pair for pair in datasets[2] if pair[0] not in ("q00", "q01")]
     odd = [("q01", "nowhere"), ("q02", "nowhere"), ("q99", "d001"), judged[0]]
     (tmp_path / "odd.tsv").write_text(qrels([*judged, *odd]))

@@ -255,7 +255,7 @@ def test_ray_actors_in_children_give_the_same_files(tmp_path, lake, judges):
 
 
 @pytest.mark.parametrize("kind", ["run.trec", "top_ranked.jsonl"])
-def test_candidates_from_files_of_others(lake, judges, kind):
+def test_candidates_are_read_from_files_of_other_engines(lake, judges, kind):
     spec = lake.spec(judges, candidates={"path": lake.write(kind)})
 
     run_rerank(spec)
@@ -344,7 +344,7 @@ def test_a_file_of_strings_finds_numbers(tmp_path, judges):
     }
 
 
-def test_numbers_stay_numbers_in_datasets(tmp_path, judges, static_model):
+def test_integer_ids_stay_integers_in_datasets(tmp_path, judges, static_model):
     from stx.pipelines.retrieve import run_retrieve
     from tests.pipelines.retrieval import encode, spec_for
 

@@ -87,7 +87,7 @@ def test_young_files_of_old_versions_stay_until_a_later_commit(corpus, spec_of, 
     assert data_files(root) == set(read_manifest(str(root))["file"].to_pylist())
 
 
-def test_what_was_current_within_the_time_stays(corpus, spec_of, tmp_path):
+def test_versions_that_were_current_within_keep_for_stay(corpus, spec_of, tmp_path):
     root = tmp_path / "out"
     spec = spec_of(corpus, output={"keep_for": "30d"})
     for days, name in ((20, "a"), (20, "b"), (20, "c"), (0, "d")):
@@ -124,7 +124,7 @@ def test_a_run_that_may_go_on_keeps_the_version_it_builds_on(corpus, spec_of, tm
     assert kept(root) == [1, 2]
 
 
-def test_without_a_word_nothing_is_given_up(corpus, spec_of, tmp_path):
+def test_without_retention_settings_no_version_is_removed(corpus, spec_of, tmp_path):
     for name in "abc":
         add_shard(corpus, name)
         report = run_encode(spec_of(corpus))
@@ -168,6 +168,6 @@ def test_files_that_cannot_be_deleted_are_a_warning_and_the_commit_stands(
 
 
 @pytest.mark.parametrize("bad", [{"keep_snapshots": 0}, {"keep_for": "a month"}])
-def test_a_retention_that_makes_no_sense_is_refused(corpus, spec_of, bad):
+def test_invalid_retention_settings_are_refused(corpus, spec_of, bad):
     with pytest.raises(SpecError, match="output.keep_"):
         spec_of(corpus, output=bad)

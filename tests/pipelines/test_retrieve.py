@@ -177,7 +177,7 @@ def test_an_interrupted_run_goes_on(tmp_path, datasets, after):
     assert_same(read_ranking(spec.output.path, "dense"), expected)
 
 
-def test_verify_is_content_and_gc_removes_the_cells_only(tmp_path, datasets):
+def test_verify_passes_and_gc_removes_only_the_cells(tmp_path, datasets):
     spec = spec_for(tmp_path, *datasets)
     run_retrieve(spec)
     root = spec.output.path
@@ -251,7 +251,7 @@ def test_the_plan_writes_nothing(tmp_path, datasets):
     assert not (tmp_path / "ranking").exists()
 
 
-def test_a_ranking_opens_elsewhere(tmp_path, datasets):
+def test_a_ranking_opens_in_other_readers(tmp_path, datasets):
     import duckdb
 
     spec = spec_for(tmp_path, *datasets, retrievers={"dense": {}})
@@ -264,7 +264,7 @@ def test_a_ranking_opens_elsewhere(tmp_path, datasets):
 
 
 @pytest.mark.parametrize("first_pass", ["int8", "binary", "hnsw"])
-def test_a_rough_first_pass_tells_its_recall(tmp_path, datasets, first_pass):
+def test_an_approximate_first_pass_reports_its_recall(tmp_path, datasets, first_pass):
     how = {"first_pass": first_pass, "oversample": 6}
     spec = spec_for(tmp_path, *datasets, retrievers={"dense": how}, exclude_same_id=True)
 
@@ -288,7 +288,7 @@ def test_a_rough_first_pass_tells_its_recall(tmp_path, datasets, first_pass):
     )
 
 
-def test_a_rough_first_pass_that_cannot_be_is_refused(tmp_path, datasets):
+def test_an_unsupported_first_pass_is_refused(tmp_path, datasets):
     for wrong, problem in (
         ({"retrievers": {"splade": {"first_pass": "int8"}}}, "is for dense vectors"),
         ({"retrievers": {"dense": {"first_pass": "binary", "similarity": "dot"}}}, "for cosine"),

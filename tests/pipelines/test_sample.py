@@ -2,10 +2,13 @@
 
 from collections import Counter
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from stx.pipelines.encode import run_encode
 from stx.pipelines.sample import run_sample
+from stx.pipelines.sampling.lowest import is_chosen, limits, lowest_hashes, shares
 from stx.pipelines.spec.file import parse_spec
 from stx.pipelines.spec.sample import SampleSpec
 from stx_core.errors import SpecError, Stopped
@@ -34,7 +37,7 @@ def rows(path):
     return open_snapshot(str(path)).to_table().to_pylist()
 
 
-def test_a_sample_has_as_many_rows_as_asked_for_as_they_are_in_the_dataset(sample):
+def test_a_sample_has_the_requested_number_of_unchanged_rows(sample):
     assert sample(rows=40).committed
 
     chosen = rows(sample.folder / "sample")
@@ -87,3 +90,24 @@ def test_an_unknown_column_or_output_is_named(sample):
         sample(rows=5, by="language")
     with pytest.raises(SpecError, match="has the outputs dense; name one"):
         sample(rows=5, output_of="sparse")
+
+
+def test_limits_of_many_strata_are_those_of_a_sort_of_each():
+    random = np.random.default_rng(0)
+    names = pa.array(
+        [None if value == 0 else str(value) for value in random.integers(0, 300, 5000)]
+    )
+    table = pa.table({"stratum": names, "hash": random.permutation(5000)})
+    units = [lowest_hashes(table.slice(start, 500), 700) for start in range(0, 5000, 500)]
+
+    highest = limits(units, 700)
+
+    hashes = {}
+    for name, value in zip(names.to_pylist(), table["hash"].to_pylist(), strict=True):
+        hashes.setdefault(name, []).append(value)
+    rows_of = shares({name: len(values) for name, values in hashes.items()}, 700)
+    assert highest == {
+        name: sorted(values)[rows_of[name] - 1] if rows_of[name] else -1
+        for name, values in hashes.items()
+    }
+    assert is_chosen(table, highest).sum() == sum(rows_of.values()) == 700

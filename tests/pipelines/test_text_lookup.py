@@ -124,7 +124,7 @@ def test_a_null_text_is_null_though_its_id_is_known(tmp_path):
     assert known_ids(source, pa.array(["a", "b", "c"])).tolist() == [True, True, False]
 
 
-def test_lines_that_are_no_rows_are_left_out(tmp_path):
+def test_invalid_lines_are_left_out(tmp_path):
     path = tmp_path / "c.jsonl"
     path.write_text('{"id": "a", "text": "x"}\nnot json\n{"id": "c", "text": 5}\n')
 

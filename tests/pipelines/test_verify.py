@@ -65,7 +65,7 @@ def test_lines_joined_texts_and_filters_are_read_as_they_were(spec_of, out, tmp_
     assert dense.is_same
 
 
-def test_vectors_that_were_mixed_up_are_told(corpus, spec_of, out):
+def test_swapped_vectors_are_reported(corpus, spec_of, out):
     run_encode(spec_of(corpus))
     rewrite(out, "dense", lambda column: dense_column(np.roll(dense_matrix(column), 1, axis=0)))
 
@@ -75,7 +75,7 @@ def test_vectors_that_were_mixed_up_are_told(corpus, spec_of, out):
     assert not dense.is_same
 
 
-def test_sparse_weights_that_were_changed_are_told(corpus, spec_of, out, splade_model):
+def test_changed_sparse_weights_are_reported(corpus, spec_of, out, splade_model):
     run_encode(spec_of(corpus, models={"dense": {"model": str(splade_model), "type": "sparse"}}))
 
     def louder(column):
@@ -90,7 +90,7 @@ def test_sparse_weights_that_were_changed_are_told(corpus, spec_of, out, splade_
     assert not sparse.is_same
 
 
-def test_a_text_that_is_not_in_the_shard_is_told(corpus, spec_of, out):
+def test_a_text_missing_from_its_shard_is_reported(corpus, spec_of, out):
     run_encode(spec_of(corpus))
     for file in snapshot_files(out):
         table = pq.read_table(file)
@@ -104,7 +104,7 @@ def test_a_text_that_is_not_in_the_shard_is_told(corpus, spec_of, out):
     assert not dense.is_same
 
 
-def test_an_input_that_changed_since_is_told_and_is_no_damage(corpus, spec_of, out):
+def test_a_changed_input_is_reported_but_not_as_damage(corpus, spec_of, out):
     run_encode(spec_of(corpus))
     shard = corpus / "part-0.parquet"
     pq.write_table(pq.read_table(shard).slice(1), shard)
