@@ -125,7 +125,7 @@ def finish_units(
     unit_class = type(units[0]) if units else DueUnit
     work = UnitWork(unit_class, step.read, step.results, target)
     streamed = stream.run(
-        [due.to_json() for due in chosen],
+        (due.to_json() for due in chosen) if chosen else (),
         work.read,
         step.stages,
         write=work.write,

@@ -7,7 +7,7 @@ So Ray may bundle and split blocks as it likes; a unit stays whole. Only this fi
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -109,7 +109,7 @@ def warmed_up(spec: StageSpec, runner: str) -> Iterator[StageSpec]:
 
 
 def run(
-    units: Sequence[Unit],
+    units: Iterable[Unit],
     read: Read[Unit],
     stages: Sequence[StageSpec],
     write: Write[Unit, Result],
@@ -121,7 +121,8 @@ def run(
     """Send units through read, the stages and write; yield what write returned, as units finish.
 
     Args:
-        units: descriptions in JSON values; started in this order, finished in any.
+        units: descriptions in JSON values; started in this order, finished in any. No list of them
+            is needed: a plan may have a million.
         read: see `Read`.
         stages: actor pools that the table passes in turn.
         write: see `Write`.
@@ -142,7 +143,7 @@ def run(
 
 
 def _run_local(
-    units: Sequence[Unit],
+    units: Iterable[Unit],
     read: Read[Unit],
     stages: Sequence[StageSpec],
     *,
@@ -169,7 +170,7 @@ def _run_local(
 
 
 def _run_ray(
-    units: Sequence[Unit],
+    units: Iterable[Unit],
     read: Read[Unit],
     stages: Sequence[StageSpec],
     *,
