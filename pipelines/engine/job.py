@@ -150,7 +150,7 @@ def run(
 
 
 def _attempt(job: Job[Any], spec: Spec, view: View, began: float, *, dry_run: bool) -> Report:
-    """Plan and run a job once; what it claims is its own, or the attempt ends in a conflict."""
+    """Plan and run a job once; raises where the dataset changes meanwhile."""
     root = spec.output.path
     state = read_state(root, job.run_hash, job.scope)
     plan = job.plan(state)
