@@ -286,7 +286,7 @@ def test_a_plan_without_texts_to_encode_loads_no_model(base, spec_of, monkeypatc
     from stx.pipelines.encoding import stages
 
     rewrite(base, read_corpus(base), 2)
-    monkeypatch.setattr(stages, "_load", lambda settings: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(stages, "load_planned", lambda *_: pytest.fail("a model was loaded"))
 
     report = run_encode(spec_of(base), Watcher())
 
