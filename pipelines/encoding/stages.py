@@ -18,9 +18,9 @@ from stx_core.store.schema import dense_column, sparse_column
 
 if TYPE_CHECKING:
     from stx_core.inference.tokens import Tokens
+    from stx_core.models.results import Embedded
     from stx_core.models.sentence_transformer import SentenceTransformer
     from stx_core.models.sparse_encoder import SparseEncoder
-    from stx_core.models.text_encoder import Embedded
 
 
 class Encoder:

@@ -12,7 +12,8 @@ from stx.pipelines.running import unit_table
 from stx_core.errors import ModelError
 
 if TYPE_CHECKING:
-    from stx_core.models.cross_encoder import CrossEncoder, Scored
+    from stx_core.models.cross_encoder import CrossEncoder
+    from stx_core.models.results import Scored
 
 PAIR = pa.struct([("query", pa.string()), ("document", pa.string())])
 """Type of the text of a pair, column `unit_table.TEXT`; null where the row is rejected."""

@@ -1,4 +1,4 @@
-"""What computes a model: torch, and nothing else yet."""
+"""Libraries that compute a model: torch, and nothing else yet."""
 
 from stx_core.choices import check_choice
 from stx_core.errors import ModelError

@@ -1,6 +1,6 @@
 """From what a batch gives to the containers that callers ask for."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,9 +12,9 @@ Precision = Literal["float32", "int8", "uint8", "binary", "ubinary"]
 
 
 def in_container(
-    result: torch.Tensor, precision: Precision | None, to_numpy: bool, to_tensor: bool
+    result: torch.Tensor, precision: Precision | None, *, to_numpy: bool, to_tensor: bool
 ) -> np.ndarray | torch.Tensor | list[torch.Tensor]:
-    """Quantise, and put into what the caller asked for; no rows give shape (0,) (trap 22)."""
+    """Quantise, and put into what the caller asked for; no rows give shape (0,)."""
     result = result if len(result) else result.flatten()
     if precision not in (None, "float32") and len(result):
         quantised = quantize_embeddings(_to_numpy(result), precision)
@@ -41,12 +41,15 @@ def token_embeddings(features: Features) -> list[torch.Tensor]:
     return [tokens[:end] for tokens, end in pairs]
 
 
-def all_features(features: Features) -> list[dict[str, Any]]:
+def all_features(features: Features) -> list[Features]:
     """One dict per text; what is not per text is repeated."""
-    rows = len(features["sentence_embedding"])
-
-    def of_row(value: object, row: int) -> object:
-        per_text = isinstance(value, torch.Tensor) and value.ndim > 0 and len(value) == rows
-        return value[row] if per_text else value  # type: ignore[index]
-
-    return [{key: of_row(value, row) for key, value in features.items()} for row in range(rows)]
+    n_rows = len(features["sentence_embedding"])
+    per_text = {
+        key
+        for key, value in features.items()
+        if isinstance(value, torch.Tensor) and value.ndim > 0 and len(value) == n_rows
+    }
+    return [
+        {key: value[row] if key in per_text else value for key, value in features.items()}
+        for row in range(n_rows)
+    ]

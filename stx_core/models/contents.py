@@ -1,4 +1,4 @@
-"""What a model folder consists of: its modules, the files that loading reads, and their hash.
+"""Contents of a model folder: its modules, the files that loading reads, and their hash.
 
 Loading reads files of four kinds: those of the folder itself, those of the folders that
 ``modules.json`` and routers name, those that other files name (shards of an index, a table of
@@ -75,7 +75,9 @@ def module_folders(folder: Path) -> dict[str, Path]:
     waiting = list(folders.items())
     while waiting:
         relative, parent = waiting.pop()
-        for name in _routed(parent):
+        configs = [_json_if_there(parent / name) for name in ROUTER_CONFIGS]
+        routers = [c for c in configs if "structure" in c and isinstance(c.get("types"), dict)]
+        for name in routers[0]["types"] if routers else ():
             path = (Path(relative) / name).as_posix()
             if path not in folders:
                 folders[path] = inside(parent, name, folder)
@@ -102,17 +104,6 @@ def module_paths(folder: Path) -> list[str]:
         if not all(isinstance(text, str) for text in texts):
             raise ModelError(f"{path}: module {position} needs name, path and type, three texts")
     return [entry["path"] for entry in entries]
-
-
-def _routed(folder: Path) -> list[str]:
-    """Names of a router's modules; none where the folder is no router's."""
-    for name in ROUTER_CONFIGS:
-        if (folder / name).is_file():
-            config = _json_if_there(folder / name)
-            types = config.get("types")
-            if isinstance(types, dict) and "structure" in config:
-                return list(types)
-    return []
 
 
 # --- What files name -----------------------------------------------------------------------------
@@ -175,24 +166,20 @@ def weight_files(folder: Path) -> list[str]:
     """
     config = _json_if_there(folder / "config.json")
     named = config.get("transformers_weights") if "model_type" in config else None
-    wanted: tuple[str, ...] = (SAFE_WEIGHTS, _SAFE_INDEX, PICKLED_WEIGHTS, _PICKLED_INDEX)
+    candidates: tuple[str, ...] = (SAFE_WEIGHTS, _SAFE_INDEX, PICKLED_WEIGHTS, _PICKLED_INDEX)
     if named is not None:
         inside(folder, named)
-        wanted = (named, *wanted)
-    name = next((name for name in wanted if (folder / name).is_file()), None)
-    if name is None:
-        return []
-    return [name, *(_shards(folder, name) if name.endswith(".index.json") else ())]
-
-
-def _shards(folder: Path, index: str) -> list[str]:
-    path = folder / index
+        candidates = (named, *candidates)
+    first = next((name for name in candidates if (folder / name).is_file()), None)
+    if first is None or not first.endswith(".index.json"):
+        return [] if first is None else [first]
+    path = folder / first
     shards = read_json(path).get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise ModelError(f"{path}: weight_map is no object that names a file for each weight")
     for name in shards.values():
         inside(path.parent, name)
-    return sorted(set(shards.values()))
+    return [first, *sorted(set(shards.values()))]
 
 
 def _named_files(folder: Path) -> Iterator[str]:
@@ -236,21 +223,18 @@ def files_of(folder: Path) -> dict[str, Path]:
     """
     files = {}
     for module, path in module_folders(folder).items():
-        for name in {*_plain_files(path), *_named_files(path)}:
+        chosen = set(_named_files(path))
+        for place, _, names in os.walk(path):
+            with_pickles = not any(name.endswith(".safetensors") for name in names)
+            patterns = _WITHOUT_EFFECT + OTHER_RUNTIMES + (() if with_pickles else PICKLES)
+            for name in names:
+                relative = (Path(place) / name).relative_to(path).as_posix()
+                if not any(fnmatch(relative, p) or fnmatch(name, p) for p in patterns):
+                    chosen.add(relative)
+        for name in chosen:
             if (path / name).is_file():
                 files[(Path(module) / name).as_posix()] = path / name
     return files
-
-
-def _plain_files(folder: Path) -> Iterator[str]:
-    """Files below a folder that are not left out by their name."""
-    for place, _, names in os.walk(folder):
-        with_pickles = not any(name.endswith(".safetensors") for name in names)
-        patterns = _WITHOUT_EFFECT + OTHER_RUNTIMES + (() if with_pickles else PICKLES)
-        for name in names:
-            relative = (Path(place) / name).relative_to(folder).as_posix()
-            if not any(fnmatch(relative, p) or fnmatch(name, p) for p in patterns):
-                yield relative
 
 
 def check_contents(folder: Path, *, allow_pickle: bool, trust_remote_code: bool) -> None:
@@ -267,20 +251,18 @@ def check_contents(folder: Path, *, allow_pickle: bool, trust_remote_code: bool)
                 "the file itself there"
             )
     for path in module_folders(folder).values():
-        _check_weights(path, allow_pickle=allow_pickle)
-        _check_tokenizer(path)
-        if trust_remote_code:
-            _check_code(path)
-
-
-def _check_weights(folder: Path, *, allow_pickle: bool) -> None:
-    index, *shards = weight_files(folder) or [""]
-    for name in shards if index.endswith(".safetensors.index.json") and not allow_pickle else ():
-        if not name.endswith(".safetensors"):
+        index, *shards = weight_files(path) or [""]
+        pickles = [name for name in shards if not name.endswith(".safetensors")]
+        if pickles and index.endswith(".safetensors.index.json") and not allow_pickle:
             raise ModelError(
-                f"{folder / index} names {name}, which is no safetensors file; pass "
+                f"{path / index} names {pickles[0]}, which is no safetensors file; pass "
                 "allow_pickle=True (--allow-pickle) if you trust where it comes from"
             )
+        _check_tokenizer(path)
+        for config in path.glob("*.json") if trust_remote_code else ():
+            for reference in _auto_map(config):
+                if "--" not in reference:
+                    inside(path, reference)
 
 
 def _check_tokenizer(folder: Path) -> None:
@@ -292,28 +274,13 @@ def _check_tokenizer(folder: Path) -> None:
             raise ModelError(f"{path}: {key} {config[key]!r} names a file of its own; remove it")
     for key, value in config.items():
         for text in value if isinstance(value, list) else [value]:
-            if key not in _TRACES and isinstance(text, str) and _leaves(folder, text, key):
+            if key in _TRACES or not isinstance(text, str) or "\0" in text or len(text) > 4096:
+                continue
+            # Published tokenizers name the places where they were once trained. Only what is there
+            # could be read; but a path that climbs out of the folder is no such trace.
+            climbs = key.endswith(("_file", "_files")) and ".." in Path(text).parts
+            if climbs or (os.path.isfile(text) and not is_within(folder / text, folder)):
                 raise ModelError(f"{path}: {key} {text!r} is outside of the folder; remove it")
-
-
-def _leaves(folder: Path, text: str, key: str) -> bool:
-    """Whether a text is a path that leaves the folder.
-
-    Published tokenizers name the places where they were once trained. Only what is there could be
-    read; but a path that climbs out of the folder is no such trace.
-    """
-    if "\0" in text or len(text) > 4096:
-        return False
-    if key.endswith(("_file", "_files")) and ".." in Path(text).parts:
-        return True
-    return os.path.isfile(text) and not is_within(folder / text, folder)
-
-
-def _check_code(folder: Path) -> None:
-    for path in folder.glob("*.json"):
-        for reference in _auto_map(path):
-            if "--" not in reference:
-                inside(folder, reference)
 
 
 def refuse_foreign_code(folder: Path) -> None:
@@ -368,19 +335,13 @@ def fingerprint_files(folder: Path, **options: Any) -> str:  # noqa: ANN401
     """
     digest = hashlib.sha256()
     for relative, path in sorted(files_of(folder).items()):
-        digest.update(f"{relative}\0{_content_hash(path)}\n".encode())
+        try:
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
+        digest.update(f"{relative}\0{content}\n".encode())
     for module, path in module_folders(folder).items():
         if base := adapter_base(path, **options):
             digest.update(f"base of {module}\0{fingerprint_files(base.folder)}\n".encode())
     return digest.hexdigest()
-
-
-def _content_hash(path: Path) -> str:
-    content = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while part := file.read(1 << 20):
-                content.update(part)
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
-    return content.hexdigest()

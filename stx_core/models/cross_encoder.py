@@ -1,7 +1,6 @@
 """The model that reads two texts together and scores how well they match."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Unpack
 
@@ -13,6 +12,7 @@ from stx_core.choices import check_count
 from stx_core.errors import InputError, ModelError
 from stx_core.inference.packing import to_host
 from stx_core.inference.tokens import Pair, Tokens
+from stx_core.models.alias import Alias
 from stx_core.models.device import one_device
 from stx_core.models.float32_linear import keep_in_float32
 from stx_core.models.inputs import Unread, read_only_texts, read_pairs
@@ -23,29 +23,13 @@ from stx_core.models.modules.dense import Dense
 from stx_core.models.modules.logit_score import LogitScore
 from stx_core.models.modules.module import Features, LoadOptions
 from stx_core.models.older_names import given, older_names
-from stx_core.models.options import ModelOptions, RunOptions
+from stx_core.models.options import ModelOptions, ModelSettings, RunOptions
 from stx_core.models.plain_scorer import content_format, load_plain_scorer
+from stx_core.models.results import Ranked, Scored
 from stx_core.models.score_activation import activation_settings, named_activation, to_scores
 from stx_core.models.text_model import TextModel
 
 # N pairs of a call, B of a batch, K labels
-
-
-@dataclass(frozen=True)
-class Scored:
-    """What a model computed for N pairs, with the counts that a corpus keeps beside it.
-
-    Attributes:
-        scores: (N,) float32, or (N, K) for K > 1 labels; NaN for failed rows.
-        n_tokens: (N,) int32, tokens that the model read of both texts, special tokens counted.
-        truncated: (N,) bool, the pair had more tokens than that.
-        failed: row -> reason, for pairs that do not fit into memory even alone.
-    """
-
-    scores: np.ndarray
-    n_tokens: np.ndarray
-    truncated: np.ndarray
-    failed: dict[int, str] = field(default_factory=dict)
 
 
 class CrossEncoder(TextModel):
@@ -96,8 +80,8 @@ class CrossEncoder(TextModel):
         **options: Unpack[ModelOptions],
     ) -> None:
         if classifier_dropout is not None:
-            known = options.get("config_kwargs") or {}
-            options["config_kwargs"] = {**known, "classifier_dropout": classifier_dropout}
+            config = options.get("config_kwargs") or {}
+            options["config_kwargs"] = {**config, "classifier_dropout": classifier_dropout}
         super().__init__(model_name_or_path, device=device, **options)
         if num_labels is not None and num_labels != self.num_labels:
             raise ModelError(
@@ -106,7 +90,9 @@ class CrossEncoder(TextModel):
             )
         if max_length is not None:
             self.max_seq_length = max_length
-        self.activation_fn = self._saved_activation() if activation_fn is None else activation_fn
+        if activation_fn is None:
+            activation_fn = self.get_default_activation_fn()
+        self.activation_fn = activation_fn
         if keep_in_fp32_modules is None:
             keep_in_fp32_modules = self.saved_config.get("keep_in_fp32_modules")
         self.set_keep_in_fp32_modules(keep_in_fp32_modules or [])
@@ -132,19 +118,19 @@ class CrossEncoder(TextModel):
 
     @classmethod
     def default_modules(cls, folder: Path, options: LoadOptions) -> Sequence[nn.Module]:
-        """Modules for a plain checkpoint: a sequence classifier, or a causal reranker.
-
-        Raises:
-            ModelError: the checkpoint is neither, so its scoring head would be untrained.
-        """
+        """Modules for a plain checkpoint, see `load_plain_scorer`."""
         return load_plain_scorer(folder, options)
 
     # --- What the model is -----------------------------------------------------------------------
 
-    @property
-    def model(self) -> Any:  # noqa: ANN401  (transformers is untyped)
-        """The backbone with its head."""
-        return self.transformers_model
+    model = Alias[Any]("transformers_model")
+    """The backbone with its head."""
+
+    max_length = Alias[int | None]("max_seq_length", settable=True)
+    """Older name of `max_seq_length`."""
+
+    default_activation_function = Alias[Activation]("activation_fn")
+    """Older name of `activation_fn`."""
 
     @property
     def num_labels(self) -> int:
@@ -159,48 +145,26 @@ class CrossEncoder(TextModel):
         names = [type(module).__name__ for module in self]
         raise ModelError(f"none of the modules {names} gives scores; a CrossEncoder needs a head")
 
-    @property
-    def max_length(self) -> int | None:
-        """Older name of `max_seq_length`."""
-        return self.max_seq_length
-
-    @max_length.setter
-    def max_length(self, value: int | None) -> None:
-        self.max_seq_length = value
-
-    @property
-    def default_activation_function(self) -> Activation:
-        """Older name of `activation_fn`."""
-        return self.activation_fn
-
     def get_default_activation_fn(self) -> Activation:
         """The activation of the folder, else sigmoid for one label and nothing for several."""
-        return self._saved_activation()
+        backbone = getattr(getattr(self[0], "backbone", None), "config", None)
+        named = named_activation(self.saved_config, backbone)
+        return named or (nn.Sigmoid() if self.num_labels == 1 else nn.Identity())
 
     def is_singular_input(self, inputs: Any) -> bool:  # noqa: ANN401
-        """Whether `inputs` is one pair, not N pairs.
+        """True for one pair, False for N pairs.
 
         Raises:
             InputError: it is neither.
         """
         return read_pairs(inputs)[1]
 
-    def _saved_activation(self) -> Activation:
-        """The activation that the folder names, else the default for the number of labels."""
-        backbone = getattr(getattr(self[0], "backbone", None), "config", None)
-        named = named_activation(self.saved_config, backbone)
-        if named is not None:
-            return named
-        return nn.Sigmoid() if self.num_labels == 1 else nn.Identity()
-
-    def model_config(self) -> dict[str, Any]:
+    def model_config(self) -> ModelSettings:
         """Settings of the whole model as they are saved."""
-        kept = {"keep_in_fp32_modules": self.keep_in_fp32_modules}
-        return (
-            super().model_config()
-            | activation_settings(self.activation_fn)
-            | (kept if self.keep_in_fp32_modules else {})
-        )
+        config = super().model_config() | activation_settings(self.activation_fn)
+        if self.keep_in_fp32_modules:
+            config["keep_in_fp32_modules"] = self.keep_in_fp32_modules
+        return config
 
     # --- Scoring ---------------------------------------------------------------------------------
 
@@ -215,16 +179,15 @@ class CrossEncoder(TextModel):
         """Tokenise N pairs; as chat messages where the model was trained on those."""
         first = self[0]
         if not (is_transformer(first) and "message" in first.modality_config):
-            own = {} if processing_kwargs is None else {"processing_kwargs": processing_kwargs}
+            own = given(processing_kwargs=processing_kwargs)
             return super().to_tokens(inputs, prompt=prompt, task=task, **own)
         first = first.processing_by(processing_kwargs)
-        content = first.modality_config["message"].get("format", "auto")
         return tokenize_as_messages(
             first.tokenizer,
             read_pairs(inputs)[0],
             prompt=prompt,
             max_length=first.max_seq_length,
-            content=content_format(first) if content == "auto" else content,
+            content=content_format(first),
             template_kwargs=first.processing_kwargs.get("chat_template"),
         )
 
@@ -251,8 +214,7 @@ class CrossEncoder(TextModel):
         Raises:
             InputError: a pair is not two texts.
         """
-        read, _ = read_pairs(pairs)
-        tokens = self.read(read, self.resolve_prompt(prompt, prompt_name), None)
+        tokens = self.read(read_pairs(pairs)[0], self.resolve_prompt(prompt, prompt_name), None)
         if isinstance(tokens, Unread):
             raise ModelError(
                 f"{type(self).__name__} makes its tokens by a preprocess or tokenize of its own, "
@@ -311,14 +273,11 @@ class CrossEncoder(TextModel):
                 activation does not give one result for each pair.
         """
         pairs, single = read_pairs(inputs)
-        if arguments and (unknown := arguments.keys() - self.get_model_kwargs()):
-            raise ValueError(
-                f"predict does not know {sorted(unknown)}; modules of this model take "
-                f"{self.get_model_kwargs() or 'no further arguments'}"
-            )
+        self.check_arguments("predict", arguments)
         options = given(processing_kwargs=processing_kwargs) | arguments
-        scores = self._all_scores(
-            self.read(pairs, self.resolve_prompt(prompt, prompt_name), task, options),
+        tokens = self.read(pairs, self.resolve_prompt(prompt, prompt_name), task, options=options)
+        scores, failed = self._scores(
+            tokens,
             activation_fn,
             apply_softmax=bool(apply_softmax),
             batch_size=batch_size,
@@ -326,14 +285,18 @@ class CrossEncoder(TextModel):
             device=one_device(device, pool, chunk_size),
             arguments=arguments | given(task=task),
         )
-        found: np.ndarray | torch.Tensor | list[torch.Tensor]
+        for row, reason in failed.items():
+            raise InputError(f"pair {row}: {reason}; shorten it or lower max_seq_length")
+        if not pairs:  # the reference gives (0,), whatever the number of labels
+            scores = scores.flatten()
+        result: np.ndarray | torch.Tensor | list[torch.Tensor]
         if convert_to_tensor:
-            found = scores.to(self.device)
+            result = scores.to(self.device)
         elif convert_to_numpy:
-            found = scores.float().numpy()
+            result = scores.float().numpy()
         else:
-            found = list(scores.to(self.device))
-        return found[0] if single else found
+            result = list(scores.to(self.device))
+        return result[0] if single else result
 
     @older_names(
         "num_workers",
@@ -356,7 +319,7 @@ class CrossEncoder(TextModel):
         device: str | torch.device | None = None,
         pool: None = None,
         chunk_size: None = None,
-    ) -> list[dict[str, Any]]:
+    ) -> list[Ranked]:
         """Order documents by their score with a query, best first, ties as they came.
 
         Args:
@@ -403,25 +366,12 @@ class CrossEncoder(TextModel):
         )
         if not isinstance(scores, torch.Tensor) or scores.ndim != 1:
             raise ValueError("rank needs one score for each document: check activation_fn")
-        best_first = scores.argsort(descending=True, stable=True)[:top_k].tolist()
-        return [
-            {"corpus_id": row, "score": float(scores[row])}
-            | ({"text": texts[row]} if return_documents else {})
-            for row in best_first
-        ]
-
-    def _all_scores(
-        self,
-        tokens: Tokens,
-        activation_fn: Activation | None,
-        apply_softmax: bool = False,
-        **running: Unpack[RunOptions],
-    ) -> torch.Tensor:
-        scores, failed = self._scores(tokens, activation_fn, apply_softmax=apply_softmax, **running)
-        for row, reason in failed.items():
-            raise InputError(f"pair {row}: {reason}; shorten it or lower max_seq_length")
-        # Without pairs the reference gives (0,), whatever the number of labels.
-        return scores if len(tokens) else scores.flatten()
+        ranking: list[Ranked] = []
+        for row in scores.argsort(descending=True, stable=True)[:top_k].tolist():
+            ranking.append({"corpus_id": row, "score": float(scores[row])})
+            if return_documents:
+                ranking[-1]["text"] = texts[row]
+        return ranking
 
     def _scores(
         self,
@@ -436,28 +386,13 @@ class CrossEncoder(TextModel):
         one_label = self.num_labels == 1
 
         def collect(features: Features) -> Callable[[], torch.Tensor]:
-            scores = to_scores(
-                features["scores"], activation, one_label=one_label, apply_softmax=apply_softmax
+            logits = features["scores"]
+            return to_host(
+                to_scores(logits, activation, one_label=one_label, apply_softmax=apply_softmax)
             )
-            return to_host(scores)
 
-        scores: torch.Tensor | None = None
-        failed = {}
-        for rows, output in self.run(tokens, collect, **running):
-            if isinstance(output, InputError):
-                failed[int(rows[0])] = str(output)
-                continue
-            some = output()
-            if scores is None:
-                scores = _without_value(some, len(tokens))
-            scores[torch.from_numpy(rows)] = some
+        scores, failed = self.run_in_order(tokens, collect, missing=torch.nan, **running)
         if scores is None:
-            shape = (len(tokens),) if one_label else (len(tokens), self.num_labels)
-            scores = torch.full(shape, torch.nan)
+            width = () if one_label else (self.num_labels,)
+            scores = torch.full((len(tokens), *width), torch.nan)
         return scores, failed
-
-
-def _without_value(some: torch.Tensor, n_rows: int) -> torch.Tensor:
-    """(N, ...) of the same kind, NaN where that has one."""
-    nothing = torch.nan if some.is_floating_point() else 0
-    return some.new_full((n_rows, *some.shape[1:]), nothing)

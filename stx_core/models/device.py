@@ -1,4 +1,4 @@
-"""Where a model runs, and what it shows while it does."""
+"""Device on which a model runs, and the progress bar that it shows."""
 
 import logging
 import os

@@ -1,7 +1,7 @@
 """Model folders: a name or path becomes a local folder; its files are read, written and hashed."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,13 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl")
 
 # The hub's client keeps files of all repositories in one place where its cache has this mark.
 _SHARED_BLOBS_MARK = "blobs/.huggingface-shared-blobs"
+
+
+Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
+"""Value of a JSON file."""
+
+JsonObject = dict[str, Json]
+"""Settings as they are written."""
 
 
 def short(error: BaseException) -> str:
@@ -175,29 +182,23 @@ def inside(folder: Path, relative: str, root: Path | None = None) -> Path:
 
 
 def is_within(path: Path, folder: Path) -> bool:
-    """Whether a path, all links followed, stays inside a model folder or its download cache."""
+    """True where a path, all links followed, stays in a model folder or its download cache."""
     try:
         target = path.resolve()
     except (OSError, RuntimeError):  # links in a circle
         return False
     if target.parent.name == "blobs" and target.parent.parent.name.startswith("models--"):
         return True  # the hub's client filled folders with links to its cache, for years
-    return any(target.is_relative_to(place) for place in _places(folder))
-
-
-def _places(folder: Path) -> list[Path]:
-    """Where files of a model may lie.
-
-    In a download cache <cache>/models--org--name/snapshots/<commit>/file links to
-    <cache>/models--org--name/blobs/..., which may link to <cache>/blobs/... in turn.
-    """
-    own = folder.resolve()
+    # In a download cache <cache>/models--org--name/snapshots/<commit>/file links to
+    # <cache>/models--org--name/blobs/..., which may link to <cache>/blobs/... in turn.
+    places = [own := folder.resolve()]
     for parent in own.parents:
         if parent.name == "snapshots" and parent.parent.name.startswith("models--"):
             cache = parent.parent.parent
             shared = [cache / "blobs"] if (cache / _SHARED_BLOBS_MARK).is_file() else []
-            return [parent.parent, *shared]
-    return [own]
+            places = [parent.parent, *shared]
+            break
+    return any(target.is_relative_to(place) for place in places)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -228,7 +229,7 @@ def read_any_json(path: Path) -> Any:  # noqa: ANN401  (JSON has no narrower typ
         raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
+def write_json(path: Path, value: object) -> None:
     """Write a JSON value, indented, UTF-8."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -262,7 +263,7 @@ def load_weights(folder: Path, *, allow_pickle: bool) -> "dict[str, Tensor]":
     return dict(weights)
 
 
-def refuse_pickle(folder: Path, wanted: str, *, allow_pickle: bool) -> None:
+def refuse_pickle(folder: Path, name: str, *, allow_pickle: bool) -> None:
     """Check that weights which are not in safetensors may be read from `PICKLED_WEIGHTS`.
 
     Raises:
@@ -272,14 +273,14 @@ def refuse_pickle(folder: Path, wanted: str, *, allow_pickle: bool) -> None:
         if not allow_pickle:
             raise ModelError(
                 f"{folder} has only pickled weights ({PICKLED_WEIGHTS}); pass allow_pickle=True "
-                f"(--allow-pickle) if you trust where they come from, or convert them to {wanted}"
+                f"(--allow-pickle) if you trust where they come from, or convert them to {name}"
             )
         return
     hint = "" if allow_pickle else (
         f"; if the repository has only {PICKLED_WEIGHTS}, it was not downloaded: "
         f"pass allow_pickle=True if you trust it"
     )  # fmt: skip
-    raise ModelError(f"{folder / wanted} is missing{hint}")
+    raise ModelError(f"{folder / name} is missing{hint}")
 
 
 def save_weights(folder: Path, weights: "Mapping[str, Tensor]") -> None:

@@ -1,5 +1,6 @@
-"""What callers pass as texts, or as pairs of texts, in any of the usual containers."""
+"""Texts, or pairs of texts, as callers pass them: in any of the usual containers."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,6 +11,9 @@ import numpy as np
 from stx_core.errors import InputError, ModelError
 from stx_core.inference.tokens import Pair, Tokens
 from stx_core.models.folder import short
+
+# Halves of a character, which a text may hold but UTF-8 cannot.
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 # Characters of a token, roughly: only batches of like length depend on it.
 _TOKEN_CHARACTERS = 4
@@ -63,7 +67,8 @@ def tokenizing(inputs: Sequence[str] | Sequence[Pair]) -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError) as error:
-        if (row := _not_unicode(inputs)) is None:
+        rows = (row for row, item in enumerate(inputs) if _SURROGATES.search("".join(item)))
+        if (row := next(rows, None)) is None:
             raise
         raise InputError(
             f"row {row}: the text holds half a character (a lone surrogate), which no encoding "
@@ -81,13 +86,13 @@ def read_texts(inputs: Any) -> tuple[list[Any], bool]:  # noqa: ANN401  (checked
     """Make a list of texts, or of pairs of texts, of whatever holds them in order.
 
     A list, tuple, numpy array, column or series, an iterator. Texts are used as they are: white
-    space at their ends stays (trap 1).
+    space at their ends stays.
 
     Returns:
         N texts, or N pairs of texts; and whether a single text was given.
 
     Raises:
-        InputError: an input is not a text. Numbers and None are never turned into one (trap 23).
+        InputError: an input is not a text. Numbers and None are never turned into one.
     """
     if isinstance(inputs, np.ndarray) and inputs.ndim == 0:
         inputs = inputs.item()
@@ -194,14 +199,3 @@ def in_order(inputs: Any, expected: str) -> list[Any]:  # noqa: ANN401
         raise InputError(f"{expected}, got {kind}")
     arrow = getattr(inputs, "to_pylist", None)
     return list(arrow() if callable(arrow) else inputs)
-
-
-def _not_unicode(inputs: Sequence[str] | Sequence[Pair]) -> int | None:
-    """The first input with a text that cannot be written as UTF-8."""
-    for row, item in enumerate(inputs):
-        for text in [item] if isinstance(item, str) else item:
-            try:
-                text.encode()
-            except UnicodeEncodeError:
-                return row
-    return None

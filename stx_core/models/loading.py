@@ -2,10 +2,10 @@
 
 import logging
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict, cast, get_type_hints
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from torch import nn
@@ -16,33 +16,29 @@ from stx_core.models.folder import inside, read_any_json, read_json, write_json
 from stx_core.models.modules import module_class, saved_type
 from stx_core.models.modules.module import InputModule, LoadOptions, Module
 from stx_core.models.modules.word_weights import WordWeights
+from stx_core.models.options import ModelSettings
 from stx_core.models.settings import check_settings, shown
 
 logger = logging.getLogger(__name__)
 
 CONFIG = "config_sentence_transformers.json"
 
-# What the file of the whole model may say, and an entry of its list of modules. Unknown keys of the
-# first change nothing in the reference either.
-_MODEL_SETTINGS = {
-    "__version__": dict[str, Any] | None,
-    "activation_fn": str | None,
-    "default_prompt_name": str | None,
-    "keep_in_fp32_modules": list[str] | None,
-    "max_active_dims": int | None,
-    "model_type": str,
-    "prompts": dict[str, str | None] | None,
-    "requirements": dict[str, str | dict[str, str | None]] | None,
-    "similarity_fn_name": str | None,
-    "truncate_dim": int | None,
-}
-_ENTRY = {"idx": int, "name": str, "path": str, "type": str, "kwargs": list[str] | None}
+
+class ModuleEntry(TypedDict):
+    """An entry of ``modules.json``."""
+
+    idx: int
+    name: str
+    path: str
+    type: str
+    kwargs: NotRequired[list[str] | None]
+
 
 # A folder without a model type was written by a library that knew only dense models.
 _OLDEST_MODEL_TYPE = "SentenceTransformer"
 
 
-def read_model_config(folder: Path, model_type: str) -> dict[str, Any]:
+def read_model_config(folder: Path, model_type: str) -> ModelSettings:
     """Settings of the whole model: prompts, similarity, and what its type adds; {} without a file.
 
     Args:
@@ -54,8 +50,9 @@ def read_model_config(folder: Path, model_type: str) -> dict[str, Any]:
     """
     path = folder / CONFIG
     config = read_json(path) if path.is_file() else {}
-    check_settings(config, _MODEL_SETTINGS, path, closed=False)
-    if unknown := sorted(set(config) - set(_MODEL_SETTINGS)):
+    hints = get_type_hints(ModelSettings)
+    check_settings(config, hints, path, closed=False)
+    if unknown := sorted(set(config) - set(hints)):
         logger.warning("%s: unknown keys are not used: %s", path, ", ".join(unknown))
     for key in ("truncate_dim", "max_active_dims"):
         if (value := config.get(key)) is not None and value < 1:
@@ -68,16 +65,23 @@ def read_model_config(folder: Path, model_type: str) -> dict[str, Any]:
             f"open it with {saved_type_name}; as a {model_type} it would get untrained modules"
         )
     _check_requirements(config.get("requirements") or {}, path)
-    return config
+    return cast(ModelSettings, config)
 
 
-def _check_requirements(requirements: Mapping[str, Any], path: Path) -> None:
+def _check_requirements(
+    requirements: Mapping[str, str | Mapping[str, str | None]], path: Path
+) -> None:
     """Compare installed versions with those that the model's authors ask for."""
-    for package, wanted in requirements.items():
-        specifier, reason = wanted, ""
-        if isinstance(wanted, dict):
-            specifier, reason = wanted.get("specifier", ""), wanted.get("reason", "")
-        installed = _installed_version("torch" if package == "pytorch" else package)
+    for package, requirement in requirements.items():
+        if isinstance(requirement, str):
+            requirement = {"specifier": requirement}
+        specifier, reason = requirement.get("specifier") or "", requirement.get("reason") or ""
+        installed: str | None = platform.python_version()
+        if package != "python":
+            try:
+                installed = metadata.version("torch" if package == "pytorch" else package)
+            except metadata.PackageNotFoundError:
+                installed = None
         try:
             met = installed is not None and SpecifierSet(specifier).contains(installed, True)
         except InvalidSpecifier:
@@ -89,15 +93,6 @@ def _check_requirements(requirements: Mapping[str, Any], path: Path) -> None:
                 f"{path}: the model requires {package}{specifier}, installed is "
                 f"{installed or 'none'}. {reason}".rstrip()
             )
-
-
-def _installed_version(package: str) -> str | None:
-    if package == "python":
-        return platform.python_version()
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def load_modules(
@@ -117,32 +112,29 @@ def load_modules(
     modules: dict[str, nn.Module] = {}
     arguments: dict[str, list[str]] = {}
     for position, entry in enumerate(read_any_json(path)):
-        check_settings(entry, _ENTRY, f"{path}: module {position}")
+        check_settings(entry, get_type_hints(ModuleEntry), f"{path}: module {position}")
         name, relative, type_string = entry["name"], entry["path"], entry["type"]
         if name in modules or not name or "." in name:
             raise ModelError(f"{path}: module name {name!r} is empty, has a dot or appears twice")
-        found = module_class(type_string, str(path))
-        modules[name] = found.from_folder(inside(folder, relative, options.root), options)
+        loaded_class = module_class(type_string, str(path))
+        modules[name] = loaded_class.from_folder(inside(folder, relative, options.root), options)
         arguments[name] = list(entry.get("kwargs") or [])
-    _check_words(list(modules.values()), path)
-    return modules, arguments
-
-
-def _check_words(modules: Sequence[nn.Module], path: Path) -> None:
-    """Weights of words are looked up by the ids that the first module gives."""
-    n_words = len(getattr(getattr(modules[0], "tokenizer", None), "vocab", ()))
-    for module in modules:
+    # Weights of words are looked up by the ids that the first module gives.
+    first = next(iter(modules.values()))
+    n_words = len(getattr(getattr(first, "tokenizer", None), "vocab", ()))
+    for module in modules.values():
         if isinstance(module, WordWeights) and len(module.vocab) < n_words:
             raise ModelError(
                 f"{path}: WordWeights knows {len(module.vocab)} words, the tokenizer {n_words}"
             )
+    return modules, arguments
 
 
 def save_model(
     folder: Path,
     modules: Mapping[str, nn.Module],
     arguments: Mapping[str, list[str]],
-    config: Mapping[str, Any],
+    config: ModelSettings,
 ) -> None:
     """Write a model in the layout of Sentence Transformers 6, weights as safetensors.
 
@@ -155,12 +147,12 @@ def save_model(
     Raises:
         ModelError: a module is not one of ours, so that no folder could bring it back.
     """
-    entries = []
+    entries: list[ModuleEntry] = []
     for position, (name, module) in enumerate(modules.items()):
         if not isinstance(module, Module):
             raise ModelError(f"module {name} is a {type(module).__name__}, which cannot be saved")
         in_root = position == 0 and isinstance(module, InputModule)
-        entry: dict[str, Any] = {
+        entry: ModuleEntry = {
             "idx": position,
             "name": name,
             "path": "" if in_root else f"{position}_{saved_type(module).rpartition('.')[2]}",

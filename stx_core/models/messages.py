@@ -4,8 +4,9 @@ A pair becomes one message of role ``query`` and one of role ``document``, a pro
 message before them, and the tokenizer's own chat template turns the three into one text.
 """
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 from jinja2 import TemplateError
@@ -13,9 +14,24 @@ from jinja2 import TemplateError
 from stx_core.errors import ModelError
 from stx_core.inference.exclusive import exclusive_tokenizer
 from stx_core.inference.tokens import Pair, Tokens, from_lists
+from stx_core.models.folder import Json
 
 MessageFormat = Literal["flat", "structured"]
-Conversation = list[dict[str, Any]]
+
+
+class TextPart(TypedDict):
+    """A part of a message's content."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(TypedDict):
+    """A message as chat templates read it."""
+
+    role: str
+    content: str | list[TextPart]
+
 
 # Rendered conversations and their id lists are Python objects; this many at a time bounds them.
 _PAIRS_AT_ONCE = 1024
@@ -28,7 +44,7 @@ _FLAT_BACKBONES = frozenset({"apertus", "deepseek_v3", "gpt_oss", "seed_oss"})
 
 
 def message_format(chat_template: str | dict[str, str] | None, model_type: str) -> MessageFormat:
-    """Whether a template wants the content of a message as text or as a list of typed parts.
+    """Form in which a template wants a message's content: text, or a list of typed parts.
 
     Args:
         chat_template: the template's source, or several by name, or none.
@@ -47,7 +63,7 @@ def tokenize_as_messages(
     prompt: str = "",
     max_length: int | None = None,
     content: MessageFormat = "flat",
-    template_kwargs: dict[str, Any] | None = None,
+    template_kwargs: Mapping[str, Json] | None = None,
 ) -> Tokens:
     """Tokenise N pairs through the tokenizer's chat template.
 
@@ -68,7 +84,8 @@ def tokenize_as_messages(
     """
     variables = dict(template_kwargs or {})
     keeps_ending = variables.pop("restore_suffix", True)
-    template = _Template(tokenizer, prompt, content, variables)
+    name = getattr(tokenizer, "name_or_path", "") or "this model"
+    template = _Template(tokenizer, name, prompt, content=content, variables=variables)
     template.check_roles()
     ending = template.fixed_ending() if keeps_ending else []
     ids: list[list[int]] = []
@@ -76,50 +93,47 @@ def tokenize_as_messages(
     for start in range(0, len(pairs), _PAIRS_AT_ONCE):
         for full in template.token_ids(pairs[start : start + _PAIRS_AT_ONCE]):
             overlong = max_length is not None and len(full) > max_length
-            ids.append(_cut(full, max_length or 0, ending, tokenizer) if overlong else full)
             truncated.append(overlong)
+            if overlong:  # what comes before the ending is cut, on the tokenizer's side
+                n_ending = min(len(ending), max_length or 0)
+                n_before = (max_length or 0) - n_ending
+                end = len(full) - n_ending if tokenizer.truncation_side == "left" else n_before
+                full = full[end - n_before : end] + ending[len(ending) - n_ending :]
+            ids.append(full)
     takes_types = "token_type_ids" in tokenizer.model_input_names
     type_ids = [[0] * len(item) for item in ids] if takes_types else None
     return from_lists(ids, np.array(truncated, bool), type_ids)
 
 
+@dataclass(frozen=True)
 class _Template:
     """A tokenizer's chat template with all that is the same for each pair of a call."""
 
-    def __init__(
-        self,
-        tokenizer: Any,  # noqa: ANN401
-        prompt: str,
-        content: MessageFormat,
-        template_kwargs: dict[str, Any],
-    ) -> None:
-        self.tokenizer = tokenizer
-        self.prompt = prompt
-        self.content = content
-        self.template_kwargs = template_kwargs
-
-    def messages(self, pair: Pair) -> Conversation:
-        texts = dict(zip(("query", "document"), pair, strict=True))
-        if self.prompt:
-            texts = {"system": self.prompt, **texts}
-        return [
-            {
-                "role": role,
-                "content": text if self.content == "flat" else [{"type": "text", "text": text}],
-            }
-            for role, text in texts.items()
-        ]
+    tokenizer: Any  # transformers has no common typed tokenizer interface
+    name: str
+    prompt: str
+    content: MessageFormat
+    variables: Mapping[str, Json]
 
     def render(self, pairs: Sequence[Pair]) -> list[str]:
-        conversations = [self.messages(pair) for pair in pairs]
+        conversations: list[list[Message]] = []
+        for query, document in pairs:
+            texts = {"system": self.prompt} if self.prompt else {}
+            texts |= {"query": query, "document": document}
+            conversation: list[Message] = []
+            for role, text in texts.items():
+                parts: list[TextPart] = [{"type": "text", "text": text}]
+                content = text if self.content == "flat" else parts
+                conversation.append({"role": role, "content": content})
+            conversations.append(conversation)
         try:
             rendered: list[str] = self.tokenizer.apply_chat_template(
-                conversations, tokenize=False, **self.template_kwargs
+                conversations, tokenize=False, **self.variables
             )
         # What a template raises when it refuses a role, or meets content of the other format.
         except (TemplateError, TypeError, ValueError) as error:
             raise ModelError(
-                f"the chat template of {_name(self.tokenizer)} cannot render a query and a "
+                f"the chat template of {self.name} cannot render a query and a "
                 f"document ({error}); give the tokenizer one that knows the roles 'query' and "
                 "'document'"
             ) from error
@@ -148,7 +162,7 @@ class _Template:
         ]
         if lost:
             raise ModelError(
-                f"the chat template of {_name(self.tokenizer)} leaves out the "
+                f"the chat template of {self.name} leaves out the "
                 f"{' and the '.join(lost)}; give the tokenizer one that renders the roles 'query' "
                 "and 'document'"
             )
@@ -157,20 +171,8 @@ class _Template:
         """Token ids that end each rendered pair: what two pairs of unlike texts have in common."""
         first, second = self.token_ids([("0", "0"), ("2 1", "2 1")])
         n_common = 0
-        for left, right in zip(reversed(first), reversed(second), strict=False):
-            if left != right:
+        for a, b in zip(reversed(first), reversed(second), strict=False):
+            if a != b:
                 break
             n_common += 1
         return first[len(first) - n_common :]
-
-
-def _cut(ids: list[int], max_length: int, ending: list[int], tokenizer: Any) -> list[int]:  # noqa: ANN401
-    n_kept = min(len(ending), max_length)
-    kept_ending = ending[len(ending) - n_kept :]
-    if tokenizer.truncation_side == "left":
-        return ids[len(ids) - max_length : len(ids) - n_kept] + kept_ending
-    return ids[: max_length - n_kept] + kept_ending
-
-
-def _name(tokenizer: Any) -> str:  # noqa: ANN401
-    return getattr(tokenizer, "name_or_path", "") or "this model"

@@ -1,9 +1,9 @@
 """The README of a saved model: what it is, and how it is loaded."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import yaml
 
@@ -23,9 +23,15 @@ _CALLS = {
 }
 
 
+class Typed(Protocol):
+    """A model, of which the card knows the type."""
+
+    model_type: ClassVar[str]
+
+
 @dataclass
 class ModelCardData:
-    """What the card says of a model beyond its modules; fields as in Sentence Transformers.
+    """Facts that the card of a model tells beside its modules; fields as in Sentence Transformers.
 
     Attributes:
         language: codes such as "en".
@@ -80,14 +86,14 @@ class ModelCardData:
         new = [tags] if isinstance(tags, str) else tags
         self.tags += [tag for tag in new if tag not in self.tags]
 
-    def register_model(self, model: "Described") -> None:
+    def register_model(self, model: Typed) -> None:
         """Take the tags of the model's type, unless there are some."""
         self.tags = self.tags or ["sentence-transformers", *_TASKS[model.model_type][1]]
 
-    def to_dict(self, model_type: str = "SentenceTransformer") -> dict[str, Any]:
+    def to_dict(self, model_type: str = "SentenceTransformer") -> dict[str, str | list[str]]:
         """Metadata of the hub; what is not known is left out."""
         ids = [dataset["id"] for dataset in self.train_datasets if "id" in dataset]
-        known = {
+        facts = {
             "language": self.language,
             "license": self.license,
             "library_name": "sentence-transformers",
@@ -96,22 +102,7 @@ class ModelCardData:
             "base_model": self.base_model,
             "datasets": ids,
         }
-        return {key: value for key, value in known.items() if value}
-
-
-class Described(Protocol):
-    """What a card says of a model: its type, modules and limit, and what its author knows."""
-
-    model_type: ClassVar[str]
-    model_card_data: ModelCardData
-    model_card_text: str | None
-
-    @property
-    def max_seq_length(self) -> int | None:
-        """Tokens that the model reads of an input; None: no limit."""
-
-    def named_children(self) -> Iterator[tuple[str, object]]:
-        """Modules of the model, in order, with their names."""
+        return {key: value for key, value in facts.items() if value}
 
 
 def read_card(folder: Path) -> str | None:
@@ -124,35 +115,32 @@ def read_card(folder: Path) -> str | None:
         return None
 
 
-def write_model_card(
-    model: Described, folder: Path, model_name: str | None, train_datasets: list[str] | None
-) -> None:
-    """Write ``README.md``: the card that the model was loaded with, else a short one.
+def model_card(
+    data: ModelCardData,
+    *,
+    model_type: str,
+    modules: Mapping[str, object],
+    max_seq_length: int | None,
+    model_name: str | None,
+    train_datasets: Sequence[str],
+) -> str:
+    """A short card in Markdown, with metadata of the hub as YAML before it.
 
     Args:
-        model: the model that is saved.
-        folder: where.
-        model_name: name on the hub, unless the card's data has one.
+        data: what the author knows of the model.
+        model_type: its class, such as ``SentenceTransformer``.
+        modules: by name, in order.
+        max_seq_length: tokens that it reads of an input.
+        model_name: name on the hub, unless `data` has one.
         train_datasets: names of data sets that it was trained on.
     """
-    if model.model_card_text is not None:
-        text = model.model_card_text
-    else:
-        text = model_card(model, model_name, train_datasets or [])
-    (folder / README).write_text(text, encoding="utf-8")
-
-
-def model_card(model: Described, model_name: str | None, train_datasets: list[str]) -> str:
-    """A short card in Markdown, with metadata of the hub as YAML before it."""
-    data = model.model_card_data
-    kind = model.model_type
     name = data.model_id or model_name or "path/of/this/folder"
-    metadata = data.to_dict(kind)
-    known = [dataset.get("name") or dataset.get("id", "") for dataset in data.train_datasets]
-    trained = ", ".join(filter(None, [*known, *train_datasets]))
-    parts = [f"- `{key}`: {type(part).__name__}" for key, part in model.named_children()]
+    metadata = data.to_dict(model_type)
+    datasets = [dataset.get("name") or dataset.get("id", "") for dataset in data.train_datasets]
+    trained = ", ".join(filter(None, [*datasets, *train_datasets]))
+    parts = [f"- `{key}`: {type(part).__name__}" for key, part in modules.items()]
     facts = {
-        "Maximum length": f"{model.max_seq_length} tokens",
+        "Maximum length": f"{max_seq_length} tokens",
         "Trained on": trained,
         "Made from": data.base_model,
         "Languages": ", ".join(data.language or []),
@@ -161,7 +149,9 @@ def model_card(model: Described, model_name: str | None, train_datasets: list[st
     listed = "\n".join(f"- {what}: {fact}" for what, fact in facts.items() if fact)
     return (
         f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---\n\n"
-        f"# {data.model_name or kind}\n\n{data.task_name or ''}\n\n{listed}\n\n"
-        f"```python\nfrom sentence_transformers import {kind}\n\n"
-        f"model = {kind}({name!r})\n{_CALLS[kind]}\n```\n\n## Modules\n\n" + "\n".join(parts) + "\n"
+        f"# {data.model_name or model_type}\n\n{data.task_name or ''}\n\n{listed}\n\n"
+        f"```python\nfrom sentence_transformers import {model_type}\n\n"
+        f"model = {model_type}({name!r})\n{_CALLS[model_type]}\n```\n\n## Modules\n\n"
+        + "\n".join(parts)
+        + "\n"
     ).replace("\n\n\n", "\n\n")

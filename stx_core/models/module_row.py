@@ -1,6 +1,7 @@
 """Modules in a row: what a model is, and how it is saved."""
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard
 
@@ -8,9 +9,9 @@ import torch
 from torch import nn
 
 from stx_core.errors import ModelError
-from stx_core.models.hub import upload
+from stx_core.models.alias import Alias
 from stx_core.models.loading import save_model
-from stx_core.models.model_card import ModelCardData, write_model_card
+from stx_core.models.model_card import README, ModelCardData, model_card
 from stx_core.models.modules.module import (
     Features,
     InputModule,
@@ -18,6 +19,7 @@ from stx_core.models.modules.module import (
     refuse_to_pickle,
 )
 from stx_core.models.modules.router import Router
+from stx_core.models.options import ConfigKey, ModelSettings
 
 if TYPE_CHECKING:
     from stx_core.models.modules.transformer import Transformer
@@ -36,6 +38,8 @@ class ModuleRow(nn.Sequential):
     """
 
     model_type: ClassVar[str]
+    config_keys: ClassVar[tuple[ConfigKey, ...]] = ()
+    """Attributes that are saved as settings of the whole model, unless they are None."""
 
     module_kwargs: dict[str, list[str]]
     model_card_data: ModelCardData
@@ -47,19 +51,20 @@ class ModuleRow(nn.Sequential):
     def forward(self, input: Features, **arguments: Any) -> Features:  # noqa: A002, ANN401
         """Run all modules, each with those of the arguments that it knows."""
         for name, module in self.named_children():
-            known = set(getattr(module, "forward_kwargs", ()))
+            accepted = set(getattr(module, "forward_kwargs", ()))
             if not isinstance(module, Module):
-                known |= set(self.module_kwargs.get(name, ()))
-            mine = arguments.items() if isinstance(module, Router) else ()
-            own = {key: value for key, value in arguments.items() if key in known}
-            input = module(input, **(dict(mine) | own))
+                accepted |= set(self.module_kwargs.get(name, ()))
+            if isinstance(module, Router):  # it gives them on to its modules
+                accepted |= set(arguments)
+            own = {key: value for key, value in arguments.items() if key in accepted}
+            input = module(input, **own)
         return input
 
     # --- What the model is -----------------------------------------------------------------------
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         tensor = next(self.parameters(), next(self.buffers(), None))
         return torch.device("cpu") if tensor is None else tensor.device
 
@@ -86,25 +91,27 @@ class ModuleRow(nn.Sequential):
         return first
 
     @property
-    def tokenizer(self) -> Any:  # noqa: ANN401  (each kind of input module has another)
-        """The tokenizer of the first module."""
-        return getattr(self[0], "tokenizer", None)
+    def first_module(self) -> nn.Module:
+        """The first module, whatever it is."""
+        return self[0]
 
-    @tokenizer.setter
-    def tokenizer(self, value: Any) -> None:  # noqa: ANN401
-        self[0].tokenizer = value
+    tokenizer = Alias[Any]("first_module.tokenizer", settable=True, optional=True)
+    """The tokenizer of the first module: each kind of input module has another."""
+
+    max_seq_length = Alias[int | None]("first_module.max_seq_length", settable=True, optional=True)
+    """Tokens that the model reads of an input, special tokens counted; None: no limit."""
 
     @property
     def processor(self) -> Any:  # noqa: ANN401
-        """What makes inputs of texts: the tokenizer, for models that read nothing else."""
+        """Maker of inputs out of texts: the tokenizer, for models that read nothing else."""
         return getattr(self[0], "processor", self.tokenizer)
 
     @property
     def transformers_model(self) -> Any:  # noqa: ANN401  (transformers is untyped)
         """The first backbone there is, also behind a router; None for a model without one."""
         backbones = (module.model for module in self.modules() if is_transformer(module))
-        found = next(backbones, None)
-        return getattr(self[0], "model", None) if found is None else found
+        backbone = next(backbones, None)
+        return getattr(self[0], "model", None) if backbone is None else backbone
 
     @property
     def config(self) -> Any:  # noqa: ANN401
@@ -116,16 +123,6 @@ class ModuleRow(nn.Sequential):
         if self.transformers_model is not None:
             self.transformers_model.config = value
 
-    @property
-    def max_seq_length(self) -> int | None:
-        """Tokens that the model reads of an input, special tokens counted; None: no limit."""
-        limit: int | None = getattr(self[0], "max_seq_length", None)
-        return limit
-
-    @max_seq_length.setter
-    def max_seq_length(self, value: int | None) -> None:
-        setattr(self[0], "max_seq_length", value)  # noqa: B010  (of any first module)
-
     def get_max_seq_length(self) -> int | None:
         """Older name of `max_seq_length`."""
         return self.max_seq_length
@@ -136,13 +133,13 @@ class ModuleRow(nn.Sequential):
         return list(getattr(self[0], "modalities", ["text"]))
 
     def supports(self, modality: str | tuple[str, ...]) -> bool:
-        """Whether the model reads a kind of input, such as "text"; a tuple: all of them at once."""
+        """True where the model reads a kind of input, "text"; a tuple: all of them at once."""
         if isinstance(modality, tuple) and modality not in self.modalities:
             return "message" in self.modalities and set(modality) <= set(self.modalities)
         return modality in self.modalities
 
     def get_backend(self) -> str:
-        """What computes: "torch"."""
+        """Library that computes: "torch"."""
         return self.backend
 
     def get_model_kwargs(self) -> list[str]:
@@ -151,8 +148,20 @@ class ModuleRow(nn.Sequential):
         own = {name for module in self.modules() for name in getattr(module, "forward_kwargs", ())}
         return sorted(listed | own)
 
+    def check_arguments(self, method: str, names: Collection[str]) -> None:
+        """Check further arguments of a call.
+
+        Raises:
+            ValueError: no module of this model takes them.
+        """
+        if names and (unknown := set(names).difference(self.get_model_kwargs())):
+            raise ValueError(
+                f"{method} does not know {sorted(unknown)}; modules of this model take "
+                f"{self.get_model_kwargs() or 'no further arguments'}"
+            )
+
     def evaluate(self, evaluator: Callable[..., Any], output_path: str | None = None) -> Any:  # noqa: ANN401
-        """What an evaluator gives for this model.
+        """Result of an evaluator for this model.
 
         Args:
             evaluator: called with the model and the folder.
@@ -164,16 +173,20 @@ class ModuleRow(nn.Sequential):
 
     # --- Saving ----------------------------------------------------------------------------------
 
-    def model_config(self) -> dict[str, Any]:
-        """Settings of the whole model as they are saved; subclasses add theirs."""
+    def model_config(self) -> ModelSettings:
+        """Settings of the whole model as they are saved, with those of `config_keys`."""
         import transformers
 
-        return {
+        config: ModelSettings = {
             "model_type": self.model_type,
             "__version__": {"transformers": transformers.__version__, "pytorch": torch.__version__},
             "prompts": self.prompts,
             "default_prompt_name": self.default_prompt_name,
         }
+        for key in self.config_keys:
+            if (value := getattr(self, key)) is not None:
+                config[key] = value
+        return config
 
     def save(
         self,
@@ -206,7 +219,17 @@ class ModuleRow(nn.Sequential):
                 module.get_config_dict()
         save_model(folder, modules, self.module_kwargs, self.model_config())
         if create_model_card:
-            write_model_card(self, folder, model_name, train_datasets)
+            card = self.model_card_text
+            if card is None:
+                card = model_card(
+                    self.model_card_data,
+                    model_type=self.model_type,
+                    modules=modules,
+                    max_seq_length=self.max_seq_length,
+                    model_name=model_name,
+                    train_datasets=train_datasets or [],
+                )
+            (folder / README).write_text(card, encoding="utf-8")
 
     def save_pretrained(
         self,
@@ -260,20 +283,36 @@ class ModuleRow(nn.Sequential):
         Raises:
             ModelError: the hub refuses, or cannot be reached.
         """
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
         refuse_to_pickle(safe_serialization)
-        return upload(
-            self,
-            repo_id,
-            token=token,
-            private=private,
-            commit_message=commit_message,
-            local_model_path=local_model_path,
-            exist_ok=exist_ok,
-            replace_model_card=replace_model_card,
-            train_datasets=train_datasets,
-            revision=revision,
-            create_pr=create_pr,
-        )
+        api = HfApi(token=token)
+        try:
+            created = api.create_repo(repo_id, private=private, exist_ok=exist_ok or create_pr)
+            repo_id = created.repo_id
+            self.model_card_data.set_model_id(repo_id)
+            if revision is not None:
+                api.create_branch(repo_id, branch=revision, exist_ok=True)
+            with tempfile.TemporaryDirectory() as temporary:
+                if local_model_path is None:
+                    self.save(
+                        temporary,
+                        model_name=repo_id,
+                        create_model_card=replace_model_card
+                        or not api.file_exists(repo_id, "README.md", revision=revision),
+                        train_datasets=train_datasets,
+                    )
+                commit = api.upload_folder(
+                    repo_id=repo_id,
+                    folder_path=local_model_path or temporary,
+                    commit_message=commit_message or f"Add new {type(self).__name__} model",
+                    revision=revision,
+                    create_pr=create_pr,
+                )
+        except (HfHubHTTPError, HFValidationError, ConnectionError) as error:
+            raise ModelError(f"the hub did not take {repo_id!r}: {error}") from error
+        return str(commit.pr_url if create_pr else commit.commit_url)
 
     def save_to_hub(
         self,
@@ -312,5 +351,5 @@ class ModuleRow(nn.Sequential):
 
 
 def is_transformer(module: object) -> "TypeGuard[Transformer]":
-    """Whether a module is a `Transformer`; models without one need not load transformers for it."""
+    """True for a `Transformer`; models without one need not load transformers for it."""
     return isinstance(module, Module) and module.is_transformer

@@ -1,12 +1,13 @@
-"""Keyword arguments that all models share."""
+"""Keyword arguments that all models share, and settings that their folders keep."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import torch
 from torch import nn
 
 from stx_core.models.model_card import ModelCardData
+from stx_core.models.modules.activations import Plain
 
 
 class ModelOptions(TypedDict, total=False):
@@ -41,3 +42,25 @@ class RunOptions(TypedDict, total=False):
     extra: Mapping[str, Any] | None
     arguments: Mapping[str, Any] | None
     packed: bool
+
+
+ConfigKey = Literal["similarity_fn_name", "truncate_dim", "max_active_dims"]
+
+
+class ModelSettings(TypedDict, total=False):
+    """Settings of the whole model, in ``config_sentence_transformers.json``.
+
+    Other keys change nothing in the reference either.
+    """
+
+    __version__: Mapping[str, str] | None
+    activation_fn: str | None
+    activation_fn_arguments: Mapping[str, Plain]
+    default_prompt_name: str | None
+    keep_in_fp32_modules: list[str] | None
+    max_active_dims: int | None
+    model_type: str
+    prompts: Mapping[str, str | None] | None
+    requirements: Mapping[str, str | Mapping[str, str | None]] | None
+    similarity_fn_name: str | None
+    truncate_dim: int | None

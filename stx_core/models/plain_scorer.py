@@ -1,7 +1,7 @@
 """The modules of a plain transformers checkpoint that scores pairs of texts."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 from stx_core.errors import ModelError
 from stx_core.models.folder import read_json
@@ -24,8 +24,16 @@ def load_plain_scorer(folder: Path, options: LoadOptions) -> list[Module]:
         return [_load_backbone(folder, options, "sequence-classification")]
     if architecture.endswith("ForCausalLM"):
         transformer = _load_backbone(folder, options, "text-generation")
-        yes, no = (_token_id(transformer.tokenizer, word, folder) for word in ("yes", "no"))
-        return [transformer, LogitScore(yes, no)]
+        words = ("yes", "no")
+        ids = [transformer.tokenizer.convert_tokens_to_ids(word) for word in words]
+        for word, token_id in zip(words, ids, strict=True):
+            if token_id is None or token_id == transformer.tokenizer.unk_token_id:
+                raise ModelError(
+                    f"{folder}: {word!r} is not one token of the tokenizer, so a causal checkpoint "
+                    "cannot be scored by yes against no; save it with a LogitScore module that "
+                    "names its tokens"
+                )
+        return [transformer, LogitScore(int(ids[0]), int(ids[1]))]
     raise ModelError(
         f"{folder}: the checkpoint is a {architecture or 'model of unknown architecture'}, which "
         "has no trained scoring head; as a CrossEncoder it would give untrained scores. Use a "
@@ -34,7 +42,7 @@ def load_plain_scorer(folder: Path, options: LoadOptions) -> list[Module]:
 
 
 def _load_backbone(folder: Path, options: LoadOptions, task: str) -> "Transformer":
-    """The backbone; a tokenizer with a chat template means that it reads messages (trap 10)."""
+    """The backbone; a tokenizer with a chat template means that it reads messages."""
     from stx_core.models.modules.transformer import Transformer
 
     transformer = Transformer.from_checkpoint(folder, options, {"transformer_task": task})
@@ -48,17 +56,11 @@ def _load_backbone(folder: Path, options: LoadOptions, task: str) -> "Transforme
 
 
 def content_format(transformer: "Transformer") -> MessageFormat:
-    """How the messages of a backbone's chat template carry their text."""
+    """Form of the texts in messages: as the model's settings say, or as its template looks."""
+    saved: MessageFormat | Literal["auto"]
+    saved = transformer.modality_config.get("message", {}).get("format", "auto")
+    if saved != "auto":
+        return saved
     return message_format(
         transformer.tokenizer.chat_template, transformer.backbone.config.model_type
     )
-
-
-def _token_id(tokenizer: Any, word: str, folder: Path) -> int:  # noqa: ANN401
-    token_id = tokenizer.convert_tokens_to_ids(word)
-    if token_id is None or token_id == tokenizer.unk_token_id:
-        raise ModelError(
-            f"{folder}: {word!r} is not one token of the tokenizer, so a causal checkpoint cannot "
-            "be scored by yes against no; save it with a LogitScore module that names its tokens"
-        )
-    return int(token_id)

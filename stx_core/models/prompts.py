@@ -1,9 +1,10 @@
 """Prompts: texts that a model puts before its inputs, by name."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from stx_core.errors import ModelError
+from stx_core.inference.tokens import Pair
 
 
 def choose_prompts(
@@ -35,12 +36,12 @@ def choose_prompts(
     return {key: text or "" for key, text in prompts.items()}, name
 
 
-def task_prompt_name(task: str, prompts: Mapping[str, str]) -> str | None:
-    """Name of the prompt for "query" or "document" where a call names none.
-
-    Both names always exist in dense and sparse models, if only as "". So the default prompt is
-    never used here, and a model that only has a "passage" prompt gets none (trap 5). The reference
-    does the same.
-    """
-    names = ("query",) if task == "query" else ("document", "passage", "corpus")
-    return next((name for name in names if name in prompts), None)
+def with_prompt(
+    inputs: Sequence[str] | Sequence[Pair], prompt: str | None
+) -> Sequence[str] | Sequence[Pair]:
+    """Put the prompt, without a separator, before each text or the first text of each pair."""
+    if not prompt:
+        return inputs
+    return [
+        prompt + item if isinstance(item, str) else (prompt + item[0], *item[1:]) for item in inputs
+    ]  # type: ignore[return-value]  # a list of one kind in is a list of one kind out

@@ -1,4 +1,4 @@
-"""How the batches of a model are run: one thread at a time, ready for it, packed or padded."""
+"""Conditions for running batches: one thread at a time, a model that is ready, packed or padded."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -55,16 +55,13 @@ def get_ready(model: nn.Module, device: torch.device, present: torch.device) -> 
 
 
 class Trials:
-    """Whether a model can run packed, remembered as long as nothing that decides it has changed.
+    """Results of trials to run a model packed, valid until something that decides it changes.
 
     Of a model that is copied or pickled nothing is remembered.
     """
 
     def __init__(self) -> None:
         self._results: dict[object, tuple[list[object], str | None]] = {}
-
-    def __deepcopy__(self, _: object) -> "Trials":
-        return Trials()
 
     def __reduce__(self) -> tuple[type["Trials"], tuple[()]]:
         return Trials, ()
@@ -84,7 +81,13 @@ class Trials:
             return reason
         structure = _structure(model)
         before, result = self._results.get(key, (None, None))
-        if before is None or not _same(before, structure):
+        same = before is not None and len(before) == len(structure)
+        if before is not None and same and not all(map(is_, before, structure)):
+            same = all(
+                old is new or (type(old) is type(new) and isinstance(old, _SCALARS) and old == new)
+                for old, new in zip(before, structure, strict=True)
+            )
+        if not same:
             try:
                 result = attempt()
             except (RuntimeError, MemoryError) as error:
@@ -102,7 +105,7 @@ def _seen_by_users(model: nn.Module) -> str | None:
     for module in all_modules(model)[1:]:
         hooks = module._forward_hooks or module._forward_pre_hooks
         if hooks or module._backward_hooks or module._backward_pre_hooks:
-            name = next(name for name, one in model.named_modules() if one is module)
+            name = next(name for name, part in model.named_modules() if part is module)
             return f"hooks of {name} see padded batches"
     return "it is compiled by torch.compile" if is_compiled(model) else None
 
@@ -132,14 +135,3 @@ def _settings(config: Any) -> list[object]:  # noqa: ANN401  (of transformers)
         if isinstance(value, list | tuple):
             values += value
     return values
-
-
-def _same(before: list[object], now: list[object]) -> bool:
-    if len(before) != len(now):
-        return False
-    if all(map(is_, before, now)):
-        return True
-    return all(
-        one is two or (type(one) is type(two) and isinstance(one, _SCALARS) and one == two)
-        for one, two in zip(before, now, strict=True)
-    )

@@ -1,6 +1,5 @@
 """The activation that makes scores of logits: named by a folder, applied, saved."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,16 +8,14 @@ from torch import nn
 from stx_core.errors import ModelError
 from stx_core.models.loading import CONFIG
 from stx_core.models.modules.activations import Activation, load_activation, saved_activation
+from stx_core.models.options import ModelSettings
 from stx_core.models.settings import shown
 
 # B pairs of a batch, K labels
 
-# Beside the name of the activation, where it has others than its defaults.
-_ARGUMENTS = "activation_fn_arguments"
 
-
-def named_activation(saved_config: Mapping[str, Any], backbone: Any) -> nn.Module | None:  # noqa: ANN401
-    """The activation that a folder names, in the places of all ages, newest first (trap 3).
+def named_activation(saved_config: ModelSettings, backbone: Any) -> nn.Module | None:  # noqa: ANN401
+    """The activation that a folder names, in the places of all ages, newest first.
 
     Args:
         saved_config: settings of the whole model.
@@ -41,7 +38,7 @@ def named_activation(saved_config: Mapping[str, Any], backbone: Any) -> nn.Modul
             "config.json: sbert_ce_default_activation_function",
         ),
     )
-    arguments = saved_config.get(_ARGUMENTS)
+    arguments = saved_config.get("activation_fn_arguments")
     for path, where in places:
         if path is not None:
             return load_activation(path, where, arguments if where.startswith(CONFIG) else None)
@@ -66,17 +63,18 @@ def to_scores(
         logits_BK = logits_BK.float()  # half precision would round good documents to ties
     scores = activation(logits_BK)
     if not isinstance(scores, torch.Tensor) or scores.shape[:1] != logits_BK.shape[:1]:
-        what = f"shape {tuple(scores.shape)}" if isinstance(scores, torch.Tensor) else type(scores)
+        shape = getattr(scores, "shape", None)
+        result = type(scores) if shape is None else f"shape {tuple(shape)}"
         raise ValueError(
             f"activation_fn must make a tensor with one row for each pair of logits "
-            f"{tuple(logits_BK.shape)}, got {what}"
+            f"{tuple(logits_BK.shape)}, got {result}"
         )
     if one_label and scores.ndim > 1 and scores.shape[-1] == 1:
         scores = scores.squeeze(-1)
     return scores.softmax(dim=1) if apply_softmax and scores.ndim > 1 else scores
 
 
-def activation_settings(activation: Activation) -> dict[str, Any]:
+def activation_settings(activation: Activation) -> ModelSettings:
     """The activation as settings of the model.
 
     Raises:
@@ -85,4 +83,7 @@ def activation_settings(activation: Activation) -> dict[str, Any]:
     name, arguments = saved_activation(activation)
     if isinstance(activation, nn.PReLU) and not bool((activation.weight == activation.init).all()):
         raise ModelError(f"{activation!r} has weights of its own, which no folder of a model keeps")
-    return {"activation_fn": name} | ({_ARGUMENTS: arguments} if arguments else {})
+    settings = ModelSettings(activation_fn=name)
+    if arguments:
+        settings["activation_fn_arguments"] = arguments
+    return settings

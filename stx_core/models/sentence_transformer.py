@@ -22,8 +22,9 @@ from stx_core.models.modules.module import Features, LoadOptions
 from stx_core.models.modules.normalize import Normalize
 from stx_core.models.modules.pooling import Pooling
 from stx_core.models.older_names import given, older_names
-from stx_core.models.options import ModelOptions, RunOptions
-from stx_core.models.text_encoder import Embedded, TextEncoder, Texts
+from stx_core.models.options import ConfigKey, ModelOptions, RunOptions
+from stx_core.models.results import Embedded
+from stx_core.models.text_encoder import TextEncoder, Texts
 from stx_core.quantization import quantize_embeddings
 from stx_core.similarity import SimilarityFunction
 
@@ -31,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 OutputValue = Literal["sentence_embedding", "token_embeddings"]
 
-Encoded = np.ndarray | torch.Tensor | list[torch.Tensor] | list[dict[str, Any]] | dict[str, Any]
+Encoded = np.ndarray | torch.Tensor | list[torch.Tensor] | list[Features] | Features
 
 # Published without the setting that they were trained with: the prompt is not pooled.
 _INSTRUCTORS = ("hkunlp/instructor-base", "hkunlp/instructor-large", "hkunlp/instructor-xl")
@@ -73,6 +74,7 @@ class SentenceTransformer(TextEncoder):
     model_type: ClassVar[str] = "SentenceTransformer"
     default_huggingface_organization: ClassVar[str] = "sentence-transformers"
     default_similarity: ClassVar[SimilarityFunction] = SimilarityFunction.COSINE
+    config_keys: ClassVar[tuple[ConfigKey, ...]] = ("similarity_fn_name", "truncate_dim")
 
     def __init__(
         self,
@@ -86,13 +88,11 @@ class SentenceTransformer(TextEncoder):
         if truncate_dim is None:
             truncate_dim = self.saved_config.get("truncate_dim")
         self.truncate_dim = truncate_dim
-        self._mind_instructor(str(model_name_or_path))
-
-    def _mind_instructor(self, name: str) -> None:
+        name = str(model_name_or_path)
         if name in _INSTRUCTORS:
             self.set_pooling_include_prompt(False)
         elif "instructor" in name.rpartition("/")[2].lower() and any(
-            pooling.include_prompt for pooling in self._poolings()
+            isinstance(part, Pooling) and part.include_prompt for part in self.modules()
         ):
             logger.warning(
                 "%s pools the prompt, INSTRUCTOR models are trained without: "
@@ -102,7 +102,7 @@ class SentenceTransformer(TextEncoder):
 
     @classmethod
     def default_modules(cls, folder: Path, options: LoadOptions) -> Sequence[nn.Module]:
-        """Backbone and pooling: of the last token for causal language models, else mean (trap 6).
+        """Backbone and pooling: of the last token for causal language models, else mean.
 
         Raises:
             ModelError: the checkpoint lacks weights that the backbone needs.
@@ -154,7 +154,7 @@ class SentenceTransformer(TextEncoder):
                 of each text, as dicts, of which ``sentence_embedding`` is truncated. Both stay on
                 the device and are not normalised; the `convert_to` arguments do not count.
             precision: what to quantise the whole result to. int8 and uint8 take their ranges from
-                this very result (trap 17): for a corpus, use `embed` and fixed ranges. Token
+                this very result: for a corpus, use `embed` and fixed ranges. Token
                 embeddings share one range, and become numpy arrays.
             convert_to_numpy: an array on the CPU.
             convert_to_tensor: a tensor on the device; wins over `convert_to_numpy`. With neither, a
@@ -162,7 +162,7 @@ class SentenceTransformer(TextEncoder):
             device: move the model there first.
             normalize_embeddings: divide by the L2 norm in float32, after truncation.
             truncate_dim: leading dimensions to keep, of the model's last module: a vector that was
-                normalised inside the model is shorter than 1 then (trap 4).
+                normalised inside the model is shorter than 1 then.
             pool: only None: a call runs in this process.
             chunk_size: only None.
             task: "query" or "document", the route of a model that has several.
@@ -181,11 +181,12 @@ class SentenceTransformer(TextEncoder):
         check_choice("output_value", output_value, get_args(OutputValue), none=True)
         check_choice("precision", precision, get_args(Precision), none=True)
         texts, single = read_texts(inputs)
+        self.check_arguments("encode", arguments)
         tokens = self.read(
             texts,
             self.resolve_prompt(prompt, prompt_name),
             task,
-            given(processing_kwargs=processing_kwargs) | self._known(arguments),
+            options=given(processing_kwargs=processing_kwargs) | arguments,
         )
         running = RunOptions(
             batch_size=batch_size,
@@ -195,9 +196,14 @@ class SentenceTransformer(TextEncoder):
             arguments=arguments | given(task=task),
         )
         if output_value != "sentence_embedding":
-            items = self._per_text(tokens, output_value, truncate_dim, running)
-            if precision not in (None, "float32"):
-                items = _quantised(items, output_value, precision)
+            items = self._per_text(tokens, output_value, truncate_dim, running=running)
+            if precision is not None and precision != "float32":
+                if output_value is None:
+                    raise ValueError(
+                        f"precision {precision!r} needs output_value, None gives all features"
+                    )
+                # One range for the token embeddings of all texts.
+                items = list(quantize_embeddings(items, precision)) if items else items
             return items[0] if single else items
         to_numpy = convert_to_numpy and not convert_to_tensor
         result, failed = self._embeddings(
@@ -209,8 +215,9 @@ class SentenceTransformer(TextEncoder):
             # numpy has no bfloat16.
             dtype=torch.float32 if to_numpy and self.dtype == torch.bfloat16 else None,
         )
-        _raise_first(failed)
-        embeddings = in_container(result, precision, to_numpy, convert_to_tensor)
+        for row, reason in failed.items():
+            raise InputError(f"input {row}: {reason}")
+        embeddings = in_container(result, precision, to_numpy=to_numpy, to_tensor=convert_to_tensor)
         return embeddings[0] if single else embeddings
 
     @older_names(sentences="inputs")
@@ -295,23 +302,15 @@ class SentenceTransformer(TextEncoder):
 
         def collect(features: Features) -> Callable[[], torch.Tensor]:
             value = features["sentence_embedding"][:, :width]
-            wanted, is_half = dtype or value.dtype, value.dtype in (torch.bfloat16, torch.float16)
+            target_dtype = dtype or value.dtype
+            is_half = value.dtype in (torch.bfloat16, torch.float16)
             # A norm that was computed in a half format is off by its rounding, up to 0.4 %.
             if normalize_embeddings or (ends_normalized and is_half):
                 value = normalize(value.float() if is_half else value, p=2, dim=1)
-            value = value.to(wanted)
+            value = value.to(target_dtype)
             return to_host(value) if to_cpu else lambda: value
 
-        result: torch.Tensor | None = None
-        failed: dict[int, str] = {}
-        for rows, output in self.run(tokens, collect, **running):
-            if isinstance(output, InputError):
-                failed[int(rows[0])] = str(output)
-                continue
-            embeddings = output()
-            if result is None:
-                result = embeddings.new_zeros((len(tokens), embeddings.shape[1]))
-            result[torch.from_numpy(rows).to(result.device)] = embeddings
+        result, failed = self.run_in_order(tokens, collect, missing=0, **running)
         if result is None:
             full = self.get_embedding_dimension() or 0
             device = torch.device("cpu") if to_cpu else self.device
@@ -330,8 +329,9 @@ class SentenceTransformer(TextEncoder):
         tokens: Tokens,
         output_value: str | None,
         truncate_dim: int | None,
+        *,
         running: RunOptions,
-    ) -> list[torch.Tensor] | list[dict[str, Any]]:
+    ) -> list[Any]:
         """Token embeddings, or all features, of each text."""
         width = self._width(truncate_dim)
 
@@ -353,12 +353,8 @@ class SentenceTransformer(TextEncoder):
 
     def get_embedding_dimension(self) -> int | None:
         """D, after truncation; None where no module knows it."""
-        known = (super().get_embedding_dimension(), self.truncate_dim)
-        return min((width for width in known if width is not None), default=None)
-
-    def get_sentence_embedding_dimension(self) -> int | None:
-        """Older name of `get_embedding_dimension`."""
-        return self.get_embedding_dimension()
+        widths = (super().get_embedding_dimension(), self.truncate_dim)
+        return min((width for width in widths if width is not None), default=None)
 
     @contextmanager
     def truncate_embeddings(self, truncate_dim: int | None) -> Iterator[None]:
@@ -377,22 +373,3 @@ class SentenceTransformer(TextEncoder):
     def load(cls, input_path: str | Path) -> Self:
         """Older form of the constructor."""
         return cls(input_path)
-
-    def model_config(self) -> dict[str, Any]:
-        """Settings of the whole model as they are saved."""
-        config = super().model_config()
-        if self.truncate_dim is not None:
-            config["truncate_dim"] = self.truncate_dim
-        return config
-
-
-def _raise_first(failed: dict[int, str]) -> None:
-    for row, reason in failed.items():
-        raise InputError(f"input {row}: {reason}")
-
-
-def _quantised(items: list[Any], output_value: str | None, precision: Precision) -> list[Any]:
-    """Token embeddings of N texts, (L, D) each, by one range for all of them."""
-    if output_value is None:
-        raise ValueError(f"precision {precision!r} needs output_value, None gives all features")
-    return list(quantize_embeddings(items, precision)) if items else items

@@ -69,12 +69,12 @@ def check_sizes(config: Any, where: str | Path, key: str = "") -> None:  # noqa:
 
 
 def fits(value: Any, hint: Any) -> bool:  # noqa: ANN401
-    """Whether a JSON value is of a type; true for types that JSON does not have."""
+    """True for a JSON value of a type, and for types that JSON does not have."""
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any:
         return True
     if origin in (Union, types.UnionType):
-        return any(fits(value, one) for one in arguments)
+        return any(fits(value, choice) for choice in arguments)
     if origin is Literal:
         return isinstance(value, str) and value in arguments
     if hint in (bool, str, type(None)) or (hint is int):
@@ -86,11 +86,11 @@ def fits(value: Any, hint: Any) -> bool:  # noqa: ANN401
         return True
     if issubclass(kind, Mapping):
         return isinstance(value, dict) and all(
-            fits(one, arguments[1]) for one in value.values() if arguments
+            fits(item, arguments[1]) for item in value.values() if arguments
         )
     if issubclass(kind, (Sequence, list, tuple)):
         return isinstance(value, list) and all(
-            fits(one, arguments[0]) for one in value if arguments
+            fits(item, arguments[0]) for item in value if arguments
         )
     return not isinstance(value, (dict, list))
 

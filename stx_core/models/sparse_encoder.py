@@ -17,10 +17,11 @@ from stx_core.models.modules.module import Features, LoadOptions
 from stx_core.models.modules.sparse_auto_encoder import SparseAutoEncoder
 from stx_core.models.modules.splade_pooling import SpladePooling
 from stx_core.models.older_names import given, older_names
-from stx_core.models.options import ModelOptions, RunOptions
+from stx_core.models.options import ConfigKey, ModelOptions, RunOptions
+from stx_core.models.results import Embedded
 from stx_core.models.sparse_rows import SparseRows, compress, in_order, keep_top, to_coo
 from stx_core.models.sparse_tensors import decode, intersection, sparsity
-from stx_core.models.text_encoder import Embedded, TextEncoder, Texts
+from stx_core.models.text_encoder import TextEncoder, Texts
 from stx_core.similarity import SimilarityFunction
 
 # SPLADE holds the logits of a whole batch, tokens x vocabulary. 2 GiB are 17,000 tokens of BERT's
@@ -63,6 +64,7 @@ class SparseEncoder(TextEncoder):
     model_type: ClassVar[str] = "SparseEncoder"
     default_huggingface_organization: ClassVar[str] = "sparse-encoder"
     default_similarity: ClassVar[SimilarityFunction] = SimilarityFunction.DOT
+    config_keys: ClassVar[tuple[ConfigKey, ...]] = ("similarity_fn_name", "max_active_dims")
 
     def __init__(
         self,
@@ -161,11 +163,12 @@ class SparseEncoder(TextEncoder):
             ValueError: an argument is unknown or not possible.
         """
         texts, single = read_texts(inputs)
+        self.check_arguments("encode", arguments)
         tokens = self.read(
             texts,
             self.resolve_prompt(prompt, prompt_name),
             task,
-            given(processing_kwargs=processing_kwargs) | self._known(arguments),
+            options=given(processing_kwargs=processing_kwargs) | arguments,
         )
         running = RunOptions(
             batch_size=batch_size,
@@ -177,7 +180,13 @@ class SparseEncoder(TextEncoder):
         embedded = self._embed(tokens, max_active_dims, running)
         for row, reason in embedded.failed.items():
             raise InputError(f"input {row}: {reason}")
-        result = self._as_tensor(embedded, convert_to_sparse_tensor)
+        result = torch.zeros(0).to_sparse()
+        if texts:
+            rows, width = embedded.values, self.get_embedding_dimension()
+            if not isinstance(rows, SparseRows) or width is None:
+                raise ModelError("no module of this model knows the dimension of its embeddings")
+            result = to_coo(rows, width, self.dtype or torch.float32)
+        result = result if convert_to_sparse_tensor else result.to_dense()
         result = result if save_to_cpu else result.to(self.device)
         if single:
             return result[0]
@@ -259,7 +268,7 @@ class SparseEncoder(TextEncoder):
         return Embedded(values, tokens.lengths.astype(np.int32), tokens.truncated, failed)
 
     def default_token_budget(self, device: str | torch.device | None = None) -> int:
-        """What suits the device, or fewer tokens where vocabulary logits would fill its memory.
+        """Tokens that suit the device, or fewer where vocabulary logits would fill its memory.
 
         Those are only made where batches are padded.
         """
@@ -269,17 +278,6 @@ class SparseEncoder(TextEncoder):
             return budget
         bytes_per_token = width * (self.dtype or torch.float32).itemsize
         return max(1, min(budget, _LOGITS_BYTES // bytes_per_token))
-
-    def _as_tensor(self, embedded: Embedded, sparse: bool) -> Tensor:
-        """(N, V) on the CPU in the model's number format; (0,) for no texts."""
-        if len(embedded.n_tokens) == 0:
-            return torch.zeros(0).to_sparse() if sparse else torch.zeros(0)
-        rows = embedded.values
-        width = self.get_embedding_dimension()
-        if not isinstance(rows, SparseRows) or width is None:
-            raise ModelError("no module of this model knows the dimension of its embeddings")
-        tensor = to_coo(rows, width, self.dtype or torch.float32)
-        return tensor if sparse else tensor.to_dense()
 
     # --- Looking into embeddings -----------------------------------------------------------------
 
@@ -304,10 +302,6 @@ class SparseEncoder(TextEncoder):
 
     # --- What the model is -----------------------------------------------------------------------
 
-    def get_sentence_embedding_dimension(self) -> int | None:
-        """Older name of `get_embedding_dimension`."""
-        return self.get_embedding_dimension()
-
     @property
     def splade_pooling_chunk_size(self) -> int | None:
         """Tokens of each sequence that SPLADE pools at a time; None for all. Never saved."""
@@ -323,13 +317,6 @@ class SparseEncoder(TextEncoder):
 
     def _splade_poolings(self) -> list[SpladePooling]:
         return [module for module in self.modules() if isinstance(module, SpladePooling)]
-
-    def model_config(self) -> dict[str, Any]:
-        """Settings of the whole model as they are saved."""
-        config = super().model_config()
-        if self.max_active_dims is not None:
-            config["max_active_dims"] = self.max_active_dims
-        return config
 
 
 def _positive(value: int | None) -> int | None:

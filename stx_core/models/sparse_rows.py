@@ -49,14 +49,15 @@ def compress(embeddings_BV: "torch.Tensor") -> SparseRows:
 
     if embeddings_BV.is_sparse:
         values = embeddings_BV.values()
-        kept = values != 0
-        rows, columns = embeddings_BV.indices()[:, kept]
-        values = values[kept]
+        non_zero = values != 0
+        rows, columns = embeddings_BV.indices()[:, non_zero]
+        values = values[non_zero]
     else:
         rows, columns = embeddings_BV.nonzero(as_tuple=True)
         values = embeddings_BV[rows, columns]
     counts = torch.bincount(rows, minlength=len(embeddings_BV)).cpu().numpy()
-    return SparseRows(_offsets(counts), columns.int().cpu().numpy(), values.float().cpu().numpy())
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    return SparseRows(offsets, columns.int().cpu().numpy(), values.float().cpu().numpy())
 
 
 def in_order(parts: Sequence[tuple[np.ndarray, SparseRows]], n_rows: int) -> SparseRows:
@@ -69,7 +70,7 @@ def in_order(parts: Sequence[tuple[np.ndarray, SparseRows]], n_rows: int) -> Spa
     counts = np.zeros(n_rows, np.int64)
     for rows, part in parts:
         counts[rows] = np.diff(part.offsets)
-    offsets = _offsets(counts)
+    offsets = np.concatenate([[0], np.cumsum(counts)])
     indices = np.empty(offsets[-1], np.int32)
     values = np.empty(offsets[-1], np.float32)
     for rows, part in parts:
@@ -93,10 +94,6 @@ def to_coo(rows: SparseRows, width: int, dtype: "torch.dtype") -> "torch.Tensor"
         is_coalesced=True,
         check_invariants=False,
     )
-
-
-def _offsets(counts: np.ndarray) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
 def select_max_active_dims(

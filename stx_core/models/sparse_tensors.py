@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def sparsity(embeddings: Tensor) -> dict[str, float]:
-    """How few dimensions are active, for one embedding (V,) or as a mean over (N, V).
+    """Number and share of active dimensions, for one embedding (V,) or as a mean over (N, V).
 
     Returns:
         ``active_dims`` and ``sparsity_ratio`` (the share of zeros), 0 and 1 for no embeddings. The
@@ -76,10 +76,10 @@ def intersection(embeddings_1: Tensor, embeddings_2: Tensor) -> Tensor:
         )
     indices, values = _non_zero(matrix)
     products = values * embeddings_1.to_dense()[indices[1]]
-    kept = products > 0
+    positive = products > 0
     return torch.sparse_coo_tensor(
-        indices[matrix.ndim - embeddings_2.ndim :, kept],
-        products[kept],
+        indices[matrix.ndim - embeddings_2.ndim :, positive],
+        products[positive],
         embeddings_2.shape,
         is_coalesced=True,
         check_invariants=False,
@@ -97,5 +97,5 @@ def _as_matrix(embeddings: Tensor, name: str) -> Tensor:
 def _non_zero(matrix_NV: Tensor) -> tuple[Tensor, Tensor]:
     """Indices (2, Z) in row order, and values (Z,), none of them zero."""
     sparse = (matrix_NV if matrix_NV.is_sparse else matrix_NV.to_sparse()).coalesce()
-    kept = sparse.values() != 0
-    return sparse.indices()[:, kept], sparse.values()[kept]
+    non_zero = sparse.values() != 0
+    return sparse.indices()[:, non_zero], sparse.values()[non_zero]

@@ -1,20 +1,19 @@
-"""What dense and sparse encoders share: one embedding per text, and its similarity to others."""
+"""Base of dense and sparse encoders: one embedding per text, and its similarity to others."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Unpack
 
 import numpy as np
 import torch
 
+from stx_core.choices import check_choice
 from stx_core.errors import ModelError
 from stx_core.inference.tokens import Tokens
 from stx_core.models.inputs import Unread, read_texts
 from stx_core.models.modules.pooling import Pooling
 from stx_core.models.modules.router import Router
-from stx_core.models.options import ModelOptions
-from stx_core.models.sparse_rows import SparseRows
+from stx_core.models.options import ConfigKey, ModelOptions
 from stx_core.models.text_model import TextModel
 from stx_core.similarity import Embeddings, SimilarityFunction, named_similarity
 
@@ -23,23 +22,6 @@ Texts = str | Iterable[str] | Iterable[Sequence[str]] | np.ndarray
 
 
 TASKS = ("query", "document")
-
-
-@dataclass(frozen=True)
-class Embedded:
-    """What a model computed for N texts, with the counts that a corpus keeps beside it.
-
-    Attributes:
-        values: (N, D) float32, or `SparseRows`; zeros or no entries for failed rows.
-        n_tokens: (N,) int32, tokens that the model read, special tokens counted.
-        truncated: (N,) bool, the text had more tokens than that.
-        failed: row -> reason, for texts that do not fit into memory even alone.
-    """
-
-    values: np.ndarray | SparseRows
-    n_tokens: np.ndarray
-    truncated: np.ndarray
-    failed: dict[int, str] = field(default_factory=dict)
 
 
 class TextEncoder(TextModel):
@@ -56,6 +38,7 @@ class TextEncoder(TextModel):
         SimilarityFunction.possible_values()
     )
     default_similarity: ClassVar[SimilarityFunction]
+    config_keys: ClassVar[tuple[ConfigKey, ...]] = ("similarity_fn_name",)
 
     def __init__(
         self,
@@ -67,8 +50,9 @@ class TextEncoder(TextModel):
         super().__init__(model_name_or_path, **options)
         saved = self.saved_config.get("similarity_fn_name")
         # A name that is none of these (a multi-vector model's) counts as none.
-        known = saved if saved in SimilarityFunction.possible_values() else None
-        self.similarity_fn_name = similarity_fn_name or known or self.default_similarity
+        if saved not in SimilarityFunction.possible_values():
+            saved = None
+        self.similarity_fn_name = similarity_fn_name or saved or self.default_similarity
 
     def corpus_tokens(
         self,
@@ -87,7 +71,9 @@ class TextEncoder(TextModel):
         if isinstance(texts, Tokens):
             return texts
         if task is not None:
-            self._check_task(task)
+            routers = [part for part in self if isinstance(part, Router)]
+            routes = [name for router in routers for name in router.task_names()]
+            check_choice("task", task, dict.fromkeys([*TASKS, *routes]))
             prompt_name = self.prompt_name_for(task, prompt, prompt_name)
         listed, _ = read_texts(texts)
         tokens = self.read(listed, self.resolve_prompt(prompt, prompt_name), task)
@@ -98,14 +84,8 @@ class TextEncoder(TextModel):
             )
         return tokens
 
-    def _check_task(self, task: str) -> None:
-        routes = [name for part in self if isinstance(part, Router) for name in part.task_names()]
-        known = list(dict.fromkeys([*TASKS, *routes]))
-        if task not in known:
-            raise ValueError(f"no task is called {task!r}; choose one of {', '.join(known)}")
-
     def is_singular_input(self, inputs: Any) -> bool:  # noqa: ANN401
-        """Whether `inputs` is one text, not a list of them.
+        """True for one text, False for a list of them.
 
         Raises:
             InputError: it is neither.
@@ -137,30 +117,18 @@ class TextEncoder(TextModel):
 
     def get_embedding_dimension(self) -> int | None:
         """Width of an embedding; None where no module knows it, or not until the first text."""
-        known = (getattr(module, "get_embedding_dimension", lambda: None)() for module in self)
-        return next((width for width in reversed(list(known)) if width is not None), None)
+        for module in reversed(list(self)):
+            width: int | None = getattr(module, "get_embedding_dimension", lambda: None)()
+            if width is not None:
+                return width
+        return None
+
+    def get_sentence_embedding_dimension(self) -> int | None:
+        """Older name of `get_embedding_dimension`."""
+        return self.get_embedding_dimension()
 
     def set_pooling_include_prompt(self, include_prompt: bool) -> None:
-        """Whether pooling counts the tokens of the prompt."""
-        for pooling in self._poolings():
-            pooling.include_prompt = include_prompt
-
-    def _poolings(self) -> list[Pooling]:
-        return [module for module in self.modules() if isinstance(module, Pooling)]
-
-    def model_config(self) -> dict[str, Any]:
-        """Settings of the whole model as they are saved."""
-        return super().model_config() | {"similarity_fn_name": self.similarity_fn_name}
-
-    def _known(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Further arguments of a call that modules of this model take.
-
-        Raises:
-            ValueError: there are others.
-        """
-        if given and (unknown := given.keys() - self.get_model_kwargs()):
-            raise ValueError(
-                f"encode does not know {sorted(unknown)}; modules of this model take "
-                f"{self.get_model_kwargs() or 'no further arguments'}"
-            )
-        return given
+        """Set whether pooling counts the tokens of the prompt."""
+        for module in self.modules():
+            if isinstance(module, Pooling):
+                module.include_prompt = include_prompt

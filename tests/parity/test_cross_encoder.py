@@ -324,7 +324,7 @@ def transformers_module(folder):
     return Transformer(str(folder), transformer_task="feature-extraction")
 
 
-# The traps of the reference's behaviour, each under its number.
+# Behaviour of the reference that is easily missed.
 
 
 @pytest.mark.parametrize(
@@ -337,16 +337,14 @@ def transformers_module(folder):
         (STSB | MS_MARCO_OLD, 1, nn.Sigmoid),  # the newer key wins
     ],
 )
-def test_trap_3_activation_comes_from_the_config_of_either_age(
-    tmp_path, extra, num_labels, expected
-):
+def test_activation_comes_from_the_config_of_either_age(tmp_path, extra, num_labels, expected):
     folder = bert_folder(tmp_path, extra, num_labels)
 
     assert type(CrossEncoder(folder, device="cpu").activation_fn) is expected
     assert type(Reference(folder, device="cpu").activation_fn) is expected
 
 
-def test_trap_3_the_newest_place_wins_and_an_argument_wins_over_all(tmp_path):
+def test_the_newest_place_wins_and_an_argument_wins_over_all(tmp_path):
     folder = tmp_path / "plain"
     folder.mkdir()
     saved = str(tmp_path / "saved")
@@ -358,7 +356,7 @@ def test_trap_3_the_newest_place_wins_and_an_argument_wins_over_all(tmp_path):
 
 
 @pytest.mark.parametrize("key", ["old", "new"])
-def test_trap_3_an_unknown_activation_is_an_error(tmp_path, key):
+def test_an_unknown_activation_is_an_error(tmp_path, key):
     name = "my_package.Squash"
     extra = {
         "old": {"sbert_ce_default_activation_function": name},
@@ -369,7 +367,7 @@ def test_trap_3_an_unknown_activation_is_an_error(tmp_path, key):
         CrossEncoder(bert_folder(tmp_path, extra), device="cpu")
 
 
-def test_trap_10_a_classifier_whose_template_drops_a_role_is_refused(tmp_path):
+def test_a_classifier_whose_template_drops_a_role_is_refused(tmp_path):
     deaf = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
     folder = causal_classifier_folder(tmp_path, chat_template=deaf)
 
@@ -379,14 +377,14 @@ def test_trap_10_a_classifier_whose_template_drops_a_role_is_refused(tmp_path):
         CrossEncoder(folder, device="cpu").predict(PAIRS)
 
 
-def test_trap_18_order_and_company_do_not_change_scores(ms_marco):
+def test_order_and_company_do_not_change_scores(ms_marco):
     alone = np.array([ms_marco.predict(pair) for pair in PAIRS])
 
     assert_close(ms_marco.predict(PAIRS, batch_size=3), alone)
     assert_close(ms_marco.predict(PAIRS[::-1]), alone[::-1])
 
 
-def test_trap_22_shapes_and_types_equal_the_reference(three_labels, ms_marco, tmp_path):
+def test_shapes_and_types_equal_the_reference(three_labels, ms_marco, tmp_path):
     reference = Reference(bert_folder(tmp_path, MS_MARCO), device="cpu")
     for ours, theirs in ((ms_marco, reference), three_labels):
         for inputs in (PAIRS[0], list(PAIRS[0]), PAIRS[:1], PAIRS, np.array(PAIRS), []):
@@ -405,13 +403,13 @@ def test_trap_22_shapes_and_types_equal_the_reference(three_labels, ms_marco, tm
                     assert mine.dtype == other.dtype
 
 
-def test_trap_22_one_pair_gives_a_numpy_scalar_and_rank_gives_python_floats(ms_marco):
+def test_one_pair_gives_a_numpy_scalar_and_rank_gives_python_floats(ms_marco):
     assert type(ms_marco.predict((PASTA, "food"))) is np.float32
     row = ms_marco.rank(PASTA, ["food"])[0]
     assert (type(row["corpus_id"]), type(row["score"])) == (int, float)
 
 
-def test_trap_25_a_backbone_without_a_trained_head_is_refused(tmp_path):
+def test_a_backbone_without_a_trained_head_is_refused(tmp_path):
     config = transformers.BertConfig(vocab_size=400, max_position_embeddings=48, **SIZES)
     folder = save(tmp_path, transformers.BertModel, config, bert_tokenizer())
 
@@ -421,6 +419,6 @@ def test_trap_25_a_backbone_without_a_trained_head_is_refused(tmp_path):
         CrossEncoder(folder, device="cpu", num_labels=1)
 
 
-def test_trap_25_a_dense_model_is_refused(minilm):
+def test_a_dense_model_is_refused(minilm):
     with pytest.raises(ModelError, match="SentenceTransformer"):
         CrossEncoder(str(minilm), device="cpu")

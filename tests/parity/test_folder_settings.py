@@ -46,7 +46,7 @@ def folder(tiny_bert, tmp_path):
         {"text": {"return_token_type_ids": False}, "image": {"size": 3}},
     ],
 )
-def test_how_texts_are_tokenised_is_what_the_folder_says(options, folder, tmp_path):
+def test_processing_kwargs_of_the_folder_decide_how_texts_are_tokenised(options, folder, tmp_path):
     change(folder / "sentence_bert_config.json", processing_kwargs=options)
     expected = sentence_transformers.SentenceTransformer(str(folder), device="cpu").encode(TEXTS)
 
@@ -59,7 +59,7 @@ def test_how_texts_are_tokenised_is_what_the_folder_says(options, folder, tmp_pa
 
 
 @pytest.mark.parametrize("key", ["truncation_side", "stride", "is_split_into_words", "surprise"])
-def test_what_is_not_followed_is_refused_by_name(key, folder):
+def test_unsupported_settings_are_refused_by_name(key, folder):
     change(folder / "sentence_bert_config.json", processing_kwargs={"text": {key: "left"}})
 
     with pytest.raises(ModelError, match=key):
@@ -139,7 +139,7 @@ def test_no_limit_means_as_many_tokens_as_there_are_positions(tiny_bert):
     assert model.encode(["long text " * 500]).shape == (1, 32)
 
 
-def test_half_a_character_is_an_error_that_names_its_row(tiny_bert):
+def test_lone_surrogate_error_names_its_row(tiny_bert):
     model = SentenceTransformer(str(tiny_bert), device="cpu")
 
     with pytest.raises(InputError, match=r"row 2: .*lone surrogate"):

@@ -344,7 +344,7 @@ def test_the_reference_reads_the_sparse_static_embedding_that_we_save(tmp_path, 
     np.testing.assert_allclose(sentence_embeddings(ours, TEXTS), expected, atol=1e-5, rtol=0)
 
 
-def test_trap_15_the_reference_saves_the_tied_matrix_once(tmp_path):
+def test_the_reference_saves_the_tied_matrix_once(tmp_path):
     randomised(sparse_reference.SparseAutoEncoder(D, 32, k=4)).save(str(tmp_path))
 
     keys = set(load_file(Path(tmp_path) / "model.safetensors"))
@@ -370,7 +370,7 @@ WHOLE_MODELS = {
 
 @pytest.mark.parametrize("generation", ["new", "old"])
 @pytest.mark.parametrize("name", WHOLE_MODELS)
-def test_trap_8_whole_models_in_both_spellings(tmp_path, name, generation):
+def test_whole_models_in_both_spellings(tmp_path, name, generation):
     theirs = ReferenceModel(modules=WHOLE_MODELS[name](), device="cpu").eval()
     theirs.save_pretrained(str(tmp_path))
     if generation == "old":

@@ -127,18 +127,18 @@ def test_minilm_equals_the_reference_on_texts_of_all_lengths(minilm):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_trap_7_pooling_of_the_old_config_generation(mode, tiny_bert, tmp_path):
+def test_pooling_of_the_old_config_generation(mode, tiny_bert, tmp_path):
     assert_same(old_folder(tmp_path, tiny_bert, old_pooling(mode)))
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_trap_7_pooling_of_the_new_config_generation(mode, tiny_bert, tmp_path):
+def test_pooling_of_the_new_config_generation(mode, tiny_bert, tmp_path):
     pooling = {"embedding_dimension": 32, "pooling_mode": mode, "include_prompt": True}
 
     assert_same(old_folder(tmp_path, tiny_bert, pooling))
 
 
-def test_trap_7_several_old_modes_are_concatenated_in_the_fixed_order(tiny_bert, tmp_path):
+def test_several_old_modes_are_concatenated_in_the_fixed_order(tiny_bert, tmp_path):
     folder = old_folder(tmp_path, tiny_bert, old_pooling(*MODES))
 
     assert_same(folder)
@@ -146,13 +146,13 @@ def test_trap_7_several_old_modes_are_concatenated_in_the_fixed_order(tiny_bert,
     assert ours(folder).get_embedding_dimension() == 6 * 32
 
 
-def test_trap_7_several_new_modes_are_concatenated_in_their_own_order(tiny_bert, tmp_path):
+def test_several_new_modes_are_concatenated_in_their_own_order(tiny_bert, tmp_path):
     pooling = {"embedding_dimension": 32, "pooling_mode": ["mean", "cls", "max"]}
 
     assert_same(old_folder(tmp_path, tiny_bert, pooling))
 
 
-def test_trap_7_no_mode_at_all_means_mean(tiny_bert, tmp_path):
+def test_no_mode_at_all_means_mean(tiny_bert, tmp_path):
     assert_same(old_folder(tmp_path, tiny_bert, old_pooling()))
 
 
@@ -319,22 +319,20 @@ def backbone_folder(tmp_path: Path, name: str, tokenizer: Path, head: str | None
 
 
 @pytest.mark.parametrize("name", list(BACKBONES))
-def test_trap_24_plain_backbones_get_the_arguments_that_they_declare(
-    name, tiny_tokenizer, tmp_path
-):
+def test_plain_backbones_get_the_arguments_that_they_declare(name, tiny_tokenizer, tmp_path):
     # Short enough for RoBERTa's 64 positions: the reference would run out of its table.
     texts = [text[:150] for text in TEXTS]
 
     assert_same(backbone_folder(tmp_path, name, tiny_tokenizer), texts)
 
 
-def test_trap_24_of_t5_only_the_encoder_is_loaded(tiny_tokenizer, tmp_path):
+def test_of_t5_only_the_encoder_is_loaded(tiny_tokenizer, tmp_path):
     model = ours(backbone_folder(tmp_path, "t5", tiny_tokenizer))
 
     assert type(model.transformers_model).__name__ == "T5EncoderModel"
 
 
-def test_trap_24_roberta_counts_two_rows_of_its_positions_for_padding(tiny_tokenizer, tmp_path):
+def test_roberta_counts_two_rows_of_its_positions_for_padding(tiny_tokenizer, tmp_path):
     BACKBONES["roberta"][1].pad_token_id = 1
     model = ours(backbone_folder(tmp_path, "roberta", tiny_tokenizer))
 
@@ -344,7 +342,7 @@ def test_trap_24_roberta_counts_two_rows_of_its_positions_for_padding(tiny_token
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("name", ["llama", "qwen3"])
-def test_trap_6_plain_causal_models_get_last_token_pooling(name, side, tiny_tokenizer, tmp_path):
+def test_plain_causal_models_get_last_token_pooling(name, side, tiny_tokenizer, tmp_path):
     head = {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}[name]
     folder = backbone_folder(tmp_path, name, tiny_tokenizer, head)
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -356,9 +354,7 @@ def test_trap_6_plain_causal_models_get_last_token_pooling(name, side, tiny_toke
     assert ours(folder)[1].pooling_mode == "lasttoken"
 
 
-def test_trap_6_a_causal_architecture_that_is_not_causal_gets_mean_pooling(
-    tiny_tokenizer, tmp_path
-):
+def test_a_causal_architecture_that_is_not_causal_gets_mean_pooling(tiny_tokenizer, tmp_path):
     folder = backbone_folder(tmp_path, "llama", tiny_tokenizer, "LlamaForCausalLM")
     config = json.loads((folder / "config.json").read_text())
     write(folder, "config.json", config | {"is_causal": False})
@@ -367,7 +363,7 @@ def test_trap_6_a_causal_architecture_that_is_not_causal_gets_mean_pooling(
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_trap_2_the_checkpoint_decides_the_number_format(dtype, tiny_tokenizer, tmp_path):
+def test_the_checkpoint_decides_the_number_format(dtype, tiny_tokenizer, tmp_path):
     BACKBONES["bert"][1].dtype = dtype
     torch.manual_seed(3)
     folder = tmp_path / dtype
@@ -391,7 +387,7 @@ def test_trap_2_the_checkpoint_decides_the_number_format(dtype, tiny_tokenizer, 
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("mode", MODES)
-def test_trap_11_a_prompt_that_is_not_pooled(mode, side, tiny_bert, tmp_path):
+def test_a_prompt_that_is_not_pooled(mode, side, tiny_bert, tmp_path):
     folder = old_folder(tmp_path, tiny_bert, old_pooling(mode, include_prompt=False))
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.padding_side = side
@@ -401,7 +397,7 @@ def test_trap_11_a_prompt_that_is_not_pooled(mode, side, tiny_bert, tmp_path):
     assert_same(folder, texts, prompt="represent the sentence: ")
 
 
-def test_trap_11_a_text_that_is_all_prompt(tiny_bert, tmp_path):
+def test_a_text_that_is_all_prompt(tiny_bert, tmp_path):
     folder = old_folder(tmp_path, tiny_bert, old_pooling("mean", include_prompt=False))
 
     assert_same(folder, ["", "some"], prompt="represent the sentence: ")
@@ -414,7 +410,7 @@ def prompted(tmp_path: Path, backbone: Path, prompts: dict, default: str | None 
     return folder
 
 
-def test_trap_5_query_and_document_never_use_the_default_prompt(tiny_bert, tmp_path):
+def test_query_and_document_never_use_the_default_prompt(tiny_bert, tmp_path):
     folder = prompted(tmp_path, tiny_bert, {"style": "in style: ", "passage": "p: "}, "style")
     model, other = ours(folder), reference(folder)
     plain = model.encode(TEXTS, prompt="")
@@ -439,7 +435,7 @@ def test_saved_query_and_document_prompts_are_used(tiny_bert, tmp_path):
 # --- What encode returns -------------------------------------------------------------------------
 
 
-def test_trap_1_white_space_stays_for_a_tokenizer_that_sees_it(tiny_tokenizer, tmp_path):
+def test_white_space_stays_for_a_tokenizer_that_sees_it(tiny_tokenizer, tmp_path):
     from tokenizers import Tokenizer
     from tokenizers.models import BPE
     from tokenizers.pre_tokenizers import ByteLevel
@@ -459,7 +455,7 @@ def test_trap_1_white_space_stays_for_a_tokenizer_that_sees_it(tiny_tokenizer, t
     assert np.abs(embeddings[0] - embeddings[1]).max() > 1e-3
 
 
-def test_trap_4_truncation_comes_after_normalize_and_is_not_normalised_again(minilm):
+def test_truncation_comes_after_normalize_and_is_not_normalised_again(minilm):
     model, other = ours(minilm), reference(minilm)
 
     for arguments in ({"truncate_dim": 20}, {"truncate_dim": 20, "normalize_embeddings": True}):
@@ -493,7 +489,7 @@ def test_token_embeddings_equal_those_of_the_reference(tiny_bert):
         np.testing.assert_allclose(ours_LD, theirs_LD, atol=1e-5)
 
 
-def test_trap_22_shapes_and_types_are_those_of_the_reference(tiny_bert):
+def test_shapes_and_types_are_those_of_the_reference(tiny_bert):
     model, other = ours(tiny_bert), reference(tiny_bert)
     calls = [
         ("a", {}),
@@ -570,7 +566,7 @@ def test_router_saved_by_us_is_loaded_by_the_reference(tiny_bert, tmp_path):
     assert_same_routes(tmp_path / "again")
 
 
-def test_trap_8_a_legacy_asym_after_the_pooling_is_a_router(tiny_bert, tmp_path):
+def test_a_legacy_asym_after_the_pooling_is_a_router(tiny_bert, tmp_path):
     torch.manual_seed(5)
     folder = old_folder(tmp_path, tiny_bert, old_pooling("mean"))
     types, structure = {}, {}
@@ -630,7 +626,7 @@ def test_an_adapter_is_applied_to_its_base(adapter, tiny_bert):
 
 
 @pytest.mark.filterwarnings(PEFT_USES_AN_OLD_NAME)
-def test_trap_25_an_adapter_that_lacks_weights_is_an_error(adapter):
+def test_an_adapter_that_lacks_weights_is_an_error(adapter):
     weights = load_file(adapter / "adapter_model.safetensors")
     weights.popitem()
     save_file(weights, adapter / "adapter_model.safetensors", metadata={"format": "pt"})

@@ -228,7 +228,7 @@ def test_the_reference_gives_our_numbers_from_the_folder_that_we_save(folder, tm
 
 @pytest.mark.parametrize("k", [1, 3, 20])
 @pytest.mark.parametrize("layout", ["published", "csr"])
-def test_trap_14_active_dimensions_of_a_call_go_before_those_of_the_model(request, layout, k):
+def test_active_dimensions_of_a_call_go_before_those_of_the_model(request, layout, k):
     folder = request.getfixturevalue(layout)
     theirs, ours = both(folder)
 
@@ -241,9 +241,7 @@ def test_trap_14_active_dimensions_of_a_call_go_before_those_of_the_model(reques
 @pytest.mark.parametrize("sparse", [True, False])
 @pytest.mark.parametrize("tensor", [True, False])
 @pytest.mark.parametrize("inputs", [TEXTS, TEXTS[0], []], ids=["three", "one", "none"])
-def test_trap_22_containers_and_shapes_are_those_of_the_reference(
-    published, inputs, tensor, sparse
-):
+def test_containers_and_shapes_are_those_of_the_reference(published, inputs, tensor, sparse):
     options = {"convert_to_tensor": tensor, "convert_to_sparse_tensor": sparse}
 
     theirs, ours = (model.encode(inputs, **options) for model in both(published))
@@ -256,7 +254,7 @@ def test_trap_22_containers_and_shapes_are_those_of_the_reference(
         torch.testing.assert_close(one.to_dense(), other.to_dense(), atol=1e-5, rtol=0)
 
 
-def test_trap_13_half_precision_stays_in_the_tensor(published):
+def test_half_precision_stays_in_the_tensor(published):
     options = {"device": "cpu", "model_kwargs": {"dtype": "bfloat16"}}
 
     theirs = Reference(str(published), **options).encode(TEXTS)
@@ -301,7 +299,7 @@ def test_texts_of_very_different_lengths_agree_whatever_the_batches(published):
         assert_close(ours.encode(texts, **options), expected)
 
 
-def test_trap_25_a_plain_checkpoint_without_masked_lm_head_is_refused(tmp_path, minilm):
+def test_a_plain_checkpoint_without_masked_lm_head_is_refused(tmp_path, minilm):
     folder = backbone(tmp_path, minilm, BertModel)
 
     with pytest.raises(ModelError, match=r"BertModel.*needs a \*ForMaskedLM.*untrained head"):
@@ -309,7 +307,7 @@ def test_trap_25_a_plain_checkpoint_without_masked_lm_head_is_refused(tmp_path, 
 
 
 @pytest.mark.parametrize("with_model_type", [True, False])
-def test_trap_25_a_dense_model_is_refused(tmp_path, minilm, with_model_type):
+def test_a_dense_model_is_refused(tmp_path, minilm, with_model_type):
     folder = tmp_path / "dense"
     transformer = ReferenceTransformer(str(backbone(tmp_path / "plain", minilm, BertModel)))
     ReferenceDenseModel(

@@ -20,7 +20,7 @@ from stx.pipelines.spec.file import parse_spec
 from stx.pipelines.spec.retrieval import RerankSpec
 from stx_core import CrossEncoder
 from stx_core.errors import InputError, ModelError, SpecError
-from stx_core.models.cross_encoder import Scored
+from stx_core.models.results import Scored
 from stx_core.store.snapshot import open_snapshot, snapshot_info
 from stx_core.store.verify import find_problems
 from tests.pipelines.conftest import texts

@@ -118,8 +118,8 @@ def module_class(type_string: str, where: str) -> "type[Module]":
             f"so only the module types of Sentence Transformers itself can be loaded"
         )
     name = TYPES[type_string]
-    found: type[Module] = getattr(import_module(f"{__name__}.{_CLASSES[name][0]}"), name)
-    return found
+    loaded: type[Module] = getattr(import_module(f"{__name__}.{_CLASSES[name][0]}"), name)
+    return loaded
 
 
 def saved_type(module: object) -> str:

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,9 @@ from torch.nn.modules import activation as torch_activations
 from stx_core.errors import ModelError
 
 Activation = Callable[[torch.Tensor], torch.Tensor]
+
+Plain = bool | int | float | str | None
+"""An argument of an activation."""
 
 _CLASSES: tuple[type[nn.Module], ...] = (
     nn.Identity,
@@ -93,11 +97,11 @@ def load_activation(
     if not isinstance(name, str) or name not in _BY_NAME:
         raise ModelError(
             f"{where}: activation {name!r} is unknown; code from model folders is not run, known "
-            f"are the activations of torch.nn: {sorted(each.__name__ for each in _CLASSES)}"
+            f"are the activations of torch.nn: {sorted(cls.__name__ for cls in _CLASSES)}"
         )
     activation = _BY_NAME[name]
     given = {} if arguments is None else arguments
-    if not isinstance(given, Mapping) or not all(map(_is_plain, given.values())):
+    if not isinstance(given, Mapping) or not all(isinstance(v, Plain) for v in given.values()):
         raise ModelError(f"{where}: arguments of {name} must be numbers by name, got {given!r}")
     try:
         return activation(**given)
@@ -105,15 +109,22 @@ def load_activation(
         raise ModelError(f"{where}: arguments do not fit activation {name}: {error}") from error
 
 
-def saved_activation(activation: Activation) -> tuple[str, dict[str, Any]]:
-    """How a folder names an activation: dotted class, and arguments other than its defaults.
+def saved_activation(activation: Activation) -> tuple[str, dict[str, Plain]]:
+    """An activation as a folder names it: dotted class, and arguments other than its defaults.
 
     Sentence Transformers loads the class, and knows no arguments: it takes the defaults.
 
     Raises:
         ModelError: it is neither an activation of torch.nn nor a function that one of them equals.
     """
-    module = _as_module(activation)
+    # A function counts as the module that computes the same, also with keywords bound to it.
+    function, keywords = activation, {}
+    if isinstance(activation, partial) and not activation.args:
+        function, keywords = activation.func, activation.keywords
+    module: Any = activation
+    with suppress(TypeError):  # not hashable, or keywords that the module does not know
+        if function in _OF_FUNCTIONS:
+            module = _OF_FUNCTIONS[function](**keywords)
     if type(module) not in _CLASSES:
         raise ModelError(
             f"the activation {activation!r} cannot be saved: a folder names activations of "
@@ -128,19 +139,3 @@ def saved_activation(activation: Activation) -> tuple[str, dict[str, Any]]:
         and getattr(module, name) != parameter.default
     }
     return f"{type(module).__module__}.{type(module).__name__}", arguments
-
-
-def _as_module(activation: Activation) -> Any:  # noqa: ANN401
-    """The module that computes what a function does, also one with keywords bound to it."""
-    function, keywords = activation, {}
-    if isinstance(activation, partial) and not activation.args:
-        function, keywords = activation.func, activation.keywords
-    try:
-        module = _OF_FUNCTIONS.get(function)
-        return activation if module is None else module(**keywords)
-    except TypeError:  # not hashable, or keywords that the module does not know
-        return activation
-
-
-def _is_plain(value: object) -> bool:
-    return value is None or isinstance(value, bool | int | float | str)

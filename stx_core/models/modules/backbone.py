@@ -21,6 +21,8 @@ from stx_core.models.contents import (
 from stx_core.models.folder import (
     PICKLED_WEIGHTS,
     SAFE_WEIGHTS,
+    Json,
+    JsonObject,
     read_json,
     reading,
     refuse_pickle,
@@ -34,7 +36,7 @@ TASKS = {
     "sequence-classification": "AutoModelForSequenceClassification",
     "text-generation": "AutoModelForCausalLM",
 }
-"""What the backbone is loaded for -> class of transformers that loads it."""
+"""Task that the backbone is loaded for -> class of transformers that loads it."""
 
 # Encoder-decoder models of which only the encoder embeds text, by model_type.
 _ENCODERS = {
@@ -48,7 +50,7 @@ _ENCODERS = {
 
 # What a folder may set of how its own backbone is loaded. Everything else is the caller's choice:
 # where files come from, what code runs, on which devices.
-_FOLDER_MAY_SET: dict[str, dict[str, Any]] = {
+_FOLDER_MAY_SET: Mapping[str, Mapping[str, Any]] = {
     "model_kwargs": {
         "add_pooling_layer": bool,
         "attn_implementation": str,
@@ -115,18 +117,17 @@ _OTHER_ADAPTERS = frozenset(
 
 
 def folder_arguments(
-    config: dict[str, Any], new_name: str, old_name: str, where: Path
-) -> dict[str, Any]:
-    """Take a group of loading arguments out of a module config, under its new or old name.
+    config: Mapping[str, Json], new_name: str, old_name: str, where: Path
+) -> JsonObject:
+    """A group of loading arguments in a module config, under its new or old name.
 
     ``trust_remote_code`` is dropped: a folder cannot decide that it is trusted.
 
     Raises:
         ModelError: the group sets what is for the caller to set, such as code and files to load.
     """
-    groups = {name: config.pop(name, None) for name in (new_name, old_name)}
-    check_settings(groups, dict.fromkeys(groups, dict[str, Any] | None), where)
-    arguments = dict(groups[new_name] or groups[old_name] or {})
+    group = config.get(new_name) or config.get(old_name)
+    arguments = dict(group) if isinstance(group, Mapping) else {}
     arguments.pop("trust_remote_code", None)
     allowed = _FOLDER_MAY_SET.get(new_name)
     if allowed is None:
@@ -246,33 +247,25 @@ def load_backbone(
         name = _ENCODERS[config.model_type]
         config.is_encoder_decoder = False
     with reading(folder, f"transformers cannot load it as {name}"):
+        arguments = {
+            "trust_remote_code": options.trust_remote_code,
+            "local_files_only": True,  # what is not in the folder is not hashed
+            "use_safetensors": not _is_pickled(files),
+            "weights_only": True,
+        } | options.model_kwargs
+        if "torch_dtype" in arguments:
+            arguments.setdefault("dtype", arguments.pop("torch_dtype"))
+        if "dtype" in arguments:
+            arguments["dtype"] = parse_dtype(arguments["dtype"])
         model, info = getattr(transformers, name).from_pretrained(
-            folder,
-            config=config,
-            output_loading_info=True,
-            **_model_arguments(options, folder),
+            folder, config=config, output_loading_info=True, **arguments
         )
         _check_complete(info, folder, name, needs_pooler=needs_pooler)
     return model
 
 
-def _model_arguments(options: LoadOptions, folder: Path) -> dict[str, Any]:
-    arguments = dict(options.model_kwargs)
-    if "torch_dtype" in arguments:
-        arguments.setdefault("dtype", arguments.pop("torch_dtype"))
-    if "dtype" in arguments:
-        arguments["dtype"] = parse_dtype(arguments["dtype"])
-    safe = not _is_pickled(weight_files(folder))
-    return {
-        "trust_remote_code": options.trust_remote_code,
-        "local_files_only": True,  # what is not in the folder is not hashed
-        "use_safetensors": safe,
-        "weights_only": True,
-    } | arguments
-
-
 def _is_pickled(files: list[str]) -> bool:
-    """Whether the first of a checkpoint's `weight_files` is a pickle, or an index of pickles."""
+    """True where the first of a checkpoint's `weight_files` is a pickle, or an index of them."""
     return bool(files) and files[0].startswith(PICKLED_WEIGHTS)
 
 
@@ -294,8 +287,9 @@ def _check_complete(
     info: Mapping[str, Any], folder: Path, name: str, *, needs_pooler: bool
 ) -> None:
     """Refuse what transformers only warns about: weights that it has made up."""
+    # BERT and its relatives have a pooler that mean pooling never reads.
     missing = sorted(
-        key for key in info["missing_keys"] if needs_pooler or not _is_unused_pooler(key)
+        key for key in info["missing_keys"] if needs_pooler or "pooler" not in key.split(".")
     )
     mismatched = [str(key) for key in info.get("mismatched_keys") or ()]
     if missing or mismatched:
@@ -305,11 +299,6 @@ def _check_complete(
             f"{folder}: the checkpoint lacks {len(keys)} weights that {name} needs, so it would "
             f"be partly untrained: {shown}"
         )
-
-
-def _is_unused_pooler(key: str) -> bool:
-    """BERT and its relatives have a pooler that mean pooling never reads."""
-    return "pooler" in key.split(".")
 
 
 def _load_adapter(
@@ -380,8 +369,8 @@ def _check_vocabulary(tokenizer: Any, folder: Path) -> None:  # noqa: ANN401  (u
     if not files or (folder / "tokenizer.json").is_file():  # bytes or characters: nothing to read
         missing = []
     else:
-        wanted = [name for key, name in files.items() if key in _VOCABULARY_FILES]
-        missing = [name for name in wanted if not (folder / name).is_file()]
+        needed = [name for key, name in files.items() if key in _VOCABULARY_FILES]
+        missing = [name for name in needed if not (folder / name).is_file()]
     if any(folder.glob("tokenizer.*")) or any(folder.glob("*tekken.json")):
         missing = []  # of another age or library, which transformers converts
     if missing or (files and len(tokenizer) <= len(tokenizer.all_special_tokens)):

@@ -15,7 +15,7 @@ from stx_core.inference.tokens import Pair, Tokens
 from stx_core.models.modules.module import Features
 
 
-def with_prompt(inputs: Sequence[str] | Sequence[Pair], prompt: str) -> list[str]:
+def texts_with_prompt(inputs: Sequence[str] | Sequence[Pair], prompt: str) -> list[str]:
     """Put the prompt before each text, without a separator.
 
     Raises:

@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
-import numpy as np
 import torch
 
-from stx_core.inference.tokens import Pair, Tokens, from_lists
-from stx_core.models.modules.bags import bag_rows, collate_bags, with_prompt
+from stx_core.inference.tokens import Pair, Tokens
+from stx_core.models.modules.bags import bag_rows, collate_bags, texts_with_prompt
 from stx_core.models.modules.module import Features, InputModule
-from stx_core.models.modules.word_tokenizers import WordTokenizer
+from stx_core.models.modules.word_tokenizers import WordTokenizer, word_tokens
 from stx_core.models.modules.word_weights import WeightTable
 
 
@@ -66,14 +65,9 @@ class BoW(InputModule):
         self, inputs: Sequence[str] | Sequence[Pair], *, prompt: str = "", task: str | None = None
     ) -> Tokens:
         """Ragged word ids of N texts; unknown words are gone."""
-        words = [self.tokenizer.tokenize(text) for text in with_prompt(inputs, prompt)]
-        limit = self.max_seq_length
-        truncated = [limit is not None and len(ids) > limit for ids in words]
-        return from_lists([ids[:limit] for ids in words], truncated)
+        return word_tokens(self.tokenizer, texts_with_prompt(inputs, prompt), self.max_seq_length)
 
-    def collate(self, tokens: Tokens, rows: np.ndarray) -> Features:
-        """Flat ``input_ids`` with ``offsets``, see `stx_core.models.modules.bags`."""
-        return collate_bags(tokens, rows)
+    collate = staticmethod(collate_bags)
 
     def forward(self, features: Features) -> Features:
         """Add ``sentence_embedding``, (B, V)."""

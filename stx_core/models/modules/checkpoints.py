@@ -1,4 +1,4 @@
-"""Where a `Transformer` that is made by hand finds its checkpoint, and how that may be opened."""
+"""Checkpoints of a `Transformer` that is made by hand: their folder, and how it may be opened."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -5,6 +5,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from stx_core.models.alias import Alias
 from stx_core.models.modules.module import Features, Module
 from stx_core.models.older_names import older_names
 
@@ -46,28 +47,21 @@ class CNN(Module):
             for size, stride in zip(kernel_sizes, strides, strict=True)
         )
 
-    def _layers(self) -> list[nn.Conv1d]:
-        return [layer for layer in self.convs if isinstance(layer, nn.Conv1d)]
+    in_embedding_dimension = Alias[int]("convs.0.in_channels")
+    """Width of the incoming token embeddings."""
 
-    @property
-    def in_embedding_dimension(self) -> int:
-        """Width of the incoming token embeddings."""
-        return self._layers()[0].in_channels
-
-    @property
-    def out_channels(self) -> int:
-        """Channels of each convolution."""
-        return self._layers()[0].out_channels
+    out_channels = Alias[int]("convs.0.out_channels")
+    """Channels of each convolution."""
 
     @property
     def kernel_sizes(self) -> list[int]:
         """Tokens that each convolution sees."""
-        return [layer.kernel_size[0] for layer in self._layers()]
+        return [layer.kernel_size[0] for layer in self.convs if isinstance(layer, nn.Conv1d)]
 
     @property
     def stride_sizes(self) -> list[int]:
         """Stride of each convolution."""
-        return [layer.stride[0] for layer in self._layers()]
+        return [layer.stride[0] for layer in self.convs if isinstance(layer, nn.Conv1d)]
 
     def get_embedding_dimension(self) -> int:
         """Width of the outgoing token embeddings."""

@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from stx_core.models.folder import read_json
+from stx_core.models.alias import Alias
+from stx_core.models.folder import JsonObject, read_json
 from stx_core.models.modules.activations import Activation, load_activation, saved_activation
 from stx_core.models.modules.module import Features, Module
 
@@ -63,24 +64,20 @@ class Dense(Module):
         if init_bias is not None and bias:
             self.linear.bias = nn.Parameter(init_bias)
 
-    @property
-    def in_features(self) -> int:
-        """Width of the feature that is read."""
-        return self.linear.in_features
+    in_features = Alias[int]("linear.in_features")
+    """Width of the feature that is read."""
 
-    @property
-    def out_features(self) -> int:
-        """Width of the feature that is written."""
-        return self.linear.out_features
+    out_features = Alias[int]("linear.out_features")
+    """Width of the feature that is written."""
 
     @property
     def bias(self) -> bool:
-        """Whether the layer adds a bias."""
+        """True where the layer adds a bias."""
         return self.linear.bias is not None
 
     @property
     def use_residual(self) -> bool:
-        """Whether the input is added; switched on where widths differ, with a new projection."""
+        """True where the input is added; switched on where widths differ, with a new projection."""
         return self._use_residual
 
     @use_residual.setter
@@ -106,7 +103,7 @@ class Dense(Module):
             )
         return config
 
-    def get_config_dict(self) -> dict[str, Any]:
+    def get_config_dict(self) -> JsonObject:
         """Settings as they are saved; `use_residual` where it is on: it is unknown before 5.7.
 
         So are arguments of the activation, which the reference leaves out of account.
@@ -131,7 +128,7 @@ class Dense(Module):
         if self.activation_function is not None:
             output = self.activation_function(output)
         if self.use_residual:
-            same_width = self.in_features == self.out_features
+            same_width = self.linear.in_features == self.linear.out_features
             output = output + (value if same_width else self.residual(value))
         features[self.module_output_name] = output
         return features

@@ -4,6 +4,7 @@ from typing import ClassVar
 
 from torch import nn
 
+from stx_core.models.alias import Alias
 from stx_core.models.modules.module import Features, Module
 
 
@@ -20,14 +21,8 @@ class Dropout(Module):
         super().__init__()
         self.dropout_layer = nn.Dropout(dropout)
 
-    @property
-    def dropout(self) -> float:
-        """Share of dimensions."""
-        return self.dropout_layer.p
-
-    @dropout.setter
-    def dropout(self, value: float) -> None:
-        self.dropout_layer = nn.Dropout(value).train(self.training)
+    dropout = Alias[float]("dropout_layer.p", settable=True)
+    """Share of dimensions."""
 
     def forward(self, features: Features) -> Features:
         """Replace ``sentence_embedding``, (B, D)."""

@@ -1,4 +1,4 @@
-"""How many tokens of an input a backbone and its tokenizer allow."""
+"""Limits of backbones and tokenizers: how many tokens an input may have."""
 
 import logging
 from typing import Any

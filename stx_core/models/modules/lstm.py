@@ -5,6 +5,7 @@ from typing import ClassVar
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from stx_core.models.alias import Alias
 from stx_core.models.modules.module import Features, Module
 from stx_core.models.older_names import older_names
 
@@ -52,34 +53,20 @@ class LSTM(Module):
             batch_first=True,
         )
 
-    @property
-    def embedding_dimension(self) -> int:
-        """Width of the incoming token embeddings."""
-        return self.encoder.input_size
+    embedding_dimension = Alias[int]("encoder.input_size")
+    """Width of the incoming token embeddings."""
 
-    @property
-    def hidden_dim(self) -> int:
-        """Width of the outgoing ones, per direction."""
-        return self.encoder.hidden_size
+    hidden_dim = Alias[int]("encoder.hidden_size")
+    """Width of the outgoing ones, per direction."""
 
-    @property
-    def num_layers(self) -> int:
-        """Layers on top of each other."""
-        return self.encoder.num_layers
+    num_layers = Alias[int]("encoder.num_layers")
+    """Layers on top of each other."""
 
-    @property
-    def bidirectional(self) -> bool:
-        """Whether it also reads backwards."""
-        return self.encoder.bidirectional
+    bidirectional = Alias[bool]("encoder.bidirectional")
+    """True where it also reads backwards."""
 
-    @property
-    def dropout(self) -> float:
-        """Between layers, in training."""
-        return self.encoder.dropout
-
-    @dropout.setter
-    def dropout(self, value: float) -> None:
-        self.encoder.dropout = value
+    dropout = Alias[float]("encoder.dropout", settable=True)
+    """Between layers, in training."""
 
     def get_embedding_dimension(self) -> int:
         """Width of the outgoing token embeddings."""

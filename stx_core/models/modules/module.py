@@ -1,4 +1,4 @@
-"""What every module of a model folder has in common."""
+"""Base classes of the modules that a model folder names."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +14,7 @@ from stx_core.inference.tokens import Pair, Tokens
 from stx_core.models.backends import check_backend
 from stx_core.models.contents import check_contents
 from stx_core.models.folder import (
+    JsonObject,
     inside,
     load_weights,
     read_json,
@@ -26,8 +27,8 @@ from stx_core.models.folder import (
 from stx_core.models.settings import check_settings, check_sizes
 
 Features = dict[str, Any]
-"""What flows from module to module. Keys, named as in Sentence Transformers (B inputs, L tokens of
-the longest, D width):
+"""Values that flow from module to module. Keys, named as in Sentence Transformers (B inputs, L
+tokens of the longest, D width):
 
     input_ids, attention_mask, token_type_ids   (B, L) int64
     input_ids, offsets    (T,) and (B,) int64 instead, where order and padding do not matter: the
@@ -49,7 +50,7 @@ the longest, D width):
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How a model folder may be opened. Safe by default: no pickle, no foreign code."""
+    """Permissions and arguments for opening a folder; safe by default: no pickle, no code."""
 
     model_kwargs: dict[str, Any] = field(default_factory=dict)
     processor_kwargs: dict[str, Any] = field(default_factory=dict)
@@ -201,24 +202,22 @@ class Module(nn.Module):
         return {cls.config_key_renames.get(key, key): value for key, value in config.items()}
 
     @classmethod
-    def checked_config(cls, folder: Path) -> dict[str, Any]:
+    def checked_config(cls, folder: Path, settings: type | None = None) -> dict[str, Any]:
         """The same, once types and sizes of all settings are known to be possible.
+
+        Args:
+            folder: of the module.
+            settings: a TypedDict of what the folder may give; None: the constructor's arguments.
 
         Raises:
             ModelError: a setting is unknown, of another type, or larger than in any model.
         """
         where = f"{folder / cls.config_file_name}: settings do not fit {cls.__name__}"
         config = cls.read_config(folder)
-        check_settings(config, cls.setting_types(), where)
+        hints = get_type_hints(cls.__init__ if settings is None else settings)
+        check_settings(config, {name: hints[name] for name in hints if name != "return"}, where)
         check_sizes(config, where)
         return config
-
-    @classmethod
-    def setting_types(cls) -> dict[str, Any]:
-        """Types of the settings that a folder may give, by name: those of the constructor."""
-        return {
-            name: hint for name, hint in get_type_hints(cls.__init__).items() if name != "return"
-        }
 
     def fill(self, weights: Mapping[str, Tensor], folder: Path, *, assign: bool = False) -> None:
         """Load weights, each key of which must match.
@@ -237,7 +236,7 @@ class Module(nn.Module):
             name = type(self).__name__
             raise ModelError(f"{folder}: weights do not fit {name}: {short(error)}") from error
 
-    def get_config_dict(self) -> dict[str, Any]:
+    def get_config_dict(self) -> JsonObject:
         """Settings as they are saved."""
         return {key: getattr(self, key) for key in self.config_keys}
 

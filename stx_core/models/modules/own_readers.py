@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from stx_core.models.modules.module import Features
+from stx_core.models.prompts import with_prompt
 
 Reader = Callable[..., Features]
 
@@ -17,7 +18,9 @@ def own_reader(owner: Any) -> Reader | None:  # noqa: ANN401  (a model or any fi
     """
     for name in ("preprocess", "tokenize"):
         method = getattr(owner, name, None)
-        if callable(method) and not _is_ours(method):
+        module = getattr(getattr(method, "__func__", None), "__module__", None)
+        is_ours = isinstance(module, str) and module.split(".")[0] == "stx_core"
+        if callable(method) and not is_ours:
             return method  # type: ignore[no-any-return]
     routes: list[Any] = getattr(owner, "first_modules", list)()
     return owner.preprocess if any(own_reader(first) for first in routes) else None
@@ -40,14 +43,6 @@ def read_with(
     # A `tokenize(texts, **kwargs)` of earlier versions gets texts with their prompt.
     if "prompt" in takes or (takes_all and reader.__name__ == "preprocess"):
         given["prompt"] = prompt
-    elif prompt:
-        inputs = [
-            prompt + item if isinstance(item, str) else (prompt + item[0], *item[1:])
-            for item in inputs
-        ]
+    else:
+        inputs = with_prompt(inputs, prompt)
     return reader(inputs, **given)
-
-
-def _is_ours(method: Any) -> bool:  # noqa: ANN401
-    module = getattr(getattr(method, "__func__", None), "__module__", None)
-    return isinstance(module, str) and module.split(".")[0] == "stx_core"

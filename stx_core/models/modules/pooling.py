@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 
 from stx_core.models.modules.module import Features, Module
-from stx_core.models.modules.segments import Segments, flat, highest, segments, total
+from stx_core.models.modules.segments import Segments, flat, segment_max, segment_sum, segments
 from stx_core.models.older_names import older_names
 from stx_core.models.settings import check_settings
 
@@ -94,8 +94,10 @@ class Pooling(Module):
     @pooling_mode.setter
     def pooling_mode(self, value: str | Sequence[str]) -> None:
         modes = (value,) if isinstance(value, str) else tuple(value)
-        if not modes or any(mode not in _POOL for mode in modes):
-            raise ValueError(f"pooling_mode {value!r} is unknown; modes are {list(_POOL)}")
+        if not modes or any(mode not in self.POOLING_MODES for mode in modes):
+            raise ValueError(
+                f"pooling_mode {value!r} is unknown; modes are {list(self.POOLING_MODES)}"
+            )
         self._modes = modes
 
     @property
@@ -127,29 +129,39 @@ class Pooling(Module):
         )
         cls = features.get("cls_token_embeddings")
         pooled = [
-            _POOL[mode](batch) if cls is None or mode != "cls" else cls for mode in self._modes
+            _pool(mode, batch) if cls is None or mode != "cls" else cls for mode in self._modes
         ]
         features["sentence_embedding"] = torch.cat(pooled, dim=-1)
         return features
 
 
 class _Batch(NamedTuple):
-    """tokens (N, D); where: those that count; weight_sum (B,)."""
+    """Tokens (N, D), those that count, and their sums of weights (B,) where WordWeights has any."""
 
     tokens: torch.Tensor
     where: Segments
     weight_sum: torch.Tensor | None
 
 
-def _cls(batch: _Batch) -> torch.Tensor:
-    return _pick(batch, batch.where.starts)
-
-
-def _last(batch: _Batch) -> torch.Tensor:
+def _pool(mode: str, batch: _Batch) -> torch.Tensor:
+    """(B, D), what one mode makes of each text's tokens."""
     where = batch.where
-    last_BD = _pick(batch, where.starts + where.counts - 1)
-    # A text whose tokens are all left out (it is all prompt) is zero, as in the reference.
-    return last_BD.masked_fill((where.counts == 0)[:, None], 0)
+    if mode == "cls":
+        return _pick(batch, where.starts)
+    if mode == "lasttoken":
+        last_BD = _pick(batch, where.starts + where.counts - 1)
+        # A text whose tokens are all left out (it is all prompt) is zero, as in the reference.
+        return last_BD.masked_fill((where.counts == 0)[:, None], 0)
+    if mode == "max":
+        return segment_max(batch.tokens[where.index], where, float("-inf"))
+    weights_K = where.place + 1 if mode == "weightedmean" else torch.ones_like(where.index)
+    sum_BD = segment_sum(batch.tokens, where, weights_K)
+    weights_B = batch.weight_sum
+    if weights_B is None:
+        weights_B = torch.zeros_like(where.counts).scatter_add_(0, where.owner, weights_K)
+    weights_B = weights_B.to(sum_BD.dtype).clamp(min=1e-9)
+    divisor_B = weights_B.sqrt() if mode == "mean_sqrt_len_tokens" else weights_B
+    return (sum_BD / divisor_B[:, None]).to(batch.tokens.dtype)
 
 
 def _pick(batch: _Batch, number_B: torch.Tensor) -> torch.Tensor:
@@ -163,45 +175,3 @@ def _pick(batch: _Batch, number_B: torch.Tensor) -> torch.Tensor:
         counted_B = where.index[number_B.clamp(0, len(where.index) - 1)]
         chosen_B = torch.where(where.counts > 0, counted_B, where.first)
     return batch.tokens[chosen_B].masked_fill(where.empty[:, None], 0)
-
-
-def _max(batch: _Batch) -> torch.Tensor:
-    return highest(batch.tokens[batch.where.index], batch.where, float("-inf"))
-
-
-def _mean(batch: _Batch) -> torch.Tensor:
-    return _average(batch, torch.ones_like(batch.where.index), lambda total_B: total_B)
-
-
-def _mean_sqrt_len(batch: _Batch) -> torch.Tensor:
-    return _average(batch, torch.ones_like(batch.where.index), torch.sqrt)
-
-
-def _weighted_mean(batch: _Batch) -> torch.Tensor:
-    return _average(batch, batch.where.place + 1, lambda total_B: total_B)
-
-
-def _average(
-    batch: _Batch, weights_K: torch.Tensor, divisor: Callable[[torch.Tensor], torch.Tensor]
-) -> torch.Tensor:
-    """Weighted sum over tokens, divided by a function of the sum of weights, kept from zero.
-
-    WordWeights brings a sum of its own.
-    """
-    sum_BD = total(batch.tokens, batch.where, weights_K)
-    weights_B = batch.weight_sum
-    if weights_B is None:
-        weights_B = torch.zeros_like(batch.where.counts)
-        weights_B = weights_B.scatter_add_(0, batch.where.owner, weights_K)
-    by_B = divisor(weights_B.to(sum_BD.dtype).clamp(min=1e-9))
-    return (sum_BD / by_B[:, None]).to(batch.tokens.dtype)
-
-
-_POOL: dict[str, Callable[[_Batch], torch.Tensor]] = {
-    "cls": _cls,
-    "max": _max,
-    "mean": _mean,
-    "mean_sqrt_len_tokens": _mean_sqrt_len,
-    "weightedmean": _weighted_mean,
-    "lasttoken": _last,
-}

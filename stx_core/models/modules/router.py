@@ -5,14 +5,14 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypedDict, get_type_hints
 
 import numpy as np
 from torch import nn
 
 from stx_core.errors import ModelError
 from stx_core.inference.tokens import Pair, Tokens
-from stx_core.models.folder import inside, read_json, reading, write_json
+from stx_core.models.folder import JsonObject, inside, read_json, reading, write_json
 from stx_core.models.modules import module_class, saved_type
 from stx_core.models.modules.module import Features, InputModule, LoadOptions, Module
 from stx_core.models.modules.own_readers import own_reader, read_with
@@ -26,17 +26,21 @@ Route = tuple[str | None, str | tuple[str, ...] | None]
 
 _MODALITY = "text"
 
-# What the file may say, and what may stand under its ``parameters``.
-_FILE = {
-    "types": dict[str, str],
-    "structure": dict[str, list[str]],
-    "parameters": dict[str, Any] | None,
-}
-_PARAMETERS = {
-    "default_route": str | None,
-    "allow_empty_key": bool,
-    "route_mappings": dict[str, str] | None,
-}
+
+class RouterParameters(TypedDict, total=False):
+    """Settings of the router itself."""
+
+    default_route: str | None
+    allow_empty_key: bool
+    route_mappings: Mapping[str, str] | None
+
+
+class RouterFile(TypedDict, total=False):
+    """Contents of the config file: type of each module, modules of each route."""
+
+    types: Mapping[str, str]
+    structure: Mapping[str, list[str]]
+    parameters: RouterParameters | None
 
 
 class Router(InputModule):
@@ -118,27 +122,36 @@ class Router(InputModule):
         config = read_json(path)
         if not all(isinstance(config.get(key), dict) for key in ("types", "structure")):
             raise ModelError(f"{path}: a router needs types and structure")
-        check_settings(config, _FILE, path)
+        check_settings(config, get_type_hints(RouterFile), path)
         settings = dict(config.get("parameters") or {})
-        check_settings(settings, _PARAMETERS, f"{path}: the routes do not fit together")
+        hints = get_type_hints(RouterParameters)
+        check_settings(settings, hints, f"{path}: the routes do not fit together")
         modules = {}
         for name, type_string in config["types"].items():
             place = inside(folder, name, options.root)
             if place.resolve() == folder.resolve():
                 raise ModelError(f"{path}: module {name!r} would be the router itself")
             modules[name] = module_class(type_string, str(path)).from_folder(place, options)
-        mappings = settings.pop("route_mappings", None) or {}
+        routes: dict[Route, str] = {}
+        for key, route in (settings.pop("route_mappings", None) or {}).items():
+            try:  # a key such as "('query', None)"; literals only, nothing is evaluated
+                task, modality = ast.literal_eval(key)
+            except (ValueError, SyntaxError, TypeError) as error:
+                raise ModelError(
+                    f"{path}: route mapping {key!r} is not a pair (task, modality)"
+                ) from error
+            routes[task, modality] = route
         with reading(path, "the routes do not fit together"):
             return cls(
                 {
                     route: [modules[name] for name in names]
                     for route, names in config["structure"].items()
                 },
-                route_mappings={_parse_route(key, path): to for key, to in mappings.items()},
+                route_mappings=routes,
                 **settings,
             )
 
-    def get_config_dict(self) -> dict[str, Any]:
+    def get_config_dict(self) -> JsonObject:
         """Settings as they are saved, under ``parameters``."""
         return {
             "default_route": self.default_route,
@@ -161,7 +174,11 @@ class Router(InputModule):
                     (folder / name).mkdir(exist_ok=True)
                     module.save(folder / name)
                 structure[route].append(names[id(module)])
-        config = {"types": types, "structure": structure, "parameters": self.get_config_dict()}
+        config: JsonObject = {
+            "types": types,
+            "structure": structure,
+            "parameters": self.get_config_dict(),
+        }
         write_json(folder / self.config_file_name, config)
 
     def _routes(self) -> list[tuple[str, list[Module]]]:
@@ -276,11 +293,15 @@ class Router(InputModule):
 
     def get_embedding_dimension(self) -> int | None:
         """Width of the first route that knows its own, or None if it is not known."""
-        widths = {route: _width(modules) for route, modules in self._routes()}
-        known = [width for width in widths.values() if width is not None]
-        if len(set(known)) > 1:
+        widths: dict[str, int] = {}
+        for route, modules in self._routes():
+            sized = [module for module in modules if hasattr(module, "get_embedding_dimension")]
+            width = sized[-1].get_embedding_dimension() if sized else None
+            if width is not None:
+                widths[route] = int(width)
+        if len(set(widths.values())) > 1:
             logger.warning("the routes give different widths %s: taken is the first", widths)
-        return next(iter(known), None)
+        return next(iter(widths.values()), None)
 
     def forward(
         self,
@@ -293,29 +314,11 @@ class Router(InputModule):
         task = features.get("task") if task is None else task
         arguments |= {"task": task, "modality": modality}
         for module in self.sub_modules[self.route_for(task)].children():
-            known = getattr(module, "forward_kwargs", ())
-            own = {key: value for key, value in arguments.items() if key in known}
+            accepted = getattr(module, "forward_kwargs", ())
+            own = {key: value for key, value in arguments.items() if key in accepted}
             features = module(features, **own)
         return features
 
 
 Asym = Router
 """Older name."""
-
-
-def _width(modules: Sequence[nn.Module]) -> int | None:
-    """Output width of modules in a row: that of the last one that knows its own."""
-    for module in reversed(modules):
-        width = getattr(module, "get_embedding_dimension", None)
-        if width is not None:
-            return int(value) if (value := width()) is not None else None
-    return None
-
-
-def _parse_route(key: str, path: Path) -> Route:
-    """Read a key such as "('query', None)"; literals only, nothing is evaluated."""
-    try:
-        task, modality = ast.literal_eval(key)
-    except (ValueError, SyntaxError, TypeError) as error:
-        raise ModelError(f"{path}: route mapping {key!r} is not a pair (task, modality)") from error
-    return task, modality

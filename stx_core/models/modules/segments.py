@@ -41,37 +41,29 @@ class Segments:
 def segments(features: Features, skip: int = 0) -> Segments:
     """All real tokens, without the first `skip` of each input; without a mask all tokens."""
     if "layout" in features:
-        return _packed(features["layout"], skip)
+        layout: Layout = features["layout"]
+        lengths = layout.lengths  # worked out on the CPU: nothing here waits for the GPU
+        owner = np.repeat(np.arange(len(lengths)), lengths)
+        index = np.arange(len(owner))
+        place = index - layout.starts[owner]
+        if skip:
+            index, owner, place = (values[place >= skip] for values in (index, owner, place))
+        counts = np.maximum(lengths - skip, 0)
+        first = np.minimum(layout.starts[:-1], max(0, layout.size - 1))
+        return Segments(*map(layout.tensor, (index, owner, place, counts, first, lengths == 0)))
     if "cu_seq_lens_q" in features:
-        return _flattened(features["cu_seq_lens_q"], skip)
+        # As transformers' own packing has it: (B + 1,) where each input starts, and the end.
+        ends = features["cu_seq_lens_q"]
+        starts, lengths_B = ends[:-1].long(), ends.diff().long()
+        places = torch.arange(int(lengths_B.max()) if len(lengths_B) else 0, device=ends.device)
+        padded = _padded(places < lengths_B[:, None], skip)
+        # The same tokens, without the places of the padding between them.
+        index = starts[padded.owner] + padded.place
+        return replace(padded, index=index, first=starts.clamp(max=max(0, int(ends[-1]) - 1)))
     mask, tokens = features.get("attention_mask"), features.get("token_embeddings")
     if tokens is not None and (mask is None or mask.shape[-1] != tokens.shape[1]):
         mask = tokens.new_ones(tokens.shape[:2], dtype=torch.bool)  # all of them count
     return _padded(torch.as_tensor(mask).bool(), skip)
-
-
-def _flattened(ends: torch.Tensor, skip: int) -> Segments:
-    """As transformers' own packing has it: (B + 1,) where each input starts, and the end."""
-    starts, lengths = ends[:-1].long(), ends.diff().long()
-    places = torch.arange(int(lengths.max()) if len(lengths) else 0, device=ends.device)
-    padded = _padded(places < lengths[:, None], skip)
-    # The same tokens, without the places of the padding between them.
-    index = starts[padded.owner] + padded.place
-    return replace(padded, index=index, first=starts.clamp(max=max(0, int(ends[-1]) - 1)))
-
-
-def _packed(layout: Layout, skip: int) -> Segments:
-    """Worked out on the CPU: nothing here waits for the GPU."""
-    lengths = layout.lengths
-    owner = np.repeat(np.arange(len(lengths)), lengths)
-    index = np.arange(len(owner))
-    place = index - layout.starts[owner]
-    if skip:
-        index, owner, place = (values[place >= skip] for values in (index, owner, place))
-    counts = np.maximum(lengths - skip, 0)
-    first = np.minimum(layout.starts[:-1], max(0, layout.size - 1))
-    tensors = map(layout.tensor, (index, owner, place, counts, first, lengths == 0))
-    return Segments(*tensors)
 
 
 def _padded(real_BL: torch.Tensor, skip: int) -> Segments:
@@ -84,7 +76,9 @@ def _padded(real_BL: torch.Tensor, skip: int) -> Segments:
     index = counted_BL.flatten().nonzero().squeeze(1)
     owner = index // max(1, longest)
     empty = ~real_BL.any(1)
-    return Segments(index, owner, place_BL[counted_BL], counted_BL.sum(1), first, empty)
+    return Segments(
+        index, owner, place_BL[counted_BL], counts=counted_BL.sum(1), first=first, empty=empty
+    )
 
 
 def flat(tokens: torch.Tensor) -> torch.Tensor:
@@ -92,13 +86,13 @@ def flat(tokens: torch.Tensor) -> torch.Tensor:
     return tokens.reshape(-1, tokens.shape[-1])
 
 
-def highest(tokens_KD: torch.Tensor, where: Segments, least: float) -> torch.Tensor:
+def segment_max(tokens_KD: torch.Tensor, where: Segments, least: float) -> torch.Tensor:
     """(B, D), the maximum over each input's tokens and `least`."""
-    found = tokens_KD.new_full((len(where.counts), tokens_KD.shape[1]), least)
-    return found.scatter_reduce_(0, where.owner[:, None].expand_as(tokens_KD), tokens_KD, "amax")
+    max_BD = tokens_KD.new_full((len(where.counts), tokens_KD.shape[1]), least)
+    return max_BD.scatter_reduce_(0, where.owner[:, None].expand_as(tokens_KD), tokens_KD, "amax")
 
 
-def total(tokens_ND: torch.Tensor, where: Segments, weights_K: torch.Tensor) -> torch.Tensor:
+def segment_sum(tokens_ND: torch.Tensor, where: Segments, weights_K: torch.Tensor) -> torch.Tensor:
     """(B, D), the weighted sum over each input's tokens, accumulated in float32 at least."""
     dtype = torch.promote_types(tokens_ND.dtype, torch.float32)
     return torch.nn.functional.embedding_bag(

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from stx_core.errors import ModelError
+from stx_core.models.alias import Alias
 from stx_core.models.folder import load_weights, save_weights, write_json
 from stx_core.models.modules.module import Features, LoadOptions, Module
 
@@ -58,21 +59,26 @@ class SparseAutoEncoder(Module):
         self.latent_bias = nn.Parameter(torch.zeros(hidden_dim))
         self.register_buffer("stats_last_nonzero", torch.zeros(hidden_dim, dtype=torch.long))
 
-    @property
-    def input_dim(self) -> int:
-        """Width of the incoming embedding."""
-        return self.encoder.in_features
+    input_dim = Alias[int]("encoder.in_features")
+    """Width of the incoming embedding."""
 
-    @property
-    def hidden_dim(self) -> int:
-        """Width of the sparse one."""
-        return self.encoder.out_features
+    hidden_dim = Alias[int]("encoder.out_features")
+    """Width of the sparse one."""
 
     @classmethod
     def from_folder(cls, folder: Path, options: LoadOptions) -> Self:
         """Build from settings and weights, whichever of its two names the matrix has."""
         settings = cls.checked_config(folder)
-        weights = _untie(load_weights(folder, allow_pickle=options.allow_pickle), folder)
+        weights = load_weights(folder, allow_pickle=options.allow_pickle)
+        tied = weights.pop(_TIED, None)
+        encoder = weights.setdefault(_ENCODER, tied) if tied is not None else weights.get(_ENCODER)
+        if encoder is None:
+            raise ModelError(
+                f"{folder}: expected a tensor {_TIED!r} or {_ENCODER!r}, "
+                f"the file has {sorted(weights)}"
+            )
+        if tied is not None and not torch.equal(encoder, tied):
+            raise ModelError(f"{folder}: {_ENCODER!r} and {_TIED!r} must be equal, and differ")
         return cls.of_weights(settings, weights, folder)
 
     def write_files(self, folder: Path) -> None:
@@ -91,10 +97,12 @@ class SparseAutoEncoder(Module):
 
         ``max_active_dims`` in the features, an int, goes before `k`.
         """
-        k = min(features.get("max_active_dims") or self.k, self.hidden_dim)
+        k = min(features.get("max_active_dims") or self.k, self.encoder.out_features)
         dense_BD = features["sentence_embedding"]
         if self.normalize:
-            dense_BD = _standardise(dense_BD)
+            # Unlike layer norm: the unbiased deviation, with epsilon outside of the root.
+            dense_BD = dense_BD - dense_BD.mean(-1, keepdim=True)
+            dense_BD = dense_BD / (dense_BD.std(-1, keepdim=True) + _EPSILON)
         latents_BH = functional.linear(
             dense_BD - self.pre_bias, self.encoder.weight, self.latent_bias
         )
@@ -103,21 +111,3 @@ class SparseAutoEncoder(Module):
             -1, top.indices, top.values.relu()
         )
         return features
-
-
-def _standardise(x_BD: torch.Tensor) -> torch.Tensor:
-    """Unlike layer norm: the unbiased deviation, with epsilon outside of the root."""
-    centred_BD = x_BD - x_BD.mean(-1, keepdim=True)
-    return centred_BD / (centred_BD.std(-1, keepdim=True) + _EPSILON)
-
-
-def _untie(weights: dict[str, torch.Tensor], folder: Path) -> dict[str, torch.Tensor]:
-    tied = weights.pop(_TIED, None)
-    encoder = weights.setdefault(_ENCODER, tied) if tied is not None else weights.get(_ENCODER)
-    if encoder is None:
-        raise ModelError(
-            f"{folder}: expected a tensor {_TIED!r} or {_ENCODER!r}, the file has {sorted(weights)}"
-        )
-    if tied is not None and not torch.equal(encoder, tied):
-        raise ModelError(f"{folder}: {_ENCODER!r} and {_TIED!r} must be equal, and differ")
-    return weights

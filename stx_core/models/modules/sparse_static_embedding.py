@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypedDict
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -12,8 +11,15 @@ from stx_core.errors import ModelError
 from stx_core.inference.exclusive import exclusive_tokenizer
 from stx_core.inference.tokens import UNLIMITED, Pair, Tokens, from_lists
 from stx_core.models.folder import inside, load_weights, read_json, reading
-from stx_core.models.modules.bags import bag_rows, collate_bags, with_prompt
+from stx_core.models.modules.bags import bag_rows, collate_bags, texts_with_prompt
 from stx_core.models.modules.module import Features, InputModule, LoadOptions
+
+
+class SparseStaticSettings(TypedDict, total=False):
+    """Settings that a folder may give."""
+
+    frozen: bool
+    path: str | None
 
 
 class SparseStaticEmbedding(InputModule):
@@ -40,7 +46,7 @@ class SparseStaticEmbedding(InputModule):
 
     @property
     def frozen(self) -> bool:
-        """Whether training leaves the weights alone."""
+        """True where training leaves the weights alone."""
         return not self.weight.requires_grad
 
     @frozen.setter
@@ -64,7 +70,7 @@ class SparseStaticEmbedding(InputModule):
             load_tokenizer,  # transformers, which take seconds
         )
 
-        config = cls.checked_config(folder)
+        config = cls.checked_config(folder, SparseStaticSettings)
         tokenizer = load_tokenizer(folder, options)
         table = config.pop("path", None)
         if table is not None:
@@ -80,11 +86,6 @@ class SparseStaticEmbedding(InputModule):
                 f"vocabulary of {len(tokenizer.get_vocab())} tokens"
             )
         return cls(tokenizer, weights["weight"], **config)
-
-    @classmethod
-    def setting_types(cls) -> dict[str, Any]:
-        """Settings that a folder may give."""
-        return {"frozen": bool, "path": str | None}
 
     @classmethod
     def from_json(
@@ -122,7 +123,7 @@ class SparseStaticEmbedding(InputModule):
         self, inputs: Sequence[str] | Sequence[Pair], *, prompt: str = "", task: str | None = None
     ) -> Tokens:
         """Ragged tokens of N texts, without special tokens."""
-        texts = with_prompt(inputs, prompt)
+        texts = texts_with_prompt(inputs, prompt)
         if not texts:
             return from_lists([])
         with exclusive_tokenizer(self.tokenizer):
@@ -135,18 +136,14 @@ class SparseStaticEmbedding(InputModule):
                 return_token_type_ids=False,
                 verbose=False,
             )
-        return self._cut(encoded["input_ids"])
-
-    def _cut(self, ids: list[list[int]]) -> Tokens:
+        ids: list[list[int]] = encoded["input_ids"]
         limit = self.max_seq_length
         if limit is None:
             return from_lists(ids)
         side = slice(-limit, None) if self.tokenizer.truncation_side == "left" else slice(limit)
         return from_lists([row[side] for row in ids], [len(row) > limit for row in ids])
 
-    def collate(self, tokens: Tokens, rows: np.ndarray) -> Features:
-        """Flat ``input_ids`` with ``offsets``, see `stx_core.models.modules.bags`."""
-        return collate_bags(tokens, rows)
+    collate = staticmethod(collate_bags)
 
     def forward(self, features: Features) -> Features:
         """Add ``sentence_embedding``, (B, V) as a coalesced sparse COO tensor.
@@ -154,13 +151,6 @@ class SparseStaticEmbedding(InputModule):
         Behind another module the ids are padded, and that module's (B, V) embedding is multiplied
         with the weights of the tokens that occur: the result is dense.
         """
-        present = self._present(features)
-        before = features.get("sentence_embedding")
-        features["sentence_embedding"] = present if before is None else before * present.to_dense()
-        return features
-
-    def _present(self, features: Features) -> torch.Tensor:
-        """Weights of the tokens that occur, each once."""
         ids = features["input_ids"]
         if "offsets" in features:
             n_rows, rows = len(features["offsets"]), bag_rows(ids, features["offsets"])
@@ -168,13 +158,17 @@ class SparseStaticEmbedding(InputModule):
             n_rows = len(ids)
             rows, columns = features["attention_mask"].nonzero(as_tuple=True)
             ids = ids[rows, columns]
-        # Unique sorts: rows in order, ids ascending in each, as a coalesced tensor wants them.
+        # Each token counts once. Unique sorts: rows in order, ids ascending in each, as a coalesced
+        # tensor wants them.
         keys = torch.unique(rows * len(self.weight) + ids)
         rows, ids = keys // len(self.weight), keys % len(self.weight)
-        return torch.sparse_coo_tensor(
+        present = torch.sparse_coo_tensor(
             torch.stack([rows, ids]),
             self.weight[ids],
             (n_rows, len(self.weight)),
             is_coalesced=True,
             check_invariants=False,
         )
+        before = features.get("sentence_embedding")
+        features["sentence_embedding"] = present if before is None else before * present.to_dense()
+        return features

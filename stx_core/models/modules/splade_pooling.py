@@ -3,14 +3,14 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 
 from stx_core.errors import ModelError
 from stx_core.inference.linear import max_outputs, project
 from stx_core.models.modules.module import Features, Module
-from stx_core.models.modules.segments import Segments, flat, highest, segments
+from stx_core.models.modules.segments import Segments, flat, segment_max, segments
 from stx_core.models.older_names import older_names
 
 # B inputs, L tokens of the longest, K tokens that count, H width, V vocabulary entries
@@ -64,25 +64,13 @@ class SpladePooling(Module):
         self.embedding_dimension = embedding_dimension
         self.chunk_size = chunk_size
 
-    @property
-    def pooling_strategy(self) -> Strategy:
-        """How weights are pooled over the tokens."""
-        return self._strategy
-
-    @pooling_strategy.setter
-    def pooling_strategy(self, value: Strategy) -> None:
-        _check("pooling_strategy", value, get_args(Strategy))
-        self._strategy = value
-
-    @property
-    def activation_function(self) -> Activation:
-        """What is made of each logit."""
-        return self._activation
-
-    @activation_function.setter
-    def activation_function(self, value: Activation) -> None:
-        _check("activation_function", value, get_args(Activation))
-        self._activation = value
+    def __setattr__(self, name: str, value: Any) -> None:  # noqa: ANN401
+        choices = {"pooling_strategy": Strategy, "activation_function": Activation}.get(name)
+        if choices is not None and value not in get_args(choices):
+            raise ModelError(
+                f"SpladePooling: {name} is {value!r}, must be one of {get_args(choices)}"
+            )
+        super().__setattr__(name, value)
 
     def get_embedding_dimension(self) -> int | None:
         """V, or None when neither the folder nor a forward pass has told it yet."""
@@ -95,52 +83,43 @@ class SpladePooling(Module):
         (T, H), and ``head``, the linear layer to the vocabulary: then no logits of the whole
         vocabulary are made.
         """
-        weights = self._pool(features, segments(features))
+        where, head = segments(features), features.get("head")
+        if head is None:
+            tokens = flat(features["token_embeddings"])
+            width = tokens.shape[1]
+            weights = self._pool_in_parts(lambda a, b: tokens[where.index, a:b], width, where)
+        else:
+            states = flat(features["head_inputs"])
+            states = states if len(states) == len(where.index) else states[where.index]
+            logits_max = None
+            if self.pooling_strategy == "max":
+                logits_max = max_outputs(states, head.weight, head.bias, where.counts)
+            if logits_max is None:
+                logits = partial(project, states, head.weight, head.bias)
+                weights = self._pool_in_parts(logits, head.out_features, where)
+            else:
+                weights = self._activate(logits_max)
         self.embedding_dimension = weights.shape[1]
         features["sentence_embedding"] = weights
         return features
 
-    def _pool(self, features: Features, where: Segments) -> torch.Tensor:
-        head = features.get("head")
-        if head is None:
-            tokens = flat(features["token_embeddings"])
-            width = tokens.shape[1]
-            return self._in_parts(lambda a, b: tokens[where.index, a:b], width, where)
-        states = flat(features["head_inputs"])
-        states = states if len(states) == len(where.index) else states[where.index]
-        if self.pooling_strategy == "max":
-            logits_max = max_outputs(states, head.weight, head.bias, where.counts)
-            if logits_max is not None:
-                return self._activate(logits_max)
-        logits = partial(project, states, head.weight, head.bias)
-        return self._in_parts(logits, head.out_features, where)
-
-    def _in_parts(
+    def _pool_in_parts(
         self, logits: Callable[[int, int], torch.Tensor], width: int, where: Segments
     ) -> torch.Tensor:
         """(B, V), from a function of first and end vocabulary entry to their logits, (K, V)."""
-        pool = self._max if self.pooling_strategy == "max" else self._sum
         chunk = _VOCABULARY_CHUNK.get(where.index.device.type, _VOCABULARY_CHUNK["cpu"])
-        parts = [
-            pool(logits(first, min(first + chunk, width)), where)
-            for first in range(0, width, chunk)
-        ]
+        parts = []
+        for first in range(0, width, chunk):
+            logits_KV = logits(first, min(first + chunk, width))
+            if self.pooling_strategy == "max":
+                # The activation never falls, so it may follow the maximum: on (B, V), not (K, V).
+                parts.append(self._activate(segment_max(logits_KV, where, -math.inf)))
+            else:
+                weights_KV = self._activate(logits_KV)
+                sum_BV = weights_KV.new_zeros((len(where.counts), weights_KV.shape[1]))
+                parts.append(sum_BV.index_add_(0, where.owner, weights_KV))
         return torch.cat(parts, dim=1)
-
-    def _max(self, logits_KV: torch.Tensor, where: Segments) -> torch.Tensor:
-        """The activation never falls, so it may follow the maximum: on (B, V), not (K, V)."""
-        return self._activate(highest(logits_KV, where, -math.inf))
-
-    def _sum(self, logits_KV: torch.Tensor, where: Segments) -> torch.Tensor:
-        weights_KV = self._activate(logits_KV)
-        sum_BV = weights_KV.new_zeros((len(where.counts), weights_KV.shape[1]))
-        return sum_BV.index_add_(0, where.owner, weights_KV)
 
     def _activate(self, logits: torch.Tensor) -> torch.Tensor:
         weights = logits.relu().log1p()
         return weights.log1p() if self.activation_function == "log1p_relu" else weights
-
-
-def _check(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ModelError(f"SpladePooling: {name} is {value!r}, must be one of {known}")

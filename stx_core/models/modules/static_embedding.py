@@ -13,7 +13,7 @@ from stx_core.errors import ModelError
 from stx_core.inference.exclusive import exclusive_tokenizer, lock_of
 from stx_core.inference.tokens import Pair, Tokens, from_lists
 from stx_core.models.folder import load_weights, reading, save_weights
-from stx_core.models.modules.bags import collate_bags, with_prompt
+from stx_core.models.modules.bags import collate_bags, texts_with_prompt
 from stx_core.models.modules.module import Features, InputModule, LoadOptions
 
 if TYPE_CHECKING:
@@ -49,7 +49,10 @@ class StaticEmbedding(InputModule):
         if embedding_weights is None:
             table = nn.EmbeddingBag(self.tokenizer.get_vocab_size(), int(embedding_dim or 0))
         else:
-            table = nn.EmbeddingBag.from_pretrained(_floating(embedding_weights), freeze=False)
+            rows = torch.as_tensor(embedding_weights)
+            # Integer tables (model2vec's int8) become float32: means of integers would be cut.
+            rows = rows if rows.is_floating_point() else rows.float()
+            table = nn.EmbeddingBag.from_pretrained(rows, freeze=False)
         self.embedding = table
 
     @classmethod
@@ -112,7 +115,7 @@ class StaticEmbedding(InputModule):
         self, inputs: Sequence[str] | Sequence[Pair], *, prompt: str = "", task: str | None = None
     ) -> Tokens:
         """Ragged tokens of N texts, without special tokens."""
-        texts = with_prompt(inputs, prompt)
+        texts = texts_with_prompt(inputs, prompt)
         ids: list[list[int]] = []
         truncated: list[bool] = []
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
@@ -126,9 +129,7 @@ class StaticEmbedding(InputModule):
                 truncated.append(bool(encoding.overflowing))
         return from_lists(ids, truncated)
 
-    def collate(self, tokens: Tokens, rows: np.ndarray) -> Features:
-        """Flat ``input_ids`` with ``offsets``, see `stx_core.models.modules.bags`."""
-        return collate_bags(tokens, rows)
+    collate = staticmethod(collate_bags)
 
     def forward(self, features: Features) -> Features:
         """Add ``sentence_embedding``, (B, D)."""
@@ -144,12 +145,6 @@ def _rust_tokenizer(tokenizer: "Tokenizer | PreTrainedTokenizerFast") -> Tokeniz
         f"StaticEmbedding needs a fast tokenizer (tokenizers.Tokenizer or PreTrainedTokenizerFast),"
         f" got {type(tokenizer).__name__}"
     )
-
-
-def _floating(table: np.ndarray | torch.Tensor) -> torch.Tensor:
-    """Integer tables (model2vec's int8) become float32: means of integers would be cut."""
-    tensor = torch.as_tensor(table)
-    return tensor if tensor.is_floating_point() else tensor.float()
 
 
 def _model2vec_table(weights: dict[str, torch.Tensor], folder: Path) -> torch.Tensor:

@@ -1,42 +1,32 @@
 """The backbone: tokenizer and transformers model, texts in, token embeddings or scores out."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
-from copy import copy, deepcopy
-from dataclasses import replace
+from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, cast
 
-import numpy as np
 import torch
-from tokenizers.normalizers import Lowercase
-from tokenizers.normalizers import Sequence as Normalizers
 
 from stx_core.choices import check_choice
 from stx_core.errors import ModelError
 from stx_core.inference.backbones import as_packed, position_ids
 from stx_core.inference.exclusive import exclusive_tokenizer, lock_of
-from stx_core.inference.packing import pack
-from stx_core.inference.tokens import UNLIMITED, Pair, Tokens, pad
-from stx_core.inference.tokens import tokenize as tokenize_ragged
 from stx_core.inference.wrapped import backbone_of, field_of
 from stx_core.inference.wrapped import call as call_model
+from stx_core.models.alias import Alias
 from stx_core.models.backends import check_backend
-from stx_core.models.folder import read_json, reading, write_json
-from stx_core.models.modules.backbone import (
-    load_backbone,
-    load_tokenizer,
-)
+from stx_core.models.folder import Json, JsonObject, read_json, reading, write_json
+from stx_core.models.modules.backbone import load_backbone, load_tokenizer
 from stx_core.models.modules.checkpoints import checkpoint_folder, options_of
-from stx_core.models.modules.lengths import check_length, length_limit, position_limit
-from stx_core.models.modules.module import Features, InputModule, LoadOptions
+from stx_core.models.modules.lengths import length_limit
+from stx_core.models.modules.module import Features, LoadOptions
 from stx_core.models.modules.transformer_settings import (
     CONFIG_FILES,
-    UNCUT,
     checked_settings,
     takes_output,
     text_options,
 )
+from stx_core.models.modules.transformer_texts import TextReader
 from stx_core.models.older_names import older_names
 
 # Task -> field of the backbone's output, name of the feature that this module writes.
@@ -51,7 +41,7 @@ _OUTPUTS: dict[TransformerTask, tuple[str, str]] = {
 }
 
 
-class Transformer(InputModule):
+class Transformer(TextReader):
     """A transformers model with its tokenizer.
 
     Args:
@@ -65,7 +55,7 @@ class Transformer(InputModule):
             ``text`` and ``message`` (chat messages, for rerankers) are used.
         module_output_name: feature to write; default: what the task gives.
         max_seq_length: tokens per input at most; default: what tokenizer and backbone allow. It
-            wins over a truncation that is baked into ``tokenizer.json`` (trap 9).
+            wins over a truncation that is baked into ``tokenizer.json``.
         do_lower_case: lower-case texts before the tokenizer's own normalisation. The tokenizer
             itself stays as it is.
         query_length: overrides `max_seq_length` for the task "query".
@@ -86,7 +76,6 @@ class Transformer(InputModule):
     default_task: ClassVar[TransformerTask] = "feature-extraction"
     saved_as: ClassVar[str] = "Transformer"
     is_transformer: ClassVar[bool] = True
-    takes_processing: ClassVar[bool] = True
 
     @older_names(
         model_args="model_kwargs", tokenizer_args="processor_kwargs", config_args="config_kwargs"
@@ -156,29 +145,11 @@ class Transformer(InputModule):
             # Decoders that classify look for the last token before padding.
             self.backbone.config.pad_token_id = self.pad_token_id
 
-    @property
-    def auto_model(self) -> Any:  # noqa: ANN401
-        """Older name of `model`."""
-        return self.model
+    auto_model = Alias[Any]("model")
+    """Older name of `model`."""
 
-    @property
-    def processor(self) -> Any:  # noqa: ANN401
-        """The tokenizer: what makes inputs of texts."""
-        return self.tokenizer
-
-    @processor.setter
-    def processor(self, value: Any) -> None:  # noqa: ANN401
-        self.tokenizer = value
-
-    @property
-    def config(self) -> Any:  # noqa: ANN401
-        """Settings of the backbone, as transformers keeps them."""
-        return self.backbone.config
-
-    @property
-    def modalities(self) -> list[str]:
-        """Kinds of input that the module reads."""
-        return [str(modality) for modality in self.modality_config]
+    config = Alias[Any]("backbone.config")
+    """Settings of the backbone, as transformers keeps them."""
 
     # --- Files -----------------------------------------------------------------------------------
 
@@ -189,7 +160,7 @@ class Transformer(InputModule):
 
     @classmethod
     def from_checkpoint(
-        cls, folder: Path, options: LoadOptions, config: dict[str, Any] | None = None
+        cls, folder: Path, options: LoadOptions, config: Mapping[str, Json] | None = None
     ) -> Self:
         """Load a checkpoint with given settings instead of those of its folder.
 
@@ -202,12 +173,24 @@ class Transformer(InputModule):
             ModelError: the checkpoint or the settings cannot be used.
         """
         settings, merged = checked_settings(config or {}, folder, options)
-        task = settings.setdefault("transformer_task", cls.default_task)
-        needs_pooler = takes_output(settings.get("modality_config"), "pooler_output")
+        task = settings.get("transformer_task", cls.default_task)
+        modality_config = settings.get("modality_config")
+        needs_pooler = takes_output(modality_config, "pooler_output")
         model = load_backbone(folder, task, merged, needs_pooler=needs_pooler)
         tokenizer = load_tokenizer(folder, merged)
         with reading(folder / CONFIG_FILES[0], "its settings do not fit the backbone"):
-            return cls(model, tokenizer, **settings)
+            return cls(
+                model,
+                tokenizer,
+                transformer_task=cast(TransformerTask, task),
+                modality_config=modality_config,
+                module_output_name=settings.get("module_output_name"),
+                max_seq_length=settings.get("max_seq_length"),
+                do_lower_case=bool(settings.get("do_lower_case")),
+                query_length=settings.get("query_length"),
+                document_length=settings.get("document_length"),
+                processing_kwargs=settings.get("processing_kwargs"),
+            )
 
     @classmethod
     def read_config(cls, folder: Path) -> dict[str, Any]:
@@ -215,7 +198,7 @@ class Transformer(InputModule):
         paths = (folder / name for name in CONFIG_FILES)
         return next((config for p in paths if p.is_file() and (config := read_json(p))), {})
 
-    def get_config_dict(self) -> dict[str, Any]:
+    def get_config_dict(self) -> JsonObject:
         """Settings as they are saved. The length is in the tokenizer's own, as since 6.0."""
         optional = {
             "do_lower_case": self.do_lower_case,
@@ -249,126 +232,12 @@ class Transformer(InputModule):
             copied.__setstate__(deepcopy(state, memo))  # type: ignore[no-untyped-call]
         return copied
 
-    # --- Texts to features -----------------------------------------------------------------------
+    # --- Forward ---------------------------------------------------------------------------------
 
     @property
     def backbone(self) -> Any:  # noqa: ANN401  (transformers is untyped)
         """The model of transformers, which `model` may have wrapped: an adapter, a compiled one."""
         return backbone_of(self.model)
-
-    @property
-    def max_seq_length(self) -> int | None:
-        """Tokens per input at most, special tokens counted; None: no limit."""
-        limit = self.tokenizer.model_max_length
-        return None if limit is None or limit >= UNLIMITED else int(limit)
-
-    @max_seq_length.setter
-    def max_seq_length(self, value: int | None) -> None:
-        positions = self.position_limit
-        if value is None:
-            value = UNLIMITED if positions is None else positions
-        elif positions is not None and value > positions:
-            raise ValueError(f"max_seq_length {value} is more than the {positions} positions of it")
-        check_length(value, self.tokenizer)
-        self.tokenizer.model_max_length = value
-
-    @property
-    def position_limit(self) -> int | None:
-        """Rows of a learned position table that inputs can use; None: positions are computed."""
-        return position_limit(self.model)
-
-    @property
-    def pad_token_id(self) -> int:
-        """Id that fills up batches; a decoder's tokenizer without one lends its end token."""
-        for token_id in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
-            if token_id is not None:
-                return int(token_id)
-        return 0
-
-    def processing_by(self, processing_kwargs: Mapping[str, Any] | None) -> Self:
-        """This module with further `processing_kwargs`, group by group; weights are shared.
-
-        Raises:
-            ModelError: an option is unknown or of another type.
-        """
-        if not processing_kwargs:
-            return self
-        text_options(processing_kwargs)
-        merged = {
-            group: {**(self.processing_kwargs.get(group) or {}), **(options or {})}
-            for group, options in processing_kwargs.items()
-        }
-        other = copy(self)
-        other.processing_kwargs = self.processing_kwargs | merged
-        return other
-
-    def to_tokens(
-        self,
-        inputs: Sequence[str] | Sequence[Pair],
-        *,
-        prompt: str = "",
-        task: str | None = None,
-        processing_kwargs: Mapping[str, Any] | None = None,
-    ) -> Tokens:
-        """Ragged tokens of N texts or pairs. A prompt goes before a text, or a pair's first text.
-
-        A chat template that the tokenizer may have is not used (trap 10).
-
-        Args:
-            inputs: N texts or pairs.
-            prompt: text to put before each.
-            task: "query" or "document", which may have a length of its own.
-            processing_kwargs: for this call, over those of the module, group by group.
-
-        Raises:
-            ModelError: the model reads chat messages only, or an option is unknown.
-        """
-        if processing_kwargs:
-            other = self.processing_by(processing_kwargs)
-            return other.to_tokens(inputs, prompt=prompt, task=task)
-        if "text" not in self.modality_config:
-            raise ModelError(
-                f"this model reads {sorted(self.modality_config)}, not plain texts "
-                f"(modality_config in {CONFIG_FILES[0]})"
-            )
-        if "message" in self.modality_config:
-            raise ModelError(
-                "this model reads chat messages (modality_config in "
-                f"{CONFIG_FILES[0]}), which only CrossEncoder makes of texts; name only the "
-                "modality text there, if it was trained on plain texts"
-            )
-        limit = {"query": self.query_length, "document": self.document_length}.get(task or "")
-        text = text_options(self.processing_kwargs)
-        limit = text.get("max_length") or limit or self.max_seq_length
-        if text.get("truncation") in UNCUT:
-            limit = self.position_limit
-        with _lower_cased(self.tokenizer) if self.do_lower_case else nullcontext():
-            tokens = self._tokenize(_with_prompt(inputs, prompt), limit)
-            if prompt:
-                tokens = replace(tokens, prompt_length=self._prompt_length(prompt, limit))
-        return tokens
-
-    def _tokenize(self, inputs: Sequence[str] | Sequence[Pair], limit: int | None) -> Tokens:
-        special = text_options(self.processing_kwargs).get("add_special_tokens", True)
-        return tokenize_ragged(self.tokenizer, inputs, limit, special_tokens=special)
-
-    def _prompt_length(self, prompt: str, limit: int | None) -> int:
-        """Tokens of the prompt alone, without a special token at its end (trap 11)."""
-        ids = self._tokenize([prompt], limit).ids
-        ends_special = len(ids) > 0 and int(ids[-1]) in self.tokenizer.all_special_ids
-        return len(ids) - int(ends_special)
-
-    def collate(self, tokens: Tokens, rows: np.ndarray) -> Features:
-        """``input_ids``, ``attention_mask`` and, where tokens have them, ``token_type_ids``."""
-        padded = pad(tokens, rows, self.pad_token_id, self.tokenizer.padding_side, least=1)
-        return {key: torch.from_numpy(value) for key, value in padded.items()}
-
-    def pack(self, tokens: Tokens, rows: np.ndarray, size: int, device: torch.device) -> Features:
-        """As `collate`, without padding: see ``layout`` in `Features`."""
-        packed, layout = pack(tokens, rows, size, self.pad_token_id, device)
-        return {**packed, "layout": layout}
-
-    # --- Forward ---------------------------------------------------------------------------------
 
     def get_embedding_dimension(self) -> int:
         """Width of what this module writes."""
@@ -384,7 +253,7 @@ class Transformer(InputModule):
         """Add the feature `module_output_name`, see `Features`.
 
         Only arguments that the backbone's method declares are passed to it: ``token_type_ids``,
-        for example, would be an error for some (trap 24). Threads take turns.
+        for example, would be an error for some backbones. Threads take turns.
         """
         if torch.compiler.is_compiling():
             return self._forward(features)
@@ -393,26 +262,24 @@ class Transformer(InputModule):
 
     def _forward(self, features: Features) -> Features:
         if "layout" in features:
-            return self._forward_packed(features)
+            layout, backbone = features["layout"], self.backbone
+            inputs: Features = {
+                name: features[name] for name in ("input_ids", "token_type_ids") if name in features
+            }
+            inputs["position_ids"] = position_ids(backbone, features["input_ids"], layout)
+            with as_packed(backbone, layout, self.transformer_task) as read:
+                _, value = self._call(inputs, {"logits_to_keep": layout.last})
+            if self.transformer_task == "fill-mask":
+                features["head_inputs"] = value[0]
+                features["head"] = backbone.get_output_embeddings()
+            else:
+                features[self.module_output_name] = read(value)
+            return features
         causal = self.transformer_task == "text-generation"
         output, value = self._call(features, {"logits_to_keep": 1} if causal else {})
         features[self.module_output_name] = value[:, -1] if causal else value
         if getattr(self.backbone.config, "output_hidden_states", False):
             features["all_layer_embeddings"] = output["hidden_states"]
-        return features
-
-    def _forward_packed(self, features: Features) -> Features:
-        layout = features["layout"]
-        given = {"input_ids", "token_type_ids"} & set(features)
-        inputs = {name: features[name] for name in given}
-        backbone = self.backbone
-        inputs["position_ids"] = position_ids(backbone, features["input_ids"], layout)
-        with as_packed(backbone, layout, self.transformer_task) as read:
-            _, value = self._call(inputs, {"logits_to_keep": layout.last})
-        if self.transformer_task == "fill-mask":
-            features["head_inputs"], features["head"] = value[0], backbone.get_output_embeddings()
-        else:
-            features[self.module_output_name] = read(value)
         return features
 
     def _call(self, inputs: Features, options: Mapping[str, Any]) -> tuple[Any, torch.Tensor]:
@@ -442,28 +309,3 @@ class MLMTransformer(Transformer):
     """A backbone with its masked-LM head, as sparse models up to 5.3 name it."""
 
     default_task: ClassVar[TransformerTask] = "fill-mask"
-
-
-def _with_prompt(
-    inputs: Sequence[str] | Sequence[Pair], prompt: str
-) -> Sequence[str] | Sequence[Pair]:
-    if not prompt:
-        return inputs
-    return [
-        prompt + item if isinstance(item, str) else (prompt + item[0], item[1]) for item in inputs
-    ]  # type: ignore[return-value]  # a list of one kind in is a list of one kind out
-
-
-@contextmanager
-def _lower_cased(tokenizer: Any) -> Iterator[None]:  # noqa: ANN401
-    """Within this context, which no other thread may enter, a tokenizer lower-cases first."""
-    with exclusive_tokenizer(tokenizer) as rust, ExitStack() as stack:
-        if rust is None:
-            stack.callback(setattr, tokenizer, "do_lower_case", tokenizer.do_lower_case)
-            tokenizer.do_lower_case = True
-        else:
-            own = rust.normalizer
-            stack.callback(setattr, rust, "normalizer", own)
-            steps = list(own) if isinstance(own, Normalizers) else [own] if own else []  # type: ignore[call-overload]  # iterable, but not typed so
-            rust.normalizer = Normalizers([Lowercase(), *steps])
-        yield

@@ -63,9 +63,9 @@ class WeightedLayerPooling(Module):
             raise ValueError(f"layer_start must be in 0 to {self.num_hidden_layers}, got {value}")
         weights = self.layer_weights.detach()
         added = weights.new_ones(max(0, self._layer_start - value))
-        kept = weights[max(0, value - self._layer_start) :]
+        remaining = weights[max(0, value - self._layer_start) :]
         trained = self.layer_weights.requires_grad
-        self.layer_weights = nn.Parameter(torch.cat([added, kept]), requires_grad=trained)
+        self.layer_weights = nn.Parameter(torch.cat([added, remaining]), requires_grad=trained)
         self._layer_start = value
 
     def get_embedding_dimension(self) -> int:

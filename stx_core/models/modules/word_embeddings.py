@@ -2,21 +2,30 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self, TypedDict
 
 import numpy as np
 import torch
 from torch import nn
 
 from stx_core.errors import ModelError
-from stx_core.inference.tokens import Pair, Tokens, from_lists, pad
-from stx_core.models.folder import load_weights, reading
-from stx_core.models.modules.bags import with_prompt
+from stx_core.inference.tokens import Pair, Tokens, pad
+from stx_core.models.alias import Alias
+from stx_core.models.folder import JsonObject, load_weights, reading
+from stx_core.models.modules.bags import texts_with_prompt
 from stx_core.models.modules.module import Features, InputModule, LoadOptions
-from stx_core.models.modules.word_tokenizers import WordTokenizer, load_word_tokenizer
+from stx_core.models.modules.word_tokenizers import WordTokenizer, load_word_tokenizer, word_tokens
 
 # Row 0 is the padding row: tables read from text files start with it.
 _PAD_ID = 0
+
+
+class WordEmbeddingSettings(TypedDict, total=False):
+    """Settings that a folder may give."""
+
+    tokenizer_class: str
+    update_embeddings: bool
+    max_seq_length: int | None
 
 
 class WordEmbeddings(InputModule):
@@ -49,7 +58,7 @@ class WordEmbeddings(InputModule):
     @classmethod
     def from_folder(cls, folder: Path, options: LoadOptions) -> Self:
         """Build from ``wordembedding_config.json``, the tokenizer's own config and the table."""
-        config = cls.checked_config(folder)
+        config = cls.checked_config(folder, WordEmbeddingSettings)
         tokenizer = load_word_tokenizer(config.pop("tokenizer_class", None), folder)
         weights = load_weights(folder, allow_pickle=options.allow_pickle)
         if "emb_layer.weight" not in weights:
@@ -65,16 +74,7 @@ class WordEmbeddings(InputModule):
                 )
         return module
 
-    @classmethod
-    def setting_types(cls) -> dict[str, Any]:
-        """Settings that a folder may give."""
-        return {
-            "tokenizer_class": str,
-            "update_embeddings": bool,
-            "max_seq_length": int | None,
-        }
-
-    def get_config_dict(self) -> dict[str, Any]:
+    def get_config_dict(self) -> JsonObject:
         """Settings as they are saved."""
         return {
             "tokenizer_class": self.tokenizer.saved_as,
@@ -87,14 +87,8 @@ class WordEmbeddings(InputModule):
         super().write_files(folder)
         self.tokenizer.save(folder)
 
-    @property
-    def update_embeddings(self) -> bool:
-        """Whether training may change the table."""
-        return self.emb_layer.weight.requires_grad
-
-    @update_embeddings.setter
-    def update_embeddings(self, value: bool) -> None:
-        self.emb_layer.weight.requires_grad = value
+    update_embeddings = Alias[bool]("emb_layer.weight.requires_grad", settable=True)
+    """True where training may change the table."""
 
     def get_embedding_dimension(self) -> int:
         """Width of the token embeddings."""
@@ -104,10 +98,7 @@ class WordEmbeddings(InputModule):
         self, inputs: Sequence[str] | Sequence[Pair], *, prompt: str = "", task: str | None = None
     ) -> Tokens:
         """Ragged word ids of N texts; unknown words and stop words are gone."""
-        words = [self.tokenizer.tokenize(text) for text in with_prompt(inputs, prompt)]
-        limit = self.max_seq_length
-        truncated = [limit is not None and len(ids) > limit for ids in words]
-        return from_lists([ids[:limit] for ids in words], truncated)
+        return word_tokens(self.tokenizer, texts_with_prompt(inputs, prompt), self.max_seq_length)
 
     def collate(self, tokens: Tokens, rows: np.ndarray) -> Features:
         """``input_ids`` and ``attention_mask``, (B, L), padded right; L is at least 1."""

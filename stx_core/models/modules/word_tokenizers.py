@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, get_type_hints
 
 from stx_core.errors import ModelError
-from stx_core.models.folder import read_json, reading, write_json
+from stx_core.inference.tokens import Tokens, from_lists
+from stx_core.models.folder import JsonObject, read_json, reading, write_json
 from stx_core.models.settings import check_settings
 
 
@@ -28,19 +29,14 @@ class WordTokenizer:
     def __init__(
         self, vocab: Sequence[str], stop_words: Iterable[str], do_lower_case: bool = False
     ) -> None:
-        self.vocab = list(vocab)
+        self.vocab: list[str] = list(vocab)
         self.stop_words = frozenset(stop_words)
         self.do_lower_case = do_lower_case
 
-    @property
-    def vocab(self) -> list[str]:
-        """Words in order of their ids."""
-        return self._vocab
-
-    @vocab.setter
-    def vocab(self, value: Sequence[str]) -> None:
-        self._vocab = list(value)
-        self._ids = {word: index for index, word in enumerate(self._vocab)}
+    def __setattr__(self, name: str, value: Any) -> None:  # noqa: ANN401
+        super().__setattr__(name, list(value) if name == "vocab" else value)
+        if name == "vocab":
+            self._ids = {word: index for index, word in enumerate(self.vocab)}
 
     @classmethod
     def from_folder(cls, folder: Path) -> Self:
@@ -61,7 +57,7 @@ class WordTokenizer:
         """Write the tokenizer's config file."""
         write_json(folder / self.config_file_name, self.get_config_dict())
 
-    def get_config_dict(self) -> dict[str, Any]:
+    def get_config_dict(self) -> JsonObject:
         """Settings as they are saved."""
         return {
             "vocab": self.vocab,
@@ -73,7 +69,8 @@ class WordTokenizer:
         """Ids of the known words of a text, in order."""
         if self.do_lower_case:
             text = text.lower()
-        return self._look_up((word, bare := _strip(word), bare.lower()) for word in text.split())
+        marks = string.punctuation
+        return self._look_up((w, bare := w.strip(marks), bare.lower()) for w in text.split())
 
     def _look_up(self, words: Iterable[tuple[str, ...]]) -> list[int]:
         """Ids of words, each given by its forms: the first form that is known decides."""
@@ -118,18 +115,27 @@ class PhraseTokenizer(WordTokenizer):
         super().__init__(vocab, stop_words, do_lower_case)
         self.ngram_separator = ngram_separator
         self.max_ngram_length = max_ngram_length
-        self._split = _nltk_split()
+        try:
+            self._split = importlib.import_module("nltk").word_tokenize
+        except ImportError as error:
+            raise ModelError(
+                "this model splits words with NLTK, which is not installed: pip install nltk"
+            ) from error
 
     def __setattr__(self, name: str, value: object) -> None:
         super().__setattr__(name, value)
         if name in ("vocab", "ngram_separator", "max_ngram_length") and hasattr(
             self, "max_ngram_length"
         ):
-            self._phrases = self._known_phrases()
+            # Phrases with their number of words; doubled separators are noise.
+            mark = self.ngram_separator
+            words = [word for word in self.vocab if mark and mark + mark not in word]
+            counts = {word: word.count(str(mark)) + 1 for word in words}
+            self._phrases = {w: n for w, n in counts.items() if 1 < n <= self.max_ngram_length}
             # Longest first: New_York_City before New_York.
             self._phrase_lengths = sorted(set(self._phrases.values()), reverse=True)
 
-    def get_config_dict(self) -> dict[str, Any]:
+    def get_config_dict(self) -> JsonObject:
         """Settings as they are saved."""
         phrases = {
             "ngram_separator": self.ngram_separator,
@@ -139,27 +145,17 @@ class PhraseTokenizer(WordTokenizer):
 
     def tokenize(self, text: str) -> list[int]:
         """Ids of the known words and phrases of a text, in order."""
-        words = self._join_phrases(self._split(text, preserve_line=True))
-        return self._look_up((word, low := word.lower(), _strip(low)) for word in words)
-
-    def _known_phrases(self) -> dict[str, int]:
-        """Phrases of the vocabulary with their number of words; doubled separators are noise."""
-        mark = self.ngram_separator
-        if mark is None:
-            return {}
-        counts = {word: word.count(mark) + 1 for word in self.vocab if mark + mark not in word}
-        return {word: n for word, n in counts.items() if 1 < n <= self.max_ngram_length}
-
-    def _join_phrases(self, words: list[str]) -> list[str]:
+        words: list[str] = self._split(text, preserve_line=True)
         for length in self._phrase_lengths:
             start = 0
             while start <= len(words) - length:
-                phrase = str(self.ngram_separator).join(words[start : start + length])
-                found = next((p for p in (phrase, phrase.lower()) if p in self._phrases), None)
-                if found is not None:
-                    words[start : start + length] = [found]
+                joined = str(self.ngram_separator).join(words[start : start + length])
+                phrase = next((p for p in (joined, joined.lower()) if p in self._phrases), None)
+                if phrase is not None:
+                    words[start : start + length] = [phrase]
                 start += 1
-        return words
+        marks = string.punctuation
+        return self._look_up((word, low := word.lower(), low.strip(marks)) for word in words)
 
 
 # The whole string decides; nothing is imported by name from a model folder.
@@ -185,14 +181,8 @@ def load_word_tokenizer(name: str | None, folder: Path) -> WordTokenizer:
     return WORD_TOKENIZERS[name].from_folder(folder)
 
 
-def _strip(word: str) -> str:
-    return word.strip(string.punctuation)
-
-
-def _nltk_split() -> Any:  # noqa: ANN401  (an optional package without types)
-    try:
-        return importlib.import_module("nltk").word_tokenize
-    except ImportError as error:
-        raise ModelError(
-            "this model splits words with NLTK, which is not installed: pip install nltk"
-        ) from error
+def word_tokens(tokenizer: WordTokenizer, texts: Iterable[str], limit: int | None) -> Tokens:
+    """Ragged word ids of N texts, cut to `limit` words each; None cuts none."""
+    words = [tokenizer.tokenize(text) for text in texts]
+    truncated = [limit is not None and len(ids) > limit for ids in words]
+    return from_lists([ids[:limit] for ids in words], truncated)

@@ -66,15 +66,8 @@ class WeightTable:
         if settings == self._made_of:
             return present
         self._made_of = settings
-        weights = weights_of(vocab, word_weights, unknown)
+        weights = [
+            float(word_weights.get(word, word_weights.get(word.lower(), unknown))) for word in vocab
+        ]
         with torch.inference_mode(False):  # training may come after
             return torch.tensor(weights, dtype=present.dtype, device=present.device)
-
-
-def weights_of(
-    vocab: Sequence[str], word_weights: Mapping[str, float], unknown: float
-) -> list[float]:
-    """Weight of each word of a vocabulary: as spelt, else in lower case, else `unknown`."""
-    return [
-        float(word_weights.get(word, word_weights.get(word.lower(), unknown))) for word in vocab
-    ]

@@ -7,7 +7,7 @@ from torch.nn.functional import gelu, layer_norm
 from stx_core.inference import linear as fast
 from stx_core.inference import native
 from stx_core.inference.linear import OrderedWeights, fast_linear
-from stx_core.models import text_model
+from stx_core.models import batch_model
 from tests.core.models.small import assert_close, model_of, result
 
 CPU = torch.device("cpu")
@@ -39,7 +39,7 @@ def calls(monkeypatch):
         "has_attention": lambda *_: False,
     }.items():
         monkeypatch.setattr(native, name, function)
-    monkeypatch.setattr(text_model, "WORTH_ORDERING", 1)
+    monkeypatch.setattr(batch_model, "WORTH_ORDERING", 1)
     return seen
 
 
@@ -65,7 +65,7 @@ def test_in_float32_each_layer_is_computed_once(monkeypatch):
         "_ordered_linear",
         lambda *a, **options: fused.append(options["fused"]) or inner(*a, **options),
     )
-    monkeypatch.setattr(text_model, "WORTH_ORDERING", 1)
+    monkeypatch.setattr(batch_model, "WORTH_ORDERING", 1)
     model = model_of("dense")
     expected = torch.cat([result(model, [text]) for text in ("a b c", "d")])
     fused.clear()

@@ -63,7 +63,7 @@ def test_defaults_are_not_saved(activation, tmp_path):
 @pytest.mark.parametrize(
     "activation", [lambda x: x, nn.Linear(2, 2), nn.Sequential(nn.Tanh()), torch.exp, [], "tanh"]
 )
-def test_what_no_folder_can_name_is_not_saved(activation):
+def test_activation_outside_of_torch_nn_is_not_saved(activation):
     with pytest.raises(ModelError, match="cannot be saved: a folder names activations of torch.nn"):
         saved_activation(activation)
 

@@ -4,7 +4,7 @@ import torch
 
 from stx_core.errors import InputError
 from stx_core.inference.tokens import from_lists
-from stx_core.models.modules.bags import bag_rows, collate_bags, with_prompt
+from stx_core.models.modules.bags import bag_rows, collate_bags, texts_with_prompt
 
 
 def test_bags_follow_the_order_of_the_chosen_rows_and_keep_empty_ones():
@@ -24,10 +24,10 @@ def test_every_flat_token_knows_its_row():
 
 
 def test_the_prompt_is_put_before_each_text_without_a_separator():
-    assert with_prompt(["a", ""], "query:") == ["query:a", "query:"]
+    assert texts_with_prompt(["a", ""], "query:") == ["query:a", "query:"]
 
 
 @pytest.mark.parametrize("bad", [None, 3, ("query", "document")])
-def test_what_is_no_text_is_refused_with_its_row(bad):
+def test_non_string_input_is_refused_with_its_row(bad):
     with pytest.raises(InputError, match=r"input 1 is .*reads str only"):
-        with_prompt(["fine", bad], "")
+        texts_with_prompt(["fine", bad], "")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.utils import parametrize, prune
 
-from stx_core.models import text_model
+from stx_core.models import batch_model
 from stx_core.models.modules.normalize import Normalize
 from stx_core.models.modules.pooling import Pooling
 from tests.core.models.small import WIDTH, assert_close, model_of, result
@@ -24,7 +24,7 @@ pytestmark = [
 @pytest.fixture(autouse=True)
 def ordered_weights(monkeypatch):
     """Kernels that copy weights run for few tokens, too."""
-    monkeypatch.setattr(text_model, "WORTH_ORDERING", 1)
+    monkeypatch.setattr(batch_model, "WORTH_ORDERING", 1)
 
 
 def layer_of(model, number=0):
@@ -191,17 +191,17 @@ def assert_like_new(changes):
     [*ANY_TIME[:-2], another_layer, one_layer_less, pruned, parametrized, quantised, adapted,
      a_module_that_reads_padding],
 )  # fmt: skip
-def test_one_change_is_seen(change):
+def test_a_change_after_a_run_takes_effect(change):
     assert_like_new([change])
 
 
 @pytest.mark.parametrize("first", [adapted, parametrized, pruned])
-def test_changes_of_changed_layers_are_seen(first):
+def test_a_second_change_of_the_same_layer_takes_effect(first):
     assert_like_new([first, by_numpy, merged, by_copy, merged, without_adapter])
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_any_changes_one_after_the_other_are_seen(seed):
+def test_sequences_of_changes_take_effect(seed):
     chosen = random.Random(seed)
     changes = chosen.choices(ANY_TIME, k=5)
     at = chosen.randrange(5)
@@ -212,7 +212,7 @@ def test_any_changes_one_after_the_other_are_seen(seed):
 
 @pytest.mark.parametrize("kind", ["sparse", "cross"])
 @pytest.mark.parametrize("change", [by_copy, by_numpy, other_padding, quantised, adapted, pruned])
-def test_sparse_models_and_rerankers_see_changes(kind, change):
+def test_changes_of_sparse_and_cross_encoders_take_effect(kind, change):
     used, new = model_of(kind), model_of(kind)
     result(used, TEXTS)
     change(used)
@@ -256,7 +256,7 @@ def test_short_trials_do_not_decide_for_long_texts():
     assert "results differ" in model.why_padded()
 
 
-def test_weights_that_say_nothing_do_not_decide():
+def test_all_zero_weights_do_not_decide_on_packing():
     model, other = model_of("dense"), model_of("dense")
     state = {name: value.clone() for name, value in model.state_dict().items()}
     for parameter in model.parameters():

@@ -419,7 +419,7 @@ def test_code_that_lies_outside_is_refused_though_the_folder_is_trusted(folder, 
 
 
 @pytest.mark.parametrize("kind", ["folder", "table_model"])
-def test_nobody_is_asked_on_the_terminal(kind, request, monkeypatch):
+def test_trust_in_remote_code_is_never_asked_for_on_the_terminal(kind, request, monkeypatch):
     place = request.getfixturevalue(kind)
     config = next(place.rglob("tokenizer_config.json"))
     change(config, auto_map={"AutoTokenizer": ["tok.Evil", None]}, tokenizer_class="EvilTokenizer")
@@ -459,6 +459,6 @@ def test_the_fingerprints_of_ordinary_folders_are_those_of_before(minilm, shared
 
 
 def test_checking_a_folder_reads_no_weights(folder, monkeypatch):
-    monkeypatch.setattr(contents, "_content_hash", lambda path: pytest.fail("hashed"))
+    monkeypatch.setattr(contents.hashlib, "file_digest", lambda *_: pytest.fail("hashed"))
 
     check_contents(folder, allow_pickle=False, trust_remote_code=False)

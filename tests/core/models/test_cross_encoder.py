@@ -127,7 +127,7 @@ def test_a_saved_prompt_is_found_by_name_and_by_default(tmp_path):
         ([None], "NoneType"),
     ],
 )
-def test_trap_23_what_is_not_two_texts_is_refused(one_label, inputs, kinds):
+def test_inputs_that_are_not_pairs_of_strings_are_refused(one_label, inputs, kinds):
     with pytest.raises(InputError, match=rf"must be two texts .*\({kinds}\)"):
         one_label.predict(inputs)
 

@@ -153,7 +153,7 @@ def outcome(folder, case):
     ("name", "n_cases"),
     [("words", 60), ("bag", 25), ("static", 60), ("routes", 40), ("dense", 40), ("cross", 30)],
 )
-def test_nonsense_in_any_key_is_one_line_or_a_model_that_works(name, n_cases, copy, saved):
+def test_random_setting_values_give_a_one_line_error_or_a_working_model(name, n_cases, copy, saved):
     rng = random.Random(0)
     files = sorted((saved / name).rglob("*.json"))
     cases = [
@@ -207,7 +207,7 @@ def test_nonsense_in_any_key_is_one_line_or_a_model_that_works(name, n_cases, co
         ("1_Pooling/config.json", {"include_prompt": "no"}, "include_prompt is 'no', not true"),
     ],
 )
-def test_what_is_wrong_is_said_with_file_and_key(file, changes, says, copy):
+def test_error_names_file_and_key(file, changes, says, copy):
     folder = copy("dense")
     config = json.loads((folder / file).read_text())
     if isinstance(config, list):
@@ -238,7 +238,7 @@ def test_what_is_wrong_is_said_with_file_and_key(file, changes, says, copy):
         *(("config_kwargs", key) for key in ("auto_map", "model_type", "transformers_weights")),
     ],
 )  # fmt: skip
-def test_what_a_folder_may_set_of_its_own_loading_is_a_closed_list(group, key, copy):
+def test_folder_may_set_only_listed_loading_arguments(group, key, copy):
     folder = copy("dense")
     path = folder / "sentence_bert_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {group: {key: "x"}}))
@@ -247,7 +247,7 @@ def test_what_a_folder_may_set_of_its_own_loading_is_a_closed_list(group, key, c
         use(folder)
 
 
-def test_what_a_folder_may_set_is_used(copy):
+def test_listed_loading_arguments_of_a_folder_are_used(copy):
     folder = copy("dense")
     path = folder / "sentence_bert_config.json"
     groups = {
@@ -289,7 +289,7 @@ def test_an_adapter_of_another_kind_is_one_line(kind, tiny_bert, tmp_path):
         SentenceTransformer(str(tmp_path), device="cpu")
 
 
-def test_settings_of_all_values_that_are_right_are_taken(copy):
+def test_all_valid_setting_values_are_accepted(copy):
     # The oldest and the newest way to say the same.
     folder = copy("dense")
     expected = use(folder)

@@ -29,18 +29,18 @@ def test_a_column_of_a_dataset_is_many_texts():
 
 
 @pytest.mark.parametrize("inputs", ["a", np.array("a"), np.str_("a")])
-def test_one_text_is_told_from_many(inputs):
+def test_single_text_is_distinguished_from_a_list(inputs):
     assert read_texts(inputs) == (["a"], True)
 
 
 @pytest.mark.parametrize("inputs", [None, 3, 2.5, float("nan"), b"a", {"text": "a"}])
-def test_trap_23_what_is_no_text_is_refused(inputs):
+def test_non_string_inputs_are_refused(inputs):
     with pytest.raises(InputError, match="must be a str or a list"):
         read_texts(inputs)
 
 
 @pytest.mark.parametrize("value", [None, 3, float("nan"), b"a", ["a"], ("a", "b")])
-def test_trap_23_a_row_that_is_no_text_is_named(value):
+def test_error_names_the_row_that_is_no_string(value):
     with pytest.raises(InputError, match="input 1 is .*, expected str"):
         read_texts(["a", value])
 
@@ -87,7 +87,7 @@ def test_pairs_may_be_zipped_or_an_array(pairs):
 
 
 @pytest.mark.parametrize("pair", [("q", "d"), ["q", "d"], np.array(["q", "d"])])
-def test_one_pair_is_told_from_many(pair):
+def test_single_pair_is_distinguished_from_a_list(pair):
     assert read_pairs(pair) == ([("q", "d")], True)
 
 
@@ -113,13 +113,13 @@ def test_a_set_has_no_order(kind, read):
 
 
 @pytest.mark.parametrize("inputs", [None, 3, b"a", {"q": "d"}, "text"])
-def test_what_is_no_pair_is_refused(inputs):
+def test_inputs_that_are_not_pairs_are_refused(inputs):
     with pytest.raises(InputError, match="pairs must be"):
         read_pairs(inputs)
 
 
 @pytest.mark.parametrize("item", [None, 3, "ab", ("q",), ("q", "d", "e"), ("q", 3), {"q": "d"}])
-def test_an_item_that_is_no_pair_is_named(item):
+def test_error_names_the_row_that_is_no_pair(item):
     with pytest.raises(InputError, match=r"1 must be two texts \(query, document\), got"):
         read_pairs([("q", "d"), item])
 

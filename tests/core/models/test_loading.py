@@ -25,7 +25,7 @@ def write(path, value):
     path.write_text(json.dumps(value))
 
 
-def test_trap_8_every_spelling_of_every_class_is_known():
+def test_every_spelling_of_every_class_is_known():
     old, new = "sentence_transformers.models", "sentence_transformers.sentence_transformer.modules"
     base = "sentence_transformers.base.modules"
     snake = {
@@ -66,7 +66,7 @@ def test_trap_8_every_spelling_of_every_class_is_known():
         "torch.nn.modules.activation.Tanh",
     ],
 )
-def test_trap_8_other_types_are_named_and_never_imported(type_string, tmp_path):
+def test_other_types_are_named_and_never_imported(type_string, tmp_path):
     write(tmp_path / "modules.json", [entry(type=type_string)])
 
     with pytest.raises(ModelError, match="code from model folders is not run") as caught:
@@ -144,7 +144,7 @@ def test_a_masked_lm_backbone_is_saved_as_a_transformer():
 
 
 @pytest.mark.parametrize("saved", ["SparseEncoder", "CrossEncoder", "MultiVectorEncoder"])
-def test_trap_25_a_model_of_another_type_is_refused_by_name(saved, tiny_bert, tmp_path):
+def test_a_model_of_another_type_is_refused_by_name(saved, tiny_bert, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(tiny_bert, folder)
     write(folder / "modules.json", [entry()])
@@ -154,7 +154,7 @@ def test_trap_25_a_model_of_another_type_is_refused_by_name(saved, tiny_bert, tm
         SentenceTransformer(folder)
 
 
-def test_trap_25_a_folder_of_modules_without_a_type_is_a_dense_model(tmp_path):
+def test_a_folder_of_modules_without_a_type_is_a_dense_model(tmp_path):
     write(tmp_path / "modules.json", [entry()])
 
     assert read_model_config(tmp_path, "SentenceTransformer") == {}

@@ -96,14 +96,14 @@ def test_no_pairs_give_no_tokens():
 
 
 @pytest.mark.parametrize("role", ["query", "document"])
-def test_trap_10_a_template_that_drops_a_role_is_refused(role):
+def test_a_template_that_drops_a_role_is_refused(role):
     deaf = f"{{% for m in messages if m.role != '{role}' %}}{{{{ m.content }}}}{{% endfor %}}"
 
     with pytest.raises(ModelError, match=f"leaves out the {role}; give the tokenizer"):
         tokenize_as_messages(tokenizer(deaf), [("a", "b")])
 
 
-def test_trap_10_a_template_that_raises_is_refused_with_its_message():
+def test_a_template_that_raises_is_refused_with_its_message():
     strict = "{{ raise_exception('Only user and assistant roles are supported!') }}"
 
     with pytest.raises(ModelError, match=r"cannot render .* \(Only user and assistant roles"):

@@ -24,7 +24,7 @@ def model(tiny_bert):
 # --- Order and batches ---------------------------------------------------------------------------
 
 
-def test_trap_18_the_order_of_the_output_is_that_of_the_input(model):
+def test_the_order_of_the_output_is_that_of_the_input(model):
     together = model.encode(TEXTS)
 
     for row, text in enumerate(TEXTS):
@@ -37,7 +37,7 @@ def test_trap_18_the_order_of_the_output_is_that_of_the_input(model):
     st.none() | st.integers(1, 300),
 )
 @settings(max_examples=20, deadline=None)
-def test_trap_18_batches_have_no_influence_beyond_the_last_digits(model, texts, rows, budget):
+def test_batches_have_no_influence_beyond_the_last_digits(model, texts, rows, budget):
     expected = model.embed(texts).values
 
     actual = model.encode(texts, batch_size=rows, token_budget=budget)
@@ -57,12 +57,12 @@ def test_the_older_name_of_the_first_argument_works(model):
 
 
 @pytest.mark.parametrize("inputs", [None, 3, [None], ["a", 2.0]])
-def test_trap_23_nulls_and_numbers_are_never_embedded(inputs, model):
+def test_nulls_and_numbers_are_never_embedded(inputs, model):
     with pytest.raises(InputError):
         model.encode(inputs)
 
 
-def test_trap_23_an_empty_text_is_a_text(model):
+def test_an_empty_text_is_a_text(model):
     assert np.abs(model.encode("")).sum() > 0
 
 
@@ -91,13 +91,13 @@ def test_a_precision_needs_sentence_embeddings(model):
 # --- Containers ----------------------------------------------------------------------------------
 
 
-def test_trap_22_no_texts_give_an_array_of_shape_zero(model):
+def test_no_texts_give_an_array_of_shape_zero(model):
     assert model.encode([]).shape == (0,)
     assert model.encode([], convert_to_tensor=True).shape == (0,)
     assert model.encode([], convert_to_numpy=False) == []
 
 
-def test_trap_22_tensors_win_over_numpy_and_neither_gives_a_list(model):
+def test_tensors_win_over_numpy_and_neither_gives_a_list(model):
     assert isinstance(model.encode(["a"], convert_to_tensor=True), torch.Tensor)
     rows = model.encode(["a", "b"], convert_to_numpy=False)
     assert [row.shape for row in rows] == [(32,), (32,)]
@@ -177,7 +177,7 @@ def test_a_text_that_does_not_fit_into_memory_is_a_zero_row_with_a_reason(tiny_b
 # --- Dimensions ----------------------------------------------------------------------------------
 
 
-def test_trap_4_truncated_embeddings_are_the_leading_dimensions(model):
+def test_truncated_embeddings_are_the_leading_dimensions(model):
     full = model.encode(TEXTS)
 
     np.testing.assert_array_equal(model.encode(TEXTS, truncate_dim=5), full[:, :5])

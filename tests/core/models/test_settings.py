@@ -129,7 +129,7 @@ def test_sizes_are_those_of_the_weights(module, name):
      (WeightedLayerPooling(4, 3, 1), "layer_start", 5),
      (Router({"a": [Normalize()]}), "default_route", "b")],
 )  # fmt: skip
-def test_what_is_no_value_of_a_setting_is_refused_at_once(module, name, value):
+def test_invalid_setting_is_refused_on_assignment(module, name, value):
     before = getattr(module, name)
     with pytest.raises(ValueError, match=name):
         setattr(module, name, value)

@@ -50,7 +50,7 @@ def test_normalising_uses_the_unbiased_deviation_with_epsilon_outside(module):
     torch.testing.assert_close(encode(module, x), by_hand(module, centred / (deviation + 1e-5), 3))
 
 
-def test_trap_15_the_tied_matrix_is_saved_once_under_the_decoder_name(module, tmp_path):
+def test_the_tied_matrix_is_saved_once_under_the_decoder_name(module, tmp_path):
     module.save(tmp_path)
 
     weights = load_file(tmp_path / "model.safetensors")
@@ -67,7 +67,7 @@ def test_trap_15_the_tied_matrix_is_saved_once_under_the_decoder_name(module, tm
 
 
 @pytest.mark.parametrize("names", [["encoder.weight"], ["encoder.weight", "decoder.linear.weight"]])
-def test_trap_15_a_file_with_the_encoder_name_or_both_loads_too(module, tmp_path, names):
+def test_a_file_with_the_encoder_name_or_both_loads_too(module, tmp_path, names):
     module.save(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     matrix = weights.pop("decoder.linear.weight")
@@ -78,7 +78,7 @@ def test_trap_15_a_file_with_the_encoder_name_or_both_loads_too(module, tmp_path
     assert torch.equal(again.encoder.weight, module.encoder.weight)
 
 
-def test_trap_15_two_different_matrices_are_refused(module, tmp_path):
+def test_two_different_matrices_are_refused(module, tmp_path):
     module.save(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     weights["encoder.weight"] = weights["decoder.linear.weight"] + 1

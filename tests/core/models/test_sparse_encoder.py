@@ -21,7 +21,7 @@ def model() -> SparseEncoder:
     return SparseEncoder(modules=[BoW(VOCAB, WEIGHTS)], device="cpu")
 
 
-def test_trap_13_the_result_is_one_coo_tensor_and_similarity_is_the_dot_product(model):
+def test_the_result_is_one_coo_tensor_and_similarity_is_the_dot_product(model):
     embeddings = model.encode(["sun sun", "sea sun"])
 
     assert embeddings.layout == torch.sparse_coo
@@ -31,7 +31,7 @@ def test_trap_13_the_result_is_one_coo_tensor_and_similarity_is_the_dot_product(
     assert model.similarity_pairwise(embeddings, embeddings).tolist() == [9, 6.25]
 
 
-def test_trap_13_similarity_is_cosine_when_the_folder_says_so(tmp_path):
+def test_similarity_is_cosine_when_the_folder_says_so(tmp_path):
     model = SparseEncoder(modules=[BoW(VOCAB)], similarity_fn_name="cosine", device="cpu")
     model.save_pretrained(tmp_path)
 
@@ -91,7 +91,7 @@ def test_a_task_takes_its_prompt_and_a_given_prompt_wins(tmp_path):
     assert model.encode_query("sun").to_dense().tolist() == [1.5, 0, 0, 8]
 
 
-def test_trap_14_the_limit_of_a_call_goes_before_the_models(tmp_path):
+def test_the_limit_of_a_call_goes_before_the_models(tmp_path):
     SparseEncoder(modules=[BoW(VOCAB, WEIGHTS)], max_active_dims=2, device="cpu").save_pretrained(
         tmp_path
     )
@@ -120,7 +120,7 @@ def test_a_limit_that_is_no_positive_integer_is_refused(model, bad):
         SparseEncoder(modules=[BoW(VOCAB)], max_active_dims=bad, device="cpu")
 
 
-def test_what_is_no_text_is_refused(model):
+def test_non_string_inputs_are_refused(model):
     with pytest.raises(InputError, match="input 1 is NoneType"):
         model.encode(["sun", None])
 

@@ -74,7 +74,7 @@ def test_a_coo_tensor_is_coalesced_and_of_the_wanted_format():
 
 
 @pytest.mark.parametrize("sparse", [False, True])
-def test_trap_14_the_largest_in_absolute_terms_stay_with_their_sign(sparse):
+def test_the_largest_in_absolute_terms_stay_with_their_sign(sparse):
     embeddings = torch.tensor([[1.0, -3.0, 2.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
     before = embeddings.clone()
 

@@ -29,7 +29,7 @@ def by_hand(features: dict, strategy: str, activation: str) -> torch.Tensor:
 @pytest.mark.parametrize("chunk_size", [None, 1, 2, 5, 64])
 @pytest.mark.parametrize("strategy", ["max", "sum"])
 @pytest.mark.parametrize("activation", ["relu", "log1p_relu"])
-def test_trap_12_all_tokens_but_padding_are_pooled(features, strategy, activation, chunk_size):
+def test_all_tokens_but_padding_are_pooled(features, strategy, activation, chunk_size):
     module = SpladePooling(strategy, activation, chunk_size=chunk_size)
     logits = features["token_embeddings"].clone()
 
@@ -39,7 +39,7 @@ def test_trap_12_all_tokens_but_padding_are_pooled(features, strategy, activatio
     assert torch.equal(features["token_embeddings"], logits), "the logits must stay as they were"
 
 
-def test_trap_12_log1p_relu_takes_the_logarithm_twice():
+def test_log1p_relu_takes_the_logarithm_twice():
     features = {
         "token_embeddings": torch.tensor([[[torch.e - 1]]]),
         "attention_mask": torch.ones(1, 1),

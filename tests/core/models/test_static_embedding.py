@@ -45,7 +45,7 @@ def test_a_text_is_the_mean_of_its_token_rows_without_special_tokens(tokenizer, 
     assert embedding.tolist() == [[6.0, 7.0], [6.0, 7.0]]
 
 
-def test_trap_23_an_empty_text_is_the_zero_vector(tokenizer, table):
+def test_an_empty_text_is_the_zero_vector(tokenizer, table):
     module = StaticEmbedding(tokenizer, table)
 
     embedding = encode(module, ["", "sun", ""])
@@ -70,7 +70,7 @@ def test_there_is_no_limit_and_no_padding_by_default(tokenizer, table):
     assert module.max_seq_length is None
 
 
-def test_trap_9_truncation_baked_into_the_tokenizer_stays_in_force(tokenizer, table, tmp_path):
+def test_truncation_baked_into_the_tokenizer_stays_in_force(tokenizer, table, tmp_path):
     tokenizer.enable_truncation(2)
     StaticEmbedding(tokenizer, table).save(tmp_path)
 

@@ -54,7 +54,7 @@ def test_the_first_module_must_read_texts():
         SentenceTransformer(modules=[Dense(2, 2)])
 
 
-def test_both_names_of_the_tokenizer_s_arguments_are_one_too_many(tiny_bert):
+def test_tokenizer_kwargs_and_processor_kwargs_together_are_refused(tiny_bert):
     with pytest.raises(ValueError, match="older name"):
         SentenceTransformer(tiny_bert, processor_kwargs={}, tokenizer_kwargs={})
 
@@ -65,7 +65,7 @@ def test_the_older_name_of_the_tokenizer_s_arguments_works(tiny_bert):
     assert model.max_seq_length == model.get_max_seq_length() == 7
 
 
-def test_trap_2_later_modules_follow_the_number_format_of_the_first(tiny_bert, tmp_path):
+def test_later_modules_follow_the_number_format_of_the_first(tiny_bert, tmp_path):
     SentenceTransformer(modules=modules(tiny_bert)).save_pretrained(tmp_path)
 
     model = SentenceTransformer(tmp_path, model_kwargs={"torch_dtype": "bfloat16"})
@@ -144,7 +144,7 @@ def test_an_unknown_default_prompt_name_is_refused(tiny_bert, tmp_path):
         SentenceTransformer(folder)
 
 
-def test_trap_5_a_passage_prompt_is_not_used_for_documents(tiny_bert):
+def test_a_passage_prompt_is_not_used_for_documents(tiny_bert):
     model = SentenceTransformer(tiny_bert, prompts={"passage": "p: "})
 
     assert model.prompt_name_for("document", None, None) == "document"
@@ -261,7 +261,7 @@ def test_pairs_of_texts_are_embedded(model):
         ("precision", "int4", "float32, int8, uint8, binary, ubinary or None"),
     ],
 )
-def test_words_that_are_no_choice_are_refused_with_those_there_are(option, value, choices, model):
+def test_invalid_choice_is_refused_with_the_valid_ones(option, value, choices, model):
     with pytest.raises(
         ValueError, match=f"no {option} is called '{value}'; choose one of {choices}"
     ):
@@ -302,7 +302,7 @@ def test_token_embeddings_share_the_ranges_of_a_call(model):
     assert min(q.min() for q in quantised) == -128
 
 
-def test_a_model_tells_what_it_is(model, tiny_bert):
+def test_properties_of_a_model_describe_it(model, tiny_bert):
     assert model.config is model.transformers_model.config
     assert model.processor is model.tokenizer
     assert model.modalities == ["text"]
@@ -359,7 +359,7 @@ def test_a_saved_model_has_a_card_and_keeps_the_one_that_it_came_with(tiny_bert,
     np.testing.assert_array_equal(again.encode(TEXTS), model.encode(TEXTS))
 
 
-def test_what_clients_read_of_a_model_card_is_there(model):
+def test_model_card_data_has_the_fields_that_clients_read(model):
     data = model.model_card_data
 
     assert (data.model_name, data.base_model, data.base_model_revision) == (None, None, None)

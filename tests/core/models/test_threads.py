@@ -133,7 +133,7 @@ def test_a_call_that_fails_leaves_the_model_as_it_was(kind, place, error, monkey
         elif place == "head":
             patch.setattr(type(model[-1]), "forward", fail)
         elif place == "collect":
-            patch.setattr("stx_core.models.text_model.to_device", fail)
+            patch.setattr("stx_core.models.batch_model.to_device", fail)
         else:
             model.register_forward_hook(fail)
         # Of a hook that fails in the trial of a model, too.

@@ -48,7 +48,7 @@ def forward(module, texts):
 # --- Length --------------------------------------------------------------------------------------
 
 
-def test_trap_9_the_folder_s_length_wins_over_truncation_and_padding_in_the_tokenizer(folder):
+def test_the_folder_s_length_wins_over_truncation_and_padding_in_the_tokenizer(folder):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.backend_tokenizer.enable_truncation(5)
     tokenizer.backend_tokenizer.enable_padding(length=50)
@@ -60,7 +60,7 @@ def test_trap_9_the_folder_s_length_wins_over_truncation_and_padding_in_the_toke
     assert tokens.truncated.tolist() == [True, False]
 
 
-def test_trap_9_in_later_folders_the_length_is_in_the_tokenizer(folder, tmp_path):
+def test_in_later_folders_the_length_is_in_the_tokenizer(folder, tmp_path):
     module = load(folder, max_seq_length=20)
 
     (tmp_path / "again").mkdir()
@@ -71,7 +71,7 @@ def test_trap_9_in_later_folders_the_length_is_in_the_tokenizer(folder, tmp_path
     assert Transformer.from_folder(tmp_path / "again", LoadOptions()).max_seq_length == 20
 
 
-def test_what_a_batch_was_cut_to_is_not_saved(folder, tmp_path):
+def test_truncation_and_padding_of_a_batch_are_not_saved(folder, tmp_path):
     module = load(folder, max_seq_length=20)
     module.to_tokens(["x " * 100])
 
@@ -131,7 +131,7 @@ def test_lower_casing_is_added_once_and_survives_saving(folder, tmp_path):
         np.testing.assert_array_equal(module.to_tokens(["SO"]).ids, cased.to_tokens(["so"]).ids)
 
 
-def test_trap_10_a_chat_template_is_not_used_for_texts(folder):
+def test_a_chat_template_is_not_used_for_texts(folder):
     plain = load(folder).to_tokens(["so sunny"]).ids
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.chat_template = "{% for m in messages %}text {{ m.content }}{% endfor %}"
@@ -140,7 +140,7 @@ def test_trap_10_a_chat_template_is_not_used_for_texts(folder):
     np.testing.assert_array_equal(load(folder).to_tokens(["so sunny"]).ids, plain)
 
 
-def test_trap_10_a_model_of_chat_messages_refuses_plain_texts(folder):
+def test_a_model_of_chat_messages_refuses_plain_texts(folder):
     call = {"method": "forward", "method_output_name": "last_hidden_state"}
     module = load(folder, modality_config={"message": call}, module_output_name="token_embeddings")
 
@@ -158,7 +158,7 @@ def test_a_prompt_goes_before_a_text_and_before_the_first_of_a_pair(folder):
     np.testing.assert_array_equal(pair.ids, module.to_tokens([("lovely today", "so")]).ids)
 
 
-def test_trap_11_the_length_of_a_prompt_leaves_out_the_special_token_at_its_end(folder):
+def test_the_length_of_a_prompt_leaves_out_the_special_token_at_its_end(folder):
     # [CLS] lovely weather [SEP]
     assert load(folder).to_tokens(["today"], prompt="lovely weather ").prompt_length == 3
 
@@ -209,7 +209,7 @@ def test_a_decoder_without_padding_token_lends_its_end_token(tiny_tokenizer, tmp
     )
 
 
-def test_trap_24_features_that_the_backbone_does_not_declare_are_not_passed(folder, monkeypatch):
+def test_features_that_the_backbone_does_not_declare_are_not_passed(folder, monkeypatch):
     module = load(folder)
     features = module.collate(module.to_tokens(["so"]), np.arange(1))
     backbone = module.model.forward
@@ -323,7 +323,7 @@ def test_a_backbone_without_tokenizer_is_refused(folder):
         ({"query_expansion": {}}, "multi-vector"),
     ],
 )
-def test_words_that_are_no_choice_are_refused(folder, arguments, message):
+def test_invalid_choices_are_refused(folder, arguments, message):
     with pytest.raises(ValueError, match=message):
         Transformer(folder, **arguments)
 

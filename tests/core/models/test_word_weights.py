@@ -1,13 +1,14 @@
 import torch
 
 from stx_core.models.modules.module import LoadOptions
-from stx_core.models.modules.word_weights import WordWeights, weights_of
+from stx_core.models.modules.word_weights import WordWeights
 
 
 def test_a_weight_is_found_as_spelt_then_in_lower_case_then_unknown():
-    weights = weights_of(["Sun", "SEA", "moon"], {"Sun": 2, "sun": 3, "sea": 4}, unknown=0.5)
+    weights = {"Sun": 2, "sun": 3, "sea": 4}
+    module = WordWeights(["Sun", "SEA", "moon"], weights, unknown_word_weight=0.5)
 
-    assert weights == [2.0, 4.0, 0.5]
+    assert module.token_weights.tolist() == [2.0, 4.0, 0.5]
 
 
 def test_token_embeddings_are_scaled_and_padding_weighs_nothing():
