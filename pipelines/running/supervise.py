@@ -70,7 +70,7 @@ class Supervised:
         beat: Callable[[], None] | None = None,
     ) -> None:
         groups = (settings.get(group, {}) for group in ("encoders", "rerankers"))
-        models = [str(model.get("model")) for group in groups for model in group.values()]
+        models = [model.model for group in groups for model in group.values()]
         self._name = ", ".join(models) or stage.__name__
         self._new_child = partial(Child, stage, settings, beat or (lambda: None))
         self._stall_timeout_s = stall_timeout_s
