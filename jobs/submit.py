@@ -11,7 +11,6 @@ from stx.pipelines.jobs import with_commands
 
 if TYPE_CHECKING:
     from stx.pipelines.submit.job_api import JobApi
-    from stx.pipelines.submit.submission import Submission
 
 # How long a second Ctrl-C is waited for.
 _PATIENCE_S = 5.0
@@ -71,7 +70,15 @@ def submit(
             api.stop(running)
             _say(f"{running} is stopped; finished units are kept")
         return
-    id_ = _start(api, submission)
+    # Start the job, or find it at work, also where another start is quicker.
+    while (id_ := api.running(submission)) is None:
+        id_ = api.next_id(submission)
+        print(submission.ray_command(api.address, id_), file=sys.stderr, flush=True)
+        if api.start(submission, id_):
+            _say(f"submitted {id_}")
+            break
+    else:
+        _say(f"{id_} is at work on this spec: attached to it")
     if no_wait:
         print(id_)
         return
@@ -81,18 +88,6 @@ def submit(
 def _say(line: str) -> None:
     """To stderr: stdout is the job's."""
     print(f"stx: {line}", file=sys.stderr, flush=True)
-
-
-def _start(api: "JobApi", submission: "Submission") -> str:
-    """Start the job, or find it at work; its id."""
-    while (id_ := api.running(submission)) is None:
-        id_ = api.next_id(submission)
-        print(submission.ray_command(api.address, id_), file=sys.stderr, flush=True)
-        if api.start(submission, id_):
-            _say(f"submitted {id_}")
-            return id_
-    _say(f"{id_} is at work on this spec: attached to it")
-    return id_
 
 
 def _wait(api: "JobApi", id_: str) -> int:

@@ -192,8 +192,12 @@ class _FastLinear(TorchFunctionMode):
         self.finish()
         if func is linear:
             return self._linear(*args, **more)
-        if func in _ADD and len(args) == 2 and not more:
-            return self._add(*args)
+        if func in _ADD and len(args) == 2 and not more and all(map(_is_plain, args)):
+            a, b = args
+            if native.has_sum(a, b):
+                output = a.new_empty(()).expand(a.shape)
+                self._sum_waits = _Waiting(output, lambda: torch.add(a, b), (a, b))
+                return output
         return func(*args, **more)
 
     def finish(self) -> None:
@@ -225,13 +229,6 @@ class _FastLinear(TorchFunctionMode):
 
         output = input.new_empty(()).expand(*input.shape[:-1], outputs)
         self._linear_waits = _Waiting(output, compute, (compute,))
-        return output
-
-    def _add(self, a: Any, b: Any) -> Any:  # noqa: ANN401  (numbers, too)
-        if not (_is_plain(a) and _is_plain(b) and native.has_sum(a, b)):
-            return torch.add(a, b)
-        output = a.new_empty(()).expand(a.shape)
-        self._sum_waits = _Waiting(output, lambda: torch.add(a, b), (a, b))
         return output
 
     def _layer_norm(
