@@ -22,10 +22,11 @@ import pyarrow as pa
 from stx_core.store import log
 from stx_core.store.commit import commit_snapshot
 from stx_core.store.corpus.shards import Shard
-from stx_core.store.corpus.units import plan_units, unit_key
+from stx_core.store.corpus.units import Units, plan_units, unit_key
 from stx_core.store.files.filesystem import write_new
 from stx_core.store.id_hash import id_hash
 from stx_core.store.ledger import Record, to_table
+from stx_core.store.manifest import planned_units
 from stx_core.store.schema import dense_column, sparse_column, to_parquet
 
 DIM, WEIGHTS, VOCABULARY, ROWS_PER_FILE = 384, 120, 30_000, 4096
@@ -85,7 +86,11 @@ def write_dataset(root, n_rows):
             )  # fmt: skip
     known = {"model": "random", "fingerprint": "none", "store_as": "float32"}
     facts = {"dense": known | {"similarity": "cosine"}, "sparse": known | {"similarity": "dot"}}
-    commit_snapshot(root, claim, planned, to_table(records), facts, schemas, None)
+    units_of = {
+        name: planned_units(pa.array(list(units)), Units.of(units.values()))
+        for name, units in planned.items()
+    }
+    commit_snapshot(root, claim, units_of, to_table(records), facts, schemas, None)
 
 
 def measure(root, form, output, n_rows):

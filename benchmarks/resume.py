@@ -74,13 +74,18 @@ def write_ledger(values: dict, root: Path) -> None:
     units = plan_units(corpus.shards, 1)
     keys = unit_keys(
         spec, units, corpus.schema, output="dense", output_fingerprint=fingerprint(encoder)
-    )
+    ).to_pylist()
     folds = ledger.Folds(str(root), claim.run, claim.epoch)
     for number, (unit, key) in enumerate(zip(units[:-DUE], keys[:-DUE], strict=True)):
         record = synthetic_record(unit, key, claim)
         path = root / "_stx/runs" / claim.run / "units" / key[:2] / f"{key}.0.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(seal(asdict(record))))  # not synced: this is quicker to make
+        # The start looks whether the file is there and as long as the record says.
+        file = root / record.file
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("wb") as sparse:
+            sparse.truncate(record.size)
         if number < len(units) - DUE - NOT_FOLDED:
             folds.add(record)
     log.pause(str(root), claim.run, claim.epoch)
@@ -144,7 +149,7 @@ def measure(units: int, folder: Path) -> dict[str, float]:
     write_corpus(folder / "corpus", units)
     values = {
         "inputs": {"path": str(folder / "corpus")},
-        "models": {"dense": {"model": str(folder / "model")}},
+        "models": {"dense": {"model": str(folder / "model"), "dtype": "float32"}},
         "output": {"path": str(folder / "out")},
         "resources": {"runner": "local", "rows_per_unit": 1},
     }

@@ -33,9 +33,10 @@ def publish(root: str, prefix: str, n_rows: int, seed: int) -> None:
     from stx_core.store import ledger, log
     from stx_core.store.commit import commit_snapshot
     from stx_core.store.corpus.shards import Shard
-    from stx_core.store.corpus.units import plan_units, unit_key
+    from stx_core.store.corpus.units import Units, plan_units, unit_key
     from stx_core.store.files.filesystem import write_new
     from stx_core.store.id_hash import id_hash
+    from stx_core.store.manifest import planned_units
     from stx_core.store.schema import dense_column, dense_type, to_parquet
 
     random = np.random.default_rng(seed)
@@ -68,8 +69,9 @@ def publish(root: str, prefix: str, n_rows: int, seed: int) -> None:
         "type": "dense", "model": "synthetic", "fingerprint": "synthetic", "dim": WIDTH,
         "similarity": "cosine", "store_as": "float32", "settings": {"files": "synthetic"},
     }  # fmt: skip
+    units = planned_units(pa.array(list(planned)), Units.of(planned.values()))
     commit_snapshot(
-        root, claim, {"dense": planned}, ledger.to_table(records), {"dense": facts},
+        root, claim, {"dense": units}, ledger.to_table(records), {"dense": facts},
         {"dense": schema},
     )  # fmt: skip
 

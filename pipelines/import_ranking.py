@@ -23,7 +23,7 @@ from stx_core.errors import InputError
 from stx_core.evaluation.files import list_parts
 from stx_core.evaluation.rankings import read_rankings
 from stx_core.evaluation.whole_queries import best_first, whole_queries, with_ranks
-from stx_core.store.corpus.units import Unit, unit_key
+from stx_core.store.corpus.units import Unit, Units, unit_key
 from stx_core.store.files.apart import refuse_overlap
 from stx_core.store.files.filesystem import file_info
 from stx_core.store.files.local_disk import scratch_space
@@ -96,9 +96,9 @@ class _Import(job.Job[Plan]):
         before = {name: facts["fingerprint"] for name, facts in state.outputs.items()}
         if state.version and before == {spec.name: fingerprint} and not state.damaged:
             # The source is not read: the snapshot's units are those that it has.
-            keys = [key for _, key in state.carried]
+            keys = state.carried["key"].to_pylist()
             part = make_part(spec.name, fingerprint, keys, state)
-            return Plan(spec.path, (), {spec.name: part}, state)
+            return Plan(spec.path, Units.of(()), {spec.name: part}, state)
         units: list[Unit] = []
         row = 0
         for table in _blocks(spec, self._schema):
@@ -112,7 +112,7 @@ class _Import(job.Job[Plan]):
             raise InputError(f"{redact(spec.source)}: an empty ranking, nothing to import")
         names = {"output": spec.name, "fingerprint": fingerprint}
         part = make_part(spec.name, fingerprint, [unit_key(unit, names) for unit in units], state)
-        return Plan(spec.path, tuple(units), {spec.name: part}, state)
+        return Plan(spec.path, Units.of(units), {spec.name: part}, state)
 
     def is_judged(self, output: str) -> bool:  # noqa: ARG002
         return False
@@ -131,7 +131,7 @@ class _Import(job.Job[Plan]):
 
     def passes(self, plan: Plan, start: Start) -> Passes:  # noqa: ARG002
         units = _ImportUnits(self._scratch)
-        yield Pass(list(plan.due_units()), units.read, [], units.results)
+        yield Pass(plan.due_units(), units.read, [], units.results)
         return {}
 
     def report(self, report: Report, plan: Plan, committed: job.Committed) -> Report:  # noqa: ARG002

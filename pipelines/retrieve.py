@@ -47,8 +47,9 @@ class _Retrieve(job.Job[Plan]):
             name: make_part(name, grid.fingerprint, keys, state) for name, keys in grid.keys.items()
         }
         plan = Plan(self._spec.output.path, grid.units, parts, state)
-        self._cells = grid.cells(list(plan.due))
-        self._missing = [cell for cell in self._cells if cell.key not in state.done]
+        self._cells = grid.cells(plan.due.to_pylist())
+        done = set(state.done.to_pylist())
+        self._missing = [cell for cell in self._cells if cell.key not in done]
         n_rows = sum(cell.unit.n_rows for cell in self._missing)
         return replace(plan, n_before=len(self._missing), rows_before=n_rows)
 

@@ -12,7 +12,7 @@ from stx.pipelines.sampling.units import LOWEST, sample_passes
 from stx.pipelines.spec.sample import SampleSpec
 from stx.pipelines.telemetry.report import Report
 from stx_core.errors import SpecError
-from stx_core.store.corpus.units import Unit, unit_key
+from stx_core.store.corpus.units import Unit, Units, unit_key
 from stx_core.store.files.apart import refuse_overlap
 from stx_core.store.files.urls import redact
 from stx_core.store.snapshot import output_schema, snapshot_info, snapshot_state
@@ -55,7 +55,7 @@ class _Sample(job.Job[Plan]):
         self._spec, facts = spec, info.outputs[output]
         self._facts = {name: facts[name] for name in _FACTS if name in facts}
         files = snapshot_data(path, info.version, output)
-        self._units = tuple(
+        self._units = Units.of(
             Unit(number, file.url, file.checksum, format="parquet", start=0, stop=file.rows)
             for number, file in enumerate(files)
         )
@@ -72,7 +72,8 @@ class _Sample(job.Job[Plan]):
             DueUnit(unit, {LOWEST: unit_key(unit, sample | {"output": LOWEST})})
             for unit in (self._units if plan.due else ())
         ]
-        self._lowest = [due for due in lowest if due.keys[LOWEST] not in state.done]
+        done = set(state.done.to_pylist())
+        self._lowest = [due for due in lowest if due.keys[LOWEST] not in done]
         n_rows = sum(due.unit.n_rows for due in self._lowest)
         return replace(plan, n_before=len(self._lowest), rows_before=n_rows)
 

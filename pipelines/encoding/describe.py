@@ -17,9 +17,8 @@ def plan_lines(plan: EncodePlan, inputs: Sequence[str], notes: Sequence[str]) ->
         inputs: where the corpus is.
         notes: what else a reader should know, one line each.
     """
-    files = len({unit.url for unit in plan.units})
     yield f"plan for {plan.root}"
-    amount = f"{counted(files, 'file')}, {counted(plan.n_rows, 'row')}"
+    amount = f"{counted(len(plan.units.urls), 'file')}, {counted(plan.n_rows, 'row')}"
     yield f"  input    {', '.join(inputs)}: {amount}"
     for name, part in plan.parts.items():
         settings = part.settings

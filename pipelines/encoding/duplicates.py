@@ -1,7 +1,7 @@
 """Ids that occur more than once in a snapshot that is about to be committed."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -36,15 +36,16 @@ def refuse_duplicates(plan: EncodePlan, records: pa.Table, when: str) -> list[st
         CommitConflict: a file is damaged.
     """
     name, first = next(iter(plan.parts.items()))
-    staying = (key for output, key in plan.state.kept if output == name)
-    warnings = find_duplicates(plan.root, plan.state, [*first.keys, *staying], records)
+    staying = plan.state.kept.filter(pc.equal(plan.state.kept["output"], name))["key"]
+    keys = pa.chunked_array([first.keys, *staying.chunks])
+    warnings = find_duplicates(plan.root, plan.state, keys, records)
     if warnings and when == "fail":
         raise InputError(warnings[0])
     return warnings
 
 
 def find_duplicates(
-    root: str, state: DatasetState, keys: Iterable[str], records: pa.Table
+    root: str, state: DatasetState, keys: pa.ChunkedArray, records: pa.Table
 ) -> list[str]:
     """Say in a line how many ids occur more than once, with examples; no line if none does.
 
@@ -61,9 +62,8 @@ def find_duplicates(
     Raises:
         CommitConflict: a file is damaged; it is noted, and a new plan does its unit again.
     """
-    units = pa.array(keys, pa.string())
-    rows = _files_of(records, units)
-    carried = units.filter(pc.invert(pc.is_in(units, value_set=records["key"])))
+    rows = _files_of(records, keys)
+    carried = keys.filter(pc.invert(pc.is_in(keys, value_set=records["key"])))
     if len(carried):
         rows = pa.concat_tables([rows, _files_of(read_manifest(root, state.version), carried)])
     n_rows = pc.sum(rows["rows_out"]).as_py() or 0
@@ -91,7 +91,7 @@ def find_duplicates(
     ]
 
 
-def _files_of(rows: pa.Table, keys: pa.Array) -> pa.Table:
+def _files_of(rows: pa.Table, keys: pa.ChunkedArray) -> pa.Table:
     return rows.filter(pc.is_in(rows["key"], value_set=keys)).select(["file", "rows_out"])
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 from stx.pipelines.models.settings import EncoderSettings, fingerprint
 from stx.pipelines.spec.encode import EncodeSpec
 from stx.pipelines.spec.parts import Inputs
-from stx_core.store.corpus.units import Unit, unit_key
+from stx_core.store.corpus.units import Units, unit_key
 
 # Keys of `inputs` that every hash has.
 _FIRST_INPUTS = (
@@ -61,13 +61,13 @@ def _reading(inputs: Inputs, exclude: Set[str] = frozenset()) -> dict[str, objec
 
 def unit_keys(
     spec: EncodeSpec,
-    units: Sequence[Unit],
+    units: Units,
     schema: pa.Schema,
     *,
     output: str,
     output_fingerprint: str,
-) -> tuple[str, ...]:
-    """The key of each unit for one output: same work, same key, in every run."""
+) -> pa.Array:
+    """(N,) string, the key of each unit for one output: same work, same key, in every run."""
     copied = (spec.inputs.id_column, *spec.inputs.columns)
     fields = {
         # A new shard may widen the type of a column for all of them.
@@ -79,7 +79,7 @@ def unit_keys(
         "format": FORMAT_VERSION,
         **_joining(spec),
     }
-    return tuple(unit_key(unit, fields) for unit in units)
+    return pa.array((unit_key(unit, fields) for unit in units), pa.string())
 
 
 def _joining(spec: EncodeSpec) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """Work that outputs of `encode` still need, where rows may come from, and the time it takes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from stx.pipelines.planning.dataset_state import DatasetState
 from stx.pipelines.planning.plan import Part, Plan, make_part
 from stx.pipelines.spec.encode import EncodeSpec
 from stx_core.errors import SpecError
-from stx_core.store.corpus.units import Unit
+from stx_core.store.corpus.units import Units
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class EncodePlan(Plan):
 
 def make_plan(
     spec: EncodeSpec,
-    units: Sequence[Unit],
+    units: Units,
     schema: pa.Schema,
     *,
     encoders: Mapping[str, EncoderSettings],
@@ -102,7 +102,7 @@ def make_plan(
             )
         keys = unit_keys(spec, units, schema, output=name, output_fingerprint=digest)
         part = make_part(name, digest, keys, state)
-        rows_due = sum(units[index].n_rows for index in part.due)
+        rows_due = units.count_rows(part.due)
         parts[name] = EncoderPart(
             **vars(part),
             settings=settings,
@@ -110,7 +110,7 @@ def make_plan(
             rows_to_encode=rows_due,
             source=find_source(name, settings, state.outputs) if part.due else None,
         )
-    return EncodePlan(spec.output.path, tuple(units), parts, state)
+    return EncodePlan(spec.output.path, units, parts, state)
 
 
 def find_source(

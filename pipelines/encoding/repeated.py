@@ -20,6 +20,7 @@ from stx.pipelines.engine.runs import Start
 from stx.pipelines.engine.unit_files import UnitResult
 from stx.pipelines.planning.plan import DueUnit
 from stx.pipelines.running import unit_table
+from stx.pipelines.running.lazy import Mapped
 from stx_core.store.digests import blake2b
 from stx_core.store.files.filesystem import write_over
 from stx_core.store.files.local_disk import scratch_space
@@ -54,7 +55,7 @@ def hash_pass(units: Sequence[DueUnit], read: Read, start: Start) -> Pass[Number
         read: gives the table of a unit.
         start: of the run.
     """
-    numbered = [NumberedUnit(due.unit, due.keys, number) for number, due in enumerate(units)]
+    numbered = Mapped(units, lambda number, due: NumberedUnit(due.unit, due.keys, number))
     return Pass(numbered, read, [], partial(_write_hashes, folder=_folder(start)), limited=False)
 
 

@@ -3,7 +3,6 @@
 import os
 from dataclasses import replace
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from stx.pipelines.encoding import carry
@@ -45,7 +44,7 @@ def with_sources(plan: EncodePlan, corpus: Corpus, planning: Planning) -> Encode
         for name, part in plan.parts.items():
             # Entries that the new snapshot will not have.
             entries = manifest.filter(pc.equal(manifest["output"], name))
-            is_carried = pc.is_in(entries["key"], pa.array(part.keys, pa.string()))
+            is_carried = pc.is_in(entries["key"], part.keys)
             entries = entries.filter(pc.invert(is_carried))
             parts[name] = replace(part, rows_superseded=pc.sum(entries["rows_out"]).as_py() or 0)
             if part.source is None:
@@ -92,14 +91,14 @@ def publish_sources(plan: EncodePlan, run: str) -> EncodePlan:
 def _estimated(plan: EncodePlan, spec: EncodeSpec, corpus: Corpus) -> EncodePlan:
     """Add rows to encode and to carry over, from a sample of due units; exact if that is all."""
     sources = {name: part.source for name, part in plan.parts.items() if part.source}
-    due = [index for index, names in plan.due.items() if sources.keys() & set(names)]
+    due = plan.indices_due(sources).tolist()
     # A bad row is the run's business, not the estimate's.
     output = spec.output.model_copy(update={"on_bad_rows": "quarantine"})
     counts = {name: [0, 0, 0] for name in sources}
     for index in due[:: max(1, -(-len(due) // _SAMPLE_UNITS))]:
         table = read_unit(plan.units[index], corpus.schema, spec.inputs, output)
         n_good = table.column(unit_table.REJECTED).null_count
-        for name in sources.keys() & set(plan.due[index]):
+        for name in sources.keys() & set(plan.outputs_due(index)):
             marked = carry.mark(table, name, sources[name], plan.root, notes=False)
             n_carried = carry.n_carried(marked, name)
             seen = (plan.units[index].n_rows, n_carried, n_good - n_carried)

@@ -75,7 +75,7 @@ def encode_passes(plan: EncodePlan, corpus: Corpus, start: Start) -> Passes:
     """
     spec = start.spec
     ranks = priority(corpus, spec.resources.order)
-    due = sorted(plan.due_units(), key=lambda due: ranks[due.unit.url])
+    due = plan.due_units(ranks)
     sources = {name: part.source for name, part in plan.parts.items() if part.source}
     units = EncodeUnits(spec, corpus.schema, plan.facts, plan.schemas, sources)
     if spec.output.dedupe == "corpus" and len(due) > 1:

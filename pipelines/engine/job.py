@@ -188,7 +188,7 @@ def _run(job: Job[Any], plan: Plan, spec: Spec, *, view: View, began: float) -> 
             info = commit_snapshot(
                 root,
                 start.claim,
-                plan.units_by_key,
+                plan.planned,
                 records,
                 outputs=facts,
                 schemas=plan.schemas,

@@ -19,7 +19,7 @@ from stx.pipelines.spec.parts import Inputs
 from stx.pipelines.spec.retrieval import FUSION, MineSpec, MiningFormat, RankingOf
 from stx_core.errors import InputError, SpecError
 from stx_core.evaluation.files import list_parts
-from stx_core.store.corpus.units import Unit, unit_key
+from stx_core.store.corpus.units import Unit, Units, unit_key
 from stx_core.store.files.filesystem import file_info
 from stx_core.store.files.urls import redact
 from stx_core.store.snapshot import output_schema, snapshot_info, snapshot_state
@@ -90,7 +90,7 @@ class Mining:
 
     rankings: Mapping[str, Ranking]
     scored: Ranking | None
-    units: tuple[Unit, ...]
+    units: Units
     query_type: pa.DataType
     doc_type: pa.DataType
     base: str
@@ -186,7 +186,7 @@ def find_mining(spec: MineSpec) -> Mining:
     return Mining(
         rankings,
         scored,
-        units=tuple(_units(rankings[first].files, spec.resources.rows_per_unit)),
+        units=Units.of(_units(rankings[first].files, spec.resources.rows_per_unit)),
         query_type=types[first][0],
         doc_type=types[first][1],
         base=digest([rules, identities, scored and scored.identity, _FORMAT]),

@@ -61,7 +61,7 @@ def mine_passes(plan: Plan, mining: Mining, miner: Miner, start: Start) -> Passe
         stages = [
             replace(stage, settings={**stage.settings, "miner": miner}) for stage in plan.stages
         ]
-        yield Pass(list(plan.due_units()), units.read, stages, units.results)
+        yield Pass(plan.due_units(), units.read, stages, units.results)
     return {STATISTICS: {"notes": lines}}
 
 

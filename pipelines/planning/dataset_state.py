@@ -12,6 +12,9 @@ from stx_core.store import damage, ledger, log
 from stx_core.store.manifest import MANIFEST, split_shards
 from stx_core.store.snapshot import read_manifest, snapshot_info, to_info
 
+UNIT_KEYS = pa.schema([MANIFEST.field("output"), MANIFEST.field("key")])
+"""Units of a snapshot, a row each."""
+
 
 @dataclass(frozen=True)
 class DatasetState:
@@ -20,25 +23,34 @@ class DatasetState:
     Attributes:
         version: of the current snapshot; 0 for none.
         outputs: what the snapshot says of its outputs.
-        carried: (output, key) pairs in the snapshot, of shards that the run speaks about.
+        carried: units in the snapshot, of shards that the run speaks about, see `UNIT_KEYS`.
         done: keys with a record of an interrupted start.
         run: the unfinished run of the spec that they belong to; empty for none.
-        kept: (output, key) pairs of the shards that stay as they are.
-        damaged: (output, key) pairs in the snapshot, of shards that the run speaks about, whose
-            files are not what was written: they are to be done again.
+        kept: units of the shards that stay as they are, likewise.
+        damaged: units in the snapshot, of shards that the run speaks about, whose files are not
+            what was written: they are to be done again; likewise.
         damaged_files: names of all such files, see `damage.damaged_files`.
         identities: shards, by URL and identity, that the snapshot or the records speak of.
     """
 
     version: int = 0
     outputs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    carried: frozenset[tuple[str, str]] = frozenset()
-    done: frozenset[str] = frozenset()
+    carried: pa.Table = field(default_factory=UNIT_KEYS.empty_table)
+    done: pa.ChunkedArray = field(default_factory=lambda: pa.chunked_array([], pa.string()))
     run: str = ""
-    kept: frozenset[tuple[str, str]] = frozenset()
-    damaged: frozenset[tuple[str, str]] = frozenset()
+    kept: pa.Table = field(default_factory=UNIT_KEYS.empty_table)
+    damaged: pa.Table = field(default_factory=UNIT_KEYS.empty_table)
     damaged_files: frozenset[str] = frozenset()
     identities: frozenset[tuple[str, str]] = frozenset()
+
+    def has(self, output: str, keys: pa.Array) -> pa.BooleanArray:
+        """(N,) whether a key of an output is in `carried`."""
+        of_output = pc.equal(self.carried["output"], output)
+        return pc.is_in(keys, value_set=self.carried["key"].filter(of_output))
+
+    def is_done(self, keys: pa.Array) -> pa.BooleanArray:
+        """(N,) whether a key has a record of an interrupted start."""
+        return pc.is_in(keys, value_set=self.done)
 
 
 def read_state(root: str, run_hash: str, scope: Scope = Scope()) -> DatasetState:  # noqa: B008  (frozen)
@@ -64,20 +76,19 @@ def read_state(root: str, run_hash: str, scope: Scope = Scope()) -> DatasetState
     damaged_files = damage.damaged_files(root, both)
     if run and damaged_files:
         records = ledger.load(root, run, damaged_files)
+    shards = both.group_by(["url", "identity"]).aggregate([])
     kept, in_scope = split_shards(manifest, scope.keeps)
     is_damaged = damage.names_one(in_scope, damaged_files)
     return DatasetState(
         version,
         outputs,
-        carried=_pairs(in_scope.filter(pc.invert(is_damaged))),
-        done=frozenset(records["key"].to_pylist()),
+        carried=in_scope.filter(pc.invert(is_damaged)).select(UNIT_KEYS.names),
+        done=records["key"],
         run=run,
-        kept=_pairs(kept),
-        damaged=_pairs(in_scope.filter(is_damaged)),
+        kept=kept.select(UNIT_KEYS.names),
+        damaged=in_scope.filter(is_damaged).select(UNIT_KEYS.names),
         damaged_files=damaged_files,
-        identities=frozenset(
-            zip(*(both[name].to_pylist() for name in ("url", "identity")), strict=True)
-        ),
+        identities=frozenset(zip(*shards.to_pydict().values(), strict=True)),
     )
 
 
@@ -93,8 +104,3 @@ def current_outputs(root: str) -> Mapping[str, Mapping[str, Any]]:
     if entry is None or entry.state["snapshot"] is None:
         return {}
     return to_info(entry.state["snapshot"]).outputs
-
-
-def _pairs(manifest: pa.Table) -> frozenset[tuple[str, str]]:
-    columns = (manifest[name].to_pylist() for name in ("output", "key"))
-    return frozenset(zip(*columns, strict=True))

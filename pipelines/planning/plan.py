@@ -1,17 +1,21 @@
 """Units of a job, and what each of its outputs still needs of them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Self, overload
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from stx.pipelines.planning.dataset_state import DatasetState
 from stx.pipelines.planning.pool import Pool
 from stx.pipelines.running.stream import StageSpec
-from stx_core.store.corpus.shards import Mark
-from stx_core.store.corpus.units import Unit
+from stx_core.store.corpus.units import Unit, Units, to_unit
+from stx_core.store.manifest import planned_units
+
+_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -33,9 +37,40 @@ class DueUnit:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """The unit of plain values."""
-        unit, mark = values["unit"], values["unit"]["mark"]
-        unit = Unit(**unit | {"mark": None if mark is None else Mark(**mark)})
-        return cls(**{**values, "unit": unit})
+        return cls(**{**values, "unit": to_unit(values["unit"])})
+
+
+class DueUnits(Sequence[DueUnit]):
+    """Due units of a plan, each made when it is asked for.
+
+    Args:
+        units: of the plan.
+        keys: (units,) a column for each output: unit keys, null where a unit is not due.
+        order: (N,) int64, indices into the plan's units.
+    """
+
+    def __init__(self, units: Units, keys: pa.Table, order: np.ndarray) -> None:
+        self._units, self._keys, self._order = units, keys, order
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    @overload
+    def __getitem__(self, place: int) -> DueUnit: ...
+    @overload
+    def __getitem__(self, place: slice) -> "DueUnits": ...
+    def __getitem__(self, place: int | slice) -> "DueUnit | DueUnits":
+        if isinstance(place, slice):
+            return DueUnits(self._units, self._keys, self._order[place])
+        return next(iter(DueUnits(self._units, self._keys, self._order[[place]])))
+
+    def __iter__(self) -> Iterator[DueUnit]:
+        for start in range(0, len(self), _AT_ONCE):
+            places = self._order[start : start + _AT_ONCE]
+            keys = self._keys.take(pa.array(places)).to_pylist()
+            for values, row in zip(self._units.values(places), keys, strict=True):
+                due = {output: key for output, key in row.items() if key is not None}
+                yield DueUnit(to_unit(values), due)
 
 
 @dataclass(frozen=True)
@@ -44,25 +79,27 @@ class Part:
 
     Attributes:
         fingerprint: hash of all that decides its rows, the input apart.
-        keys: (units,) unit keys, in the order of the plan's units.
-        due: units to do, as indices into the plan's units.
+        keys: (units,) string, unit keys in the order of the plan's units.
+        due: int64, units to do, as ascending indices into the plan's units.
         n_carried: units that the current snapshot has already.
         n_done: units that an interrupted start of this run has finished.
     """
 
     fingerprint: str
-    keys: tuple[str, ...]
-    due: tuple[int, ...]
+    keys: pa.Array
+    due: pa.Array
     n_carried: int
     n_done: int
 
 
-def make_part(name: str, fingerprint: str, keys: Sequence[str], state: DatasetState) -> Part:
+def make_part(name: str, fingerprint: str, keys: Iterable[str], state: DatasetState) -> Part:
     """Subtract what a dataset has from what an output shall hold."""
-    carried = [(name, key) in state.carried for key in keys]
-    due = tuple(i for i, key in enumerate(keys) if not carried[i] and key not in state.done)
-    n_done = len(keys) - sum(carried) - len(due)
-    return Part(fingerprint, tuple(keys), due, sum(carried), n_done)
+    column = keys if isinstance(keys, pa.Array) else pa.array(keys, pa.string())
+    carried = state.has(name, column)
+    exists = pc.or_(carried, state.is_done(column))
+    due = pc.indices_nonzero(pc.invert(exists)).cast(pa.int64())
+    n_carried = pc.sum(carried).as_py() or 0
+    return Part(fingerprint, column, due, n_carried, n_done=len(column) - n_carried - len(due))
 
 
 @dataclass(frozen=True)
@@ -85,7 +122,7 @@ class Plan:
     """
 
     root: str
-    units: tuple[Unit, ...]
+    units: Units
     parts: Mapping[str, Part]
     state: DatasetState
     n_before: int = 0
@@ -97,13 +134,29 @@ class Plan:
     lines: tuple[str, ...] = ()
 
     @cached_property
-    def due(self) -> dict[int, list[str]]:
-        """Units to do, by index, and the outputs that each is due for."""
-        outputs: dict[int, list[str]] = {}
+    def due(self) -> pa.Array:
+        """int64, units to do for any output, as ascending indices."""
+        return pa.array(self.indices_due(self.parts), pa.int64())
+
+    def indices_due(self, outputs: Iterable[str]) -> np.ndarray:
+        """(N,) int64, ascending, units to do for any of some outputs."""
+        due = [self.parts[name].due for name in outputs]
+        return np.unique(np.concatenate([np.zeros(0, np.int64), *due]))
+
+    @cached_property
+    def due_keys(self) -> pa.Table:
+        """(units,) a column for each output: unit keys, null where a unit is not due for it."""
+        columns = {}
         for name, part in self.parts.items():
-            for index in part.due:
-                outputs.setdefault(index, []).append(name)
-        return dict(sorted(outputs.items()))
+            is_due = np.zeros(len(self.units), bool)
+            is_due[part.due.to_numpy()] = True
+            columns[name] = pc.if_else(pa.array(is_due), part.keys, None)
+        return pa.table(columns)
+
+    def outputs_due(self, index: int) -> list[str]:
+        """Outputs that a unit is due for."""
+        (row,) = self.due_keys.slice(index, 1).to_pylist()
+        return [name for name, key in row.items() if key is not None]
 
     @property
     def n_due(self) -> int:
@@ -113,31 +166,45 @@ class Plan:
     @property
     def n_due_rows(self) -> int:
         """Rows of these units."""
-        return sum(self.units[index].n_rows for index in self.due) + self.rows_before
+        return self.units.count_rows(self.due) + self.rows_before
 
     @property
     def n_rows(self) -> int:
         """Rows of all units, before filters."""
-        return sum(unit.n_rows for unit in self.units)
+        return self.units.count_rows()
 
     @property
     def is_current(self) -> bool:
-        """Whether the current snapshot is exactly what the plan wants, no more and no less."""
-        wanted = {(name, key) for name, part in self.parts.items() for key in part.keys}
+        """Whether the current snapshot is exactly what the plan says, no more and no less."""
         # An input without rows has no keys to compare.
         fingerprints = {name: part.fingerprint for name, part in self.parts.items()}
         before = {name: facts["fingerprint"] for name, facts in self.state.outputs.items()}
-        whole = wanted == self.state.carried and not self.state.damaged
-        return self.state.version > 0 and before == fingerprints and whole
+        n_units = sum(len(part.keys) for part in self.parts.values())
+        whole = n_units == len(self.state.carried) and not self.state.damaged
+        return (
+            self.state.version > 0
+            and before == fingerprints
+            and whole
+            and all(
+                pc.all(self.state.has(name, part.keys), min_count=0).as_py()
+                for name, part in self.parts.items()
+            )
+        )
 
     @property
-    def units_by_key(self) -> dict[str, dict[str, Unit]]:
-        """Unit by key, by output: as `commit_snapshot` takes them."""
-        return {
-            name: dict(zip(part.keys, self.units, strict=True)) for name, part in self.parts.items()
-        }
+    def planned(self) -> dict[str, pa.Table]:
+        """Units and keys by output, as `commit_snapshot` takes them."""
+        return {name: planned_units(part.keys, self.units) for name, part in self.parts.items()}
 
-    def due_units(self) -> Iterator[DueUnit]:
-        """The due units, with the keys of their due outputs."""
-        for index, names in self.due.items():
-            yield DueUnit(self.units[index], {name: self.parts[name].keys[index] for name in names})
+    def due_units(self, ranks: Mapping[str, int] | None = None) -> DueUnits:
+        """The due units, with the keys of their due outputs.
+
+        Args:
+            ranks: by shard, which comes first; None for the order of the plan.
+        """
+        order = self.due.to_numpy()
+        if ranks is not None:
+            shards = self.units.table["url"].combine_chunks()
+            by_shard = np.array([ranks[url] for url in shards.dictionary.to_pylist()], np.int64)
+            order = order[np.argsort(by_shard[shards.indices.to_numpy()[order]], kind="stable")]
+        return DueUnits(self.units, self.due_keys, order)

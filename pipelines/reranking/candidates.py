@@ -20,7 +20,7 @@ from stx_core.errors import InputError, SpecError
 from stx_core.evaluation.files import list_parts
 from stx_core.evaluation.rankings import is_dataset, read_rankings
 from stx_core.evaluation.whole_queries import query_starts
-from stx_core.store.corpus.units import Unit
+from stx_core.store.corpus.units import Unit, Units
 from stx_core.store.data_file import read_columns
 from stx_core.store.files.filesystem import file_info, list_names, write_new
 from stx_core.store.files.parallel import parallel
@@ -60,7 +60,7 @@ class CandidateUnits:
     """
 
     source: DatasetSource | FileSource
-    units: tuple[Unit, ...]
+    units: Units
     schema: pa.Schema
     table: pa.Table | None = None
     name: str = ""
@@ -144,10 +144,10 @@ def _in_files(spec: Candidates, rows_per_unit: int) -> CandidateUnits:
     )
 
 
-def _units(spec: Candidates, ranges: Sequence[tuple[str, str, int, int]]) -> tuple[Unit, ...]:
+def _units(spec: Candidates, ranges: Sequence[tuple[str, str, int, int]]) -> Units:
     if not ranges:
         raise InputError(f"{redact(spec.path)}: no candidates, nothing to rerank")
-    return tuple(
+    return Units.of(
         Unit(index, url, identity, format="parquet", start=start, stop=stop)
         for index, (url, identity, start, stop) in enumerate(ranges)
     )

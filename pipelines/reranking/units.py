@@ -58,7 +58,7 @@ def rerank_passes(plan: Plan, task: RerankTask, start: Start) -> Passes:
     )
     file = candidates.publish(task.candidates, folder)
     units = RerankUnits(pairs, file, task.sources, plan.schemas, spec.top_k)
-    yield Pass(list(plan.due_units()), units.read, plan.stages, units.results)
+    yield Pass(plan.due_units(), units.read, plan.stages, units.results)
     return {}
 
 

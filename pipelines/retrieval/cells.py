@@ -78,7 +78,8 @@ def retrieve_passes(plan: Plan, grid: Grid, cells: Sequence[Cell], start: Start)
     spec = start.spec
     columns = {leg.name: leg.column for leg in grid.legs}
     units = RetrieveUnits(spec, columns, grid.doc_type, plan.schemas)
-    missing = [cell for cell in cells if cell.key not in plan.state.done]
+    done = set(plan.state.done.to_pylist())
+    missing = [cell for cell in cells if cell.key not in done]
     fresh = yield Pass(missing, units.read_cell, plan.stages, units.cell_results)
     records = pa.concat_tables([start.records, fresh])
     files = dict(zip(records["key"].to_pylist(), records["file"].to_pylist(), strict=True))

@@ -15,7 +15,7 @@ from stx.pipelines.retrieval.rankings import pairs_schema, ranking_schema
 from stx.pipelines.spec.retrieval import Retriever, RetrieveSpec, Similarity
 from stx_core.errors import InputError, SpecError
 from stx_core.store.corpus.shards import Shard
-from stx_core.store.corpus.units import Unit, plan_units, unit_key
+from stx_core.store.corpus.units import Units, plan_units, unit_key
 from stx_core.store.files.filesystem import file_info
 from stx_core.store.files.urls import redact
 from stx_core.store.snapshot import SnapshotInfo, output_schema, snapshot_info, snapshot_state
@@ -51,7 +51,7 @@ class Leg:
     width: int | None
     first_pass: str
     oversample: int
-    units: tuple[Unit, ...]
+    units: Units
     groups: tuple[tuple[DataFile, ...], ...]
 
     @property
@@ -139,7 +139,7 @@ class Grid:
     settings: GridSettings
 
     @property
-    def units(self) -> tuple[Unit, ...]:
+    def units(self) -> Units:
         """Blocks of queries, as the first retriever has them."""
         return self.legs[0].units
 
@@ -331,7 +331,7 @@ def _leg(
         width=facts["dim"],
         first_pass=retriever.first_pass,
         oversample=retriever.oversample,
-        units=tuple(plan_units(shards, spec.resources.rows_per_unit)),
+        units=plan_units(shards, spec.resources.rows_per_unit),
         groups=tuple(_groups(files, spec.resources.rows_per_group)),
     )
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
@@ -190,10 +191,12 @@ def _run_ray(
         .options(num_cpus=0, scheduling_strategy=here)
         .remote(seconds, patience_s=_NODES_JOIN_S if nodes_may_join else 0.0)
     )
-    rows = [{"unit": json.dumps(unit)} for unit in units]
     n_actors = sum(spec.actors for spec in stages)
-    n_blocks = min(len(rows), max(_MIN_INPUT_BLOCKS, _INPUT_BLOCKS_PER_ACTOR * n_actors))
-    stream = ray.data.from_items(rows, override_num_blocks=n_blocks)
+    cells = pa.table({"unit": pa.array(map(json.dumps, units), pa.large_string())})
+    n_blocks = min(len(cells), max(_MIN_INPUT_BLOCKS, _INPUT_BLOCKS_PER_ACTOR * n_actors))
+    edges = [len(cells) * block // n_blocks for block in range(n_blocks + 1)]
+    blocks = [cells.slice(start, stop - start) for start, stop in pairwise(edges)]
+    stream = ray.data.from_arrow(blocks)
     one_unit = {"batch_size": 1, "batch_format": "pyarrow", "udf_modifying_row_count": False}
     # Whatever process a cell runs in, it reaches the store as this one does.
     options = current_options()

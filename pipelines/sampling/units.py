@@ -85,5 +85,5 @@ def sample_passes(plan: Plan, schema: pa.Schema, lowest: Sequence[DueUnit], star
     files = records.filter(pc.equal(records["output"], LOWEST))["file"].to_pylist()
     tables = (read_columns(join(plan.root, file), SCHEMA.names) for file in files if file)
     units = SampleUnits(spec.by, spec.seed, spec.rows, schema, limits(tables, spec.rows))
-    yield Pass(list(plan.due_units()), units.read_rows, [], units.chosen)
+    yield Pass(plan.due_units(), units.read_rows, [], units.chosen)
     return {}

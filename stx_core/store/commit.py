@@ -2,15 +2,16 @@
 
 import base64
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from stx_core.errors import CommitConflict, DamagedFile, StoreError
 from stx_core.store import log
-from stx_core.store.damage import named_files, sizes
+from stx_core.store.damage import missing_or_resized, named_files
 from stx_core.store.files.urls import join, redact
 from stx_core.store.ledger import find_problem, to_records
 from stx_core.store.log import Claim
@@ -66,7 +67,7 @@ def commit_snapshot(
     Args:
         root: the dataset.
         claim: of the run.
-        planned: all units of the snapshot, by output and key.
+        planned: all units of the snapshot, by output, see `planned_units`.
         records: of this run, see `ledger.RECORDS`.
         outputs: what to remember of each output, as JSON values.
         schemas: of each output's files.
@@ -92,7 +93,7 @@ def commit_snapshot(
             kept = _kept_rows(root, base, planned, outputs, keeps)
             rows = pa.concat_tables([kept, rows])
         # What the run does not speak about is no worse than it was.
-        _check_files(root, rows, {name for name, _, _ in named_files(kept)})
+        _check_files(root, rows, named_files(kept)["name"])
         added = judge(rows, base) if judge else {}
         told = {name: {**facts, **added.get(name, {})} for name, facts in outputs.items()}
         body = _body(root, rows, told, schemas)
@@ -130,7 +131,7 @@ def _kept_rows(
     keeps: Keeps,
 ) -> pa.Table:
     """The rows of the base that stay; they must come from the outputs that the run writes."""
-    if any(keeps(unit.url) for units in planned.values() for unit in units.values()):
+    if any(keeps(url) for units in planned.values() for url in units["url"].unique().to_pylist()):
         raise ValueError("a shard is both planned and kept")
     has, writes = _fingerprints(base.outputs), _fingerprints(outputs)
     if base.version and has != writes:
@@ -155,7 +156,7 @@ def _check_records(root: str, records: pa.Table) -> None:
             raise StoreError(f"{redact(root)}: record of unit {record.key}: {problem}")
 
 
-def _check_files(root: str, rows: pa.Table, spared: Collection[str] = ()) -> list[str]:
+def _check_files(root: str, rows: pa.Table, spared: pa.ChunkedArray) -> list[str]:
     """Each named file is there, with its size, and named once by an output.
 
     Args:
@@ -166,27 +167,19 @@ def _check_files(root: str, rows: pa.Table, spared: Collection[str] = ()) -> lis
     Returns:
         Those of them that are.
     """
-    there = sizes(root)
-    missing = []
-    columns = ("output", "key", "file", "size", "quarantine_file", "quarantine_size")
-    seen: set[tuple[str, str]] = set()
-    for output, key, file, size, bad, bad_size in zip(
-        *(rows[name].to_pylist() for name in columns), strict=True
-    ):
-        for name, expected in ((file, size), (bad, bad_size)):
-            if not name or there.get(name) == expected:
-                continue
-            if name not in spared:
-                raise DamagedFile(
-                    f"{redact(join(root, name))}: {there.get(name, 'no')} bytes found, the record "
-                    f"of unit {key} says {expected}; restore the file, or run again: "
-                    "its unit is done again"
-                )
-            missing.append(name)
-        if file and (output, file) in seen:
-            raise StoreError(f"{redact(root)}: two units name the same file; nothing was published")
-        seen.add((output, file))
-    return missing
+    missing = missing_or_resized(root, rows)
+    unexpected = missing.filter(pc.invert(pc.is_in(missing["name"], value_set=spared)))
+    for file in unexpected.slice(0, 1).to_pylist():
+        found = "no" if file["found"] is None else file["found"]
+        raise DamagedFile(
+            f"{redact(join(root, file['name']))}: {found} bytes found, the record of unit "
+            f"{rows['key'][file['row']]} says {file['size']}; restore the file, or run again: "
+            "its unit is done again"
+        )
+    files = rows.select(["output", "file"]).filter(pc.not_equal(rows["file"], ""))
+    if len(files.group_by(["output", "file"]).aggregate([])) < len(files):
+        raise StoreError(f"{redact(root)}: two units name the same file; nothing was published")
+    return list(missing["name"].to_pylist())
 
 
 def _body(
@@ -253,10 +246,10 @@ def rollback(root: str, version: int) -> SnapshotInfo:
     return to_info(log.append(root, "rollback", change).state["snapshot"])
 
 
-def _current_files(root: str) -> set[str]:
-    """Files that the current snapshot names; none where its manifest is damaged."""
+def _current_files(root: str) -> pa.ChunkedArray:
+    """Names of the files of the current snapshot; none where its manifest is damaged."""
     try:
         rows = read_segments(root, snapshot_state(root)["segments"])
     except StoreError:
-        return set()
-    return {name for name, _, _ in named_files(rows)}
+        rows = MANIFEST.empty_table()
+    return named_files(rows)["name"]

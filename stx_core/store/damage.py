@@ -7,16 +7,17 @@ and the next run does its unit again. A note is a hint: whoever relies on one lo
 
 import json
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from contextlib import suppress
 from typing import Any, Literal, get_args
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from stx_core.errors import DamagedFile, StoreError
 from stx_core.store.data_file import check_whole
-from stx_core.store.files.filesystem import list_names, list_sizes, read_bytes, write_over
+from stx_core.store.files.filesystem import list_names, read_bytes, size_table, write_over
 from stx_core.store.files.parallel import parallel
 from stx_core.store.files.urls import join
 from stx_core.store.sealed import decode
@@ -27,6 +28,7 @@ FOLDER = "_stx/damaged"
 
 Kind = Literal["bytes", "rows"]
 
+_FOLDERS = ("data", "quarantine")
 _FILES = ("file", "quarantine_file")
 NAMING = (
     *("file", "size", "checksum"),
@@ -35,27 +37,39 @@ NAMING = (
 """Columns of `MANIFEST` and `RECORDS` that name files."""
 
 
-def sizes(root: str) -> dict[str, int]:
-    """Sizes in bytes of the files of a dataset that hold rows, by name relative to it."""
-    return {
-        f"{folder}/{name}": size
-        for folder in ("data", "quarantine")
-        for name, size in list_sizes(join(root, folder)).items()
-    }
-
-
-def named_files(rows: pa.Table) -> Iterator[tuple[str, int, str]]:
-    """Name, size and checksum of the files that rows name, see `MANIFEST` or `RECORDS`."""
+def named_files(rows: pa.Table) -> pa.Table:
+    """The files that rows name, see `MANIFEST` or `RECORDS`: row, name, size and checksum."""
+    tables = []
     for file in _FILES:
         kind = file.removesuffix("file")
-        columns = (rows[name].to_pylist() for name in (file, f"{kind}size", f"{kind}checksum"))
-        yield from (each for each in zip(*columns, strict=True) if each[0])
+        columns = [rows[name] for name in (file, f"{kind}size", f"{kind}checksum")]
+        table = pa.table([np.arange(len(rows)), *columns], ["row", "name", "size", "checksum"])
+        tables.append(table.filter(pc.not_equal(table["name"], "")))
+    return pa.concat_tables(tables)
+
+
+def missing_or_resized(root: str, rows: pa.Table) -> pa.Table:
+    """The files of `named_files` that have another size in bytes: it is ``found``, or null.
+
+    Costs a listing of the folders.
+    """
+    folders = [size_table(join(root, folder)) for folder in _FOLDERS]
+    names = [
+        pc.binary_join_element_wise(folder, listed["name"], "/")
+        for folder, listed in zip(_FOLDERS, folders, strict=True)
+    ]
+    there = pa.chunked_array([chunk for part in names for chunk in part.chunks], pa.string())
+    sizes = pa.concat_tables(folders)["size"]
+    files = named_files(rows)
+    found = sizes.take(pc.index_in(files["name"], value_set=there))
+    files = files.append_column("found", found)
+    return files.filter(pc.fill_null(pc.not_equal(found, files["size"]), True))
 
 
 def names_one(rows: pa.Table, files: Collection[str]) -> pa.ChunkedArray:
     """(N,) bool, whether a row names one of these files."""
-    wanted = pa.array(files, pa.string())
-    return pc.or_(*(pc.is_in(rows[name], value_set=wanted) for name in _FILES))
+    names = pa.array(files, pa.string())
+    return pc.or_(*(pc.is_in(rows[name], value_set=names) for name in _FILES))
 
 
 def damaged_files(root: str, rows: pa.Table) -> frozenset[str]:
@@ -72,22 +86,22 @@ def damaged_files(root: str, rows: pa.Table) -> frozenset[str]:
     """
     if not len(rows):
         return frozenset()
-    there, noted = sizes(root), _notes(root)
-    bad = set()
-    for name, size, checksum in named_files(rows):
-        if there.get(name) != size or (name in noted and _is_damaged(root, name, checksum, noted)):
+    bad = set(missing_or_resized(root, rows)["name"].to_pylist())
+    noted, files = _notes(root), named_files(rows)
+    suspects = files.filter(pc.is_in(files["name"], value_set=pa.array(noted, pa.string())))
+    for name, checksum in zip(
+        *suspects.select(["name", "checksum"]).to_pydict().values(), strict=True
+    ):
+        if name in bad:
+            continue
+        if noted[name] == "rows":
+            bad.add(name)
+            continue
+        try:
+            check_whole(join(root, name), checksum)
+        except DamagedFile:
             bad.add(name)
     return frozenset(bad)
-
-
-def _is_damaged(root: str, name: str, checksum: str, noted: dict[str, Kind]) -> bool:
-    if noted[name] == "rows":
-        return True
-    try:
-        check_whole(join(root, name), checksum)
-    except DamagedFile:
-        return True
-    return False
 
 
 def note(root: str, file: str, kind: Kind = "bytes") -> None:

@@ -184,15 +184,19 @@ def load(root: str, run: str, damaged: Collection[str] = ()) -> pa.Table:
     if damaged:
         folded = folded.filter(pc.invert(names_one(folded, damaged)))
     folder = _folder(root, run)
-    names = parallel(lambda prefix: list_names(join(folder, prefix)), list_folders(folder))
-    known = set(folded["key"].to_pylist())
-    keys = sorted({name.split(".")[0] for group in names for name in group} - known)
+    groups = parallel(
+        lambda prefix: pa.array(list_names(join(folder, prefix)), pa.string()), list_folders(folder)
+    )
+    names = pa.chunked_array(groups, pa.string())
+    recorded = pc.replace_substring_regex(names, pattern="\\..*", replacement="").unique()
+    unfolded = recorded.filter(pc.invert(pc.is_in(recorded, value_set=folded["key"])))
+    keys = sorted(unfolded.to_pylist())
     tables = [folded]
     for start in range(0, len(keys), _FOLD_RECORDS):
-        found = parallel(
+        records = parallel(
             partial(find, root, run, damaged=damaged), keys[start : start + _FOLD_RECORDS]
         )
-        tables.append(to_table([item for item in found if item is not None]))
+        tables.append(to_table([item for item in records if item is not None]))
     return pa.concat_tables(tables)
 
 

@@ -11,15 +11,15 @@ import xxhash
 
 from stx_core import failpoints
 from stx_core.errors import StoreError
-from stx_core.store.corpus.units import Unit
+from stx_core.store.corpus.units import Units
 from stx_core.store.files.filesystem import read_bytes, write_new
 from stx_core.store.files.parallel import parallel
 from stx_core.store.files.urls import join, redact
 from stx_core.store.id_hash import HASH_MODULUS
 from stx_core.store.schema import from_parquet, to_parquet
 
-Planned = Mapping[str, Mapping[str, Unit]]
-"""What a snapshot shall hold: by output, the units by key."""
+Planned = Mapping[str, pa.Table]
+"""What a snapshot shall hold: by output, see `planned_units`."""
 
 MANIFEST = pa.schema(
     [
@@ -65,6 +65,17 @@ _ORDER = [("output", "ascending"), ("url", "ascending"), ("start", "ascending")]
 _UNIT = ["url", "identity", "start", "stop"]
 
 
+def planned_units(keys: pa.Array, units: Units) -> pa.Table:
+    """Units of an output with their keys, as columns of `MANIFEST`.
+
+    Args:
+        keys: (N,) string.
+        units: (N,).
+    """
+    schema = pa.schema([MANIFEST.field(name) for name in ("key", *_UNIT)])
+    return units.table.select(_UNIT).add_column(0, "key", keys).cast(schema)
+
+
 def assemble(planned: Planned, records: pa.Table, base: pa.Table, where: str) -> pa.Table:
     """Find the manifest row of each planned unit: among the records, else in the base.
 
@@ -80,40 +91,34 @@ def assemble(planned: Planned, records: pa.Table, base: pa.Table, where: str) ->
     Raises:
         StoreError: a unit is not done, or a record speaks of another row range than its unit.
     """
-    wanted = _planned_table(planned)
+    nothing = MANIFEST.empty_table().select(["output", "key", *_UNIT])
+    tables = [
+        units.add_column(0, nothing.schema.field("output"), pa.repeat(output, len(units)))
+        for output, units in planned.items()
+    ]
+    expected = pa.concat_tables([nothing, *tables])
     done = pa.concat_tables([records.select(MANIFEST.names), base]).combine_chunks()
-    index = pc.index_in(wanted["key"], value_set=done["key"])
+    index = pc.index_in(expected["key"], value_set=done["key"])
     if index.null_count:
-        missing = wanted["key"].filter(index.is_null()).unique().to_pylist()
+        missing = expected["key"].filter(index.is_null()).unique().to_pylist()
+        n_units = pc.count_distinct(expected["key"])
         raise StoreError(
-            f"{redact(where)}: {len(missing)} of {pc.count_distinct(wanted['key'])} units are not "
-            f"done, for example {min(missing)}; run again"
+            f"{redact(where)}: {len(missing)} of {n_units} units are not done, for example "
+            f"{min(missing)}; run again"
         )
     rows = done.take(index)
-    said, asked = rows.select(_UNIT), wanted.select(_UNIT)
-    if not said.equals(asked):
-        pairs = zip(rows["key"].to_pylist(), said.to_pylist(), asked.to_pylist(), strict=True)
-        key, found, unit = next(pair for pair in pairs if pair[1] != pair[2])
+    recorded, units = rows.select(_UNIT), expected.select(_UNIT)
+    if not recorded.equals(units):
+        pairs = zip(rows["key"].to_pylist(), recorded.to_pylist(), units.to_pylist(), strict=True)
+        key, record, unit = next(pair for pair in pairs if pair[1] != pair[2])
         raise StoreError(
-            redact(f"record of unit {key} is of {_range(found)}, but {_range(unit)} was planned")
+            redact(f"record of unit {key} is of {_range(record)}, but {_range(unit)} was planned")
         )
-    return rows.set_column(0, MANIFEST.field("output"), wanted["output"])
+    return rows.set_column(0, MANIFEST.field("output"), expected["output"])
 
 
 def _range(row: Mapping[str, Any]) -> str:
     return f"{row['url']} ({row['identity']}) rows {row['start']} to {row['stop']}"
-
-
-def _planned_table(planned: Planned) -> pa.Table:
-    tables = [MANIFEST.empty_table().select(["output", "key", *_UNIT])]
-    for output, units in planned.items():
-        columns = {
-            "output": pa.repeat(output, len(units)),
-            "key": pa.array(units.keys(), pa.string()),
-            **{name: [getattr(unit, name) for unit in units.values()] for name in _UNIT},
-        }
-        tables.append(pa.table(columns, schema=tables[0].schema))
-    return pa.concat_tables(tables)
 
 
 def split_shards(rows: pa.Table, keeps: Callable[[str], bool]) -> tuple[pa.Table, pa.Table]:

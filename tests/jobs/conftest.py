@@ -8,11 +8,12 @@ import pytest
 from stx_core.store import log
 from stx_core.store.commit import commit_snapshot
 from stx_core.store.corpus.shards import Shard
-from stx_core.store.corpus.units import plan_units, unit_key
+from stx_core.store.corpus.units import Units, plan_units, unit_key
 from stx_core.store.files.filesystem import write_new
 from stx_core.store.files.urls import join
 from stx_core.store.id_hash import id_hash
 from stx_core.store.ledger import Record, to_table
+from stx_core.store.manifest import planned_units
 from stx_core.store.schema import to_parquet
 
 
@@ -44,8 +45,9 @@ def publish():
                     run=claim.run, epoch=1,
                 )
             )  # fmt: skip
+        units = planned_units(pa.array(list(planned), pa.string()), Units.of(planned.values()))
         commit_snapshot(
-            root, claim, {output: planned}, to_table(records), {output: {"model": "none"}},
+            root, claim, {output: units}, to_table(records), {output: {"model": "none"}},
             {output: table.schema}, None,
         )  # fmt: skip
         return root

@@ -179,9 +179,9 @@ def start(spec, stop_after=None):
         return
     expected = [
         text
-        for index, names in list(view.seen.due.items())[: view.n_units]
-        for name in names
-        for text in texts_of(view.seen.units[index]) - known_texts(view.seen, name, base)
+        for due in view.seen.due_units()[: view.n_units]
+        for name in due.keys
+        for text in texts_of(due.unit) - known_texts(view.seen, name, base)
     ]
     event("carried over some" if len(given) < view.n_units else "encoded")
     assert Counter(hash_of(text) for text in given) == Counter(expected)

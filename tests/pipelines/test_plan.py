@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import pyarrow as pa
@@ -9,11 +10,11 @@ from stx.pipelines.encoding import keys as unit_keys
 from stx.pipelines.encoding import plan as planning
 from stx.pipelines.models.settings import EncoderSettings, fingerprint
 from stx.pipelines.planning import pool as pools
-from stx.pipelines.planning.dataset_state import DatasetState
+from stx.pipelines.planning.dataset_state import UNIT_KEYS, DatasetState
 from stx.pipelines.planning.pool import make_pool
 from stx.pipelines.spec.file import parse_spec
 from stx.pipelines.spec.parts import Resources
-from stx_core.store.corpus.units import Unit
+from stx_core.store.corpus.units import Unit, Units
 
 NOTHING = DatasetState()
 SCHEMA = pa.schema([("id", pa.string()), ("text", pa.string())])
@@ -53,9 +54,16 @@ def spec_with(**changes):
 
 
 def units(n):
-    return [
+    return Units.of(
         Unit(i, f"shard-{i // 3}", "1", "parquet", i % 3 * 10, i % 3 * 10 + 10) for i in range(n)
-    ]
+    )
+
+
+def unit_keys_of(pairs):
+    """(output, key) pairs as a table."""
+    return pa.Table.from_pylist(
+        [dict(zip(UNIT_KEYS.names, pair, strict=True)) for pair in pairs], schema=UNIT_KEYS
+    )
 
 
 @pytest.mark.parametrize(
@@ -85,8 +93,9 @@ def test_the_location_of_a_model_does_not_change_the_fingerprint(change):
 def test_without_a_snapshot_everything_is_due():
     plan = make_plan(spec_with(), units(5), {"dense": settings()}, NOTHING)
 
-    assert plan.parts["dense"].due == (0, 1, 2, 3, 4)
-    assert plan.due == {i: ["dense"] for i in range(5)}
+    assert plan.parts["dense"].due.to_pylist() == [0, 1, 2, 3, 4]
+    assert plan.due.to_pylist() == [0, 1, 2, 3, 4]
+    assert [plan.outputs_due(i) for i in range(5)] == [["dense"]] * 5
     assert plan.n_due_rows == plan.n_rows == 50
 
 
@@ -96,20 +105,20 @@ def test_each_unit_is_either_carried_over_or_done_or_due(carried, done):
     state = DatasetState(
         1 if carried else 0,
         {},
-        frozenset(("dense", keys[i]) for i in carried),
-        frozenset(keys[i] for i in done),
+        unit_keys_of([("dense", keys[i].as_py()) for i in carried]),
+        pa.chunked_array([keys.take(pa.array(list(done), pa.int64()))]),
     )
 
     part = make_plan(spec_with(), units(12), {"dense": settings()}, state).parts["dense"]
 
     assert part.n_carried + part.n_done + len(part.due) == 12
-    assert set(part.due) == set(range(12)) - carried - done
+    assert set(part.due.to_pylist()) == set(range(12)) - carried - done
     assert part.n_carried == len(carried)
 
 
 def test_the_same_unit_has_another_key_for_each_output_and_input_setting():
     found = {
-        make_plan(spec, units(1), {"dense": one}, NOTHING).parts["dense"].keys[0]
+        make_plan(spec, units(1), {"dense": one}, NOTHING).parts["dense"].keys[0].as_py()
         for one in (settings(), settings(normalize=True))
         for spec in (
             spec_with(),
@@ -130,7 +139,10 @@ def test_where_the_output_goes_and_how_many_actors_work_do_not_change_keys():
     ]
 
     found = {
-        make_plan(s, units(3), {"dense": settings()}, NOTHING).parts["dense"].keys for s in specs
+        tuple(
+            make_plan(s, units(3), {"dense": settings()}, NOTHING).parts["dense"].keys.to_pylist()
+        )
+        for s in specs
     }
 
     assert len(found) == 1
@@ -138,17 +150,17 @@ def test_where_the_output_goes_and_how_many_actors_work_do_not_change_keys():
 
 def test_a_snapshot_is_current_only_with_exactly_the_planned_units():
     plan = make_plan(spec_with(), units(3), {"dense": settings()}, NOTHING)
-    pairs = [("dense", key) for key in plan.parts["dense"].keys]
+    pairs = [("dense", key) for key in plan.parts["dense"].keys.to_pylist()]
     outputs = {"dense": {"fingerprint": fingerprint(settings())}}
     more = ("dense", "old")
 
     for carried, is_current in ((pairs, True), (pairs[1:], False), ([*pairs, more], False)):
-        state = DatasetState(4, outputs, frozenset(carried))
+        state = DatasetState(4, outputs, unit_keys_of(carried))
         assert replace(plan, state=state).is_current == is_current
 
 
 def test_a_snapshot_of_no_rows_is_current_only_for_the_same_outputs():
-    plan = make_plan(spec_with(), [], {"dense": settings()}, NOTHING)
+    plan = make_plan(spec_with(), units(0), {"dense": settings()}, NOTHING)
 
     same = {"dense": {"fingerprint": fingerprint(settings())}}
     assert replace(plan, state=DatasetState(1, same)).is_current
@@ -197,7 +209,7 @@ def test_a_container_quota_counts_as_cores(tmp_path, monkeypatch):
 
 
 def test_the_text_separator_is_in_keys_of_joined_columns_only(monkeypatch):
-    monkeypatch.setattr(unit_keys, "unit_key", lambda unit, fields: fields)
+    monkeypatch.setattr(unit_keys, "unit_key", lambda unit, fields: json.dumps(fields))
     fields = [
         unit_keys.unit_keys(
             spec_with(inputs={"path": "corpus", "text_column": column}),
@@ -209,4 +221,4 @@ def test_the_text_separator_is_in_keys_of_joined_columns_only(monkeypatch):
         for column in ("text", ["title", "text"])
     ]
 
-    assert ["joining" in each for each in fields] == [False, True]
+    assert ["joining" in json.loads(key.as_py()) for key in fields] == [False, True]

@@ -504,7 +504,7 @@ def test_units_that_stayed_are_carried_over(tmp_path, lake, judges):
     both = lake.spec(judges, candidates={"path": first.output.path}, rerankers=rerankers)
     counter = Stopping(-1)
     due = []
-    counter.plan = lambda work: due.append([sorted(keys) for keys in work.due.values()])
+    counter.plan = lambda work: due.append([sorted(unit.keys) for unit in work.due_units()])
 
     run_rerank(both, counter)
 

@@ -25,10 +25,11 @@ from stx_core.errors import CommitConflict, Pinned, StoreError
 from stx_core.store import beat, clock, gc, ledger, log
 from stx_core.store.commit import commit_snapshot, rollback
 from stx_core.store.corpus.shards import Shard
-from stx_core.store.corpus.units import plan_units, unit_key
+from stx_core.store.corpus.units import Units, plan_units, unit_key
 from stx_core.store.files import filesystem
 from stx_core.store.files.filesystem import read_bytes, remove, write_new
 from stx_core.store.id_hash import id_hash
+from stx_core.store.manifest import planned_units
 from stx_core.store.schema import QUARANTINE, dense_column, to_parquet
 from stx_core.store.sealed import decode
 from stx_core.store.snapshot import (
@@ -114,8 +115,10 @@ def drive(world, corpus):
             claim = log.claim(ROOT, corpus.name)
             world.planned[claim.run] = corpus
             with log.hold(ROOT, claim) as held:
+                units = corpus.units
+                planned = planned_units(pa.array(list(units)), Units.of(units.values()))
                 info = commit_snapshot(
-                    ROOT, claim, {"dense": corpus.units}, encode(world, claim, corpus, held),
+                    ROOT, claim, {"dense": planned}, encode(world, claim, corpus, held),
                     {"dense": FACTS}, {"dense": SCHEMA},
                 )  # fmt: skip
             world.told.append((claim.run, info.version))

@@ -1,11 +1,15 @@
 """Files to units of work, and the keys that name them. Pure: nothing here reads a file."""
 
+from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from operator import attrgetter
-from typing import Any
+from typing import Any, overload
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 
 from stx_core.store.corpus.shards import Format, Mark, Shard
@@ -17,6 +21,29 @@ FORMAT_VERSION = 1
 # The same for one format: raise its number when its files are read differently. What older versions
 # read otherwise is then read again; texts that did not change are carried over.
 _READ_AS = {"jsonl": 2, "csv": 2}
+
+_MARK = pa.struct([("row", pa.int64()), ("line", pa.int64()), ("byte", pa.int64())])
+
+# `pa.dictionary`: units of a shard share its URL.
+_SHARED = pa.dictionary(pa.int32(), pa.string())
+
+UNITS = pa.schema(
+    [
+        pa.field("index", pa.int64()),
+        pa.field("url", _SHARED),
+        pa.field("identity", _SHARED),
+        pa.field("format", _SHARED),
+        pa.field("start", pa.int64()),
+        pa.field("stop", pa.int64()),
+        pa.field("mark", _MARK),
+    ]
+)
+"""Units as a table: the attributes of `Unit`."""
+
+_PLAIN = pa.schema(
+    [pa.field(f.name, pa.string()) if f.type == _SHARED else f for f in UNITS],
+)
+_ROWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -47,7 +74,65 @@ class Unit:
         return self.stop - self.start
 
 
-def plan_units(shards: Sequence[Shard], rows_per_unit: int) -> list[Unit]:
+class Units(Sequence[Unit]):
+    """The units of a plan as columns, 60 bytes each; a `Unit` is made when it is asked for.
+
+    Attributes:
+        table: see `UNITS`, a row each, in one chunk.
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table.combine_chunks()
+
+    @classmethod
+    def of(cls, units: Iterable[Unit]) -> "Units":
+        """Columns of single units."""
+        rows = pa.Table.from_pylist([asdict(unit) for unit in units], schema=_PLAIN)
+        return cls(rows.cast(UNITS))
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @overload
+    def __getitem__(self, place: int) -> Unit: ...
+    @overload
+    def __getitem__(self, place: slice) -> "Units": ...
+    def __getitem__(self, place: int | slice) -> "Unit | Units":
+        rows = range(len(self))[place]
+        if isinstance(rows, int):
+            return to_unit(self.values([rows])[0])
+        return Units(self.table.take(pa.array(rows, pa.int64())))
+
+    def __iter__(self) -> Iterator[Unit]:
+        for start in range(0, len(self), _ROWS_AT_ONCE):
+            yield from map(to_unit, self.values(range(start, len(self))[:_ROWS_AT_ONCE]))
+
+    def values(self, places: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
+        """The units at some places as JSON values, see `to_unit`."""
+        rows: list[dict[str, Any]] = (
+            self.table.take(pa.array(places, pa.int64())).cast(_PLAIN).to_pylist()
+        )
+        return rows
+
+    def count_rows(self, places: pa.Array | None = None) -> int:
+        """Rows of all units, or of those at some places."""
+        table = self.table if places is None else self.table.take(places)
+        return pc.sum(pc.subtract(table["stop"], table["start"])).as_py() or 0
+
+    @property
+    def urls(self) -> list[str]:
+        """The shards, each once."""
+        urls: list[str] = self.table["url"].unique().to_pylist()
+        return urls
+
+
+def to_unit(values: Mapping[str, Any]) -> Unit:
+    """The unit of its attributes as JSON values."""
+    mark = values["mark"]
+    return Unit(**{**values, "mark": None if mark is None else Mark(**mark)})
+
+
+def plan_units(shards: Sequence[Shard], rows_per_unit: int) -> Units:
     """Cut shards into units of at most `rows_per_unit` rows that cover every row once.
 
     Whole row groups are put together where they fit; a larger one is cut into equal parts, so
@@ -55,14 +140,32 @@ def plan_units(shards: Sequence[Shard], rows_per_unit: int) -> list[Unit]:
     """
     if rows_per_unit < 1:
         raise ValueError(f"rows_per_unit must be at least 1, got {rows_per_unit}")
-    units: list[Unit] = []
-    for shard in shards:
+    starts, stops, shard_of = array("q"), array("q"), array("q")
+    marks = (array("q"), array("q"), array("q"))
+    for number, shard in enumerate(shards):
         for start, stop in _ranges(shard.boundaries, rows_per_unit):
-            mark = _last_mark(shard.marks, start)
-            units.append(
-                Unit(len(units), shard.url, shard.identity, shard.format, start, stop, mark)
-            )
-    return units
+            starts.append(start)
+            stops.append(stop)
+            shard_of.append(number)
+            place = bisect_right(shard.marks, start, key=attrgetter("row"))
+            mark = shard.marks[place - 1] if place else Mark(-1, -1, -1)
+            for column, value in zip(marks, (mark.row, mark.line, mark.byte), strict=True):
+                column.append(value)
+    # Empty arrays have no buffer.
+    *edges, at, row, line, byte = (
+        pa.array(np.array(column, np.int64)) for column in (starts, stops, shard_of, *marks)
+    )
+    columns = [
+        pa.array([getattr(shard, name) for shard in shards], pa.string()).dictionary_encode()
+        for name in ("url", "identity", "format")
+    ]
+    mark_column = pa.StructArray.from_arrays(
+        [row, line, byte], fields=list(_MARK), mask=pc.less(row, 0)
+    )
+    index = pa.array(np.arange(len(starts)))
+    return Units(
+        pa.table([index, *(c.take(at) for c in columns), *edges, mark_column], schema=UNITS)
+    )
 
 
 def _ranges(boundaries: Sequence[int], rows_per_unit: int) -> Iterator[tuple[int, int]]:
@@ -83,11 +186,6 @@ def _ranges(boundaries: Sequence[int], rows_per_unit: int) -> Iterator[tuple[int
         yield start, boundaries[-1]
 
 
-def _last_mark(marks: Sequence[Mark], start: int) -> Mark | None:
-    place = bisect_right(marks, start, key=attrgetter("row"))
-    return marks[place - 1] if place else None
-
-
 def unit_key(unit: Unit, fields: Mapping[str, Any]) -> str:
     """Name the content of a unit's file: 32 hexadecimal digits, the same in every run.
 
@@ -96,7 +194,7 @@ def unit_key(unit: Unit, fields: Mapping[str, Any]) -> str:
         fields: all else that decides the content, as plain JSON values: the output's
             fingerprint, columns passed through, filters, chunking, schema.
     """
-    content: dict[str, Any] = {
+    content: dict[str, object] = {
         "version": FORMAT_VERSION,
         "url": unit.url,
         "identity": unit.identity,

@@ -9,7 +9,6 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
 from stx_core import failpoints
 from stx_core.errors import StoreError
@@ -111,34 +110,33 @@ def _temporary(path: str) -> Iterator[str]:
             os.unlink(temporary)
 
 
-def find(folder: str) -> dict[str, dict[str, Any]]:
-    """Size and ``mtime`` of all that lies below a folder and is none, by path relative to it.
+def find(folder: str) -> Iterator[tuple[str, dict[str, float]]]:
+    """Path relative to a folder, ``size`` and ``mtime`` of all that lies below it and is none.
 
     Links are not followed, but have the size of their file. An absent folder holds nothing.
 
     Raises:
         OSError: a folder cannot be listed.
     """
-    found: dict[str, dict[str, Any]] = {}
     waiting = [folder]
     while waiting:
+        inside = waiting.pop()
         try:
-            with os.scandir(waiting.pop()) as entries:
-                inside = list(entries)
+            entries = os.scandir(inside)
         except (FileNotFoundError, NotADirectoryError):
             continue  # never there, or removed meanwhile
-        for entry in inside:
-            if entry.is_dir(follow_symlinks=False):
-                waiting.append(entry.path)
-                continue
-            with suppress(FileNotFoundError):
-                told = entry.stat(follow_symlinks=False)
-                size = told.st_size
-                if entry.is_symlink() and os.path.exists(entry.path):
-                    size = entry.stat().st_size
-                name = os.path.relpath(entry.path, folder)
-                found[name] = {"size": size, "mtime": told.st_mtime}
-    return found
+        prefix = "" if inside == folder else os.path.relpath(inside, folder) + os.sep
+        with entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                    continue
+                with suppress(FileNotFoundError):
+                    status = entry.stat(follow_symlinks=False)
+                    size = status.st_size
+                    if entry.is_symlink() and os.path.exists(entry.path):
+                        size = entry.stat().st_size
+                    yield prefix + entry.name, {"size": size, "mtime": status.st_mtime}
 
 
 def _make_folder(folder: str) -> None:

@@ -8,11 +8,12 @@ import pytest
 from stx_core.store import clock
 from stx_core.store.commit import commit_snapshot
 from stx_core.store.corpus.shards import Shard
-from stx_core.store.corpus.units import Unit, plan_units, unit_key
+from stx_core.store.corpus.units import Unit, Units, plan_units, unit_key
 from stx_core.store.files.filesystem import write_new
 from stx_core.store.files.urls import join
 from stx_core.store.id_hash import id_hash
 from stx_core.store.ledger import Record, to_table
+from stx_core.store.manifest import planned_units
 from stx_core.store.schema import dense_column, to_parquet
 
 VECTORS = pa.schema(
@@ -102,7 +103,7 @@ class Job:
         return commit_snapshot(
             self.root,
             claim,
-            planned,
+            {name: as_planned(units) for name, units in planned.items()},
             to_table(records),
             {
                 name: self.about | ({"type": types[name]} if name in types else {})
@@ -111,6 +112,16 @@ class Job:
             dict.fromkeys(outputs, VECTORS),
             keeps,
         )
+
+
+def as_planned(units):
+    """Units by key, as a commit takes them."""
+    return planned_units(pa.array(list(units), pa.string()), Units.of(units.values()))
+
+
+@pytest.fixture(name="as_planned")
+def give_as_planned():
+    return as_planned
 
 
 def make_record(unit, key, *, output, file, ids, size, run, epoch):
@@ -131,7 +142,7 @@ def job(root):
         Shard(f"/corpus/{name}.parquet", f"etag-{name}", "parquet", 10, (0, 10), pa.schema([]))
         for name in "ab"
     ]
-    return Job(root, plan_units(shards, 5))
+    return Job(root, list(plan_units(shards, 5)))
 
 
 @pytest.fixture

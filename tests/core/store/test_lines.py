@@ -118,7 +118,7 @@ def test_an_empty_file_of_lines_has_no_rows(tmp_path, name):
     (shard,) = list_shards([write(tmp_path, name, b"")])
 
     assert shard.n_rows == 0
-    assert plan_units([shard], 10) == []
+    assert len(plan_units([shard], 10)) == 0
 
 
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.csv.gz"])

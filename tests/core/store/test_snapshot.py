@@ -369,10 +369,10 @@ def test_the_files_of_a_snapshot_are_listed_as_urls(job):
         snapshot_files(job.root, output="third")
 
 
-def test_two_outputs_of_the_same_encoder_share_their_files(job):
+def test_two_outputs_of_the_same_encoder_share_their_files(job, as_planned):
     claim = log.claim(job.root, "spec")
     records = ledger.to_table(job.finish_all(claim.run))
-    planned = {name: job.planned()["dense"] for name in ("one", "two")}
+    planned = {name: as_planned(job.planned()["dense"]) for name in ("one", "two")}
 
     commit_snapshot(
         job.root, claim, planned, records, dict.fromkeys(planned, job.about),

@@ -54,16 +54,17 @@ def finish(job, unit, claim, change):
 
 
 @pytest.fixture
-def publish(job):
+def publish(job, as_planned):
     """Commits the job's four units; `change` may falsify what their records say."""
 
     def publish(change=lambda record: record, planned=None, schema=EXACT):
         claim = log.claim(job.root, "spec")
         records = ledger.to_table([finish(job, unit, claim, change) for unit in job.units])
-        planned = planned or job.planned()
+        units = (planned or job.planned())["dense"]
         return commit_snapshot(
-            job.root, claim, planned, records, {"dense": FACTS}, {"dense": schema}
-        )
+            job.root, claim, {"dense": as_planned(units)}, records, {"dense": FACTS},
+            {"dense": schema},
+        )  # fmt: skip
 
     return publish
 
