@@ -4,8 +4,6 @@ import functools
 import json
 import os
 import re
-from collections.abc import Sequence
-from types import ModuleType
 from typing import Any
 from urllib.parse import unquote
 
@@ -13,8 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from stx_core.errors import InputError, SpecError
-from stx_core.store.corpus.filters import Filter
-from stx_core.store.corpus.select_rows import concat, reject_large, select_rows
+from stx_core.store.corpus.select_rows import Selection, concat, reject_large, select_rows
 from stx_core.store.corpus.shards import Rows, Shard, partitions, with_partitions
 from stx_core.store.corpus.units import Unit
 from stx_core.store.files.filesystem import FileInfo
@@ -50,48 +47,39 @@ def _open(url: str) -> Any:  # noqa: ANN401  (a datasets.Dataset, mapped into me
     except ImportError as error:
         raise SpecError(f"{redact(url)} needs `datasets`: pip install 'stx[hf]'") from error
     if scheme(url) == HUB:
-        name, config, split = _hub_parts(url)
-        return datasets.load_dataset(name, config, split=split)
+        # hf-dataset://[owner/]name/config/split; "default" is the config of most datasets.
+        parts = [unquote(part) for part in url.split("://", 1)[1].split("/")]
+        # A name with "%2F" in it could be a path or a URL: `datasets` would open those too.
+        if len(parts) not in (3, 4) or not all(map(_HUB_WORD.fullmatch, parts)):
+            raise SpecError(
+                f"{redact(url)}: expected hf-dataset://owner/name/config/split (config is often "
+                "'default')"
+            )
+        return datasets.load_dataset("/".join(parts[:-2]), parts[-2], split=parts[-1])
     try:
-        splits = _json(url, "dataset_dict.json").get("splits")
+        splits = _read_json(url, "dataset_dict.json").get("splits")
         if splits is None:
-            return _saved(datasets, url)
+            state = _read_json(url, "state.json")
+            if state["_data_files"]:
+                return datasets.load_from_disk(url)
+            # A dataset without rows is saved without a file, and its own package cannot load that.
+            features = datasets.DatasetInfo.from_directory(url).features or {}
+            empty = datasets.Dataset.from_dict({name: [] for name in features}, features or None)
+            empty._fingerprint = state["_fingerprint"]
+            return empty
     except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
         raise InputError(f"{redact(url)}: no whole datasets folder ({error})") from error
     names = ", ".join(f"{redact(url)}/{split}" for split in splits)
     raise InputError(f"{redact(url)} holds several splits; name one: {names}")
 
 
-def _saved(datasets: ModuleType, url: str) -> Any:  # noqa: ANN401
-    state = _json(url, "state.json")
-    if state["_data_files"]:
-        return datasets.load_from_disk(url)
-    # A dataset without rows is saved without a file, and its own package cannot load that.
-    features = datasets.DatasetInfo.from_directory(url).features or {}
-    empty = datasets.Dataset.from_dict({name: [] for name in features}, features or None)
-    empty._fingerprint = state["_fingerprint"]
-    return empty
-
-
-def _json(url: str, name: str) -> dict[str, Any]:
+def _read_json(url: str, name: str) -> Any:  # noqa: ANN401
+    """What a JSON file of a folder holds; {} where it is absent."""
     path = os.path.join(local_path(url), name)
     if not os.path.isfile(path):
         return {}
     with open(path, encoding="utf-8") as file:
-        content: dict[str, Any] = json.load(file)
-    return content
-
-
-def _hub_parts(url: str) -> tuple[str, str | None, str]:
-    """``hf-dataset://[owner/]name/config/split``; ``default`` is the config of most datasets."""
-    parts = [unquote(part) for part in url.split("://", 1)[1].split("/")]
-    # A name with "%2F" in it could be a path or a URL: `datasets` would open those too.
-    if len(parts) not in (3, 4) or not all(map(_HUB_WORD.fullmatch, parts)):
-        raise SpecError(
-            f"{redact(url)}: expected hf-dataset://owner/name/config/split (config is often "
-            "'default')"
-        )
-    return "/".join(parts[:-2]), parts[-2], parts[-1]
+        return json.load(file)
 
 
 def shard(file: FileInfo) -> Shard:
@@ -102,27 +90,20 @@ def shard(file: FileInfo) -> Shard:
     return Shard(file.url, file.identity, "arrow", n_rows, (0, n_rows), schema)
 
 
-def read(
-    unit: Unit,
-    schema: pa.Schema,
-    filters: Sequence[Filter],
-    id_column: str | None,
-    max_bytes: int,
-) -> Rows:
+def read(unit: Unit, selection: Selection) -> Rows:
     """Read the row range of a unit."""
     dataset = _open(unit.url)
-    wanted = dict.fromkeys([*schema.names, *(column for column, _, _ in filters)])
-    in_path = partitions(unit.url)
-    names = [name for name in wanted if name in dataset.column_names and name not in in_path]
-    if missing := [name for name in wanted if name not in names and name not in in_path]:
+    names = selection.columns_outside(partitions(unit.url))
+    if missing := [name for name in names if name not in dataset.column_names]:
         raise InputError(
             f"{redact(unit.url)}: no column {missing[0]!r}; it has {dataset.column_names}"
         )
-    selected = dataset.with_format("arrow")
+    as_arrow = dataset.with_format("arrow")
     parts: list[Rows] = []
     for start in range(unit.start, unit.stop, _BATCH_ROWS):
         stop = min(start + _BATCH_ROWS, unit.stop)
-        table = selected[start:stop].select(names)
+        table = as_arrow[start:stop].select(names)
         rows = np.arange(start, stop, dtype=np.int64)
-        parts.append(select_rows(table, rows, schema, filters, unit.url, id_column))
-    return reject_large(concat(parts, schema), id_column, max_bytes)
+        parts.append(select_rows(table, rows, selection, unit.url))
+    rows_read = concat(parts, selection.schema)
+    return reject_large(rows_read, selection.id_column, selection.max_bytes)

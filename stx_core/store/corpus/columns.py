@@ -1,7 +1,6 @@
 """Types of the columns that a job reads: one schema for all shards, checked before work starts."""
 
 from collections.abc import Collection, Sequence
-from typing import Any
 
 import pyarrow as pa
 
@@ -32,7 +31,10 @@ def corpus_schema(
 
 
 def _common_field(shards: Sequence[Shard], name: str, is_id: bool) -> pa.Field:  # noqa: FBT001
-    common, first = _json_type(shards, name, is_id)
+    common, first = None, ""
+    if as_json := [shard for shard in shards if name in (shard.profiles or {})]:
+        profile = merged(shard.profiles[name] for shard in as_json if shard.profiles)
+        common, first = type_of(profile, name, "id" if is_id else "any"), as_json[0].url
     for shard in shards:
         n_fields = shard.schema.names.count(name)
         if shard.profiles is not None and name in shard.profiles:
@@ -55,36 +57,23 @@ def _common_field(shards: Sequence[Shard], name: str, is_id: bool) -> pa.Field: 
         if common is None or pa.types.is_null(common):
             common, first = kind, shard.url
         elif kind != common and not pa.types.is_null(kind):
-            common = _wider(common, kind, name, first, shard.url)
+            try:
+                both = [pa.schema([pa.field(name, each_type)]) for each_type in (common, kind)]
+                common = pa.unify_schemas(both, promote_options="permissive").field(name).type
+            except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+                raise InputError(
+                    f"column {name!r} is {common} in {redact(first)}, but {kind} in "
+                    f"{redact(shard.url)}; give them one type"
+                ) from error
     if common is None:
         where = redact(shards[0].url) if shards else "the corpus"
-        names = dict.fromkeys(other for shard in shards for other in shard.schema.names)
+        names = dict.fromkeys(column for shard in shards for column in shard.schema.names)
         has = f"it has {', '.join(names)}" if names else "no line of it is a JSON object"
         raise InputError(f"{where}: no row has a column {name!r}; {has}")
     return pa.field(name, common)
 
 
-def _json_type(shards: Sequence[Shard], name: str, is_id: bool) -> tuple[Any, str]:  # noqa: FBT001
-    """Type of a column in all files of JSON lines, and the first of them; None if none has it."""
-    having = [shard for shard in shards if name in (shard.profiles or {})]
-    if not having:
-        return None, ""
-    profile = merged(shard.profiles[name] for shard in having if shard.profiles)
-    return type_of(profile, name, "id" if is_id else "any"), having[0].url
-
-
-def _wider(one: Any, other: Any, name: str, first: str, second: str) -> Any:  # noqa: ANN401
-    try:
-        fields = [pa.schema([pa.field(name, kind)]) for kind in (one, other)]
-        return pa.unify_schemas(fields, promote_options="permissive").field(name).type
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise InputError(
-            f"column {name!r} is {one} in {redact(first)}, but {other} in {redact(second)}; "
-            "give them one type"
-        ) from error
-
-
-def plain_type(kind: Any) -> Any:  # noqa: ANN401
+def plain_type(kind: pa.DataType) -> pa.DataType:
     """The type that stands for all of its kind: string, int64; dictionaries are decoded.
 
     Extension types are what they stand for, see `plain_extension`.

@@ -2,18 +2,19 @@
 
 import csv
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
 
 from stx_core.errors import InputError
-from stx_core.store.corpus.filters import Filter
 from stx_core.store.corpus.foreign import refuse_foreign, refuse_old_line_ends
 from stx_core.store.corpus.jsonl import MARK_ROWS, in_batches
 from stx_core.store.corpus.lines import open_lines, read_line
-from stx_core.store.corpus.select_rows import concat, select_rows
+from stx_core.store.corpus.select_rows import Selection, concat, select_rows
 from stx_core.store.corpus.shards import (
     BadRow,
     CsvForm,
@@ -99,12 +100,28 @@ class _Lines:
 
 
 def _records(
-    stream: IO[bytes], url: str, form: CsvForm, mark: Mark, max_bytes: int
+    stream: IO[bytes], url: str, form: CsvForm, mark: Mark, *, max_bytes: int
 ) -> Iterator[tuple[Mark, Record]]:
     """Records that are not empty, each with its place."""
     stream.seek(mark.byte)
     lines = _Lines(stream, mark, max_bytes)
-    reader = _reader(lines, form, url)
+    name = url.lower().removesuffix(".gz")
+    delimiter = form.delimiter or ("\t" if name.endswith(".tsv") else ",")
+    reader: Iterator[list[str]]
+    if form.quote is None and form.escape is None:
+        # No generator: it goes on behind a line that was refused.
+        reader = map(partial(_split, delimiter=delimiter), lines)
+    else:
+        csv.field_size_limit(_FIELD_LIMIT)
+        reader = csv.reader(
+            lines,
+            delimiter=delimiter,
+            quotechar=form.quote,
+            quoting=csv.QUOTE_NONE if form.quote is None else csv.QUOTE_MINIMAL,
+            escapechar=form.escape,
+            # Else what stands behind a closing quote is put to the field, and the quote is lost.
+            strict=True,
+        )
     row = mark.row
     while True:
         line, byte = lines.begin_record()
@@ -126,43 +143,17 @@ def _records(
             row += 1
 
 
-def _reader(lines: _Lines, form: CsvForm, url: str) -> Iterator[list[str]]:
-    name = url.lower().removesuffix(".gz")
-    delimiter = form.delimiter or ("\t" if name.endswith(".tsv") else ",")
-    if form.quote is None and form.escape is None:
-        return _Split(lines, delimiter)
-    csv.field_size_limit(_FIELD_LIMIT)
-    return csv.reader(
-        lines,
-        delimiter=delimiter,
-        quotechar=form.quote,
-        quoting=csv.QUOTE_NONE if form.quote is None else csv.QUOTE_MINIMAL,
-        escapechar=form.escape,
-        # Else what stands behind a closing quote is put to the field, and the quote is lost.
-        strict=True,
-    )
-
-
-class _Split:
-    """Fields of lines in which no character but the delimiter means anything."""
-
-    def __init__(self, lines: _Lines, delimiter: str) -> None:
-        self._lines = lines
-        self._delimiter = delimiter
-
-    def __iter__(self) -> "_Split":
-        return self
-
-    def __next__(self) -> list[str]:
-        line = next(self._lines).removesuffix("\n").removesuffix("\r")
-        return line.split(self._delimiter) if line else []
+def _split(line: str, delimiter: str) -> list[str]:
+    """Fields of a line in which no character but the delimiter means anything."""
+    line = line.removesuffix("\n").removesuffix("\r")
+    return line.split(delimiter) if line else []
 
 
 def _header(stream: IO[bytes], url: str, form: CsvForm, max_bytes: int) -> tuple[list[str], Mark]:
     """Column names, and where the rows begin."""
     if form.columns:
         return list(form.columns), Mark(0, 0, 0)
-    records = _records(stream, url, form, Mark(-1, 0, 0), max_bytes)
+    records = _records(stream, url, form, Mark(-1, 0, 0), max_bytes=max_bytes)
     place, names = next(records, (Mark(-1, 0, 0), []))
     if isinstance(names, tuple) or any(_invalid(name) for name in names):
         stream.seek(place.byte)
@@ -192,7 +183,7 @@ def shard(file: FileInfo, max_bytes: int, form: CsvForm = CsvForm()) -> Shard:  
     with open_lines(file.url) as stream:
         refuse_foreign(stream, file.url)
         names, start = _header(stream, file.url, form, max_bytes)
-        for place, _ in _records(stream, file.url, form, start, max_bytes):
+        for place, _ in _records(stream, file.url, form, start, max_bytes=max_bytes):
             if place.row % MARK_ROWS == 0:
                 marks.append(place)
             n_rows += 1
@@ -201,44 +192,61 @@ def shard(file: FileInfo, max_bytes: int, form: CsvForm = CsvForm()) -> Shard:  
         file.url,
         file.identity,
         "csv",
-        n_rows,
-        (0, n_rows),
-        with_partitions(own, file.url),
-        tuple(marks),
+        n_rows=n_rows,
+        boundaries=(0, n_rows),
+        schema=with_partitions(own, file.url),
+        marks=tuple(marks),
         overridden=overridden(own, file.url),
     )
 
 
-def read(
-    unit: Unit,
-    schema: pa.Schema,
-    filters: Sequence[Filter],
-    id_column: str | None,
-    max_bytes: int,
-    form: CsvForm = CsvForm(),  # noqa: B008  (frozen)
-) -> Rows:
+def read(unit: Unit, selection: Selection, form: CsvForm = CsvForm()) -> Rows:  # noqa: B008
     """Read the row range of a unit; records that cannot be used become bad rows."""
     parts: list[Rows] = []
     with open_lines(unit.url) as stream:
-        names, start = _header(stream, unit.url, form, max_bytes)
-        wanted = _wanted(names, schema, filters, unit.url)
-        records = _records(stream, unit.url, form, unit.mark or start, max_bytes)
+        names, start = _header(stream, unit.url, form, selection.max_bytes)
+        fields = _Fields(len(names), _columns(names, selection, unit.url), selection.id_column)
+        first = unit.mark or start
+        records = _records(stream, unit.url, form, first, max_bytes=selection.max_bytes)
         inside = (record for record in records if record[0].row >= unit.start)
         for batch in in_batches(inside, lambda record: sum(map(len, record[1])), unit):
-            parts.append(_to_rows(batch, names, wanted, schema, filters, unit.url, id_column))
-    return concat(parts, schema)
+            rows: list[int] = []
+            values: dict[str, list[Any]] = {name: [] for name in fields.columns}
+            bad: list[BadRow] = []
+            for mark, record in batch:
+                problem = fields.problem(record)
+                if problem is not None:
+                    column, reason, detail = problem
+                    detail = f"line {mark.line + 1}: {detail}"
+                    id_ = fields.readable_id(record)
+                    bad.append(BadRow(mark.row, id_, column, reason=reason, detail=detail))
+                    continue
+                rows.append(mark.row)
+                for name, (position, kind) in fields.columns.items():
+                    values[name].append(_value(record[position], kind))
+            table = pa.table(
+                {name: pa.array(values[name], kind) for name, (_, kind) in fields.columns.items()}
+            )
+            chosen = select_rows(table, np.array(rows, np.int64), selection, unit.url)
+            parts.append(replace(chosen, bad=bad))
+    return concat(parts, selection.schema)
 
 
-def _wanted(
-    names: list[str], schema: pa.Schema, filters: Sequence[Filter], url: str
-) -> dict[str, Any]:
-    """Columns to take, with the type of each: that of the plan, or of the filter's value."""
-    wanted = {field.name: field.type for field in schema}
-    for name, op, value in filters:
+def _columns(
+    names: list[str], selection: Selection, url: str
+) -> dict[str, tuple[int, pa.DataType]]:
+    """Position and type of the columns to take: the type of the plan, or of the filter's value."""
+    kinds = {field.name: field.type for field in selection.schema}
+    for name, op, value in selection.filters:
         example = next(iter(value), None) if op in ("in", "not in") else value
-        wanted.setdefault(name, _filter_type(example))
-    wanted = {name: kind for name, kind in wanted.items() if name not in partitions(url)}
-    for name in wanted:
+        if isinstance(example, (int, float)) and not isinstance(example, bool):
+            # Fractions may stand beside the whole number that they are compared with.
+            kind = pa.float64()
+        else:
+            kind = pa.string() if example is None else pa.scalar(example).type
+        kinds.setdefault(name, kind)
+    columns = {}
+    for name in selection.columns_outside(partitions(url)):
         if name not in names:
             raise InputError(
                 f"{redact(url)}: no column {name!r}; the header has {', '.join(names)}"
@@ -247,79 +255,57 @@ def _wanted(
             raise InputError(
                 f"{redact(url)}: the header names column {name!r} twice; rename one of them"
             )
-    return wanted
+        columns[name] = names.index(name), kinds[name]
+    return columns
 
 
-def _filter_type(example: Any) -> Any:  # noqa: ANN401  (a DataType)
-    if isinstance(example, (int, float)) and not isinstance(example, bool):
-        # Fractions may stand beside the whole number that they are compared with.
-        return pa.float64()
-    return pa.string() if example is None else pa.scalar(example).type
+@dataclass(frozen=True)
+class _Fields:
+    """What the fields of a record should be.
 
+    Attributes:
+        n_columns: how many there are.
+        columns: position and type of those to take.
+        id_column: see `Selection`.
+    """
 
-def _to_rows(
-    records: Sequence[tuple[Mark, Record]],
-    names: list[str],
-    wanted: dict[str, Any],
-    schema: pa.Schema,
-    filters: Sequence[Filter],
-    url: str,
-    id_column: str | None,
-) -> Rows:
-    places = {name: names.index(name) for name in wanted}
-    rows: list[int] = []
-    values: dict[str, list[Any]] = {name: [] for name in wanted}
-    bad: list[BadRow] = []
-    for place, fields in records:
-        problem = _problem(fields, len(names), places, wanted)
-        if problem is not None:
-            column, reason, detail = problem
-            known = _known_id(fields, places, wanted, id_column, len(names))
-            text = f"line {place.line + 1}: {detail}"
-            bad.append(BadRow(place.row, known, column, reason, text))
-            continue
-        rows.append(place.row)
-        for name, position in places.items():
-            values[name].append(_value(fields[position], wanted[name]))
-    table = pa.table({name: pa.array(column, wanted[name]) for name, column in values.items()})
-    found = select_rows(table, np.array(rows, np.int64), schema, filters, url, id_column)
-    return Rows(found.table, found.row_numbers, bad, found.n_filtered)
+    n_columns: int
+    columns: Mapping[str, tuple[int, pa.DataType]]
+    id_column: str | None
 
+    def problem(self, record: Record) -> tuple[str | None, str, str] | None:
+        """Column, reason and detail of what is wrong with a record; None if nothing is."""
+        if isinstance(record, tuple):
+            return None, *record
+        if len(record) != self.n_columns:
+            detail = f"{len(record)} fields, the header has {self.n_columns}"
+            return None, "malformed", detail
+        for name, (position, kind) in self.columns.items():
+            if _invalid(record[position]):
+                return name, "invalid_utf8", f"column {name!r} is not valid UTF-8"
+            try:
+                _value(record[position], kind)
+            except pa.ArrowInvalid:
+                return name, "wrong_type", f"column {name!r} cannot be read as {kind}"
+        return None
 
-def _problem(
-    fields: Record, n_columns: int, places: dict[str, int], wanted: dict[str, Any]
-) -> tuple[str | None, str, str] | None:
-    if isinstance(fields, tuple):
-        return None, *fields
-    if len(fields) != n_columns:
-        return None, "malformed", f"{len(fields)} fields, the header has {n_columns}"
-    for name, position in places.items():
-        if _invalid(fields[position]):
-            return name, "invalid_utf8", f"column {name!r} is not valid UTF-8"
+    def readable_id(self, record: Record) -> str | int | None:
+        """The id of a bad record, where it can be read."""
+        if isinstance(record, tuple) or len(record) != self.n_columns:
+            return None
+        if self.id_column is None or self.id_column not in self.columns:
+            return None
+        position, kind = self.columns[self.id_column]
+        if _invalid(record[position]):
+            return None
         try:
-            _value(fields[position], wanted[name])
+            id_: str | int | None = _value(record[position], kind)
         except pa.ArrowInvalid:
-            return name, "wrong_type", f"column {name!r} cannot be read as {wanted[name]}"
-    return None
+            return None
+        return id_
 
 
-def _known_id(
-    fields: Record,
-    places: dict[str, int],
-    wanted: dict[str, Any],
-    id_column: str | None,
-    n_columns: int,
-) -> Any:  # noqa: ANN401  (a value of the id column's type, or None)
-    if isinstance(fields, tuple) or id_column not in places or len(fields) != n_columns:
-        return None
-    text = fields[places[id_column]]
-    try:
-        return None if _invalid(text) else _value(text, wanted[id_column])
-    except pa.ArrowInvalid:
-        return None
-
-
-def _value(text: str, kind: Any) -> Any:  # noqa: ANN401
+def _value(text: str, kind: pa.DataType) -> Any:  # noqa: ANN401
     """A field as a type; an empty one is an empty string, or null for other types."""
     if kind == pa.string():
         return text

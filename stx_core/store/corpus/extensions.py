@@ -1,7 +1,5 @@
 """Arrow's extension types as what they are made of: readers of files disagree about them."""
 
-from typing import Any
-
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -10,7 +8,7 @@ from stx_core.store.corpus.nested import with_leaves
 _UUID_PARTS = ((0, 8), (8, 12), (12, 16), (16, 20), (20, 32))
 
 
-def plain_extension(kind: Any) -> Any:  # noqa: ANN401  (a pyarrow DataType)
+def plain_extension(kind: pa.DataType) -> pa.DataType:
     """The type that stands for an extension type; other types are themselves.
 
     UUIDs and JSON are text, and booleans of a byte are booleans; of all others, and of those inside
@@ -21,7 +19,7 @@ def plain_extension(kind: Any) -> Any:  # noqa: ANN401  (a pyarrow DataType)
     return pa.bool_() if isinstance(kind, pa.Bool8Type) else _storage(kind)
 
 
-def is_opaque(kind: Any) -> bool:  # noqa: ANN401
+def is_opaque(kind: pa.DataType) -> bool:
     """Whether only another program knows what the values of a type mean."""
     return isinstance(kind, pa.OpaqueType)
 
@@ -40,7 +38,7 @@ def without_extensions(table: pa.Table) -> pa.Table:
     return table
 
 
-def _storage(kind: Any) -> Any:  # noqa: ANN401
+def _storage(kind: pa.DataType) -> pa.DataType:
     if isinstance(kind, pa.BaseExtensionType):
         return _storage(kind.storage_type)
     return with_leaves(kind, _storage) if pa.types.is_nested(kind) else kind

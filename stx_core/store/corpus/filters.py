@@ -58,13 +58,20 @@ def filter_mask(table: pa.Table, filters: Sequence[Filter], where: str) -> pa.Ch
     Raises:
         InputError: a value cannot be compared with its column; `where` names the file.
     """
-    checks = [_check(table[column], column, op, value, where) for column, op, value in filters]
+    checks = [_check(table[column], column, op, value=v, where=where) for column, op, v in filters]
     if not checks:
         return pa.chunked_array([pa.repeat(True, len(table))])
     return functools.reduce(pc.and_, checks)
 
 
-def _check(column: pa.ChunkedArray, name: str, op: str, value: Any, where: str) -> pa.ChunkedArray:  # noqa: ANN401
+def _check(
+    column: pa.ChunkedArray,
+    name: str,
+    op: str,
+    *,
+    value: Any,  # noqa: ANN401
+    where: str,
+) -> pa.ChunkedArray:
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     op, value = typed_condition(column.type, op, value, name, where)
@@ -117,8 +124,8 @@ def _integer_condition(kind: Any, op: str, value: Any) -> tuple[str, Any]:  # no
     n_bits = kind.bit_width - pa.types.is_signed_integer(kind)
     low, high = (-(2**n_bits) if pa.types.is_signed_integer(kind) else 0), 2**n_bits - 1
     if op in ("==", "!=", *_SETS):
-        wanted = value if op in _SETS else [value]
-        whole = [int(item) for item in wanted if math.isfinite(item) and item == int(item)]
+        numbers = value if op in _SETS else [value]
+        whole = [int(item) for item in numbers if math.isfinite(item) and item == int(item)]
         fits = [item for item in whole if low <= item <= high]
         if op in _SETS or fits:
             return op, fits if op in _SETS else fits[0]
@@ -142,8 +149,10 @@ def _typed_value(value: Any, kind: Any, name: str, where: str) -> pa.Scalar:  # 
     Raises:
         InputError: it does not fit; `where` names the file.
     """
-    fits = isinstance(value, str) == _is_string(kind) or (
-        isinstance(value, str) and pa.types.is_temporal(kind)
+    is_text = isinstance(value, str)
+    strings = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    fits = is_text == any(test(kind) for test in strings) or (
+        is_text and pa.types.is_temporal(kind)
     )
     if fits:
         try:
@@ -154,30 +163,21 @@ def _typed_value(value: Any, kind: Any, name: str, where: str) -> pa.Scalar:  # 
             return pa.scalar(value).cast(kind)
         except (pa.ArrowException, OverflowError, ValueError, TypeError):
             pass
+    try:
+        type_name = str(pa.scalar(value).type)
+    except (pa.ArrowException, OverflowError, ValueError, TypeError):
+        type_name = type(value).__name__
     raise InputError(
         f"{redact(where)}: a filter compares column {name!r}, which is {kind}, with "
-        f"{value!r}, which is {_type_of(value)}; give a value of the column's type"
-    )
-
-
-def _type_of(value: Any) -> str:  # noqa: ANN401
-    try:
-        return str(pa.scalar(value).type)
-    except (pa.ArrowException, OverflowError, ValueError, TypeError):
-        return type(value).__name__
-
-
-def _is_string(kind: Any) -> bool:  # noqa: ANN401
-    return bool(
-        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+        f"{value!r}, which is {type_name}; give a value of the column's type"
     )
 
 
 def may_match(minimum: Any, maximum: Any, op: str, value: Any) -> bool:  # noqa: ANN401
     """Whether a value between two bounds can pass a comparison or ``in``; True if in doubt."""
     if op in _SETS or op == "==":
-        wanted = value if op in _SETS else [value]
-        return op == "not in" or any(minimum <= item <= maximum for item in wanted)
+        values = value if op in _SETS else [value]
+        return op == "not in" or any(minimum <= item <= maximum for item in values)
     bounds: Mapping[str, tuple[Callable[[Any, Any], bool], Any]] = {
         "<": (operator.lt, minimum),
         "<=": (operator.le, minimum),
@@ -190,7 +190,7 @@ def may_match(minimum: Any, maximum: Any, op: str, value: Any) -> bool:  # noqa:
     return compare(bound, value)
 
 
-def partition_type(name: str, filters: Sequence[Filter]) -> Any:  # noqa: ANN401  (a pyarrow DataType)
+def partition_type(name: str, filters: Sequence[Filter]) -> pa.DataType:
     """Type as which a filter reads a partition's text: that of the filter's own value.
 
     So ``year=2024`` passes ``("year", ">=", 2023)`` as a number.

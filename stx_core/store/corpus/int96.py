@@ -37,20 +37,19 @@ def inexact_rows(
 
 
 def _is_exact(micros: pa.ChunkedArray, nanos: pa.ChunkedArray, seconds: pa.ChunkedArray) -> bool:
-    for micro, nano, second in zip(*map(_leaves, (micros, nanos, seconds)), strict=True):
+    units = [
+        (times for chunk in column.chunks for times in _times(chunk))
+        for column in (micros, nanos, seconds)
+    ]
+    for micro, nano, second in zip(*units, strict=True):
         # Wrapped numbers differ by what the others differ by.
         if (nano - micro * 1000 != 0).any() or (np.abs(second) > _MAX_SECONDS - 1).any():
             return False
     return True
 
 
-def _leaves(column: pa.ChunkedArray) -> Iterator[np.ndarray]:
-    """The times in a column, as int64; those of lists and structs one after the other."""
-    for chunk in column.chunks:
-        yield from _times(chunk)
-
-
 def _times(array: pa.Array) -> Iterator[np.ndarray]:
+    """The times in an array, as int64; those of lists and structs one after the other."""
     if pa.types.is_timestamp(array.type):
         yield array.drop_null().cast(pa.int64()).to_numpy()
     elif pa.types.is_nested(array.type):

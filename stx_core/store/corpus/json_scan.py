@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.json
 
 from stx_core.store.buffers import owned
-from stx_core.store.corpus.json_types import LAST_EXACT, Profile, is_text
+from stx_core.store.corpus.json_types import LAST_EXACT, Json, JsonObject, Profile, is_text
 from stx_core.store.corpus.lines import read_line
 from stx_core.store.corpus.shards import Mark
 
@@ -49,7 +49,7 @@ class Scan:
     names: dict[str, None] = field(default_factory=dict)
     profiles: dict[str, Profile] = field(default_factory=dict)
 
-    def add(self, rows: Sequence[dict[str, Any]], columns: Sequence[str] | None) -> None:
+    def add(self, rows: Sequence[JsonObject], columns: Sequence[str] | None) -> None:
         """Count what parsed rows hold."""
         self.n_objects += len(rows)
         keys = dict.fromkeys(chain.from_iterable(rows))
@@ -71,26 +71,39 @@ def scan(stream: IO[bytes], max_bytes: int, mark_rows: int, columns: Sequence[st
         mark_rows: rows from one mark to the next.
         columns: those to look into; None for all.
     """
-    found, marks = Scan(), []
+    result, marks = Scan(), []
     n_lines = position = 0
     for data, size in _blocks(stream, max_bytes):
-        starts, ends = _lines(data, size)
-        filled = _filled(data, starts, ends, max_bytes)
-        rows = found.n_rows + np.arange(len(filled))
+        if data is None:
+            # One line, too long to tell what it holds.
+            starts, ends, filled = np.array([0]), np.array([size]), np.array([0])
+        else:
+            ends = np.flatnonzero(np.frombuffer(data, np.uint8) == _NEWLINE)
+            if not data.endswith(b"\n"):
+                ends = np.append(ends, size)
+            starts = np.concatenate([[0], ends[:-1] + 1])
+            # A blank one begins with a space, a newline, or what editors put in front of a file.
+            firsts = np.frombuffer(data, np.uint8)[np.minimum(starts, len(data) - 1)]
+            doubtful = np.flatnonzero(np.isin(firsts, _SPACES) & (ends - starts <= max_bytes))
+            blank = [
+                line for line in doubtful.tolist() if is_blank(data[starts[line] : ends[line]])
+            ]
+            filled = np.setdiff1d(np.arange(len(starts)), blank, assume_unique=True)
+        rows = result.n_rows + np.arange(len(filled))
         for place in np.flatnonzero(rows % mark_rows == 0).tolist():
             line = int(filled[place])
             marks.append(Mark(int(rows[place]), n_lines + line, position + int(starts[line])))
-        found.n_rows += len(filled)
+        result.n_rows += len(filled)
         short = filled[(ends - starts)[filled] <= max_bytes]
         if data is not None and not (
-            len(short) == len(filled) and _as_expected(data, found, columns)
+            len(short) == len(filled) and _as_expected(data, result, columns)
         ):
             lines = [data[starts[line] : ends[line]] for line in short.tolist()]
-            found.add(objects(lines), columns)
+            result.add(objects(lines), columns)
         n_lines += len(starts)
         position += size
-    found.marks = tuple(marks)
-    return found
+    result.marks = tuple(marks)
+    return result
 
 
 def _blocks(stream: IO[bytes], max_bytes: int) -> Iterator[tuple[bytes | None, int]]:
@@ -111,49 +124,39 @@ def _blocks(stream: IO[bytes], max_bytes: int) -> Iterator[tuple[bytes | None, i
         yield None, len(tail) + size
 
 
-def _lines(data: bytes | None, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Start and end of each line, without its newline."""
-    if data is None:
-        return np.array([0]), np.array([size])
-    ends = np.flatnonzero(np.frombuffer(data, np.uint8) == _NEWLINE)
-    if not data.endswith(b"\n"):
-        ends = np.append(ends, size)
-    return np.concatenate([[0], ends[:-1] + 1]), ends
-
-
-def _filled(data: bytes | None, starts: np.ndarray, ends: np.ndarray, max_bytes: int) -> np.ndarray:
-    """Numbers of the lines that are not blank, or too long to tell."""
-    if data is None:
-        return np.array([0])
-    # One that is blank begins with a space, a newline, or what editors put in front of a file.
-    firsts = np.frombuffer(data, np.uint8)[np.minimum(starts, len(data) - 1)]
-    doubtful = np.flatnonzero(np.isin(firsts, _SPACES) & (ends - starts <= max_bytes))
-    blank = [line for line in doubtful.tolist() if is_blank(data[starts[line] : ends[line]])]
-    return np.setdiff1d(np.arange(len(starts)), blank, assume_unique=True)
-
-
 def is_blank(line: bytes) -> bool:
     """Whether a line is no row."""
     return line.strip() in (b"", BOM)
 
 
-def _as_expected(data: bytes, found: Scan, columns: Sequence[str] | None) -> bool:
+def _as_expected(data: bytes, result: Scan, columns: Sequence[str] | None) -> bool:
     """Whether a block holds only values of the expected types; then they are counted."""
-    if columns is None or not found.names:
+    if columns is None or not result.names:
         return False
-    types = {name: _expected(found.profiles.get(name)) for name in columns}
-    if None in types.values():
-        return False
+    types = {}
+    for name in columns:
+        profile = result.profiles.get(name, Profile())
+        counts = {
+            pa.string(): profile.strings,
+            pa.int64(): profile.ints,
+            pa.float64(): profile.floats,
+            pa.bool_(): profile.bools,
+            None: profile.lists + profile.objects,
+        }
+        kind = max(counts, key=counts.__getitem__)
+        if kind is None and counts[kind]:
+            return False  # only Python can tell
+        types[name] = kind if counts[kind] else pa.null()
     schema = pa.schema([pa.field(name, kind) for name, kind in types.items()])
     try:
         table = read_json(data.removeprefix(BOM), schema)
-        counts = {name: _profile(table[name]) for name in types}
+        profiles = {name: _profile(table[name]) for name in types}
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError, _DoubtfulError):
         return False
-    found.n_objects += len(table)
-    for name, profile in counts.items():
-        if name in found.profiles:
-            found.profiles[name].merge(profile)
+    result.n_objects += len(table)
+    for name, profile in profiles.items():
+        if name in result.profiles:
+            result.profiles[name].merge(profile)
     return True
 
 
@@ -173,21 +176,6 @@ def read_json(data: bytes, schema: pa.Schema) -> pa.Table:
 
 class _DoubtfulError(Exception):
     """What a column held can no longer be told."""
-
-
-def _expected(profile: Profile | None) -> Any:  # noqa: ANN401  (a DataType)
-    """The type that the next values of a column likely have; None if only Python can tell."""
-    if profile is None:
-        return pa.null()
-    counts = {
-        pa.string(): profile.strings,
-        pa.int64(): profile.ints,
-        pa.float64(): profile.floats,
-        pa.bool_(): profile.bools,
-        None: profile.lists + profile.objects,
-    }
-    kind = max(counts, key=lambda one: counts[one])
-    return kind if counts[kind] else pa.null()
 
 
 def _profile(column: pa.ChunkedArray) -> Profile:
@@ -210,8 +198,8 @@ def _profile(column: pa.ChunkedArray) -> Profile:
     return Profile(floats=n_values)
 
 
-def objects(lines: Sequence[bytes]) -> list[dict[str, Any]]:
-    """What those of some lines hold that are objects; others are left out."""
+def objects(lines: Sequence[bytes]) -> list[JsonObject]:
+    """Parse lines; those that are no objects are left out."""
     try:
         parsed: list[Any] = [_decode(line.removeprefix(BOM).decode()) for line in lines]
     except (ValueError, RecursionError):
@@ -223,7 +211,7 @@ class _TwiceError(ValueError):
     """An object has two values under one key."""
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(pairs: list[tuple[str, Json]]) -> JsonObject:
     values = dict(pairs)
     if len(values) < len(pairs) and any(values[key] != value for key, value in pairs):
         raise _TwiceError
@@ -235,7 +223,7 @@ _decode = json.JSONDecoder().decode
 _decode_strictly = json.JSONDecoder(object_pairs_hook=_object).decode
 
 
-def parse(line: bytes) -> dict[str, Any] | tuple[str, str]:
+def parse(line: bytes) -> JsonObject | tuple[str, str]:
     """Parse a line to an object, or give the reason and detail of a bad row.
 
     ``NaN``, ``Infinity`` and ``-Infinity`` are taken as Python writes them. A key may stand twice

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,11 @@ _MAX_DEPTH = 32
 LAST_EXACT = 2**53
 _INT64_END = 2**63
 _UINT64_END = 2**64
+
+Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+"""A value as `json` parses it."""
+
+JsonObject = dict[str, Json]
 
 # What a column is for: ids are strings or whole numbers, never fractions.
 Role = Literal["id", "number", "any"]
@@ -66,7 +71,14 @@ class Profile:
         self.bools += kinds[bool]
         if kinds[int]:
             self.ints += kinds[int]
-            self._add_ints([value for value in values if type(value) is int])
+            whole = [value for value in values if type(value) is int]
+            low, high = min(whole), max(whole)
+            if low < 0:
+                self.negative += sum(value < 0 for value in whole)
+            if high >= _INT64_END:
+                self.beyond_int64 += sum(_INT64_END <= value < _UINT64_END for value in whole)
+            if max(high, -low) > LAST_EXACT:
+                self.inexact += sum(abs(value) > LAST_EXACT for value in whole)
         if depth == _MAX_DEPTH:
             return
         if kinds[list]:
@@ -91,15 +103,15 @@ class Profile:
         if max(high, -low) > LAST_EXACT:
             self.inexact += sum(abs(value) > LAST_EXACT for value in values)
 
-    def merge(self, other: "Profile") -> None:
+    def merge(self, profile: "Profile") -> None:
         """Add what another one counted."""
         for name in ("strings", "ints", "floats", "lists", "objects", "bools", "negative",
                      "beyond_int64", "inexact"):  # fmt: skip
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        if other.items is not None:
+            setattr(self, name, getattr(self, name) + getattr(profile, name))
+        if profile.items is not None:
             self.items = self.items or Profile()
-            self.items.merge(other.items)
-        for name, part in other.fields.items():
+            self.items.merge(profile.items)
+        for name, part in profile.fields.items():
             self.fields.setdefault(name, Profile()).merge(part)
 
 
@@ -111,7 +123,7 @@ def merged(profiles: Iterable[Profile]) -> Profile:
     return total
 
 
-def type_of(profile: Profile, name: str, role: Role = "any") -> Any:  # noqa: ANN401  (a DataType)
+def type_of(profile: Profile, name: str, role: Role = "any") -> pa.DataType:
     """The type that holds the most values of a column, and changes none.
 
     Args:
@@ -133,45 +145,33 @@ def type_of(profile: Profile, name: str, role: Role = "any") -> Any:  # noqa: AN
     }
     if role == "number":
         counts = {"number": numbers}
-    kind = max(counts, key=lambda one: counts[one])
+    kind = max(counts, key=counts.__getitem__)
     if not counts[kind]:
         return pa.null()
     if kind == "number":
-        whole = role == "id" and profile.ints >= profile.floats
-        return _whole(profile) if whole else _number(profile)
+        whole = profile.inexact > profile.floats or not profile.floats
+        if whole or (role == "id" and profile.ints >= profile.floats):
+            return pa.uint64() if profile.beyond_int64 > profile.negative else pa.int64()
+        return pa.float64()
     if kind == "list":
         return pa.list_(type_of(profile.items or Profile(), f"{name}[]"))
     if kind == "object":
-        return _object(profile, name)
+        if len(profile.fields) > _MAX_KEYS:
+            raise InputError(
+                f"column {name!r} holds objects with more than {_MAX_KEYS:,} different keys; leave "
+                "it out, or write it as text"
+            )
+        if not profile.fields:
+            raise InputError(
+                f"column {name!r} holds nothing but empty objects, which no Parquet file can; "
+                "leave it out"
+            )
+        parts = profile.fields.items()
+        return pa.struct([pa.field(key, type_of(part, f"{name}.{key}")) for key, part in parts])
     return pa.string() if kind == "string" else pa.bool_()
 
 
-def _whole(profile: Profile) -> Any:  # noqa: ANN401
-    return pa.uint64() if profile.beyond_int64 > profile.negative else pa.int64()
-
-
-def _number(profile: Profile) -> Any:  # noqa: ANN401
-    if not profile.floats or profile.inexact > profile.floats:
-        return _whole(profile)
-    return pa.float64()
-
-
-def _object(profile: Profile, name: str) -> Any:  # noqa: ANN401
-    if len(profile.fields) > _MAX_KEYS:
-        raise InputError(
-            f"column {name!r} holds objects with more than {_MAX_KEYS:,} different keys; leave it "
-            "out, or write it as text"
-        )
-    if not profile.fields:
-        raise InputError(
-            f"column {name!r} holds nothing but empty objects, which no Parquet file can; leave it "
-            "out"
-        )
-    parts = profile.fields.items()
-    return pa.struct([pa.field(key, type_of(part, f"{name}.{key}")) for key, part in parts])
-
-
-def to_array(values: Sequence[Any], kind: Any) -> pa.Array:  # noqa: ANN401
+def to_array(values: Sequence[Json], kind: pa.DataType) -> pa.Array:
     """Values as `json` parses them, as an array of a type.
 
     Raises:
@@ -186,21 +186,21 @@ def to_array(values: Sequence[Any], kind: Any) -> pa.Array:  # noqa: ANN401
         raise Misfit(f"should be {kind}") from None
 
 
-def check(values: Sequence[Any], kind: Any) -> None:  # noqa: ANN401
+def check(values: Sequence[Any], kind: pa.DataType) -> None:
     """Refuse values that `pa.array` would bend to fit a type.
 
     Raises:
         Misfit: there is one.
     """
-    found = set(map(type, values)) - {type(None)}
-    if odd := found - _accepted(kind):
-        names = ", ".join(sorted(_JSON_NAMES.get(one, one.__name__) for one in odd))
+    types = set(map(type, values)) - {type(None)}
+    if misfits := types - _accepted(kind):
+        names = ", ".join(sorted(_JSON_NAMES.get(type_, type_.__name__) for type_ in misfits))
         raise Misfit(f"should be {kind}, not {names}")
-    if not found:
+    if not types:
         return
-    if int in found:
-        _check_ints(values, kind)
-    elif pa.types.is_nested(kind) and list in found:
+    if int in types:
+        _check_ints([value for value in values if type(value) is int], kind)
+    elif pa.types.is_nested(kind) and list in types:
         check(list(chain.from_iterable(value for value in values if value)), kind.value_type)
     elif pa.types.is_struct(kind):
         objects = [value for value in values if value is not None]
@@ -215,8 +215,7 @@ def check(values: Sequence[Any], kind: Any) -> None:  # noqa: ANN401
             raise Misfit(f"is no {kind} exactly")
 
 
-def _check_ints(values: Sequence[Any], kind: Any) -> None:  # noqa: ANN401
-    whole = [value for value in values if type(value) is int]
+def _check_ints(whole: Sequence[int], kind: pa.DataType) -> None:
     if pa.types.is_floating(kind):
         if max(map(abs, whole)) > LAST_EXACT:
             raise Misfit(f"is a whole number too long for a {kind}; write it as a string")
@@ -228,7 +227,7 @@ _JSON_NAMES = {str: "a string", int: "a whole number", float: "a fraction", bool
                list: "a list", dict: "an object"}  # fmt: skip
 
 
-def _accepted(kind: Any) -> set[type]:  # noqa: ANN401
+def _accepted(kind: pa.DataType) -> set[type]:
     if pa.types.is_integer(kind):
         return {int}
     if pa.types.is_floating(kind):

@@ -1,20 +1,19 @@
 """Rows of a file with one JSON object per line."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import IO, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from stx_core.errors import InputError
-from stx_core.store.corpus.filters import Filter
 from stx_core.store.corpus.foreign import refuse_foreign, refuse_other_json
 from stx_core.store.corpus.json_scan import BOM, is_blank, parse, scan
-from stx_core.store.corpus.json_types import Misfit, Profile, to_array, type_of
+from stx_core.store.corpus.json_types import Json, JsonObject, Misfit, Profile, to_array, type_of
 from stx_core.store.corpus.lines import open_lines, read_line
-from stx_core.store.corpus.select_rows import concat, select_rows
+from stx_core.store.corpus.select_rows import Selection, concat, select_rows
 from stx_core.store.corpus.shards import (
     MAX_UNIT_BYTES,
     BadRow,
@@ -72,43 +71,45 @@ def shard(file: FileInfo, max_bytes: int, columns: Sequence[str] | None = None) 
     with open_lines(file.url) as stream:
         refuse_foreign(stream, file.url)
         first = bytes(stream.peek(_FIRST_BYTES)[:_FIRST_BYTES])
-        found = scan(stream, max_bytes, MARK_ROWS, columns)
-    if found.n_rows > 2 * found.n_objects:
-        refuse_other_json(first, found.n_rows, file.url)
-    profiles = found.profiles
-    types = {name: type_of(profile, name) for name, profile in profiles.items()}
-    fields = [pa.field(name, types.get(name, pa.null())) for name in found.names]
+        lines = scan(stream, max_bytes, MARK_ROWS, columns)
+    if lines.n_rows > 2 * lines.n_objects:
+        refuse_other_json(first, lines.n_rows, file.url)
+    types = {name: type_of(profile, name) for name, profile in lines.profiles.items()}
+    fields = [pa.field(name, types.get(name, pa.null())) for name in lines.names]
     own = pa.schema(fields)
     in_path = overridden(own, file.url)
     return Shard(
         file.url,
         file.identity,
         "jsonl",
-        found.n_rows,
-        (0, found.n_rows),
-        with_partitions(own, file.url),
-        found.marks,
-        profiles={name: one for name, one in profiles.items() if name not in in_path},
+        n_rows=lines.n_rows,
+        boundaries=(0, lines.n_rows),
+        schema=with_partitions(own, file.url),
+        marks=lines.marks,
+        profiles={name: p for name, p in lines.profiles.items() if name not in in_path},
         overridden=in_path,
     )
 
 
-def read(
-    unit: Unit,
-    schema: pa.Schema,
-    filters: Sequence[Filter],
-    id_column: str | None,
-    max_bytes: int,
-) -> Rows:
+def read(unit: Unit, selection: Selection) -> Rows:
     """Read the row range of a unit; lines that cannot be used become bad rows."""
     parts: list[Rows] = []
+    too_large = "too_large", f"longer than {selection.max_bytes} bytes"
     with open_lines(unit.url) as stream:
-        lines = _rows(stream, unit.mark or Mark(0, 0, 0), max_bytes)
+        lines = _rows(stream, unit.mark or Mark(0, 0, 0), selection.max_bytes)
         inside = (line for line in lines if line[0] >= unit.start)
         for batch in in_batches(inside, lambda line: len(line[3] or b""), unit):
-            objects, bad = _parse_all(batch, max_bytes)
-            parts.append(_to_rows(objects, bad, schema, filters, unit.url, id_column))
-    return concat(parts, schema)
+            objects, bad = [], []
+            for row, number, _, line in batch:
+                parsed = too_large if line is None else parse(line)
+                if isinstance(parsed, dict):
+                    objects.append(_Parsed(row, number, parsed))
+                else:
+                    reason, detail = parsed
+                    detail = f"line {number + 1}: {detail}"
+                    bad.append(BadRow(row, None, None, reason=reason, detail=detail))
+            parts.append(_to_rows(objects, bad, selection, unit.url))
+    return concat(parts, selection.schema)
 
 
 def in_batches(
@@ -149,111 +150,83 @@ class _Parsed:
 
     row: int
     line: int
-    values: dict[str, Any]
-
-
-def _parse_all(lines: Sequence[Line], max_bytes: int) -> tuple[list[_Parsed], list[BadRow]]:
-    objects, bad = [], []
-    for row, number, _, line in lines:
-        parsed = ("too_large", f"longer than {max_bytes} bytes") if line is None else parse(line)
-        if isinstance(parsed, dict):
-            objects.append(_Parsed(row, number, parsed))
-        else:
-            reason, detail = parsed
-            bad.append(BadRow(row, None, None, reason, f"line {number + 1}: {detail}"))
-    return objects, bad
+    values: JsonObject
 
 
 def _columns(
-    schema: pa.Schema, filters: Sequence[Filter], objects: Sequence[_Parsed], url: str
-) -> dict[str, Any]:
+    selection: Selection, objects: Sequence[_Parsed], url: str
+) -> dict[str, pa.DataType | None]:
     """Columns to take from each object, with the type of each.
 
     One that is only filtered on has the kind of the filter's value, and whatever type holds the
-    numbers of these rows.
+    numbers of these rows; None where only its nulls are.
     """
-    wanted = {field.name: field.type for field in schema}
-    for name, op, value in filters:
-        if name in schema.names:
+    kinds = {field.name: field.type for field in selection.schema}
+    for name, op, value in selection.filters:
+        if name in selection.schema.names:
             continue
         example = next(iter(value), None) if op in ("in", "not in") else value
         if op in ("is null", "is not null") or example is None:
-            wanted.setdefault(name, None)
+            kinds.setdefault(name, None)
         elif isinstance(example, bool):
-            wanted[name] = pa.bool_()
+            kinds[name] = pa.bool_()
         elif isinstance(example, (int, float)):
             numbers = Profile()
-            numbers.add([one.values.get(name) for one in objects])
+            numbers.add([item.values.get(name) for item in objects])
             kind = type_of(numbers, name, "number")
-            wanted[name] = pa.float64() if pa.types.is_null(kind) else kind
+            kinds[name] = pa.float64() if pa.types.is_null(kind) else kind
         else:
-            wanted[name] = pa.string()
-    in_path = partitions(url)
-    return {name: kind for name, kind in wanted.items() if name not in in_path}
+            kinds[name] = pa.string()
+    return {name: kinds[name] for name in selection.columns_outside(partitions(url))}
 
 
-def _values(objects: Sequence[_Parsed], name: str, kind: Any) -> list[Any]:  # noqa: ANN401
-    if kind is None:
-        # Only whether there is one.
-        return [None if one.values.get(name) is None else True for one in objects]
-    return [one.values.get(name) for one in objects]
-
-
-def _to_rows(
-    objects: list[_Parsed],
-    bad: list[BadRow],
-    schema: pa.Schema,
-    filters: Sequence[Filter],
-    url: str,
-    id_column: str | None,
-) -> Rows:
-    wanted = _columns(schema, filters, objects, url)
+def _to_rows(objects: list[_Parsed], bad: list[BadRow], selection: Selection, url: str) -> Rows:
+    kinds = _columns(selection, objects, url)
     columns: dict[str, pa.Array] = {}
     misfits: dict[int, BadRow] = {}
-    for name, kind in wanted.items():
-        values = _values(objects, name, kind)
+    for name, kind in kinds.items():
+        values = [item.values.get(name) for item in objects]
+        if kind is None:
+            columns[name] = pa.array([None if value is None else True for value in values])
+            continue
         try:
-            columns[name] = to_array(values, kind or pa.bool_())
+            columns[name] = to_array(values, kind)
         except Misfit:
-            good = [_fits(value, kind) for value in values]
+            fits = [_fits(value, kind) for value in values]
             columns[name] = to_array(
-                [value if fit else None for value, fit in zip(values, good, strict=True)], kind
+                [value if fit else None for value, fit in zip(values, fits, strict=True)], kind
             )
-            for one, fit in zip(objects, good, strict=True):
-                if not fit and one.row not in misfits:
-                    misfits[one.row] = _misfit(one, name, kind, wanted, id_column)
-    rows = np.array([one.row for one in objects], np.int64)
+            for item, fit in zip(objects, fits, strict=True):
+                if not fit and item.row not in misfits:
+                    misfits[item.row] = _misfit(item, name, kinds, selection.id_column)
+    rows = np.array([item.row for item in objects], np.int64)
     table = pa.table(columns) if columns else pa.table({"": pa.nulls(len(rows))})
     if misfits:
-        keep = ~np.isin(rows, list(misfits))
-        table, rows = table.filter(pa.array(keep)), rows[keep]
-    found = select_rows(table, rows, schema, filters, url, id_column)
-    bad = sorted([*bad, *misfits.values()], key=lambda row: row.row)
-    return Rows(found.table, found.row_numbers, bad, found.n_filtered)
+        fitting = ~np.isin(rows, list(misfits))
+        table, rows = table.filter(pa.array(fitting)), rows[fitting]
+    chosen = select_rows(table, rows, selection, url)
+    return replace(chosen, bad=sorted([*bad, *misfits.values()], key=lambda row: row.row))
 
 
 def _misfit(
-    one: _Parsed,
-    name: str,
-    kind: Any,  # noqa: ANN401
-    wanted: dict[str, Any],
-    id_column: str | None,
+    item: _Parsed, name: str, kinds: Mapping[str, pa.DataType], id_column: str | None
 ) -> BadRow:
-    known = one.values.get(id_column) if id_column in wanted else None
-    if known is not None and not _fits(known, wanted[str(id_column)]):
-        known = None
-    value, detail = one.values[name], ""
+    kind, value, detail = kinds[name], item.values[name], ""
+    id_: Any = None
+    if id_column is not None and id_column in kinds:
+        id_ = item.values.get(id_column)
+        id_ = id_ if _fits(id_, kinds[id_column]) else None
     try:
         to_array([value], kind)
     except Misfit as error:
         detail = str(error)
     # A surrogate alone, as in "\ud800", is JSON but no text.
     reason = "invalid_utf8" if kind == pa.string() and isinstance(value, str) else "wrong_type"
-    detail = f"line {one.line + 1}: column {name!r} {detail}"
-    return BadRow(one.row, known, name, reason, detail)
+    detail = f"line {item.line + 1}: column {name!r} {detail}"
+    return BadRow(item.row, id_, name, reason=reason, detail=detail)
 
 
-def _fits(value: Any, kind: Any) -> bool:  # noqa: ANN401
+def _fits(value: Json, kind: pa.DataType) -> bool:
     try:
         to_array([value], kind)
     except Misfit:

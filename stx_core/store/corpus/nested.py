@@ -1,7 +1,6 @@
 """Lists, structs and maps: what they are made of."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pyarrow as pa
 
@@ -16,7 +15,7 @@ def children(array: pa.Array) -> list[pa.Array]:
     return parts if isinstance(parts, list) else [parts]
 
 
-def with_leaves(kind: Any, change: Callable[[Any], Any]) -> Any:  # noqa: ANN401  (pyarrow DataTypes)
+def with_leaves(kind: pa.DataType, change: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
     """A type in which each type that is not nested became another."""
 
     def inside(field: pa.Field) -> pa.Field:

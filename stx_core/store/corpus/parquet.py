@@ -21,7 +21,7 @@ from stx_core.store.corpus.filters import Filter, may_match, typed_condition
 from stx_core.store.corpus.int96 import inexact_rows
 from stx_core.store.corpus.nested import children, with_leaves
 from stx_core.store.corpus.parquet_file import ParquetSource, open_parquet
-from stx_core.store.corpus.select_rows import concat, reject_large, select_rows
+from stx_core.store.corpus.select_rows import Selection, concat, reject_large, select_rows
 from stx_core.store.corpus.shards import (
     MAX_UNIT_BYTES,
     Rows,
@@ -45,6 +45,9 @@ _MAX_DECODED_BYTES = 1 << 30
 _MAX_RATIO = 200
 _MAX_SUSPECT_BYTES = 1 << 30
 
+_BINARY = (pa.string(), pa.binary(), pa.large_string(), pa.large_binary())
+_WITHOUT_BOUNDS = (pa.types.is_nested, pa.types.is_float16, pa.types.is_duration)
+
 
 def shard(file: FileInfo) -> Shard:
     """Describe a Parquet file from its footer alone.
@@ -66,65 +69,58 @@ def shard(file: FileInfo) -> Shard:
         file.url,
         file.identity,
         "parquet",
-        boundaries[-1],
-        boundaries or (0,),
-        with_partitions(own, file.url),
+        n_rows=boundaries[-1],
+        boundaries=boundaries,
+        schema=with_partitions(own, file.url),
         overridden=overridden(own, file.url),
     )
 
 
-def read(
-    unit: Unit,
-    schema: pa.Schema,
-    filters: Sequence[Filter],
-    id_column: str | None,
-    max_bytes: int,
-    only: np.ndarray | None = None,
-) -> Rows:
+def read(unit: Unit, selection: Selection, only: np.ndarray | None = None) -> Rows:
     """Read the row range of a unit; row groups that no row of which can pass are not read.
 
     With `only`, ascending row numbers, only those rows; groups without one are not read.
     """
     with open_parquet(unit.url) as source:
-        names = _names(source, schema, filters)
+        present = source.schema.names
+        names = selection.columns_outside(partitions(unit.url))
+        if missing := [name for name in names if name not in present]:
+            raise InputError(
+                f"{redact(unit.url)}: no column {missing[0]!r}; it has {', '.join(sorted(present))}"
+            )
+        # Rows without columns keep no count in pyarrow: read one where all stands in the path.
+        names = names or present[:1]
         source.check_readable(names)
         columns = _Columns(source, names)
         parts: list[Rows] = []
         n_filtered = n_bytes = 0
         for group, left, right in _groups(source.metadata, unit.start, unit.stop, only):
-            if _is_excluded(source, group, filters):
+            if _is_excluded(source, group, selection.filters):
                 n_filtered += right - left
                 continue
-            _refuse_bomb(source, group, names)
-            for rows, encoded, bad in _wanted(columns.tables(group, left, right), only):
+            claimed, compressed = source.claimed_bytes(group, names)
+            if claimed > max(_MAX_SUSPECT_BYTES, _MAX_RATIO * compressed):
+                raise InputError(
+                    f"{redact(unit.url)}: row group {group} would grow from {compressed:,} to "
+                    f"{claimed:,} bytes, more than {_MAX_RATIO} times; leave it out, or write "
+                    "smaller row groups"
+                )
+            for rows, encoded, inexact in columns.tables(group, left, right):
+                if only is not None:
+                    chosen = only[slice(*np.searchsorted(only, (rows[0], rows[-1] + 1)))]
+                    places = chosen - rows[0]
+                    rows, encoded = chosen, encoded.take(pa.array(places))
+                    inexact = {name: mask[places] for name, mask in inexact.items()}
                 n_bytes += sum(_plain_bytes(chunk) for column in encoded for chunk in column.chunks)
                 if n_bytes > MAX_UNIT_BYTES:
                     raise InputError(
                         f"{redact(unit.url)}: rows {unit.start} to {unit.stop} hold more than "
                         f"{MAX_UNIT_BYTES:,} bytes; set resources.rows_per_unit lower"
                     )
-                table = _plain(encoded)
-                parts.append(select_rows(table, rows, schema, filters, unit.url, id_column, bad))
-    rows_read = concat(parts, schema)
-    return reject_large(replace(rows_read, n_filtered=rows_read.n_filtered + n_filtered),
-                        id_column, max_bytes)  # fmt: skip
-
-
-def _names(source: ParquetSource, schema: pa.Schema, filters: Sequence[Filter]) -> list[str]:
-    """Columns of the file to read, for a schema and for filters; at least one.
-
-    Raises:
-        InputError: one is neither in the file nor in its path.
-    """
-    present = source.schema.names
-    wanted = dict.fromkeys([*schema.names, *(column for column, _, _ in filters)])
-    in_path = partitions(source.url)
-    if missing := [name for name in wanted if name not in present and name not in in_path]:
-        raise InputError(
-            f"{redact(source.url)}: no column {missing[0]!r}; it has {', '.join(sorted(present))}"
-        )
-    # Rows without columns keep no count in pyarrow: read one where all stands in the path.
-    return [name for name in wanted if name in present and name not in in_path] or present[:1]
+                parts.append(select_rows(_plain(encoded), rows, selection, unit.url, inexact))
+    rows_read = concat(parts, selection.schema)
+    rows_read = replace(rows_read, n_filtered=rows_read.n_filtered + n_filtered)
+    return reject_large(rows_read, selection.id_column, selection.max_bytes)
 
 
 def _groups(
@@ -137,8 +133,8 @@ def _groups(
         if left < stop and right > start:
             here = max(left, start), min(right, stop)
             if only is not None:
-                found = only[slice(*np.searchsorted(only, here))]
-                here = (int(found[0]), int(found[-1]) + 1) if len(found) else (0, 0)
+                inside = only[slice(*np.searchsorted(only, here))]
+                here = (int(inside[0]), int(inside[-1]) + 1) if len(inside) else (0, 0)
             if here[0] < here[1]:
                 yield group, *here
         left = right
@@ -161,36 +157,33 @@ class _Columns:
 
     def tables(
         self, group: int, left: int, right: int
-    ) -> Iterator[tuple[int, pa.Table, dict[str, np.ndarray]]]:
-        """Rows [left, right) of the file, which lie in one row group, some at a time.
+    ) -> Iterator[tuple[np.ndarray, pa.Table, dict[str, np.ndarray]]]:
+        """Rows [left, right) of the file, which lie in one row group, in parts.
 
-        Gives the number of the first row, the rows, and by column which of them, (N,) bool, hold a
+        Gives the numbers of the rows, the rows, and by column which of them, (N,) bool, hold a
         time that microseconds cannot hold.
         """
         metadata, names = self._source.metadata, self._names
         sizes = [metadata.row_group(index).num_rows for index in range(group + 1)]
-        at_once = self._rows_at_once(group, sizes[-1])
-        first = sum(sizes[:-1])
+        first, n_rows = sum(sizes[:-1]), sizes[-1]
+        # All of the group at once, if that is bounded memory.
+        at_once = None
+        n_bytes, _ = self._source.claimed_bytes(group, names)
+        longest = self._source.longest_string(group, names, self._dictionaries)
+        most = max(1, _MAX_DECODED_BYTES // longest) if longest else n_rows
+        if n_bytes > _BATCH_BYTES or most < n_rows:
+            at_once = max(1, min(_BATCH_ROWS, most, _BATCH_BYTES * n_rows // max(1, n_bytes)))
         span = left - first, right - first
-        if at_once is None and span != (0, sizes[-1]):
+        if at_once is None and span != (0, n_rows):
             at_once = _BATCH_ROWS
         tables = _tables(self._parquet, group, names, span, at_once)
-        checks = [_tables(other, group, self._int96, span, at_once) for other in self._checks]
-        for (start, table), *others in zip(tables, *checks, strict=True):
-            bad = {
-                name: inexact_rows(table[name], *(other[name] for _, other in others))
+        checks = [_tables(reader, group, self._int96, span, at_once) for reader in self._checks]
+        for (start, table), *in_units in zip(tables, *checks, strict=True):
+            inexact = {
+                name: inexact_rows(table[name], *(times[name] for _, times in in_units))
                 for name in self._int96
             }
-            yield first + start, table, bad
-
-    def _rows_at_once(self, group: int, n_rows: int) -> int | None:
-        """How many rows to decode at once in bounded memory; None where all of the group fit."""
-        n_bytes, _ = self._source.claimed_bytes(group, self._names)
-        longest = self._source.longest_string(group, self._names, self._dictionaries)
-        most = max(1, _MAX_DECODED_BYTES // longest) if longest else n_rows
-        if n_bytes <= _BATCH_BYTES and most >= n_rows:
-            return None
-        return max(1, min(_BATCH_ROWS, most, _BATCH_BYTES * n_rows // max(1, n_bytes)))
+            yield np.arange(len(table)) + first + start, table, inexact
 
 
 def _tables(
@@ -217,41 +210,14 @@ def _tables(
             return
 
 
-def _wanted(
-    tables: Iterator[tuple[int, pa.Table, dict[str, np.ndarray]]], only: np.ndarray | None
-) -> Iterator[tuple[np.ndarray, pa.Table, dict[str, np.ndarray]]]:
-    """Tables, each with the numbers of its rows; only those of `only`, if it is given."""
-    for start, table, bad in tables:
-        rows = np.arange(start, start + len(table), dtype=np.int64)
-        if only is not None:
-            rows = only[slice(*np.searchsorted(only, (start, start + len(table))))]
-            table = table.take(pa.array(rows - start))
-            bad = {name: mask[rows - start] for name, mask in bad.items()}
-        yield rows, table, bad
-
-
-def _refuse_bomb(source: ParquetSource, group: int, names: Sequence[str]) -> None:
-    n_bytes, compressed = source.claimed_bytes(group, names)
-    if n_bytes > max(_MAX_SUSPECT_BYTES, _MAX_RATIO * compressed):
-        raise InputError(
-            f"{redact(source.url)}: row group {group} would grow from {compressed:,} to {n_bytes:,}"
-            f" bytes, more than {_MAX_RATIO} times; leave it out, or write smaller row groups"
-        )
-
-
 def _plain_bytes(array: pa.Array) -> int:
     """Bytes that an array has when its dictionaries are decoded."""
-    if pa.types.is_dictionary(array.type) and _is_binary(array.type.value_type):
+    if pa.types.is_dictionary(array.type) and array.type.value_type in _BINARY:
         lengths = pc.binary_length(array.dictionary)
         return pc.sum(lengths.take(array.indices)).as_py() or 0
     if pa.types.is_nested(array.type):
         return sum(_plain_bytes(part) for part in children(array))
     return int(array.nbytes)
-
-
-def _is_binary(kind: Any) -> bool:  # noqa: ANN401  (a pyarrow DataType)
-    kinds = pa.string(), pa.binary(), pa.large_string(), pa.large_binary()
-    return kind in kinds
 
 
 def _plain(table: pa.Table) -> pa.Table:
@@ -263,7 +229,7 @@ def _plain(table: pa.Table) -> pa.Table:
     return table
 
 
-def _decoded(kind: Any) -> Any:  # noqa: ANN401  (a pyarrow DataType)
+def _decoded(kind: pa.DataType) -> pa.DataType:
     """A type without dictionaries."""
     return with_leaves(kind, lambda leaf: leaf.value_type if pa.types.is_dictionary(leaf) else leaf)
 
@@ -273,24 +239,18 @@ def _is_excluded(source: ParquetSource, group: int, filters: Sequence[Filter]) -
     in_path = partitions(source.url)
     for column, op, value in filters:
         leaves = () if column in in_path else source.leaves.get(column, ())
-        if len(leaves) != 1 or not _has_bounds(source.schema.field(column).type):
+        if len(leaves) != 1:
             continue
-        kind = _decoded(source.schema.field(column).type)
+        kind = source.schema.field(column).type
+        # Statistics of these do not compare as their values do.
+        if isinstance(kind, pa.BaseExtensionType) or any(test(kind) for test in _WITHOUT_BOUNDS):
+            continue
+        kind = _decoded(kind)
         op, value = typed_condition(kind, op, value, column, source.url)
         statistics = source.metadata.row_group(group).column(leaves[0]).statistics
         if statistics is not None and not _may_pass(statistics, op, value):
             return True
     return False
-
-
-def _has_bounds(kind: Any) -> bool:  # noqa: ANN401
-    """Whether the statistics of a column compare as its values do; those of some types are raw."""
-    return not (
-        isinstance(kind, pa.BaseExtensionType)
-        or pa.types.is_nested(kind)
-        or pa.types.is_float16(kind)
-        or pa.types.is_duration(kind)
-    )
 
 
 def _may_pass(statistics: Any, op: str, value: Any) -> bool:  # noqa: ANN401

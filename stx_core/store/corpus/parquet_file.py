@@ -110,13 +110,19 @@ class ParquetSource:
                 raise InputError(
                     f"{redact(self.url)}: two columns are named {name!r}; rename one of them"
                 )
-        try:
-            problems = column_problems(
-                self.footer,
-                self.metadata.serialized_size,
-                self.metadata.num_row_groups,
-                self._shapes,
+        schema = self.metadata.schema
+        leaves = tuple(
+            Leaf(
+                column.physical_type,
+                column.length,
+                column.max_repetition_level,
+                column.max_definition_level,
             )
+            for column in map(schema.column, range(len(schema)))
+        )
+        size, n_groups = self.metadata.serialized_size, self.metadata.num_row_groups
+        try:
+            problems = column_problems(self.footer, size, n_groups, leaves=leaves)
         except ValueError as error:
             raise InputError(f"{redact(self.url)}: damaged Parquet file ({error})") from error
         for name in names:
@@ -129,20 +135,6 @@ class ParquetSource:
                 raise InputError(
                     f"{redact(self.url)}: damaged Parquet file (column {name!r}: {min(wrong)})"
                 )
-
-    @cached_property
-    def _shapes(self) -> tuple[Leaf, ...]:
-        schema = self.metadata.schema
-        columns = map(schema.column, range(len(schema)))
-        return tuple(
-            Leaf(
-                column.physical_type,
-                column.length,
-                column.max_repetition_level,
-                column.max_definition_level,
-            )
-            for column in columns
-        )
 
     def has_int96(self, name: str) -> bool:
         """Whether a column holds times in INT96."""
@@ -159,15 +151,12 @@ class ParquetSource:
                 column = self.metadata.schema.column(leaf)
                 if column.physical_type != "BYTE_ARRAY":
                     continue
-                fits = name not in nested and self._encodings(leaf) <= _AS_DICTIONARY
+                groups = map(self.metadata.row_group, range(self.metadata.num_row_groups))
+                encodings = {e for group in groups for e in group.column(leaf).encodings}
+                fits = name not in nested and encodings <= _AS_DICTIONARY
                 (paths if fits else plain).add(column.path)
         # Paths are joined by dots, and a name may hold one: two columns can have the same path.
         return sorted(paths - plain)
-
-    def _encodings(self, leaf: int) -> set[str]:
-        groups = range(self.metadata.num_row_groups)
-        chunks = (self.metadata.row_group(group).column(leaf) for group in groups)
-        return {encoding for chunk in chunks for encoding in chunk.encodings}
 
     def claimed_bytes(self, group: int, names: Sequence[str]) -> tuple[int, int]:
         """Bytes of some columns in a row group, plain and compressed, as the footer says."""
@@ -193,7 +182,7 @@ class ParquetSource:
         return longest
 
 
-def _n_leaves(kind: Any) -> int:  # noqa: ANN401  (a pyarrow DataType)
+def _n_leaves(kind: pa.DataType) -> int:
     """How many Parquet columns make up an Arrow column."""
     if isinstance(kind, pa.BaseExtensionType):
         return _n_leaves(kind.storage_type)
@@ -202,7 +191,7 @@ def _n_leaves(kind: Any) -> int:  # noqa: ANN401  (a pyarrow DataType)
     return 1
 
 
-def _has_map(kind: Any) -> bool:  # noqa: ANN401
+def _has_map(kind: pa.DataType) -> bool:
     """Whether a type holds a map: pyarrow cannot make dictionaries in one plain again."""
     if not pa.types.is_nested(kind):
         return False
@@ -252,7 +241,8 @@ def _footer(file: Any, url: str) -> bytes:  # noqa: ANN401
         InputError: there is none, or it is encrypted.
     """
     size = file.size()
-    tail = _last(file, size, min(size, _TAIL_BYTES))
+    file.seek(size - min(size, _TAIL_BYTES))
+    tail: bytes = file.read()
     magic = tail[-4:]
     if magic == _ENCRYPTED_MAGIC:
         raise InputError(f"{redact(url)}: its footer is encrypted; decrypt it, or leave it out")
@@ -262,14 +252,9 @@ def _footer(file: Any, url: str) -> bytes:  # noqa: ANN401
             f"it has {size} bytes" if size < len(_MAGIC) + 8 else "no footer at its end"
         )
     if length + 8 > len(tail):
-        tail = _last(file, size, length + 8)
+        file.seek(size - length - 8)
+        tail = file.read()
     return bytes(tail[-8 - length : -8])
-
-
-def _last(file: Any, size: int, n_bytes: int) -> bytes:  # noqa: ANN401
-    file.seek(size - n_bytes)
-    data: bytes = file.read(n_bytes)
-    return data
 
 
 def _metadata(footer: bytes) -> pq.FileMetaData:

@@ -5,7 +5,6 @@ process where it is looked at. So the footer is looked through first: it is a st
 compact protocol, https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift
 """
 
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -49,19 +48,19 @@ def column_problems(
     reader = _Compact(footer)
     try:
         groups = reader.struct().get(_ROW_GROUPS, [])
-        problems = tuple(_problems(group.get(_COLUMNS, []), leaves) for group in groups)
+        problems = []
+        for chunks in (group.get(_COLUMNS, []) for group in groups):
+            if len(chunks) == len(leaves):
+                problems.append(tuple(map(_problem, chunks, leaves)))
+            else:
+                lost = f"a row group has {len(chunks)} of {len(leaves)} columns"
+                problems.append((lost,) * len(leaves))
     except (AttributeError, IndexError, RecursionError, TypeError, ValueError):
-        problems = ()
+        problems = []
     # Where pyarrow has read it in another way, nothing is known of what that saw.
     if reader.place != size or len(problems) != n_groups:
         raise ValueError("its footer is not of Parquet's form")
-    return problems
-
-
-def _problems(chunks: Sequence[dict[int, Any]], leaves: Sequence[Leaf]) -> tuple[str, ...]:
-    if len(chunks) != len(leaves):
-        return tuple(f"a row group has {len(chunks)} of {len(leaves)} columns" for _ in leaves)
-    return tuple(map(_problem, chunks, leaves))
+    return tuple(problems)
 
 
 def _problem(chunk: dict[int, Any], leaf: Leaf) -> str:
@@ -111,26 +110,22 @@ class _Compact:
         if kind == 8:
             return self._bytes(self._varint())
         if kind in (9, 10):
-            return self._list()
+            header = self._byte()
+            size = self._varint() if header >> 4 == 15 else header >> 4
+            return [self._value(header & 15) for _ in range(size)]
         if kind == 11:
-            return self._map()
+            size = self._varint()
+            kinds = self._byte() if size else 0
+            # No field that is looked at is in a map.
+            for _ in range(size):
+                self._value(kinds >> 4)
+                self._value(kinds & 15)
+            return None
         if kind == 12:
             return self.struct()
         if kind == 13:
             return self._bytes(16)
         raise ValueError(f"no type {kind} of Thrift")
-
-    def _list(self) -> list[Any]:
-        header = self._byte()
-        size = self._varint() if header >> 4 == 15 else header >> 4
-        return [self._value(header & 15) for _ in range(size)]
-
-    def _map(self) -> None:
-        size = self._varint()
-        kinds = self._byte() if size else 0
-        for _ in range(size):
-            self._value(kinds >> 4)
-            self._value(kinds & 15)
 
     def _byte(self) -> int:
         self.place += 1

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,7 @@ from stx_core import failpoints
 from stx_core.errors import InputError, SpecError
 from stx_core.store.corpus import arrow_dataset, csv_rows, jsonl, parquet
 from stx_core.store.corpus.filters import Filter, check_filters, keep_file
-from stx_core.store.corpus.select_rows import concat
+from stx_core.store.corpus.select_rows import Selection, concat
 from stx_core.store.corpus.shards import CsvForm, Format, Rows, Shard
 from stx_core.store.corpus.table_folders import refuse_tables
 from stx_core.store.corpus.units import Unit, plan_units
@@ -40,7 +40,7 @@ _ENDINGS: dict[str, Format] = {
 # Longer strings than any document that a model reads; short enough to hold some in memory.
 MAX_TEXT_BYTES = 64 << 20
 
-_READERS: dict[Format, Callable[[Unit, pa.Schema, Sequence[Filter], str | None, int], Rows]] = {
+_READERS: dict[Format, Callable[[Unit, Selection], Rows]] = {
     "parquet": parquet.read,
     "jsonl": jsonl.read,
     "arrow": arrow_dataset.read,
@@ -91,40 +91,37 @@ def list_shards(
         SpecError: a filter is wrong.
     """
     check_filters(filters)
-    files = once(file for url in urls for file in _find(url, format))
+    listed: list[FileInfo] = []
+    for url in urls:
+        if arrow_dataset.is_dataset(url):
+            listed.append(arrow_dataset.describe(url))
+            continue
+        if format == "arrow":
+            raise InputError(f"{redact(url)}: no saved datasets folder (state.json is missing)")
+        try:
+            below = list_files(url)
+        except FileNotFoundError as error:
+            raise InputError(str(error)) from error
+        if not below:
+            raise InputError(f"{redact(url)}: the folder holds no files")
+        listed += below
+    files = once(listed)
     refuse_tables(file.url for file in files if not arrow_dataset.is_dataset(file.url))
-    kept = prune(files, filters)
+
+    def look(file: FileInfo) -> Shard:
+        try:
+            return shard_rows(file, format, max_text_bytes, columns=columns, csv=csv)
+        except InputError as error:
+            if format is None or file.url.lower().removesuffix(".gz").endswith(f".{format}"):
+                raise
+            raise InputError(
+                f"{error}; format: {format} goes for every file of the inputs, name them by a glob "
+                f"(**/*.{format}) if others lie beside them"
+            ) from error
+
     with ThreadPoolExecutor(_THREADS) as pool:
-        shards = list(
-            pool.map(lambda file: _shard(file, format, max_text_bytes, columns, csv), kept)
-        )
+        shards = list(pool.map(look, prune(files, filters)))
     return sorted(shards, key=lambda shard: shard.url)
-
-
-def _shard(file: FileInfo, format: Format | None, *more: Any) -> Shard:  # noqa: ANN401
-    try:
-        return shard_rows(file, format, *more)
-    except InputError as error:
-        if format is None or file.url.lower().removesuffix(".gz").endswith(f".{format}"):
-            raise
-        raise InputError(
-            f"{error}; format: {format} goes for every file of the inputs, name them by a glob "
-            f"(**/*.{format}) if others lie beside them"
-        ) from error
-
-
-def _find(url: str, format: Format | None) -> list[FileInfo]:
-    if arrow_dataset.is_dataset(url):
-        return [arrow_dataset.describe(url)]
-    if format == "arrow":
-        raise InputError(f"{redact(url)}: no saved datasets folder (state.json is missing)")
-    try:
-        files = list_files(url)
-    except FileNotFoundError as error:
-        raise InputError(str(error)) from error
-    if not files:
-        raise InputError(f"{redact(url)}: the folder holds no files")
-    return files
 
 
 def prune(files: Sequence[FileInfo], filters: Sequence[Filter]) -> list[FileInfo]:
@@ -146,22 +143,13 @@ def shard_rows(
     """
     if format is None:
         format = "arrow" if arrow_dataset.is_dataset(file.url) else format_of(file.url)
-    found = retry(lambda: _describe(file, format, max_text_bytes, columns, csv), file.url)
-    return replace(found, modified_s=file.modified_s)
-
-
-def _describe(
-    file: FileInfo,
-    format: Format,
-    max_text_bytes: int,
-    columns: Sequence[str] | None,
-    csv: CsvForm,
-) -> Shard:
-    if format == "jsonl":
-        return jsonl.shard(file, max_text_bytes, columns)
-    if format == "csv":
-        return csv_rows.shard(file, max_text_bytes, csv)
-    return parquet.shard(file) if format == "parquet" else arrow_dataset.shard(file)
+    looks: dict[Format, Callable[[], Shard]] = {
+        "jsonl": lambda: jsonl.shard(file, max_text_bytes, columns),
+        "csv": lambda: csv_rows.shard(file, max_text_bytes, csv),
+        "parquet": lambda: parquet.shard(file),
+        "arrow": lambda: arrow_dataset.shard(file),
+    }
+    return replace(retry(looks[format], file.url), modified_s=file.modified_s)
 
 
 def read_rows(
@@ -194,8 +182,9 @@ def read_rows(
     failpoints.hit("read.before")
     # Opening is retried below; here it is what fails half-way through a file.
     read = partial(csv_rows.read, form=csv) if unit.format == "csv" else _READERS[unit.format]
+    selection = Selection(schema, filters, id_column, max_text_bytes)
     try:
-        rows = retry(lambda: read(unit, schema, filters, id_column, max_text_bytes), unit.url)
+        rows = retry(lambda: read(unit, selection), unit.url)
     except FileNotFoundError as error:
         raise _gone(unit) from error
     # Again after reading: an overwrite half-way would mix two versions.
@@ -226,31 +215,30 @@ def read_some(
         csv: as it was planned with.
 
     Returns:
-        The wanted rows, the bad ones among them apart.
+        These rows, the bad ones among them apart.
 
     Raises:
         InputError: the file changed since it was planned, is damaged, or lacks a column.
     """
     if shard.format == "parquet":
-        unit = Unit(0, shard.url, shard.identity, "parquet", 0, shard.n_rows)
+        unit = Unit(0, shard.url, shard.identity, "parquet", start=0, stop=shard.n_rows)
+        selection = Selection(schema, (), None, max_text_bytes)
         check_identity(unit)
         try:
-            found = retry(
-                lambda: parquet.read(unit, schema, (), None, max_text_bytes, rows), shard.url
-            )
+            chosen = retry(lambda: parquet.read(unit, selection, rows), shard.url)
         except FileNotFoundError as error:
             raise _gone(unit) from error
         check_identity(unit)
-        return found
+        return chosen
     parts = []
     for unit in plan_units([shard], _ROWS_AT_ONCE):
         here = rows[slice(*np.searchsorted(rows, (unit.start, unit.stop)))]
         if len(here):
             read = read_rows(unit, schema, max_text_bytes=max_text_bytes, csv=csv)
-            chosen = np.isin(read.row_numbers, here)
+            is_here = np.isin(read.row_numbers, here)
             bad = [row for row in read.bad if row.row in set(here.tolist())]
-            table = read.table.filter(pa.array(chosen))
-            parts.append(Rows(table, read.row_numbers[chosen], bad))
+            table = read.table.filter(pa.array(is_here))
+            parts.append(Rows(table, read.row_numbers[is_here], bad))
     return concat(parts, schema)
 
 

@@ -1,6 +1,7 @@
 """Raw columns of a row range to the rows asked for: filtered, checked, in the planned schema."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,36 @@ from stx_core.store.corpus.filters import Filter, filter_mask, partition_type
 from stx_core.store.corpus.shards import BadRow, Rows, partition_column, partitions
 from stx_core.store.files.urls import redact
 
+_WITH_BYTES = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which rows and columns are read.
+
+    Attributes:
+        schema: columns to read and the types to give them.
+        filters: all must pass; their columns need not be in the schema.
+        id_column: gives bad rows their id, where it is readable; in the schema.
+        max_bytes: rows with a longer string are bad.
+    """
+
+    schema: pa.Schema
+    filters: Sequence[Filter]
+    id_column: str | None
+    max_bytes: int
+
+    def columns_outside(self, in_path: Collection[str]) -> list[str]:
+        """Columns of the schema and of filters, each once, but for partitions of a path."""
+        names = [*self.schema.names, *(column for column, _, _ in self.filters)]
+        return [name for name in dict.fromkeys(names) if name not in in_path]
+
 
 def select_rows(
     table: pa.Table,
     row_numbers: np.ndarray,
-    schema: pa.Schema,
-    filters: Sequence[Filter],
+    selection: Selection,
     url: str,
-    id_column: str | None,
     inexact: Mapping[str, np.ndarray] | None = None,
 ) -> Rows:
     """Filter a table, take out rows that cannot be told exactly, and cast it to a schema.
@@ -30,17 +53,16 @@ def select_rows(
     Args:
         table: columns of the schema and of the filters, partition columns excepted.
         row_numbers: (N,) int64, positions in the shard.
-        schema: what to return.
-        filters: all must pass.
+        selection: what to return.
         url: of the shard, for partition values and messages.
-        id_column: gives bad rows their id, where it is readable.
         inexact: by column, (N,) bool: rows with a time that the column cannot hold exactly.
 
     Raises:
         InputError: a column is missing, or has a type that does not fit.
     """
-    table = without_extensions(_add_partitions(table, schema, filters, url))
-    passed = filter_mask(table, filters, url)
+    schema, id_column = selection.schema, selection.id_column
+    table = without_extensions(_add_partitions(table, selection, url))
+    passed = filter_mask(table, selection.filters, url)
     inexact = {name: mask for name, mask in (inexact or {}).items() if mask.any()}
     for mask in inexact.values():
         # Whether they pass a filter on the time is not known: they are told of in any case.
@@ -48,16 +70,41 @@ def select_rows(
     n_filtered = len(table) - (pc.sum(passed).as_py() or 0)
     if n_filtered:
         table = table.filter(passed)
-        kept = passed.to_numpy()
-        row_numbers = row_numbers[kept]
-        inexact = {name: mask[kept] for name, mask in inexact.items()}
-    bad = _invalid_rows(table.select(schema.names), row_numbers, id_column)
-    bad += _inexact_rows(table, row_numbers, id_column, inexact, {row.row for row in bad})
+        passing = passed.to_numpy()
+        row_numbers = row_numbers[passing]
+        inexact = {name: mask[passing] for name, mask in inexact.items()}
+    bad: dict[int, BadRow] = {}
+    for name in schema.names:
+        # Parquet promises UTF-8 and pyarrow believes it; only a full check looks.
+        if _is_valid(table[name]):
+            continue
+        detail = f"column {name!r} is not valid UTF-8"
+        for position in range(len(table)):
+            if position not in bad and not _is_valid(table[name].slice(position, 1)):
+                row, id_ = int(row_numbers[position]), _readable(table, id_column, position)
+                bad[position] = BadRow(row, id_, name, reason="invalid_utf8", detail=detail)
+    invalid = set(bad)
+    for name, mask in inexact.items():
+        detail = f"column {name!r} has a time that microseconds cannot hold"
+        for position in set(np.flatnonzero(mask).tolist()) - invalid:
+            row, id_ = int(row_numbers[position]), _readable(table, id_column, position)
+            bad[position] = BadRow(row, id_, name, reason="wrong_type", detail=detail)
     if bad:
-        bad.sort(key=lambda item: item.row)
-        good = ~np.isin(row_numbers, [row.row for row in bad])
+        good = np.ones(len(table), bool)
+        good[list(bad)] = False
         table, row_numbers = table.filter(pa.array(good)), row_numbers[good]
-    return Rows(_cast(table.select(schema.names), schema, url), row_numbers, bad, n_filtered)
+    columns = []
+    for field in schema:
+        column = table[field.name]
+        try:
+            columns.append(column if column.type == field.type else column.cast(field.type))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise InputError(
+                f"{redact(url)}: column {field.name!r} is {column.type}, the plan says "
+                f"{field.type}, and its values do not fit; plan again or mend the file"
+            ) from error
+    table = pa.Table.from_arrays(columns, schema=schema)
+    return Rows(table, row_numbers, [bad[position] for position in sorted(bad)], n_filtered)
 
 
 def reject_large(rows: Rows, id_column: str | None, max_bytes: int) -> Rows:
@@ -65,16 +112,16 @@ def reject_large(rows: Rows, id_column: str | None, max_bytes: int) -> Rows:
     bad: dict[int, BadRow] = {}
     for name in rows.table.column_names:
         column = rows.table[name]
-        if not _has_bytes(column.type):
+        if column.type not in _WITH_BYTES:
             continue
         sizes = pc.binary_length(column)
         for position in pc.indices_nonzero(pc.greater(sizes, max_bytes)).to_pylist():
             if position in bad:
                 continue
-            known = None if name == id_column else _readable(rows.table, id_column, position)
+            id_ = None if name == id_column else _readable(rows.table, id_column, position)
             detail = f"column {name!r} has {sizes[position]} bytes, more than {max_bytes}"
             row = int(rows.row_numbers[position])
-            bad[position] = BadRow(row, known, name, "too_large", detail)
+            bad[position] = BadRow(row, id_, name, reason="too_large", detail=detail)
     if not bad:
         return rows
     good = np.ones(len(rows.table), bool)
@@ -87,11 +134,6 @@ def reject_large(rows: Rows, id_column: str | None, max_bytes: int) -> Rows:
     )
 
 
-def _has_bytes(kind: Any) -> bool:  # noqa: ANN401  (a pyarrow DataType)
-    string = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    return bool(string or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
 def concat(parts: Sequence[Rows], schema: pa.Schema) -> Rows:
     """Put the rows of consecutive ranges together."""
     return Rows(
@@ -102,18 +144,15 @@ def concat(parts: Sequence[Rows], schema: pa.Schema) -> Rows:
     )
 
 
-def _add_partitions(
-    table: pa.Table, schema: pa.Schema, filters: Sequence[Filter], url: str
-) -> pa.Table:
+def _add_partitions(table: pa.Table, selection: Selection, url: str) -> pa.Table:
+    schema = selection.schema
     for name, value in partitions(url).items():
-        wanted = name in schema.names or any(column == name for column, _, _ in filters)
-        if not wanted:
+        is_filtered = any(column == name for column, _, _ in selection.filters)
+        if not is_filtered and name not in schema.names:
             continue
         if name in table.column_names:
             table = table.drop_columns([name])
-        kind = partition_type(name, filters)
-        if name in schema.names and not any(column == name for column, _, _ in filters):
-            kind = schema.field(name).type
+        kind = partition_type(name, selection.filters) if is_filtered else schema.field(name).type
         try:
             table = table.append_column(name, partition_column(value, len(table), kind))
         except pa.ArrowInvalid as error:
@@ -121,40 +160,6 @@ def _add_partitions(
                 f"{redact(url)}: partition {name!r} is {value!r}, which is no {kind}"
             ) from error
     return table
-
-
-def _invalid_rows(table: pa.Table, row_numbers: np.ndarray, id_column: str | None) -> list[BadRow]:
-    bad: dict[int, BadRow] = {}
-    for name in table.column_names:
-        # Parquet promises UTF-8 and pyarrow believes it; only a full check looks.
-        if _is_valid(table[name]):
-            continue
-        for position in range(len(table)):
-            if position not in bad and not _is_valid(table[name].slice(position, 1)):
-                row = int(row_numbers[position])
-                known = _readable(table, id_column, position)
-                bad[position] = BadRow(
-                    row, known, name, "invalid_utf8", f"column {name!r} is not valid UTF-8"
-                )
-    return [bad[position] for position in sorted(bad)]
-
-
-def _inexact_rows(
-    table: pa.Table,
-    row_numbers: np.ndarray,
-    id_column: str | None,
-    inexact: Mapping[str, np.ndarray],
-    others: set[int],
-) -> list[BadRow]:
-    bad: dict[int, BadRow] = {}
-    for name, mask in inexact.items():
-        detail = f"column {name!r} has a time that microseconds cannot hold"
-        for position in np.flatnonzero(mask).tolist():
-            row = int(row_numbers[position])
-            if row not in others:
-                known = _readable(table, id_column, position)
-                bad[row] = BadRow(row, known, name, "wrong_type", detail)
-    return list(bad.values())
 
 
 def _is_valid(column: pa.ChunkedArray) -> bool:
@@ -169,17 +174,3 @@ def _readable(table: pa.Table, id_column: str | None, position: int) -> Any:  # 
     if id_column is None or not _is_valid(table[id_column].slice(position, 1)):
         return None
     return table[id_column][position].as_py()
-
-
-def _cast(table: pa.Table, schema: pa.Schema, url: str) -> pa.Table:
-    columns = []
-    for field in schema:
-        column = table[field.name]
-        try:
-            columns.append(column if column.type == field.type else column.cast(field.type))
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise InputError(
-                f"{redact(url)}: column {field.name!r} is {column.type}, the plan says "
-                f"{field.type}, and its values do not fit; plan again or mend the file"
-            ) from error
-    return pa.Table.from_arrays(columns, schema=schema)

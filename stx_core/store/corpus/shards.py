@@ -1,8 +1,9 @@
 """What planning and reading share: a file of the corpus, the rows read from it, the bad ones."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import unquote
 
 import numpy as np
@@ -135,22 +136,17 @@ def with_partitions(schema: pa.Schema, url: str) -> pa.Schema:
     is that of the file's own column where the path's value can be read as one.
     """
     for name, value in partitions(url).items():
-        places = [place for place, other in enumerate(schema.names) if other == name]
+        places = [place for place, column in enumerate(schema.names) if column == name]
         kind = pa.string()
-        if len(places) == 1 and _reads_as(value, schema.field(places[0]).type):
-            kind = schema.field(places[0]).type
+        if len(places) == 1:
+            own = schema.field(places[0]).type
+            with suppress(pa.ArrowInvalid, pa.ArrowNotImplementedError):
+                partition_column(value, 1, own)
+                kind = pa.string() if pa.types.is_null(own) else own
         for place in reversed(places):
             schema = schema.remove(place)
         schema = schema.append(pa.field(name, kind))
     return schema
-
-
-def _reads_as(value: str | None, kind: Any) -> bool:  # noqa: ANN401  (a DataType)
-    try:
-        partition_column(value, 1, kind)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        return False
-    return not pa.types.is_null(kind)
 
 
 def overridden(schema: pa.Schema, url: str) -> tuple[str, ...]:
@@ -158,8 +154,8 @@ def overridden(schema: pa.Schema, url: str) -> tuple[str, ...]:
     return tuple(name for name in partitions(url) if name in schema.names)
 
 
-def partition_column(value: str | None, n_rows: int, kind: Any) -> pa.Array:  # noqa: ANN401
-    """Repeat a partition value for each row, as a type (a pyarrow DataType).
+def partition_column(value: str | None, n_rows: int, kind: pa.DataType) -> pa.Array:
+    """Repeat a partition value for each row, as a type.
 
     Raises:
         pa.ArrowInvalid: the value cannot be read as this type.

@@ -36,9 +36,16 @@ def refuse_tables(files: Iterable[str]) -> None:
         InputError: a folder above one of them is a table of Delta Lake, Iceberg, Hudi or Lance, or
             a dataset of stx; says how to get at its rows.
     """
-    folders = sorted({folder for url in files for folder in _folders(url)})
+    folders = set()
+    for url in files:
+        head, separator, path = url.rpartition("://")
+        parts = path.split("/")[:-1]
+        for stop in range(1 if scheme(url) == LOCAL else 2, len(parts) + 1):
+            # Folders of partitions are left out: there are many, and none a table.
+            if "=" not in parts[stop - 1] and parts[stop - 1]:
+                folders.add(head + separator + "/".join(parts[:stop]))
     with ThreadPoolExecutor(_THREADS) as pool:
-        for wrong in pool.map(_table_in, folders):
+        for wrong in pool.map(_table_in, sorted(folders)):
             if wrong is not None:
                 folder, kind, way = wrong
                 raise InputError(
@@ -46,18 +53,6 @@ def refuse_tables(files: Iterable[str]) -> None:
                     f"replaced too; write its rows as Parquet, and name that: "
                     f"{redact(way.format(folder))}"
                 )
-
-
-def _folders(url: str) -> list[str]:
-    """All folders above a file, those of partitions left out: there are many, and none a table."""
-    head, separator, path = url.rpartition("://")
-    parts = path.split("/")[:-1]
-    first = 0 if scheme(url) == LOCAL else 1
-    return [
-        head + separator + "/".join(parts[:stop])
-        for stop in range(first + 1, len(parts) + 1)
-        if "=" not in parts[stop - 1] and parts[stop - 1]
-    ]
 
 
 def _table_in(folder: str) -> tuple[str, str, str] | None:
