@@ -22,14 +22,14 @@ def rollback(
     """
     from stx.jobs.logs import configure_logging
     from stx_core.errors import SpecError
-    from stx_core.store import log
+    from stx_core.store.commit import release as end_hold
     from stx_core.store.commit import rollback as restore
     from stx_core.store.files.urls import redact
 
     if (version is None) != release:
         raise SpecError("stx rollback: give a version to go back to, or --release")
     if version is None:
-        pinned = log.release(path)
+        pinned = end_hold(path)
         state = (
             "no version was held" if pinned is None else f"version {pinned} is not held any more"
         )

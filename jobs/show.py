@@ -46,13 +46,14 @@ def _show_snapshot(path: str, output: str | None, version: int | None) -> None:
     from stx.pipelines.telemetry.report import page_url
     from stx_core.store import log
     from stx_core.store.files.filesystem import list_names
+    from stx_core.store.log_state import pinned_version
     from stx_core.store.snapshot import open_snapshot, snapshot_info
     from stx_core.store.verify import last_verified
 
     info = snapshot_info(path, version=version)
     say(f"{path}: version {info.version}, committed {info.created} by run {info.run}")
     entry = log.latest(path)
-    if entry is not None and (pinned := log.pinned_version(entry.state)) is not None:
+    if entry is not None and (pinned := pinned_version(entry.state)) is not None:
         say(f"  held         version {pinned}, by `stx rollback`; --release lets runs commit")
     last = last_verified(path)
     verified = "never (stx verify)"

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from stx.pipelines.planning.scope import Scope
 from stx_core.store import damage, ledger, log
+from stx_core.store.log_state import unfinished_run
 from stx_core.store.manifest import MANIFEST, split_shards
 from stx_core.store.snapshot import read_manifest, snapshot_info, to_info
 
@@ -64,7 +65,7 @@ def read_state(root: str, run_hash: str, scope: Scope = Scope()) -> DatasetState
     entry = log.latest(root)
     if entry is None:
         return DatasetState()
-    run = log.unfinished_run(entry.state, run_hash) or ""
+    run = unfinished_run(entry.state, run_hash) or ""
     records = ledger.load(root, run) if run else ledger.RECORDS.empty_table()
     version, outputs, manifest = 0, {}, MANIFEST.empty_table()
     if entry.state["snapshot"] is not None:
@@ -95,7 +96,7 @@ def read_state(root: str, run_hash: str, scope: Scope = Scope()) -> DatasetState
 def was_begun(root: str, run_hash: str) -> bool:
     """Whether a dataset has an unfinished run with this hash."""
     entry = log.latest(root)
-    return entry is not None and bool(log.unfinished_run(entry.state, run_hash))
+    return entry is not None and bool(unfinished_run(entry.state, run_hash))
 
 
 def current_outputs(root: str) -> Mapping[str, Mapping[str, Any]]:

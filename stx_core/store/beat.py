@@ -8,16 +8,16 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from stx_core.errors import Fenced, RunActive, StoreError
 from stx_core.store import clock
 from stx_core.store.files.filesystem import read_bytes, write_over
 from stx_core.store.files.urls import join, redact
+from stx_core.store.log_state import Process
 from stx_core.store.sealed import decode
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def read_beat(root: str, run: str, epoch: int) -> Beat | None:
     return Beat(body["counter"], body["ended"])
 
 
-def wait_until_silent(root: str, run: str, epoch: int, writer: Mapping[str, Any]) -> None:
+def wait_until_silent(root: str, run: str, epoch: int, writer: Process) -> None:
     """Return once nobody works on a run; at once where that can be proved.
 
     Args:
@@ -177,7 +177,7 @@ class Heartbeat:
         self._counter += 1
 
 
-def this_process() -> dict[str, Any]:
+def this_process() -> Process:
     """What tells this process from every other that may look at the same store.
 
     Empty where the system does not say (Linux does): then nobody can prove that it has ended.
@@ -193,7 +193,7 @@ def this_process() -> dict[str, Any]:
         return {}
 
 
-def is_gone(writer: Mapping[str, Any]) -> bool:
+def is_gone(writer: Process) -> bool:
     """Whether a process has provably ended: it ran on this machine, and is not there any more."""
     here = this_process()
     if not writer or any(writer.get(key) != here.get(key) for key in ("boot", "pid_namespace")):

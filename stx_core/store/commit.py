@@ -3,7 +3,7 @@
 import base64
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +15,15 @@ from stx_core.store.damage import missing_or_resized, named_files
 from stx_core.store.files.urls import join, redact
 from stx_core.store.ledger import find_problem, to_records
 from stx_core.store.log import Claim
+from stx_core.store.log_state import (
+    Content,
+    Segment,
+    State,
+    current_version,
+    pin,
+    pinned_version,
+    publish,
+)
 from stx_core.store.manifest import (
     MANIFEST,
     Planned,
@@ -25,7 +34,7 @@ from stx_core.store.manifest import (
     write_segments,
 )
 from stx_core.store.schema import exact_ids
-from stx_core.store.snapshot import SnapshotInfo, check_kept, snapshot_state, to_info
+from stx_core.store.snapshot import SnapshotInfo, check_kept, current_info, snapshot_state
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +48,7 @@ class Base:
 
     version: int
     rows: pa.Table
-    segments: list[dict[str, Any]]
+    segments: list[Segment]
     outputs: Mapping[str, Mapping[str, Any]]
 
 
@@ -79,31 +88,37 @@ def commit_snapshot(
         Fenced: a newer start took the run over.
         CommitConflict: another run committed, and it changed what this one speaks about.
     """
-    if log.is_committed(root, claim.run):
-        entry = log.commit(root, claim.run, claim.epoch, {})
-        return to_info(entry.state["snapshot"])
+    if entry := log.committed(root, claim.run):
+        return current_info(entry.state)
     # The commit asks this again; here it comes before complaints about files that gc removed.
     log.check(root, claim.run, claim.epoch)
-    _check_records(root, records)
+    for record in to_records(records):
+        if problem := find_problem(record):
+            raise StoreError(f"{redact(root)}: record of unit {record.key}: {problem}")
     base = _base(root, claim.base)
     while True:
         rows = assemble(planned, records, base.rows, root)
-        kept = MANIFEST.empty_table()
+        stays = MANIFEST.empty_table()
         if keeps is not None:
-            kept = _kept_rows(root, base, planned, outputs, keeps)
-            rows = pa.concat_tables([kept, rows])
+            stays = _rows_that_stay(root, base, planned, outputs=outputs, keeps=keeps)
+            rows = pa.concat_tables([stays, rows])
         # What the run does not speak about is no worse than it was.
-        _check_files(root, rows, named_files(kept)["name"])
+        _check_files(root, rows, named_files(stays)["name"])
         added = judge(rows, base) if judge else {}
-        told = {name: {**facts, **added.get(name, {})} for name, facts in outputs.items()}
-        body = _body(root, rows, told, schemas)
-        body["segments"] = write_segments(root, claim.run, claim.epoch, rows, base.segments)
+        judged = {name: {**facts, **added.get(name, {})} for name, facts in outputs.items()}
+        content = _content(root, rows, judged, schemas)
+        content["segments"] = write_segments(
+            root, claim.run, claim.epoch, rows=rows, base=base.segments
+        )
         try:
-            entry = log.commit(root, claim.run, claim.epoch, body, base=base.version)
-            return to_info(entry.state["snapshot"])
+            entry = log.commit(root, claim.run, claim.epoch, content, base=base.version)
+            return current_info(entry.state)
         except CommitConflict:
             winner = _base(root, None)
-            if not _same_shards(base.rows, winner.rows, keeps):
+            before, after = base.rows, winner.rows
+            if keeps is not None:
+                before, after = split_shards(before, keeps)[1], split_shards(after, keeps)[1]
+            if not before.equals(after):
                 raise
             base = winner
 
@@ -116,17 +131,11 @@ def _base(root: str, version: int | None) -> Base:
     return Base(snapshot["version"], read_segments(root, segments), segments, snapshot["outputs"])
 
 
-def _same_shards(before: pa.Table, after: pa.Table, keeps: Keeps | None) -> bool:
-    """Whether two manifests agree on all shards but those that the run keeps."""
-    if keeps is None:
-        return bool(before.equals(after))
-    return bool(split_shards(before, keeps)[1].equals(split_shards(after, keeps)[1]))
-
-
-def _kept_rows(
+def _rows_that_stay(
     root: str,
     base: Base,
     planned: Planned,
+    *,
     outputs: Mapping[str, Mapping[str, Any]],
     keeps: Keeps,
 ) -> pa.Table:
@@ -148,12 +157,6 @@ def _fingerprints(outputs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 
 def _names(fingerprints: Mapping[str, str]) -> str:
     return ", ".join(f"{name} ({print_[:12]})" for name, print_ in sorted(fingerprints.items()))
-
-
-def _check_records(root: str, records: pa.Table) -> None:
-    for record in to_records(records):
-        if problem := find_problem(record):
-            raise StoreError(f"{redact(root)}: record of unit {record.key}: {problem}")
 
 
 def _check_files(root: str, rows: pa.Table, spared: pa.ChunkedArray) -> list[str]:
@@ -182,15 +185,15 @@ def _check_files(root: str, rows: pa.Table, spared: pa.ChunkedArray) -> list[str
     return list(missing["name"].to_pylist())
 
 
-def _body(
+def _content(
     root: str,
     rows: pa.Table,
     outputs: Mapping[str, Mapping[str, Any]],
     schemas: Mapping[str, pa.Schema],
-) -> dict[str, Any]:
-    """What the log says of the new snapshot, but for its segments."""
-    summaries = {name: summarise(rows, name) for name in outputs}
-    reads = {(each["rows_in"], each["id_hash_in"]) for each in summaries.values()}
+) -> Content:
+    """What the log says of the new snapshot; its segments are not written yet."""
+    totals = {name: summarise(rows, name) for name in outputs}
+    reads = {(total.rows_in, total.id_hash_in) for total in totals.values()}
     if len(reads) > 1:
         raise StoreError(
             f"{redact(root)}: the outputs {', '.join(outputs)} were made from different rows "
@@ -203,10 +206,11 @@ def _body(
                 **outputs[name],
                 "exact_ids": exact_ids(schemas[name]),
                 "schema": base64.b64encode(schemas[name].serialize().to_pybytes()).decode(),
-                **{key: value for key, value in summaries[name].items() if not key.endswith("_in")},
+                **{key: n for key, n in asdict(totals[name]).items() if not key.endswith("_in")},
             }
             for name in outputs
         },
+        "segments": [],
         "rows": n_rows,
         "id_hash": id_hash,
     }
@@ -215,7 +219,7 @@ def _body(
 def rollback(root: str, version: int) -> SnapshotInfo:
     """Make the content of an older version current again, as a new version, and hold it.
 
-    Until `log.release`, no run can commit: a schedule would bring back what was rolled back. Going
+    Until `release`, no run can commit: a schedule would bring back what was rolled back. Going
     back to the current version only holds it.
 
     Raises:
@@ -232,18 +236,37 @@ def rollback(root: str, version: int) -> SnapshotInfo:
             redact(root), len(missing), version, missing[0],
         )  # fmt: skip
 
-    def change(state: log.State, number: int) -> log.State | None:
+    def change(state: State, number: int) -> State | None:
         # Once more: gc may have come between, and what it dropped is about to be deleted.
         check_kept(root, state, version)
-        if version == log.current_version(state):
-            if log.pinned_version(state) == version:
+        if version == current_version(state):
+            if pinned_version(state) == version:
                 return None
         else:
-            log.publish(state, number, old)
-        log.pin(state, number)
+            publish(state, number, old["run"], old)
+        pin(state, number)
         return state
 
-    return to_info(log.append(root, "rollback", change).state["snapshot"])
+    return current_info(log.append(root, "rollback", change).state)
+
+
+def release(root: str) -> int | None:
+    """Let runs commit again after a rollback.
+
+    Returns:
+        The version that was held; None where none was.
+    """
+    version: int | None = None
+
+    def change(state: State, number: int) -> State | None:  # noqa: ARG001
+        nonlocal version
+        version = pinned_version(state)
+        return None if state.pop("pin", None) is None else state
+
+    if log.latest(root) is None:
+        raise StoreError(f"{redact(root)}: no dataset of stx is here")
+    log.append(root, "release", change)
+    return version
 
 
 def _current_files(root: str) -> pa.ChunkedArray:

@@ -25,6 +25,7 @@ from stx_core.store.files.filesystem import (
 from stx_core.store.files.parallel import parallel
 from stx_core.store.files.unfinished_uploads import abort_upload, unfinished_uploads
 from stx_core.store.files.urls import join, redact
+from stx_core.store.log_state import RunFacts, State
 from stx_core.store.manifest import read_segments
 
 logger = logging.getLogger(__name__)
@@ -106,21 +107,26 @@ def gc(
             state, now_s = fence.state, modified_s(log.entry_url(root, fence.n))
         failpoints.hit("gc.after_fence")
     unneeded = list(_unneeded(root, state))
-    garbage = [each for each in unneeded if each.modified_s < now_s - margin_s]
+    garbage = [file for file in unneeded if file.modified_s < now_s - margin_s]
     # S3 tells the time of one object in whole seconds: those in a listing may be a bit later.
     young = [
-        min(each.modified_s, now_s) for each in unneeded if each.modified_s >= now_s - margin_s
+        min(file.modified_s, now_s) for file in unneeded if file.modified_s >= now_s - margin_s
     ]
     if not dry_run and not deletes:
         # Nothing was old enough when it was decided that no fence is needed.
         garbage = []
+
+    def delete(file: Listed) -> None:
+        failpoints.hit("gc.mid")
+        remove(join(root, file.name))
+
     if deletes:
-        parallel(lambda each: _delete(join(root, each.name)), garbage)
+        parallel(delete, garbage)
     return Garbage(
         versions=tuple(sorted(map(int, before.state["kept"].keys() - state["kept"].keys()))),
         runs=tuple(run for run, facts in state["runs"].items() if facts["state"] == "abandoned"),
-        files=tuple(each.name for each in garbage),
-        size=sum(each.size for each in garbage),
+        files=tuple(file.name for file in garbage),
+        size=sum(file.size for file in garbage),
         n_uploads=_abort_uploads(root, now_s - margin_s, dry_run=dry_run),
         n_spared=len(young),
         next_in_s=max(0.0, min(young) + margin_s - now_s) if young else None,
@@ -130,7 +136,7 @@ def gc(
 def _abort_uploads(root: str, before_s: float, *, dry_run: bool) -> int:
     """Abort multipart uploads that were begun before some time of the store; how many."""
     try:
-        old = [each for each in unfinished_uploads(root) if each.begun_s < before_s]
+        old = [upload for upload in unfinished_uploads(root) if upload.begun_s < before_s]
         if not dry_run:
             parallel(abort_upload, old)
     except StoreError as error:
@@ -138,11 +144,6 @@ def _abort_uploads(root: str, before_s: float, *, dry_run: bool) -> int:
         logger.warning("unfinished uploads were left: %s", error)
         return 0
     return len(old)
-
-
-def _delete(url: str) -> None:
-    failpoints.hit("gc.mid")
-    remove(url)
 
 
 def _fence(
@@ -154,7 +155,7 @@ def _fence(
     deleted: a schedule does not fill the log.
     """
 
-    def expire(state: log.State, number: int) -> log.State | None:
+    def expire(state: State, number: int) -> State | None:
         after = _without_expired(state, keep, _recent(root, state, number - 1, keep_for_s))
         before_s = clock.now() - margin_s
         if after == state and not any(x.modified_s < before_s for x in _unneeded(root, state)):
@@ -171,26 +172,26 @@ def _fence(
     return fence if fence.kind == "gc" and fence != last else None
 
 
-def _recent(root: str, state: log.State, last: int, keep_for_s: float | None) -> list[int]:
+def _recent(root: str, state: State, last: int, keep_for_s: float | None) -> list[int]:
     """Versions that were current less than `keep_for_s` before log entry `last`."""
     if keep_for_s is None:
         return []
-    kept = sorted((int(version), number) for version, number in state["kept"].items())
+    numbers = sorted((int(version), number) for version, number in state["kept"].items())
     now_s = modified_s(log.entry_url(root, last))
     # A version was current until the one that followed it was committed.
-    ends_s = parallel(lambda each: modified_s(log.entry_url(root, each[1])), kept[1:])
+    ends_s = parallel(lambda pair: modified_s(log.entry_url(root, pair[1])), numbers[1:])
     return [
         version
-        for (version, _), end_s in zip(kept, ends_s, strict=False)
+        for (version, _), end_s in zip(numbers, ends_s, strict=False)
         if now_s - end_s < keep_for_s
     ]
 
 
-def _without_expired(state: log.State, keep: int, spared: Collection[int]) -> log.State:
-    """Drop old versions, and finished runs that made none of the kept ones."""
+def _without_expired(state: State, keep: int, spared: Collection[int]) -> State:
+    """Drop old versions, and finished runs that made none of the others."""
     newest = sorted(map(int, state["kept"]))[-keep:]
     bases = [facts["base"] for facts in state["runs"].values() if _may_go_on(facts)]
-    kept = {
+    versions = {
         version: number
         for version, number in state["kept"].items()
         if int(version) in {*newest, *bases, *spared}
@@ -198,32 +199,29 @@ def _without_expired(state: log.State, keep: int, spared: Collection[int]) -> lo
     runs = {
         run: facts
         for run, facts in state["runs"].items()
-        if _may_go_on(facts) or facts.get("committed") in kept.values()
+        if _may_go_on(facts) or facts.get("committed") in versions.values()
     }
-    return state | {"kept": kept, "runs": runs}
+    return {**state, "kept": versions, "runs": runs}
 
 
-def _may_go_on(facts: log.State) -> bool:
+def _may_go_on(facts: RunFacts) -> bool:
     return facts["state"] in ("open", "paused")
 
 
-def _old_runs(root: str, state: log.State, before_s: float) -> dict[str, int]:
+def _old_runs(root: str, state: State, before_s: float) -> dict[str, int]:
     """Unfinished runs that showed no life since some time of the store, with their epochs."""
-    return {
-        run: facts["epoch"]
-        for run, facts in state["runs"].items()
-        if _may_go_on(facts) and _last_life_s(root, run, facts) < before_s
-    }
+    old = {}
+    for run, facts in state["runs"].items():
+        if _may_go_on(facts):
+            last_life_s = modified_s(log.entry_url(root, facts["claimed"]))
+            with suppress(FileNotFoundError):
+                last_life_s = max(last_life_s, modified_s(beat_url(root, run)))
+            if last_life_s < before_s:
+                old[run] = facts["epoch"]
+    return old
 
 
-def _last_life_s(root: str, run: str, facts: log.State) -> float:
-    claimed_s = modified_s(log.entry_url(root, facts["claimed"]))
-    with suppress(FileNotFoundError):
-        return max(claimed_s, modified_s(beat_url(root, run)))
-    return claimed_s
-
-
-def _is_silent(root: str, state: log.State, run: str) -> bool:
+def _is_silent(root: str, state: State, run: str) -> bool:
     facts = state["runs"][run]
     if facts["state"] == "paused":
         return True
@@ -234,60 +232,49 @@ def _is_silent(root: str, state: log.State, run: str) -> bool:
     return True
 
 
-def _without_runs(state: log.State, given_up: Mapping[str, int]) -> log.State:
+def _without_runs(state: State, given_up: Mapping[str, int]) -> State:
     """Abandon runs, unless a newer start took them over."""
-    runs = {
-        run: {**facts, "state": "abandoned", "epoch": facts["epoch"] + 1}
-        if given_up.get(run) == facts["epoch"] and _may_go_on(facts)
-        else facts
-        for run, facts in state["runs"].items()
-    }
-    return state | {"runs": runs}
+    runs = dict(state["runs"])
+    for run, facts in state["runs"].items():
+        if given_up.get(run) == facts["epoch"] and _may_go_on(facts):
+            runs[run] = {**facts, "state": "abandoned", "epoch": facts["epoch"] + 1}
+    return {**state, "runs": runs}
 
 
-def _unneeded(root: str, state: log.State) -> Iterator[Listed]:
+def _unneeded(root: str, state: State) -> Iterator[Listed]:
     """Objects that no kept version names, and that no run which may go on has written.
 
     Names that stx does not give are left alone.
     """
-    needed, makers = _named(root, state)
+    snapshots = parallel(
+        lambda number: log.read_entry(root, number).state["snapshot"], state["kept"].values()
+    )
+    # Versions share most of their segments.
+    segments = {s["file"]: s for snapshot in snapshots if snapshot for s in snapshot["segments"]}
+    rows = read_segments(root, list(segments.values()))
+    files = (rows[name].unique().to_pylist() for name in ("file", "quarantine_file"))
+    needed, makers = set(segments).union(*files), set(rows["run"].unique().to_pylist())
     going_on = {run: facts for run, facts in state["runs"].items() if _may_go_on(facts)}
-    spared = {*going_on, *(each for facts in going_on.values() for each in facts["adopts"])}
+    spared = {*going_on, *(run for facts in going_on.values() for run in facts["adopts"])}
     for folder in ("data", "quarantine", "_stx/segments"):
-        for each in list_objects(join(root, folder)):
-            path = f"{folder}/{each.name}"
-            if path not in needed and _run_of(path) not in (None, *spared):
-                yield replace(each, name=path)
-    for each in list_objects(join(root, "_stx/runs")):
-        run, _, name = each.name.partition("/")
+        for file in list_objects(join(root, folder)):
+            path = f"{folder}/{file.name}"
+            # What a killed writer left has the name of a file inside its own.
+            name = path.rpartition("/")[2]
+            temporary = _TEMPORARY.match(name)
+            match = _FILE.match(temporary[1] if temporary else name)
+            if path not in needed and match and match["run"] not in spared:
+                yield replace(file, name=path)
+    for file in list_objects(join(root, "_stx/runs")):
+        run, _, name = file.name.partition("/")
         # The spec says how the texts of rows that are still served were read.
         if run not in spared and not (name == "spec.yaml" and run in makers):
-            yield replace(each, name=f"_stx/runs/{each.name}")
+            yield replace(file, name=f"_stx/runs/{file.name}")
     notes = set(map(damage.note_name, needed))
-    for each in list_objects(join(root, damage.FOLDER)):
-        if each.name not in notes:
-            yield replace(each, name=f"{damage.FOLDER}/{each.name}")
-    for each in list_objects(join(root, "_stx/reports")):
-        version = each.name.partition("/")[0]
+    for file in list_objects(join(root, damage.FOLDER)):
+        if file.name not in notes:
+            yield replace(file, name=f"{damage.FOLDER}/{file.name}")
+    for file in list_objects(join(root, "_stx/reports")):
+        version = file.name.partition("/")[0]
         if version.isdecimal() and version not in state["kept"]:
-            yield replace(each, name=f"_stx/reports/{each.name}")
-
-
-def _named(root: str, state: log.State) -> tuple[set[str], set[str]]:
-    """Files that the kept versions name, and the runs that wrote their rows."""
-    numbers = state["kept"].values()
-    snapshots = parallel(lambda number: log.read_entry(root, number).state["snapshot"], numbers)
-    # Versions share most of their segments.
-    segments = {each["file"]: each for snapshot in snapshots for each in snapshot["segments"]}
-    rows = read_segments(root, list(segments.values()))
-    columns = (rows[name].unique().to_pylist() for name in ("file", "quarantine_file"))
-    return set(segments).union(*columns), set(rows["run"].unique().to_pylist())
-
-
-def _run_of(path: str) -> str | None:
-    """The run that wrote a file, by its name; None if it is no file of stx."""
-    name = path.rpartition("/")[2]
-    if temporary := _TEMPORARY.match(name):
-        name = temporary[1]
-    found = _FILE.match(name)
-    return found["run"] if found else None
+            yield replace(file, name=f"_stx/reports/{file.name}")

@@ -1,15 +1,8 @@
 """The log of a dataset: numbered entries, created once and never deleted, that order everything.
 
-Each entry carries the whole small state::
-
-    snapshot  None, or {version, run, created, outputs, segments, rows, id_hash}
-    kept      {version: number of the log entry that committed it}
-    runs      {run: {spec_hash, epoch, state, base, adopts, writer, claimed}}
-    pin       {version, since: number of the entry}, while a rollback holds the current version
-
-A run's state is open, paused, done or abandoned. Who wants to change something reads the latest
-entry and creates the next number; of two only one can. A stalled process that wakes up finds its
-number taken, reads again, and sees whether it may still act.
+Each entry carries the whole small state, see `log_state.State`. Who wants to change something reads
+the latest entry and creates the next number; of two only one can. A stalled process that wakes up
+finds its number taken, reads again, and sees whether it may still act.
 
 Beside the log, `head.json` has the number of an entry that was there: it may fall behind, but a log
 that ends before it has lost its end.
@@ -20,18 +13,28 @@ import json
 import logging
 import random
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from stx_core import failpoints
-from stx_core.errors import CommitConflict, Fenced, Pinned, StoreError
+from stx_core.errors import CommitConflict, Fenced, StoreError
 from stx_core.store import clock
 from stx_core.store.beat import Heartbeat, this_process, wait_until_silent
 from stx_core.store.files.create import create
 from stx_core.store.files.filesystem import list_names, read_bytes, write_over
 from stx_core.store.files.urls import join, redact
+from stx_core.store.log_state import (
+    Content,
+    RunFacts,
+    State,
+    check_unpinned,
+    current_version,
+    empty_state,
+    publish,
+    unfinished_run,
+)
 from stx_core.store.sealed import decode, is_whole, seal
 
 logger = logging.getLogger(__name__)
@@ -42,8 +45,6 @@ _WAY_BACK = (
     "restore it from a copy of the folder or an older version of the object; the log is never "
     "repaired by guessing"
 )
-
-State = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def latest(root: str) -> Entry | None:
         return None
     expected = [_name(number) for number in range(1, len(names) + 1)]
     if names != expected:
-        odd = next(name for name, wanted in zip(names, expected, strict=True) if name != wanted)
+        odd = next(name for name, right in zip(names, expected, strict=True) if name != right)
         raise StoreError(
             f"{redact(_folder(root))}: the log has {len(names)} entries, but not 1 to "
             f"{len(names)} (see {odd}); an entry was deleted or added by hand, restore it"
@@ -121,7 +122,7 @@ def read_entry(root: str, number: int) -> Entry:
         raise StoreError(f"{redact(url)}: this log entry is missing; {_WAY_BACK}") from error
 
 
-def _to_entry(body: dict[str, Any], number: int, url: str) -> Entry:
+def _to_entry(body: Mapping[str, Any], number: int, url: str) -> Entry:
     if not is_whole(body) or body.get("n") != number:
         raise StoreError(
             f"{redact(url)}: damaged log entry (its digest does not match); {_WAY_BACK}"
@@ -130,7 +131,8 @@ def _to_entry(body: dict[str, Any], number: int, url: str) -> Entry:
         raise StoreError(
             f"{redact(url)}: log format {body['format']}, this stx knows {FORMAT}; use a newer stx"
         )
-    return Entry(number, body["kind"], body["digest"], body["previous"], body["state"])
+    kind, digest, previous = body["kind"], body["digest"], body["previous"]
+    return Entry(number, kind, digest, previous=previous, state=body["state"])
 
 
 def entry_url(root: str, number: int) -> str:
@@ -156,7 +158,7 @@ def append(root: str, kind: str, change: Callable[[State, int], State | None]) -
         number = last.n + 1 if last else 1
         if problem := lost_end(root, number - 1):
             raise StoreError(problem)
-        state = change(copy.deepcopy(last.state) if last else _empty(), number)
+        state = change(copy.deepcopy(last.state) if last else empty_state(), number)
         if state is None and last is not None:
             return last
         body = {
@@ -170,18 +172,14 @@ def append(root: str, kind: str, change: Callable[[State, int], State | None]) -
         url = entry_url(root, number)
         created = create(url, seal(body))
         if created.won:
-            _note_head(root, number)
+            try:
+                write_over(_head_url(root), json.dumps({"n": number}).encode())
+            except StoreError as error:
+                # The entry is there, and this is only a hint.
+                logger.info("the end of the log could not be noted: %s", error)
             return _to_entry(created.body, number, url)
         # Somebody moved on. Writers that lose together should not try again together.
         clock.sleep(random.uniform(0, 0.05))
-
-
-def _note_head(root: str, number: int) -> None:
-    try:
-        write_over(_head_url(root), json.dumps({"n": number}).encode())
-    except StoreError as error:
-        # The entry is there, and this is only a hint.
-        logger.info("the end of the log could not be noted: %s", error)
 
 
 def lost_end(root: str, last: int) -> str | None:
@@ -208,17 +206,6 @@ def _head_url(root: str) -> str:
     return join(root, "_stx", "head.json")
 
 
-def pinned_version(state: State) -> int | None:
-    """The version that a rollback holds; None for none."""
-    pin = state.get("pin")
-    return pin["version"] if pin else None
-
-
-def pin(state: State, number: int) -> None:
-    """Hold the current version of a state, until it is released; changed in place."""
-    state["pin"] = {"version": current_version(state), "since": number}
-
-
 def refuse_pinned(root: str) -> None:
     """Look whether a rollback holds the current version, before work is done for another.
 
@@ -227,46 +214,7 @@ def refuse_pinned(root: str) -> None:
     """
     last = latest(root)
     if last is not None:
-        _refuse_pinned(root, last.state)
-
-
-def _refuse_pinned(root: str, state: State) -> None:
-    version = pinned_version(state)
-    if version is not None:
-        raise Pinned(
-            f"{redact(root)}: `stx rollback` holds version {version}, nothing is committed; "
-            "finished units are kept. To go on: stx rollback PATH --release"
-        )
-
-
-def release(root: str) -> int | None:
-    """Let runs commit again after a rollback.
-
-    Returns:
-        The version that was held; None where none was.
-    """
-    held: list[int | None] = []
-
-    def change(state: State, number: int) -> State | None:  # noqa: ARG001
-        held[:] = [pinned_version(state)]
-        if held[0] is None:
-            return None
-        return {key: value for key, value in state.items() if key != "pin"}
-
-    if latest(root) is None:
-        raise StoreError(f"{redact(root)}: no dataset of stx is here")
-    append(root, "release", change)
-    return held[0]
-
-
-def unfinished_run(state: State, spec_hash: str) -> str | None:
-    """The run of a spec that was claimed and not committed: the next start goes on with it."""
-    runs = [
-        run
-        for run, facts in state["runs"].items()
-        if facts["spec_hash"] == spec_hash and facts["state"] in ("open", "paused")
-    ]
-    return runs[-1] if runs else None
+        check_unpinned(last.state, root)
 
 
 def claim(root: str, spec_hash: str, *, repairs: bool = False) -> Claim:
@@ -286,24 +234,21 @@ def claim(root: str, spec_hash: str, *, repairs: bool = False) -> Claim:
         RunActive: another start is at work on it.
         Pinned: a rollback holds the current version.
     """
-    new_run = _run_name()
+    # The time is for people who list the folder; nothing compares it.
+    new_run = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
     while True:
-        free = _free_run(root, spec_hash)
+        last = latest(root)
+        state = last.state if last else empty_state()
+        run = unfinished_run(state, spec_hash)
+        free = None
+        if run is not None:
+            facts = state["runs"][run]
+            if facts["state"] == "open":
+                wait_until_silent(root, run, facts["epoch"], facts["writer"])
+            free = run, facts["epoch"]
         if taken := _take(root, spec_hash, free, new_run, repairs=repairs):
             return taken
         # Another start was faster while this one watched: see whether it is at work.
-
-
-def _free_run(root: str, spec_hash: str) -> tuple[str, int] | None:
-    """The unfinished run of a spec, with the epoch of the start that left it; None for none."""
-    last = latest(root)
-    run = unfinished_run(last.state, spec_hash) if last else None
-    if last is None or run is None:
-        return None
-    facts = last.state["runs"][run]
-    if facts["state"] == "open":
-        wait_until_silent(root, run, facts["epoch"], facts["writer"])
-    return run, facts["epoch"]
 
 
 def _take(
@@ -315,14 +260,13 @@ def _take(
     def change(state: State, number: int) -> State | None:
         taken.clear()
         unfinished = unfinished_run(state, spec_hash)
-        found = (unfinished, state["runs"][unfinished]["epoch"]) if unfinished else None
-        if found != free:
+        if free != ((unfinished, state["runs"][unfinished]["epoch"]) if unfinished else None):
             return None
         if not repairs:
-            _refuse_pinned(root, state)
+            check_unpinned(state, root)
         run, epoch = (free[0], free[1] + 1) if free else (new_run, 1)
         base = current_version(state)
-        state["runs"][run] = {
+        facts: RunFacts = {
             "spec_hash": spec_hash,
             "epoch": epoch,
             "state": "open",
@@ -331,8 +275,10 @@ def _take(
             "adopts": [],
             "writer": this_process(),
             "claimed": number,
-            **({"repairs": True} if repairs else {}),
         }
+        if repairs:
+            facts["repairs"] = True
+        state["runs"][run] = facts
         taken.append(Claim(run, epoch, base, resumed=free is not None))
         failpoints.hit("claim.before")
         return state
@@ -354,14 +300,19 @@ def check(root: str, run: str, epoch: int) -> None:
         Fenced: it does not.
     """
     last = latest(root)
-    _held(root, last.state if last else _empty(), run, epoch)
+    _facts(root, last.state if last else empty_state(), run, epoch)
 
 
-def _held(root: str, state: State, run: str, epoch: int) -> dict[str, Any]:
+def _facts(root: str, state: State, run: str, epoch: int) -> RunFacts:
     """What the log says of a run that this start holds."""
-    facts: dict[str, Any] | None = state["runs"].get(run)
-    if facts is None or facts["epoch"] != epoch or facts["state"] != "open":
-        raise Fenced(_fenced(root, run, epoch, facts))
+    facts = state["runs"].get(run)
+    if facts is None:
+        raise Fenced(f"{redact(root)}: run {run} is not in the log; nothing was published")
+    if facts["epoch"] != epoch or facts["state"] != "open":
+        raise Fenced(
+            f"{redact(root)}: run {run} is {facts['state']} with start {facts['epoch']}, this is "
+            f"start {epoch}; a newer start took over and nothing was published here"
+        )
     return facts
 
 
@@ -376,22 +327,20 @@ def pause(root: str, run: str, epoch: int) -> Entry:
         facts = state["runs"].get(run)
         if facts is not None and (facts["epoch"], facts["state"]) == (epoch, "paused"):
             return None
-        _held(root, state, run, epoch)["state"] = "paused"
+        _facts(root, state, run, epoch)["state"] = "paused"
         return state
 
     return append(root, "pause", change)
 
 
-def commit(
-    root: str, run: str, epoch: int, snapshot: dict[str, Any], *, base: int | None = None
-) -> Entry:
+def commit(root: str, run: str, epoch: int, content: Content, *, base: int | None = None) -> Entry:
     """Publish a snapshot as the next version. Committing a run twice changes nothing.
 
     Args:
         root: the dataset.
         run: id of the run.
         epoch: as claimed.
-        snapshot: outputs, segments, rows and id_hash; version, run and time are added.
+        content: of the snapshot.
         base: the version that it was built on; None for the one of the claim.
 
     Returns:
@@ -410,9 +359,9 @@ def commit(
         if facts is not None and facts["state"] == "done":
             committed_at.append(facts["committed"])
             return None
-        facts = _held(root, state, run, epoch)
+        facts = _facts(root, state, run, epoch)
         if not facts.get("repairs"):
-            _refuse_pinned(root, state)
+            check_unpinned(state, root)
         built_on = facts["base"] if base is None else base
         if current_version(state) != built_on:
             raise CommitConflict(
@@ -420,8 +369,8 @@ def commit(
                 f"{current_version(state)} was committed meanwhile; run again, finished work is "
                 "kept"
             )
-        publish(state, number, {**snapshot, "run": run})
-        facts.update(state="done", committed=number)
+        publish(state, number, run, content)
+        facts["state"], facts["committed"] = "done", number
         failpoints.hit("commit.before")
         return state
 
@@ -430,50 +379,11 @@ def commit(
     return read_entry(root, committed_at[0]) if committed_at else entry
 
 
-def publish(state: State, number: int, snapshot: dict[str, Any]) -> None:
-    """Make a snapshot the current one of a state, as its next version.
-
-    Args:
-        state: changed in place.
-        number: of the entry that is being written.
-        snapshot: its version and time are set here.
-    """
-    version = current_version(state) + 1
-    created = datetime.now(UTC).isoformat(timespec="seconds")
-    state["snapshot"] = {**snapshot, "version": version, "created": created}
-    state["kept"][str(version)] = number
-    if state.get("pin"):
-        # The same content, repaired, or another rollback.
-        pin(state, number)
-
-
-def current_version(state: State) -> int:
-    """Version of the current snapshot; 0 for none."""
-    return state["snapshot"]["version"] if state["snapshot"] else 0
-
-
-def is_committed(root: str, run: str) -> bool:
-    """Whether a run has published its snapshot."""
+def committed(root: str, run: str) -> Entry | None:
+    """The entry that published the snapshot of a run; None where there is none."""
     last = latest(root)
-    return bool(last and last.state["runs"].get(run, {}).get("state") == "done")
-
-
-def _fenced(root: str, run: str, epoch: int, facts: dict[str, Any] | None) -> str:
-    if facts is None:
-        return f"{redact(root)}: run {run} is not in the log; nothing was published"
-    return (
-        f"{redact(root)}: run {run} is {facts['state']} with start {facts['epoch']}, this is "
-        f"start {epoch}; a newer start took over and nothing was published here"
-    )
-
-
-def _empty() -> State:
-    return {"snapshot": None, "kept": {}, "runs": {}}
-
-
-def _run_name() -> str:
-    # The time is for people who list the folder; nothing compares it.
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+    facts = last.state["runs"].get(run) if last else None
+    return read_entry(root, facts["committed"]) if facts and facts["state"] == "done" else None
 
 
 def _folder(root: str) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ from stx_core.store.files.filesystem import read_bytes, write_new
 from stx_core.store.files.parallel import parallel
 from stx_core.store.files.urls import join, redact
 from stx_core.store.id_hash import HASH_MODULUS
+from stx_core.store.log_state import Segment
 from stx_core.store.schema import from_parquet, to_parquet
 
 Planned = Mapping[str, pa.Table]
@@ -123,28 +125,44 @@ def _range(row: Mapping[str, Any]) -> str:
 
 def split_shards(rows: pa.Table, keeps: Callable[[str], bool]) -> tuple[pa.Table, pa.Table]:
     """Split manifest rows: those of shards that `keeps` accepts by their URL, and the others."""
-    kept = pa.array([url for url in rows["url"].unique().to_pylist() if keeps(url)], pa.string())
-    is_kept = pc.is_in(rows["url"], value_set=kept)
-    return rows.filter(is_kept), rows.filter(pc.invert(is_kept))
+    urls = [url for url in rows["url"].unique().to_pylist() if keeps(url)]
+    stays = pc.is_in(rows["url"], value_set=pa.array(urls, pa.string()))
+    return rows.filter(stays), rows.filter(pc.invert(stays))
 
 
-def summarise(rows: pa.Table, output: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Totals:
+    """Sums over the manifest rows of an output; of id hashes modulo `HASH_MODULUS`, in hex."""
+
+    rows: int
+    bytes: int
+    files: int
+    file_rows: int
+    rows_quarantined: int
+    id_hash: str
+    rows_in: int
+    id_hash_in: str
+
+
+def summarise(rows: pa.Table, output: str) -> Totals:
     """Totals of one output."""
-    mine = rows.filter(pc.equal(rows["output"], output))
-    return {
-        "rows": pc.sum(mine["rows_out"]).as_py() or 0,
-        "bytes": pc.sum(mine["size"]).as_py() or 0,
-        "files": pc.sum(pc.not_equal(mine["file"], "")).as_py() or 0,
-        "file_rows": pc.sum(mine["file_rows"]).as_py() or 0,
-        "rows_quarantined": pc.sum(mine["rows_quarantined"]).as_py() or 0,
-        "id_hash": _add_hashes(mine["id_hash_out"]),
-        "rows_in": pc.sum(mine["rows_in"]).as_py() or 0,
-        "id_hash_in": _add_hashes(mine["id_hash_in"]),
-    }
+    rows = rows.filter(pc.equal(rows["output"], output))
+    counted = ("rows_out", "size", "file_rows", "rows_quarantined", "rows_in")
+    sums = {name: pc.sum(rows[name]).as_py() or 0 for name in counted}
+    return Totals(
+        rows=sums["rows_out"],
+        bytes=sums["size"],
+        files=pc.sum(pc.not_equal(rows["file"], "")).as_py() or 0,
+        file_rows=sums["file_rows"],
+        rows_quarantined=sums["rows_quarantined"],
+        id_hash=_add_hashes(rows["id_hash_out"]),
+        rows_in=sums["rows_in"],
+        id_hash_in=_add_hashes(rows["id_hash_in"]),
+    )
 
 
 def _add_hashes(hashes: Iterable[Any]) -> str:
-    return f"{sum(int(each.as_py(), 16) for each in hashes) % HASH_MODULUS:032x}"
+    return f"{sum(int(text.as_py(), 16) for text in hashes) % HASH_MODULUS:032x}"
 
 
 def bucket(url: str) -> int:
@@ -153,8 +171,8 @@ def bucket(url: str) -> int:
 
 
 def write_segments(
-    root: str, run: str, epoch: int, rows: pa.Table, base: Sequence[Mapping[str, Any]] = ()
-) -> list[dict[str, Any]]:
+    root: str, run: str, epoch: int, rows: pa.Table, base: Sequence[Segment] = ()
+) -> list[Segment]:
     """Write manifest rows as segments; what is equal to a segment of the base is not written again.
 
     Args:
@@ -165,43 +183,40 @@ def write_segments(
         base: segments of the snapshot that the new one follows.
 
     Returns:
-        Per segment: ``file`` relative to the dataset, ``sha256`` of it, ``rows``, ``buckets``.
+        The segments.
     """
     n_segments = max(1, min(BUCKETS, -(-len(rows) // _ROWS_PER_SEGMENT)))
     rows = rows.sort_by(_ORDER)
     urls = rows["url"].unique()
     buckets = pa.array([bucket(url) % n_segments for url in urls.to_pylist()], pa.int32())
     groups = pc.take(buckets, pc.index_in(rows["url"], value_set=urls))
-    known = {segment["sha256"]: segment for segment in base}
+    of_base = {segment["sha256"]: segment for segment in base}
 
-    def write(number: int) -> dict[str, Any]:
+    def write(number: int) -> Segment:
         table = rows.filter(pc.equal(groups, number)).combine_chunks()
         # The same rows give the same bytes. Only the base's segments are taken over: gc protects
         # them until the commit, as it does no other object that happens to be equal.
         data = to_parquet(table)
-        segment = {
-            "sha256": hashlib.sha256(data).hexdigest(),
-            "rows": len(table),
-            "buckets": list(range(number, BUCKETS, n_segments)),
-        }
-        if (same := known.get(segment["sha256"])) and same["buckets"] == segment["buckets"]:
-            return dict(same)
+        sha256 = hashlib.sha256(data).hexdigest()
+        own_buckets = list(range(number, BUCKETS, n_segments))
+        if (same := of_base.get(sha256)) and same["buckets"] == own_buckets:
+            return same
         file = f"_stx/segments/{run}-{epoch}-{uuid.uuid4().hex}.parquet"
         write_new(join(root, file), data)
         failpoints.hit("segment.after")
-        return {"file": file, **segment}
+        return {"file": file, "sha256": sha256, "rows": len(table), "buckets": own_buckets}
 
     return parallel(write, range(n_segments))
 
 
-def read_segments(root: str, segments: Sequence[Mapping[str, Any]]) -> pa.Table:
+def read_segments(root: str, segments: Sequence[Segment]) -> pa.Table:
     """Read the manifest, sorted by output, shard and row.
 
     Raises:
         StoreError: a segment is missing or damaged.
     """
 
-    def read(segment: Mapping[str, Any]) -> pa.Table:
+    def read(segment: Segment) -> bytes:
         url = join(root, segment["file"])
         try:
             data = read_bytes(url)
@@ -213,16 +228,16 @@ def read_segments(root: str, segments: Sequence[Mapping[str, Any]]) -> pa.Table:
             raise StoreError(
                 f"{redact(url)}: damaged segment (its checksum does not match); {_WAY_BACK}"
             )
-        return _as_manifest(from_parquet(data))
+        return data
 
-    table = pa.concat_tables([MANIFEST.empty_table(), *parallel(read, segments)])
-    return table.sort_by(_ORDER)
-
-
-def _as_manifest(table: pa.Table) -> pa.Table:
-    """Columns that an earlier stx did not write are null."""
-    columns = [
-        table[field.name] if field.name in table.column_names else pa.nulls(len(table), field.type)
-        for field in MANIFEST
-    ]
-    return pa.table(columns, names=MANIFEST.names).cast(MANIFEST)
+    tables = [MANIFEST.empty_table()]
+    for table in map(from_parquet, parallel(read, segments)):
+        # Columns that an earlier stx did not write are null.
+        columns = [
+            table[column.name]
+            if column.name in table.column_names
+            else pa.nulls(len(table), column.type)
+            for column in MANIFEST
+        ]
+        tables.append(pa.table(columns, names=MANIFEST.names).cast(MANIFEST))
+    return pa.concat_tables(tables).sort_by(_ORDER)

@@ -13,6 +13,7 @@ from stx_core.errors import SnapshotExpired, SpecError, StoreError
 from stx_core.store import log
 from stx_core.store.files.filesystem import arrow_filesystem
 from stx_core.store.files.urls import join, redact
+from stx_core.store.log_state import Snapshot, State, current_version
 from stx_core.store.manifest import read_segments
 
 Result = TypeVar("Result")
@@ -49,7 +50,13 @@ def snapshot_info(root: str, version: int | None = None) -> SnapshotInfo:
     return to_info(snapshot_state(root, version))
 
 
-def to_info(snapshot: Mapping[str, Any]) -> SnapshotInfo:
+def current_info(state: State) -> SnapshotInfo:
+    """The current snapshot of a state that has one."""
+    assert state["snapshot"] is not None
+    return to_info(state["snapshot"])
+
+
+def to_info(snapshot: Snapshot) -> SnapshotInfo:
     """A snapshot as the log keeps it, without its schemas and segments."""
     outputs = {
         name: {key: value for key, value in facts.items() if key != "schema"}
@@ -71,38 +78,36 @@ def versions(root: str) -> list[SnapshotInfo]:
     Raises:
         StoreError: there is no snapshot.
     """
-    numbers = _latest_state(root)["kept"]
-    return [to_info(_read_kept(root, numbers[version])) for version in sorted(numbers, key=int)]
+    _, state = _latest(root)
+    numbers = [state["kept"][version] for version in sorted(state["kept"], key=int)]
+    return [current_info(log.read_entry(root, number).state) for number in numbers]
 
 
-def _latest_state(root: str) -> log.State:
+def _latest(root: str) -> tuple[Snapshot, State]:
+    """The current snapshot, and the state of its dataset."""
     last = log.latest(root)
     if last is None or last.state["snapshot"] is None:
         raise StoreError(f"{redact(root)}: no snapshot was committed here; run `stx encode` first")
-    return last.state
+    return last.state["snapshot"], last.state
 
 
-def snapshot_state(root: str, version: int | None = None) -> dict[str, Any]:
-    """What the log keeps of a snapshot: version, outputs, segments, rows, id_hash.
+def snapshot_state(root: str, version: int | None = None) -> Snapshot:
+    """What the log keeps of a snapshot.
 
     Raises:
         StoreError: there is no snapshot, or never was this version.
         SnapshotExpired: gc removed this version.
     """
-    state = _latest_state(root)
-    snapshot: dict[str, Any] = state["snapshot"]
-    if version is None or version == snapshot["version"]:
-        return snapshot
+    current, state = _latest(root)
+    if version is None or version == current["version"]:
+        return current
     check_kept(root, state, version)
-    return _read_kept(root, state["kept"][str(version)])
-
-
-def _read_kept(root: str, number: int) -> dict[str, Any]:
-    snapshot: dict[str, Any] = log.read_entry(root, number).state["snapshot"]
+    snapshot = log.read_entry(root, state["kept"][str(version)]).state["snapshot"]
+    assert snapshot is not None
     return snapshot
 
 
-def check_kept(root: str, state: log.State, version: int) -> None:
+def check_kept(root: str, state: State, version: int) -> None:
     """Refuse a version that is not kept.
 
     Raises:
@@ -111,15 +116,15 @@ def check_kept(root: str, state: log.State, version: int) -> None:
     """
     if str(version) in state["kept"]:
         return
-    kept = ", ".join(sorted(state["kept"], key=int))
-    if 0 < version < log.current_version(state):
+    versions = ", ".join(sorted(state["kept"], key=int))
+    if 0 < version < current_version(state):
         raise SnapshotExpired(
-            f"{redact(root)}: version {version} was removed by gc; kept are {kept}"
+            f"{redact(root)}: version {version} was removed by gc; kept are {versions}"
         )
-    raise StoreError(f"{redact(root)}: no version {version}; kept are {kept}")
+    raise StoreError(f"{redact(root)}: no version {version}; kept are {versions}")
 
 
-def _read(root: str, version: int | None, read: Callable[[Mapping[str, Any]], Result]) -> Result:
+def _read(root: str, version: int | None, read: Callable[[Snapshot], Result]) -> Result:
     """Read something of a snapshot; of the next one when gc removed it on the way.
 
     Raises:
@@ -158,22 +163,19 @@ def open_snapshot(
         SpecError: there is no such output.
         StoreError: there is no such snapshot.
     """
-    return _read(root, version, lambda snapshot: _open(root, snapshot, output))
 
+    def read(snapshot: Snapshot) -> ds.FileSystemDataset:
+        name = _choose_output(root, snapshot, output)
+        filesystem, path = arrow_filesystem(root)
+        checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+        return ds.FileSystemDataset.from_paths(
+            [join(path, file) for file in _files(root, snapshot, name)],
+            schema=output_schema(snapshot["outputs"][name]).remove_metadata(),
+            format=ds.ParquetFileFormat(default_fragment_scan_options=checked),
+            filesystem=filesystem,
+        )
 
-def _open(root: str, snapshot: Mapping[str, Any], output: str | None) -> ds.FileSystemDataset:
-    name = _choose_output(root, snapshot, output)
-    filesystem, path = arrow_filesystem(root)
-    return ds.FileSystemDataset.from_paths(
-        [join(path, file) for file in _files(root, snapshot, name)],
-        schema=output_schema(snapshot["outputs"][name]).remove_metadata(),
-        format=ds.ParquetFileFormat(
-            default_fragment_scan_options=ds.ParquetFragmentScanOptions(
-                page_checksum_verification=True
-            )
-        ),
-        filesystem=filesystem,
-    )
+    return _read(root, version, read)
 
 
 def exact_ids(facts: Mapping[str, Any]) -> str | None:
@@ -218,19 +220,19 @@ def snapshot_files(
     return [join(root, file) for file in dict.fromkeys(files)]
 
 
-def _files(root: str, snapshot: Mapping[str, Any], output: str | None) -> list[str]:
+def _files(root: str, snapshot: Snapshot, output: str | None) -> list[str]:
     """Data files of one output, or of all, relative to the dataset."""
     if output is not None:
         output = _choose_output(root, snapshot, output)
     table = read_segments(root, snapshot["segments"])
-    wanted = pc.not_equal(table["file"], "")
+    chosen = pc.not_equal(table["file"], "")
     if output is not None:
-        wanted = pc.and_(wanted, pc.equal(table["output"], output))
-    files: list[str] = table.filter(wanted)["file"].to_pylist()
+        chosen = pc.and_(chosen, pc.equal(table["output"], output))
+    files: list[str] = table.filter(chosen)["file"].to_pylist()
     return files
 
 
-def _choose_output(root: str, snapshot: Mapping[str, Any], output: str | None) -> str:
+def _choose_output(root: str, snapshot: Snapshot, output: str | None) -> str:
     names = list(snapshot["outputs"])
     # Scores of judged pairs stand beside the ranking that they are scores of.
     main = [name for name in names if snapshot["outputs"][name].get("type") != "positives"]

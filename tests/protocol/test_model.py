@@ -23,12 +23,13 @@ from hypothesis import strategies as st
 
 from stx_core.errors import CommitConflict, Pinned, StoreError
 from stx_core.store import beat, clock, gc, ledger, log
-from stx_core.store.commit import commit_snapshot, rollback
+from stx_core.store.commit import commit_snapshot, release, rollback
 from stx_core.store.corpus.shards import Shard
 from stx_core.store.corpus.units import Units, plan_units, unit_key
 from stx_core.store.files import filesystem
 from stx_core.store.files.filesystem import read_bytes, remove, write_new
 from stx_core.store.id_hash import id_hash
+from stx_core.store.log_state import pinned_version
 from stx_core.store.manifest import planned_units
 from stx_core.store.schema import QUARANTINE, dense_column, to_parquet
 from stx_core.store.sealed import decode
@@ -131,7 +132,7 @@ def drive(world, corpus):
 
 def release_and_drive(world):
     if log.latest(ROOT):
-        log.release(ROOT)
+        release(ROOT)
     drive(world, FIRST)
 
 
@@ -164,7 +165,7 @@ def roll_back(world):
     if last and last.state["kept"]:
         rollback(ROOT, min(map(int, last.state["kept"])))
         clock.sleep(5)
-        log.release(ROOT)
+        release(ROOT)
 
 
 def read(world):
@@ -328,7 +329,7 @@ def log_violations(chain):
         if entry["kind"] != "commit":
             continue
         run = state["snapshot"]["run"]
-        if log.pinned_version(before["state"]):
+        if pinned_version(before["state"]):
             yield f"hold: run {run} committed while a rollback held the version before"
         committed[run] += 1
         if committed[run] > 1:

@@ -10,10 +10,11 @@ import pytest
 
 from stx_core.errors import CommitConflict, Fenced, Pinned, SpecError, StoreError
 from stx_core.store import commit, ledger, log, manifest
-from stx_core.store.commit import commit_snapshot, rollback
+from stx_core.store.commit import commit_snapshot, release, rollback
 from stx_core.store.files.filesystem import connect, list_sizes, write_new
 from stx_core.store.files.urls import join
 from stx_core.store.gc import gc
+from stx_core.store.log_state import pinned_version
 from stx_core.store.schema import dense_matrix, to_parquet
 from stx_core.store.snapshot import (
     open_snapshot,
@@ -471,7 +472,7 @@ def test_a_rollback_to_the_current_version_publishes_nothing_but_holds_it(commit
 
     assert rollback(committed.root, 1).version == 1
 
-    assert log.pinned_version(held.state) == 1
+    assert pinned_version(held.state) == 1
     assert log.latest(committed.root) == held
 
 
@@ -485,8 +486,8 @@ def test_a_rollback_holds_its_version_until_it_is_released(committed):
     with pytest.raises(Pinned, match="--release"):
         committed.publish(started, records)
 
-    assert log.release(committed.root) == 1
-    assert log.release(committed.root) is None
+    assert release(committed.root) == 1
+    assert release(committed.root) is None
     assert committed.publish(started, records).version == 2
     assert log.claim(committed.root, "started after").base == 2
 
@@ -496,7 +497,7 @@ def test_gc_leaves_a_hold_as_it_is(committed):
 
     gc(committed.root, keep=1, margin_s=0)
 
-    assert log.pinned_version(log.latest(committed.root).state) == 1
+    assert pinned_version(log.latest(committed.root).state) == 1
 
 
 def test_a_rollback_to_a_version_that_never_was_or_lost_a_file_is_refused(committed):
@@ -517,7 +518,7 @@ def test_a_run_that_plans_on_a_version_which_was_rolled_back_conflicts(committed
     committed.publish(log.claim(committed.root, "less"), [], units=committed.units[:1])
     claim = log.claim(committed.root, "again")
     rollback(committed.root, 1)
-    log.release(committed.root)
+    release(committed.root)
 
     with pytest.raises(CommitConflict):
         committed.publish(claim, committed.finish_all(claim.run))

@@ -1,0 +1,152 @@
+"""The state that each entry of a dataset's log carries, and how it changes. Pure."""
+
+from datetime import UTC, datetime
+from typing import Any, Literal, NotRequired, TypedDict
+
+from stx_core.errors import Pinned
+from stx_core.store.files.urls import redact
+
+RunState = Literal["open", "paused", "done", "abandoned"]
+
+
+class Segment(TypedDict):
+    """A file of manifest rows."""
+
+    file: str
+    """Relative to the dataset."""
+    sha256: str
+    rows: int
+    buckets: list[int]
+    """Whose shards it has, see `manifest.bucket`."""
+
+
+class Process(TypedDict, total=False):
+    """See `beat.this_process`; empty where the system does not say."""
+
+    boot: str
+    pid_namespace: str
+    pid: int
+    started: int
+
+
+class RunFacts(TypedDict):
+    """What the log says of a run."""
+
+    spec_hash: str
+    epoch: int
+    state: RunState
+    base: int
+    """Version of the snapshot that it builds on; 0 for none."""
+    adopts: list[str]
+    writer: Process
+    claimed: int
+    """Number of the entry."""
+    repairs: NotRequired[bool]
+    """See `claim`."""
+    committed: NotRequired[int]
+    """Number of the entry."""
+
+
+class Content(TypedDict):
+    """What a snapshot holds."""
+
+    outputs: dict[str, dict[str, Any]]
+    """By name, what the job said of it, its schema and totals, see `commit`."""
+    segments: list[Segment]
+    rows: int
+    id_hash: str
+
+
+class Snapshot(Content):
+    """A snapshot as the log keeps it."""
+
+    version: int
+    run: str
+    created: str
+
+
+class Pin(TypedDict):
+    """A version that a rollback holds, and the number of the entry."""
+
+    version: int
+    since: int
+
+
+class State(TypedDict):
+    """The whole state of a dataset."""
+
+    snapshot: Snapshot | None
+    kept: dict[str, int]
+    """Number of the entry that committed it, by version."""
+    runs: dict[str, RunFacts]
+    pin: NotRequired[Pin]
+
+
+def empty_state() -> State:
+    """The state of a dataset before its first entry."""
+    return {"snapshot": None, "kept": {}, "runs": {}}
+
+
+def current_version(state: State) -> int:
+    """Version of the current snapshot; 0 for none."""
+    return state["snapshot"]["version"] if state["snapshot"] else 0
+
+
+def pinned_version(state: State) -> int | None:
+    """The version that a rollback holds; None for none."""
+    pin = state.get("pin")
+    return pin["version"] if pin else None
+
+
+def check_unpinned(state: State, root: str) -> None:
+    """Refuse to commit to a dataset while a rollback holds its current version.
+
+    Raises:
+        Pinned: it does.
+    """
+    version = pinned_version(state)
+    if version is not None:
+        raise Pinned(
+            f"{redact(root)}: `stx rollback` holds version {version}, nothing is committed; "
+            "finished units are kept. To go on: stx rollback PATH --release"
+        )
+
+
+def pin(state: State, number: int) -> None:
+    """Hold the current version of a state, until it is released; changed in place."""
+    state["pin"] = {"version": current_version(state), "since": number}
+
+
+def publish(state: State, number: int, run: str, content: Content) -> None:
+    """Make what a snapshot holds the current one of a state, as its next version.
+
+    Args:
+        state: changed in place.
+        number: of the entry that is being written.
+        run: that made it.
+        content: of the snapshot.
+    """
+    version = current_version(state) + 1
+    state["snapshot"] = {
+        "outputs": content["outputs"],
+        "segments": content["segments"],
+        "rows": content["rows"],
+        "id_hash": content["id_hash"],
+        "version": version,
+        "run": run,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    state["kept"][str(version)] = number
+    if state.get("pin"):
+        # The same content, repaired, or another rollback.
+        pin(state, number)
+
+
+def unfinished_run(state: State, spec_hash: str) -> str | None:
+    """The run of a spec that was claimed and not committed: the next start goes on with it."""
+    runs = [
+        run
+        for run, facts in state["runs"].items()
+        if facts["spec_hash"] == spec_hash and facts["state"] in ("open", "paused")
+    ]
+    return runs[-1] if runs else None
