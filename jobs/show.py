@@ -58,7 +58,7 @@ def _show_snapshot(path: str, output: str | None, version: int | None) -> None:
     last = last_verified(path)
     verified = "never (stx verify)"
     if last is not None:
-        verified = f"version {last['version']}, {last['at']}, problems: {last['problems']}"
+        verified = f"version {last.version}, {last.at}, problems: {last.problems}"
     say(f"  verified     {verified}")
     page = page_url(path, info.version)
     if list_names(page.rpartition("/")[0]):

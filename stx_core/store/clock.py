@@ -5,17 +5,11 @@ No decision compares the clocks of two machines; what happened first is what the
 
 import time
 
+monotonic = time.monotonic
+"""Seconds that passed in this process, from some start."""
 
-def monotonic() -> float:
-    """Seconds that passed in this process, from some start."""
-    return time.monotonic()
+now = time.time
+"""Seconds since 1970 as this machine sees it: for estimates that decide nothing."""
 
-
-def now() -> float:
-    """Seconds since 1970 as this machine sees it: for estimates that decide nothing."""
-    return time.time()
-
-
-def sleep(seconds: float) -> None:
-    """Wait."""
-    time.sleep(seconds)
+sleep = time.sleep
+"""Wait for some seconds."""

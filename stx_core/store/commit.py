@@ -173,9 +173,9 @@ def _check_files(root: str, rows: pa.Table, spared: pa.ChunkedArray) -> list[str
     missing = missing_or_resized(root, rows)
     unexpected = missing.filter(pc.invert(pc.is_in(missing["name"], value_set=spared)))
     for file in unexpected.slice(0, 1).to_pylist():
-        found = "no" if file["found"] is None else file["found"]
+        size = "no" if file["actual"] is None else file["actual"]
         raise DamagedFile(
-            f"{redact(join(root, file['name']))}: {found} bytes found, the record of unit "
+            f"{redact(join(root, file['name']))}: {size} bytes found, the record of unit "
             f"{rows['key'][file['row']]} says {file['size']}; restore the file, or run again: "
             "its unit is done again"
         )

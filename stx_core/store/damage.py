@@ -9,7 +9,7 @@ import json
 import logging
 from collections.abc import Collection
 from contextlib import suppress
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -49,7 +49,7 @@ def named_files(rows: pa.Table) -> pa.Table:
 
 
 def missing_or_resized(root: str, rows: pa.Table) -> pa.Table:
-    """The files of `named_files` that have another size in bytes: it is ``found``, or null.
+    """The files of `named_files` that have another size in bytes: it is ``actual``, or null.
 
     Costs a listing of the folders.
     """
@@ -61,9 +61,9 @@ def missing_or_resized(root: str, rows: pa.Table) -> pa.Table:
     there = pa.chunked_array([chunk for part in names for chunk in part.chunks], pa.string())
     sizes = pa.concat_tables(folders)["size"]
     files = named_files(rows)
-    found = sizes.take(pc.index_in(files["name"], value_set=there))
-    files = files.append_column("found", found)
-    return files.filter(pc.fill_null(pc.not_equal(found, files["size"]), True))
+    actual = sizes.take(pc.index_in(files["name"], value_set=there))
+    files = files.append_column("actual", actual)
+    return files.filter(pc.fill_null(pc.not_equal(actual, files["size"]), True))
 
 
 def names_one(rows: pa.Table, files: Collection[str]) -> pa.ChunkedArray:
@@ -128,11 +128,11 @@ def _notes(root: str) -> dict[str, Kind]:
     """What is noted, by file."""
     folder = join(root, FOLDER)
 
-    def read(name: str) -> dict[str, Any]:
+    def read(name: str) -> bytes:
         # gc removes notes of files that it removed.
         with suppress(FileNotFoundError):
-            return decode(read_bytes(join(folder, name)))
-        return {}
+            return read_bytes(join(folder, name))
+        return b""
 
-    found = parallel(read, list_names(folder))
-    return {str(each["file"]): each["kind"] for each in found if each.get("kind") in get_args(Kind)}
+    notes = map(decode, parallel(read, list_names(folder)))
+    return {str(note["file"]): note["kind"] for note in notes if note.get("kind") in get_args(Kind)}

@@ -59,9 +59,15 @@ def write_table(root: str, name: str, table: pa.Table, about: Mapping[str, str])
     failpoints.hit("write.before")
     url = join(root, name)
     write_new(url, data)
-    found = retry(lambda: _footer_rows(url), url)
-    if found != len(table):
-        raise StoreError(f"{redact(url)}: wrote {len(table)} rows, but its footer says {found}")
+
+    def footer_rows() -> int:
+        with open_file(url) as file:
+            n_rows: int = pq.read_metadata(file).num_rows
+            return n_rows
+
+    n_rows = retry(footer_rows, url)
+    if n_rows != len(table):
+        raise StoreError(f"{redact(url)}: wrote {len(table)} rows, but its footer says {n_rows}")
     return Written(name, len(data), xxhash.xxh3_128_hexdigest(data), len(table))
 
 
@@ -91,26 +97,21 @@ def read_columns(url: str, columns: Sequence[str], rows: np.ndarray | None = Non
         with open_parquet(url) as parquet:
             if lacking := [name for name in columns if name not in parquet.schema_arrow.names]:
                 raise pa.ArrowInvalid(f"no column {lacking[0]!r}")
+            threads = _in_threads(url)
             if rows is None:
-                return parquet.read(list(columns), use_threads=_in_threads(url))
-            return _take(parquet, list(columns), rows, threads=_in_threads(url))
+                return parquet.read(list(columns), use_threads=threads)
+            groups = range(parquet.num_row_groups)
+            starts = np.cumsum([0, *(parquet.metadata.row_group(i).num_rows for i in groups)])
+            if len(rows) and rows[-1] >= starts[-1]:
+                raise pa.ArrowInvalid(f"{starts[-1]} rows, but row {rows[-1]} is wanted")
+            group_of = np.searchsorted(starts, rows, side="right") - 1
+            parts = []
+            for group in np.unique(group_of).tolist():
+                table = parquet.read_row_group(group, list(columns), use_threads=threads)
+                parts.append(table.take(pa.array(rows[group_of == group] - starts[group])))
+            return pa.concat_tables(parts)
 
     return retry(read, url)
-
-
-def _take(
-    parquet: pq.ParquetFile, columns: list[str], rows: np.ndarray, *, threads: bool
-) -> pa.Table:
-    sizes = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
-    starts = np.cumsum([0, *sizes])
-    if len(rows) and rows[-1] >= starts[-1]:
-        raise pa.ArrowInvalid(f"{starts[-1]} rows, but row {rows[-1]} is wanted")
-    group_of = np.searchsorted(starts, rows, side="right") - 1
-    parts = []
-    for group in np.unique(group_of).tolist():
-        table = parquet.read_row_group(group, columns=columns, use_threads=threads)
-        parts.append(table.take(pa.array(rows[group_of == group] - starts[group])))
-    return pa.concat_tables(parts)
 
 
 def read_batches(
@@ -152,14 +153,14 @@ def whole(dataset: ds.FileSystemDataset, columns: Sequence[str] | None = None) -
 
 def head(dataset: ds.FileSystemDataset, n_rows: int) -> pa.Table:
     """The first rows of a dataset, see `read_batches`."""
-    batches, left = [], n_rows
-    with closing(read_batches(dataset, None, max(1, min(n_rows, _ROWS_AT_ONCE)))) as found:
-        for batch in found:
-            if left <= 0:
+    first, n_first = [], 0
+    with closing(read_batches(dataset, None, max(1, min(n_rows, _ROWS_AT_ONCE)))) as batches:
+        for batch in batches:
+            if n_first >= n_rows:
                 break
-            batches.append(batch.slice(0, left))
-            left -= len(batches[-1])
-    return pa.Table.from_batches(batches, dataset.schema)
+            first.append(batch.slice(0, n_rows - n_first))
+            n_first += len(first[-1])
+    return pa.Table.from_batches(first, dataset.schema)
 
 
 def _in_threads(url: str) -> bool:
@@ -214,19 +215,19 @@ def check_whole(url: str, checksum: str) -> None:
     """
     try:
         identity = file_info(url).identity
-        _, found = _measured(url, identity)
+        actual = _checksum(url, identity)
     except FileNotFoundError as error:
         raise DamagedFile(f"{redact(url)}: missing, the dataset names it; {WAY_BACK}") from error
-    if found != checksum:
+    if actual != checksum:
         raise DamagedFile(
-            f"{redact(url)}: damaged (its bytes have checksum {found}, {checksum} was written); "
+            f"{redact(url)}: damaged (its bytes have checksum {actual}, {checksum} was written); "
             f"{WAY_BACK}"
         )
 
 
 @functools.lru_cache(maxsize=65_536)
-def _measured(url: str, identity: str) -> tuple[int, str]:  # noqa: ARG001  (part of the key)
-    return hash_bytes(url)
+def _checksum(url: str, identity: str) -> str:  # noqa: ARG001  (part of the key)
+    return hash_bytes(url)[1]
 
 
 def hash_bytes(url: str) -> tuple[int, str]:

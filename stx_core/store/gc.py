@@ -165,8 +165,14 @@ def _fence(
     last = log.latest(root)
     fence = log.append(root, "gc", expire)
     now_s = modified_s(log.entry_url(root, fence.n)) if last != fence else clock.now()
-    old = _old_runs(root, fence.state, now_s - abandon_after_s)
-    given_up = {run: epoch for run, epoch in old.items() if _is_silent(root, fence.state, run)}
+    given_up = _old_runs(root, fence.state, now_s - abandon_after_s)
+    for run, epoch in list(given_up.items()):
+        facts = fence.state["runs"][run]
+        if facts["state"] == "open":
+            try:
+                wait_until_silent(root, run, epoch, facts["writer"])
+            except RunActive:
+                del given_up[run]
     if given_up:
         return log.append(root, "gc", lambda state, _: _without_runs(state, given_up))
     return fence if fence.kind == "gc" and fence != last else None
@@ -219,17 +225,6 @@ def _old_runs(root: str, state: State, before_s: float) -> dict[str, int]:
             if last_life_s < before_s:
                 old[run] = facts["epoch"]
     return old
-
-
-def _is_silent(root: str, state: State, run: str) -> bool:
-    facts = state["runs"][run]
-    if facts["state"] == "paused":
-        return True
-    try:
-        wait_until_silent(root, run, facts["epoch"], facts["writer"])
-    except RunActive:
-        return False
-    return True
 
 
 def _without_runs(state: State, given_up: Mapping[str, int]) -> State:

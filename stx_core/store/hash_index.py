@@ -70,11 +70,11 @@ class HashIndex:
         files, rows = np.full(len(hashes), -1, np.int32), np.zeros(len(hashes), np.int64)
         for partition, places in _by_first_byte(hashes):
             entries = self._reader.get_batch(partition)
-            known = _hashes(entries.column("hash"))
-            if not len(known):
+            indexed = _hashes(entries.column("hash"))
+            if not len(indexed):
                 continue
-            at = np.minimum(np.searchsorted(known, hashes[places]), len(known) - 1)
-            hit = known[at] == hashes[places]
+            at = np.minimum(np.searchsorted(indexed, hashes[places]), len(indexed) - 1)
+            hit = indexed[at] == hashes[places]
             files[places[hit]] = entries.column("file").to_numpy()[at[hit]]
             rows[places[hit]] = entries.column("row").to_numpy()[at[hit]]
         return files, rows
@@ -151,8 +151,8 @@ def named(file: str, checksum: str) -> str:
 
 def name_of(entry: str) -> tuple[str, str]:
     """The file, relative to its dataset, and the checksum that `named` was given."""
-    checksum, known, file = entry.partition(" ")
-    return (file, checksum) if known else (entry, "")
+    checksum, separator, file = entry.partition(" ")
+    return (file, checksum) if separator else (entry, "")
 
 
 def write_index(
@@ -166,44 +166,51 @@ def write_index(
         entries: see `to_entries`, files ascending; where `repeated`, of a file each hash once.
         repeated: index only hashes that are in several files.
     """
-    chosen = _firsts_of_repeated if repeated else _firsts
     with scratch_space(os.path.dirname(path)) as folder:
         partitions = [Path(folder, f"{number:02x}") for number in range(_PARTITIONS)]
         with ExitStack() as stack:
             opened = [stack.enter_context(partition.open("wb")) for partition in partitions]
-            for some in entries:
-                for number, places in _by_first_byte(some["hash"]):
-                    opened[number].write(some[places].tobytes())
+            for batch in entries:
+                for number, places in _by_first_byte(batch["hash"]):
+                    opened[number].write(batch[places].tobytes())
         schema = pa.schema(_FIELDS, metadata={"files": json.dumps(list(files))})
         with pa.ipc.new_file(path, schema) as writer:
             for partition in partitions:
-                writer.write_batch(_batch(chosen(np.fromfile(partition, _ENTRY)), schema))
+                firsts = _firsts(np.fromfile(partition, _ENTRY), repeated=repeated)
+                hashes = pa.py_buffer(firsts["hash"].tobytes())
+                columns = [
+                    pa.Array.from_buffers(pa.binary(SIZE), len(firsts), [None, hashes]),
+                    pa.array(np.ascontiguousarray(firsts["file"])),
+                    pa.array(np.ascontiguousarray(firsts["row"])),
+                ]
+                writer.write_batch(pa.record_batch(columns, schema=schema))
 
 
 def _entries(root: str, files: Sequence[str]) -> Iterator[np.ndarray]:
     """Entries of all files in their order, a million or so at a time; of a file each hash once."""
+
+    def read(number: int) -> np.ndarray:
+        url = join(root, name_of(files[number])[0])
+        try:
+            column = read_columns(url, ["content_hash"]).column(0)
+        except DamagedFile as error:
+            logger.warning("its rows are encoded again: %s", error)
+            return np.empty(0, _ENTRY)
+        rows = np.flatnonzero(is_hash(column).to_numpy())
+        return _firsts(to_entries(to_hashes(column.take(pa.array(rows))), number, rows))
+
     waiting: list[np.ndarray] = []
     with ThreadPoolExecutor(_THREADS) as pool:
         # A group at a time: the pool's map reads on, however slowly its results are taken.
         for start in range(0, len(files), _FILES_AT_ONCE):
             group = range(start, min(start + _FILES_AT_ONCE, len(files)))
-            for found in pool.map(lambda i: _file_entries(root, files[i], i), group):
-                waiting.append(found)
+            for entries in pool.map(read, group):
+                waiting.append(entries)
                 if sum(map(len, waiting)) >= _ENTRIES_AT_ONCE:
                     yield np.concatenate(waiting)
                     waiting = []
     if waiting:
         yield np.concatenate(waiting)
-
-
-def _file_entries(root: str, entry: str, number: int) -> np.ndarray:
-    try:
-        column = read_columns(join(root, name_of(entry)[0]), ["content_hash"]).column(0)
-    except DamagedFile as error:
-        logger.warning("its rows are encoded again: %s", error)
-        return np.empty(0, _ENTRY)
-    rows = np.flatnonzero(is_hash(column).to_numpy())
-    return _firsts(to_entries(to_hashes(column.take(pa.array(rows))), number, rows))
 
 
 def to_entries(hashes: np.ndarray, file: int, rows: np.ndarray) -> np.ndarray:
@@ -219,32 +226,10 @@ def to_entries(hashes: np.ndarray, file: int, rows: np.ndarray) -> np.ndarray:
     return entries
 
 
-def _firsts(entries: np.ndarray) -> np.ndarray:
-    """Of each hash the first entry, sorted by hash."""
-    _, first = np.unique(entries["hash"], return_index=True)
-    return entries[first]
-
-
-def _firsts_of_repeated(entries: np.ndarray) -> np.ndarray:
-    """Of each hash that several files have the first entry, sorted by hash.
-
-    Args:
-        entries: (N,), each hash once per file, files ascending.
-    """
-    _, first, count = np.unique(entries["hash"], return_index=True, return_counts=True)
-    return entries[first[count > 1]]
-
-
-def _batch(entries: np.ndarray, schema: pa.Schema) -> pa.RecordBatch:
-    hashes = pa.py_buffer(entries["hash"].tobytes())
-    return pa.record_batch(
-        [
-            pa.Array.from_buffers(pa.binary(SIZE), len(entries), [None, hashes]),
-            pa.array(np.ascontiguousarray(entries["file"])),
-            pa.array(np.ascontiguousarray(entries["row"])),
-        ],
-        schema=schema,
-    )
+def _firsts(entries: np.ndarray, *, repeated: bool = False) -> np.ndarray:
+    """Of each hash, or of each that is repeated, the first entry, sorted by hash."""
+    _, first, counts = np.unique(entries["hash"], return_index=True, return_counts=True)
+    return entries[first[counts > 1] if repeated else first]
 
 
 def publish_index(path: str, folder: str) -> str:
@@ -257,7 +242,7 @@ def publish_index(path: str, folder: str) -> str:
     Returns:
         Its URL.
     """
-    url = join(folder, f"{index_name(HashIndex(path).files)}-{_checksum(path)}.arrow")
+    url = join(folder, f"{index_name(HashIndex(path).files)}-{hash_bytes(path)[1]}.arrow")
     upload(path, url)
     return url
 
@@ -265,10 +250,9 @@ def publish_index(path: str, folder: str) -> str:
 def is_sound(url: str) -> bool:
     """Whether the bytes of a published index are those that its name says."""
     try:
-        _, found = hash_bytes(url)
+        return hash_bytes(url)[1] == _said_checksum(url)
     except FileNotFoundError:
         return False
-    return found == _said_checksum(url)
 
 
 def published_index(folder: str, files: Sequence[str]) -> str | None:
@@ -308,7 +292,7 @@ def _fetched(url: str) -> str:
     with scratch_space(folder) as scratch:
         part = os.path.join(scratch, name)
         download(url, part)
-        if _checksum(part) != _said_checksum(url):
+        if hash_bytes(part)[1] != _said_checksum(url):
             raise StoreError(
                 f"{redact(url)}: its bytes do not match its name; run again, it is built again"
             )
@@ -326,7 +310,7 @@ def _remove_old(folder: str) -> None:
 
 
 def index_name(files: Sequence[str]) -> str:
-    """What to call the index of some files: 32 hexadecimal digits."""
+    """Name of the index of some files: 32 hexadecimal digits."""
     return blake2b("\n".join(files).encode()).hex()[:32]
 
 
@@ -334,7 +318,3 @@ def _said_checksum(url: str) -> str:
     """What the name of a published index says; empty for another file."""
     _, published, checksum = url.rsplit("/", 1)[-1].removesuffix(".arrow").partition("-")
     return checksum if published else ""
-
-
-def _checksum(path: str) -> str:
-    return hash_bytes(path)[1]

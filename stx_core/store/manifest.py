@@ -4,7 +4,7 @@ import hashlib
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict, get_type_hints
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,37 +20,45 @@ from stx_core.store.id_hash import HASH_MODULUS
 from stx_core.store.log_state import Segment
 from stx_core.store.schema import from_parquet, to_parquet
 
+
+class ManifestRow(TypedDict):
+    """A row of `MANIFEST` in plain values."""
+
+    output: str
+    key: str
+    url: str
+    identity: str
+    start: int
+    stop: int
+    file: str
+    size: int
+    checksum: str
+    file_rows: int
+    quarantine_file: str
+    quarantine_size: int
+    quarantine_checksum: str
+    rows_in: int
+    rows_filtered: int
+    rows_out: int
+    rows_quarantined: int
+    id_hash_in: str
+    id_hash_out: str
+    id_hash_quarantined: str
+    n_tokens: int
+    n_truncated: int
+    run: str
+    epoch: int
+    quality: str | None
+    """JSON; None in segments of earlier versions of stx."""
+
+
 Planned = Mapping[str, pa.Table]
 """What a snapshot shall hold: by output, see `planned_units`."""
 
+_ARROW: dict[object, pa.DataType] = {int: pa.int64()}
+
 MANIFEST = pa.schema(
-    [
-        pa.field("output", pa.string()),
-        pa.field("key", pa.string()),
-        pa.field("url", pa.string()),
-        pa.field("identity", pa.string()),
-        pa.field("start", pa.int64()),
-        pa.field("stop", pa.int64()),
-        pa.field("file", pa.string()),
-        pa.field("size", pa.int64()),
-        pa.field("checksum", pa.string()),
-        pa.field("file_rows", pa.int64()),
-        pa.field("quarantine_file", pa.string()),
-        pa.field("quarantine_size", pa.int64()),
-        pa.field("quarantine_checksum", pa.string()),
-        pa.field("rows_in", pa.int64()),
-        pa.field("rows_filtered", pa.int64()),
-        pa.field("rows_out", pa.int64()),
-        pa.field("rows_quarantined", pa.int64()),
-        pa.field("id_hash_in", pa.string()),
-        pa.field("id_hash_out", pa.string()),
-        pa.field("id_hash_quarantined", pa.string()),
-        pa.field("n_tokens", pa.int64()),
-        pa.field("n_truncated", pa.int64()),
-        pa.field("run", pa.string()),
-        pa.field("epoch", pa.int64()),
-        pa.field("quality", pa.string()),  # JSON; null in segments of earlier versions of stx
-    ]
+    [pa.field(n, _ARROW.get(t, pa.string())) for n, t in get_type_hints(ManifestRow).items()]
 )
 
 # Rows are put in buckets by their shard, so that a later commit rewrites only the segments whose

@@ -1,7 +1,7 @@
 """Arrow types of what is written, Parquet settings, and the way between columns and arrays."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Literal, TypedDict, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -59,11 +59,14 @@ QRELS = pa.schema(
 # Readers load a row group at once: 32 MB is what bulk importers of search engines expect.
 ROW_GROUP_BYTES = 32 * 2**20
 
+# Strings, and integers of 8 bits, which have 256 values.
+_REPETITIVE = (pa.string(), pa.large_string(), pa.int8(), pa.uint8())
+
 # What `datasets` writes too: pages cut by content, so that hubs store equal parts once.
 _CONTENT_CHUNKS = {"min_chunk_size": 2**18, "max_chunk_size": 2**20, "norm_level": 0}
 
 
-def dense_type(dim: int, dtype: DenseDtype = "float32") -> Any:  # noqa: ANN401  (a pyarrow DataType)
+def dense_type(dim: int, dtype: DenseDtype = "float32") -> pa.DataType:
     """Type of a dense vector column: ``fixed_size_list<dtype>[dim]``, never an extension type."""
     if dim < 1:
         raise ValueError(f"a vector has at least one dimension, got {dim}")
@@ -73,7 +76,7 @@ def dense_type(dim: int, dtype: DenseDtype = "float32") -> Any:  # noqa: ANN401 
     return pa.list_(pa.field("element", pa.from_numpy_dtype(dtype)), dim)
 
 
-def sparse_type() -> Any:  # noqa: ANN401  (a pyarrow DataType)
+def sparse_type() -> pa.DataType:
     """Type of a sparse vector column: sorted indices with their weights."""
     indices = pa.list_(pa.field("element", pa.int32()))
     values = pa.list_(pa.field("element", pa.float32()))
@@ -160,7 +163,19 @@ def sparse_csr(
     )
 
 
-def write_options(schema: pa.Schema) -> dict[str, Any]:
+class WriteOptions(TypedDict):
+    """Arguments of `pyarrow.parquet.write_table`."""
+
+    compression: str
+    compression_level: int
+    use_dictionary: list[str]
+    use_byte_stream_split: list[str]
+    write_page_index: bool
+    write_page_checksum: bool
+    use_content_defined_chunking: dict[str, int]
+
+
+def write_options(schema: pa.Schema) -> WriteOptions:
     """Parquet settings for a schema (measured on 60,000 unit vectors of 384 numbers).
 
     zstd for all; dictionaries for strings and 8-bit vectors, which Parquet would else store as
@@ -172,7 +187,7 @@ def write_options(schema: pa.Schema) -> dict[str, Any]:
     return {
         "compression": "zstd",
         "compression_level": 3,
-        "use_dictionary": [path for path, kind in leaves if _repeats(kind)],
+        "use_dictionary": [path for path, kind in leaves if kind in _REPETITIVE],
         "use_byte_stream_split": [path for path, kind in in_list if pa.types.is_float32(kind)],
         "write_page_index": True,
         # Readers that check them see a flipped bit; the others are not troubled.
@@ -181,17 +196,12 @@ def write_options(schema: pa.Schema) -> dict[str, Any]:
     }
 
 
-def _leaves(path: str, kind: Any) -> list[tuple[str, Any]]:  # noqa: ANN401
+def _leaves(path: str, kind: pa.DataType) -> list[tuple[str, pa.DataType]]:
     if pa.types.is_struct(kind):
         return [leaf for field in kind for leaf in _leaves(f"{path}.{field.name}", field.type)]
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         return _leaves(f"{path}.list.element", kind.value_type)
     return [(path, kind)]
-
-
-def _repeats(kind: Any) -> bool:  # noqa: ANN401
-    text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    return bool(text or pa.types.is_int8(kind) or pa.types.is_uint8(kind))
 
 
 def to_parquet(table: pa.Table, metadata: Mapping[str, str] | None = None) -> bytes:

@@ -25,7 +25,7 @@ def digest(body: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical_json(content)).hexdigest()
 
 
-def decode(data: bytes) -> dict[str, Any]:
+def decode(data: bytes) -> Mapping[str, Any]:
     """Parse a document; what is no JSON object gives an empty one, which is never whole."""
     try:
         value = json.loads(data)

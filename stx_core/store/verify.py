@@ -4,10 +4,12 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any, NamedTuple
+
+import pyarrow as pa
 
 from stx_core.errors import DamagedFile, StoreError
 from stx_core.store import damage, log
@@ -17,7 +19,8 @@ from stx_core.store.files.parallel import parallel
 from stx_core.store.files.retries import retry
 from stx_core.store.files.urls import join, redact
 from stx_core.store.id_hash import HASH_MODULUS, id_hash
-from stx_core.store.manifest import bucket, read_segments
+from stx_core.store.log_state import Segment, Snapshot
+from stx_core.store.manifest import ManifestRow, bucket, read_segments
 from stx_core.store.sealed import decode
 from stx_core.store.snapshot import exact_ids, output_schema, snapshot_state
 
@@ -32,6 +35,15 @@ _COUNTED = (
 
 
 @dataclass(frozen=True)
+class Verified:
+    """The last `verify` of a dataset: which version, when, and how many problems it had."""
+
+    version: int
+    at: str
+    problems: int
+
+
+@dataclass(frozen=True)
 class _File:
     """What the manifest says of a file; no id hash where a row in may give several or none."""
 
@@ -41,7 +53,7 @@ class _File:
     checksum: str
     id_hash: str | None
     id_column: str
-    id_type: Any
+    id_type: pa.DataType | None
 
 
 class _Problem(NamedTuple):
@@ -79,48 +91,63 @@ def verify(root: str, version: int | None = None) -> Iterator[str]:
     with suppress(StoreError, OSError):
         number = snapshot_state(root, version)["version"]
         at = datetime.now(UTC).isoformat(timespec="seconds")
-        told = {"version": number, "at": at, "problems": n_problems}
-        write_over(join(root, _VERIFIED), json.dumps(told).encode())
+        body = asdict(Verified(number, at, n_problems))
+        write_over(join(root, _VERIFIED), json.dumps(body).encode())
 
 
-def last_verified(root: str) -> dict[str, Any] | None:
-    """``version``, ``at`` and number of ``problems`` of the last `verify`; None for never."""
+def last_verified(root: str) -> Verified | None:
+    """The last `verify`; None for never."""
     try:
-        found = decode(read_bytes(join(root, _VERIFIED)))
-    except FileNotFoundError:
+        body = decode(read_bytes(join(root, _VERIFIED)))
+        return Verified(body["version"], body["at"], body["problems"])
+    except (FileNotFoundError, KeyError):
         return None
-    return found if found.keys() >= {"version", "at", "problems"} else None
 
 
 def _problems(root: str, version: int | None) -> Iterator[_Problem]:
     in_log = list(_log_problems(root))
     yield from map(_Problem, in_log)
     try:
-        state = snapshot_state(root, version)
+        snapshot = snapshot_state(root, version)
     except StoreError as error:
         # A damaged entry has been named already.
         if str(error) not in in_log:
             yield _Problem(str(error))
         return
-    totals: dict[str, Counter[str]] = {name: Counter() for name in state["outputs"]}
+    totals: dict[str, Counter[str]] = {name: Counter() for name in snapshot["outputs"]}
     is_whole = True
     # One segment at a time: it has all rows of its shards, and the manifest may be large.
-    for segment in state["segments"]:
+    for segment in snapshot["segments"]:
         try:
             rows = read_segments(root, [segment]).to_pylist()
         except StoreError as error:
             is_whole = False
             yield _Problem(str(error))
             continue
-        yield from _files_problems(root, _named_files(rows, state["outputs"]))
-        lines = _row_problems(rows, segment)
-        yield from (_Problem(f"{redact(root)}: {line}") for line in lines)
+        files = _named_files(rows, snapshot["outputs"])
+        problems = parallel(lambda file: _file_problem(root, file), files)
+        for file, problem in zip(files, problems, strict=True):
+            if problem:
+                yield problem._replace(line=f"{redact(join(root, file.name))}: {problem.line}")
+        for line in _row_problems(rows, segment):
+            yield _Problem(f"{redact(root)}: {line}")
         for row in rows:
-            totals[row["output"]].update(_counts(row))
+            totals[row["output"]].update(
+                {
+                    "rows": row["rows_out"],
+                    "file_rows": row["file_rows"],
+                    "bytes": row["size"],
+                    "files": int(bool(row["file"])),
+                    "rows_quarantined": row["rows_quarantined"],
+                    "id_hash": int(row["id_hash_out"], 16),
+                    "rows of the corpus": row["rows_in"],
+                    "id_hash of the corpus": int(row["id_hash_in"], 16),
+                }
+            )
     # Without all segments nothing adds up: that has been said.
     if is_whole:
-        lines = _total_problems(totals, state)
-        yield from (_Problem(f"{redact(root)}: {line}") for line in lines)
+        for line in _total_problems(totals, snapshot):
+            yield _Problem(f"{redact(root)}: {line}")
 
 
 def _log_problems(root: str) -> Iterator[str]:
@@ -144,7 +171,7 @@ def _log_problems(root: str) -> Iterator[str]:
         yield problem
 
 
-def _named_files(rows: list[dict[str, Any]], outputs: Mapping[str, Any]) -> list[_File]:
+def _named_files(rows: list[ManifestRow], outputs: Mapping[str, Any]) -> list[_File]:
     """Each file once: two outputs of the same encoder share theirs."""
     files: dict[str, _File] = {}
     for row in rows:
@@ -152,22 +179,26 @@ def _named_files(rows: list[dict[str, Any]], outputs: Mapping[str, Any]) -> list
         column = exact_ids(facts)
         kind = output_schema(facts).field(column).type if column else None
         if name := row["file"]:
-            ids = row["id_hash_out"] if column else None
-            said = (row["file_rows"], row["size"], row["checksum"], ids, column or "", kind)
-            files[name] = _File(name, *said)
+            files[name] = _File(
+                name,
+                row["file_rows"],
+                size=row["size"],
+                checksum=row["checksum"],
+                id_hash=row["id_hash_out"] if column else None,
+                id_column=column or "",
+                id_type=kind,
+            )
         if name := row["quarantine_file"]:
-            ids = row["id_hash_quarantined"] if column else None
-            bytes_ = (row["quarantine_size"], row["quarantine_checksum"])
-            files[name] = _File(name, row["rows_quarantined"], *bytes_, ids, "id", kind)
+            files[name] = _File(
+                name,
+                row["rows_quarantined"],
+                size=row["quarantine_size"],
+                checksum=row["quarantine_checksum"],
+                id_hash=row["id_hash_quarantined"] if column else None,
+                id_column="id",
+                id_type=kind,
+            )
     return list(files.values())
-
-
-def _files_problems(root: str, files: list[_File]) -> Iterator[_Problem]:
-    found = parallel(lambda file: _file_problem(root, file), files)
-    for file, problem in zip(files, found, strict=True):
-        if problem:
-            line, name, kind = problem
-            yield _Problem(f"{redact(join(root, file.name))}: {line}", name, kind)
 
 
 def _file_problem(root: str, file: _File) -> _Problem | None:
@@ -208,53 +239,36 @@ def _hash_ids(url: str, file: _File) -> tuple[int, int]:
     return rows, total % HASH_MODULUS
 
 
-def _row_problems(rows: list[dict[str, Any]], segment: Mapping[str, Any]) -> Iterator[str]:
+def _row_problems(rows: list[ManifestRow], segment: Segment) -> Iterator[str]:
     """Manifest rows that contradict themselves, or speak of the same rows of the corpus."""
     for row in rows:
         unit = f"output {row['output']}, unit {row['key']}"
-        if not _adds_up(row):
+        ids = int(row["id_hash_out"], 16) + int(row["id_hash_quarantined"], 16)
+        if (
+            row["rows_in"] + row["rows_filtered"] != row["stop"] - row["start"]
+            or row["rows_in"] != row["rows_out"] + row["rows_quarantined"]
+            or int(row["id_hash_in"], 16) != ids % HASH_MODULUS
+        ):
             yield f"{unit}: rows in, out, filtered and quarantined do not add up"
         if bucket(row["url"]) not in segment["buckets"]:
             yield f"{unit}: its shard does not belong into segment {segment['file']}"
     ordered = sorted(rows, key=lambda row: (row["output"], row["url"], row["start"], row["stop"]))
-    for one, other in pairwise(ordered):
-        same_shard = (one["output"], one["url"]) == (other["output"], other["url"])
-        if same_shard and other["start"] < one["stop"]:
+    for row, after in pairwise(ordered):
+        same_shard = (row["output"], row["url"]) == (after["output"], after["url"])
+        if same_shard and after["start"] < row["stop"]:
             yield (
-                f"output {one['output']}: rows {other['start']} to "
-                f"{min(one['stop'], other['stop'])} of {redact(one['url'])} are in two units, "
-                f"{one['key']} and {other['key']}"
+                f"output {row['output']}: rows {after['start']} to "
+                f"{min(row['stop'], after['stop'])} of {redact(row['url'])} are in two units, "
+                f"{row['key']} and {after['key']}"
             )
 
 
-def _adds_up(row: Mapping[str, Any]) -> bool:
-    ids = int(row["id_hash_out"], 16) + int(row["id_hash_quarantined"], 16)
-    return (
-        row["rows_in"] + row["rows_filtered"] == row["stop"] - row["start"]
-        and row["rows_in"] == row["rows_out"] + row["rows_quarantined"]
-        and int(row["id_hash_in"], 16) == ids % HASH_MODULUS
-    )
-
-
-def _counts(row: Mapping[str, Any]) -> dict[str, int]:
-    return {
-        "rows": row["rows_out"],
-        "file_rows": row["file_rows"],
-        "bytes": row["size"],
-        "files": int(bool(row["file"])),
-        "rows_quarantined": row["rows_quarantined"],
-        "id_hash": int(row["id_hash_out"], 16),
-        "rows of the corpus": row["rows_in"],
-        "id_hash of the corpus": int(row["id_hash_in"], 16),
-    }
-
-
-def _total_problems(totals: Mapping[str, Counter[str]], state: Mapping[str, Any]) -> Iterator[str]:
+def _total_problems(totals: Mapping[str, Counter[str]], snapshot: Snapshot) -> Iterator[str]:
     """Totals in the log that are not the sums over the manifest."""
-    corpus = {"rows of the corpus": state["rows"], "id_hash of the corpus": state["id_hash"]}
-    for name, found in totals.items():
+    corpus = {"rows of the corpus": snapshot["rows"], "id_hash of the corpus": snapshot["id_hash"]}
+    for name, total in totals.items():
+        stated = {**snapshot["outputs"][name], **corpus}
         for key in _COUNTED:
-            said = {**state["outputs"][name], **corpus}[key]
-            value = f"{found[key] % HASH_MODULUS:032x}" if "id_hash" in key else found[key]
-            if value != said:
-                yield f"output {name}: {key} {value} counted, the log says {said}"
+            value = f"{total[key] % HASH_MODULUS:032x}" if "id_hash" in key else total[key]
+            if value != stated[key]:
+                yield f"output {name}: {key} {value} counted, the log says {stated[key]}"

@@ -39,44 +39,40 @@ def refuse_overlap(output: str, inputs: Iterable[str], key: str = "output.path")
 def _overlap(given: str, output: str) -> bool:
     if (scheme(given) == LOCAL) != (scheme(output) == LOCAL):
         return False
-    one, other = _place(given), _place(output)
-    if is_glob(given) and not _is_there(given):
-        return any(reaches(one, f"{other}/{folder}") for folder in _OURS)
-    if not (_holds(one, other) or _holds(other, one) or _is_same_folder(given, output)):
+    source, target = _place(given), _place(output)
+    is_there = scheme(given) == LOCAL and os.path.lexists(local_path(given))
+    if is_glob(given) and not is_there:
+        return any(reaches(source, f"{target}/{folder}") for folder in _OURS)
+    # Disks may not tell case apart: the system says whether one folder is the other or holds it.
+    is_inside = False
+    if scheme(given) == LOCAL:
+        (input_id, above_input), (output_id, above_output) = _folders(given), _folders(output)
+        is_inside = input_id in above_output or output_id in above_input
+    if not (_holds(source, target) or _holds(target, source) or is_inside):
         return False
-    return not _is_file(given) or any(_holds(f"{other}/{folder}", one) for folder in _OURS)
+    return not _is_file(given) or any(_holds(f"{target}/{folder}", source) for folder in _OURS)
 
 
 def _holds(folder: str, path: str) -> bool:
     return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
-def _spelling(url: str) -> str:
-    """One spelling of a URL; case and doubled slashes are what stores may not tell apart."""
-    url = normal(url)
-    if scheme(url) == LOCAL:
-        return url
-    kind = scheme(url)
-    bucket, *keys = (part for part in url.partition("://")[2].split("/") if part)
-    if "@" in bucket:  # abfs://container@account.host
-        bucket = bucket.partition("@")[0]
-    return "/".join([f"{_FAMILIES.get(kind, kind)}://{bucket}", *keys])
-
-
 def _place(url: str) -> str:
     """The same for all names of a place, which need not exist."""
     if scheme(url) != LOCAL:
-        return _spelling(url)
+        # Case and doubled slashes are what stores may not tell apart.
+        url = normal(url)
+        kind = scheme(url)
+        bucket, *keys = (part for part in url.partition("://")[2].split("/") if part)
+        if "@" in bucket:  # abfs://container@account.host
+            bucket = bucket.partition("@")[0]
+        return "/".join([f"{_FAMILIES.get(kind, kind)}://{bucket}", *keys])
     path = local_path(url)
     if not is_glob(path) or os.path.lexists(path):
         return os.path.realpath(path)
     parts = path.split("/")
     first = next(i for i, part in enumerate(parts) if is_glob(part))
     return "/".join([os.path.realpath("/".join(parts[:first]) or "/").rstrip("/"), *parts[first:]])
-
-
-def _is_there(url: str) -> bool:
-    return scheme(url) == LOCAL and os.path.lexists(local_path(url))
 
 
 def _is_file(url: str) -> bool:
@@ -87,28 +83,14 @@ def _is_file(url: str) -> bool:
     return True
 
 
-def _is_same_folder(given: str, output: str) -> bool:
-    """Whether one folder is the other or holds it, on disks that do not tell case apart."""
-    if scheme(given) != LOCAL:
-        return False
-    (one, above_one), (other, above_other) = _folders(given), _folders(output)
-    return one in above_other or other in above_one
-
-
 def _folders(url: str) -> tuple[object, set[object]]:
     """What a folder is to the system, itself if it is absent; and that of all that hold it."""
     path: str = os.path.realpath(local_path(url))
-    number: object = path
-    if os.path.exists(path):
-        number = _number(path)
-    above: set[object] = {number}
-    while path != "/":
-        path = os.path.dirname(path)
+    numbers: list[object] = [] if os.path.exists(path) else [path]
+    while True:
         if os.path.exists(path):
-            above.add(_number(path))
-    return number, above
-
-
-def _number(path: str) -> tuple[int, int]:
-    told = os.stat(path)
-    return told.st_dev, told.st_ino
+            status = os.stat(path)
+            numbers.append((status.st_dev, status.st_ino))
+        if path == "/":
+            return numbers[0], set(numbers)
+        path = os.path.dirname(path)

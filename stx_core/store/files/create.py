@@ -33,7 +33,7 @@ class Created:
     """
 
     won: bool
-    body: dict[str, Any]
+    body: Mapping[str, Any]
 
 
 class _Unclear(Exception):
@@ -50,8 +50,8 @@ def create(url: str, body: Mapping[str, Any]) -> Created:
         StoreError: the store refuses to be written, cannot do this, or gave no definite answer
             within `DEADLINE_S`. Nothing is deleted; the same call may be made again.
     """
-    mine = {**body, "nonce": uuid.uuid4().hex}
-    data = json.dumps(mine, indent=1, ensure_ascii=False, allow_nan=False).encode()
+    own = {**body, "nonce": uuid.uuid4().hex}
+    data = json.dumps(own, indent=1, ensure_ascii=False, allow_nan=False).encode()
     retrying = tenacity.Retrying(
         stop=tenacity.stop_after_delay(DEADLINE_S),
         wait=tenacity.wait_random_exponential(multiplier=0.1, max=10),
@@ -61,7 +61,7 @@ def create(url: str, body: Mapping[str, Any]) -> Created:
     )
     try:
         # The same body each time: the first attempt may still land.
-        return retrying(_attempt, url, data, mine)
+        return retrying(_attempt, url, data, own)
     except _Unclear as error:
         raise StoreError(
             redact(
@@ -77,7 +77,7 @@ def _count(state: tenacity.RetryCallState) -> None:
         count(kind_of(error.__cause__ or error))
 
 
-def _attempt(url: str, data: bytes, mine: dict[str, Any]) -> Created:
+def _attempt(url: str, data: bytes, own: Mapping[str, Any]) -> Created:
     try:
         put_if_absent(url, data)
     except Exception as error:
@@ -87,13 +87,13 @@ def _attempt(url: str, data: bytes, mine: dict[str, Any]) -> Created:
         if outcome == "unclear":
             raise _Unclear(f"{type(error).__name__}: {error}") from error
     else:
-        return Created(True, mine)
+        return Created(True, own)
     try:
         seen = decode(read_bytes(url))
     except OSError as error:
         # Refused, yet not to be read: never take that for absent.
         raise _Unclear(f"taken, but not readable: {error}") from error
-    return Created(seen.get("nonce") == mine["nonce"], seen)
+    return Created(seen.get("nonce") == own["nonce"], seen)
 
 
 def put_if_absent(url: str, data: bytes) -> None:
@@ -105,7 +105,19 @@ def put_if_absent(url: str, data: bytes) -> None:
             f"of {', '.join(sorted(CONDITIONAL))}"
         )
     if kind == LOCAL:
-        _put_local(url, data)
+        try:
+            link_new(local_path(url), data)
+        except FileExistsError:
+            raise
+        except OSError as error:
+            # Disks do not answer later: no reason to try again.
+            advice = (
+                "no space left on the disk, or of the quota: free some, and run again; nothing "
+                "was deleted"
+                if is_full(error)
+                else "the folder must be writable, on a file system with hard links"
+            )
+            raise StoreError(f"{url}: {type(error).__name__}: {error} ({advice})") from error
         return
     filesystem, path = connect(url)
     if kind == "memory":
@@ -115,22 +127,6 @@ def put_if_absent(url: str, data: bytes) -> None:
             filesystem.pipe_file(path, data)
         return
     filesystem.pipe_file(path, data, mode="create")
-
-
-def _put_local(url: str, data: bytes) -> None:
-    try:
-        link_new(local_path(url), data)
-    except FileExistsError:
-        raise
-    except OSError as error:
-        # Disks do not answer later: no reason to try again.
-        advice = (
-            "no space left on the disk, or of the quota: free some, and run again; nothing was "
-            "deleted"
-            if is_full(error)
-            else "the folder must be writable, on a file system with hard links"
-        )
-        raise StoreError(f"{url}: {type(error).__name__}: {error} ({advice})") from error
 
 
 def outcome_of(error: BaseException) -> Literal["exists", "failed", "unclear"]:
@@ -144,10 +140,8 @@ def outcome_of(error: BaseException) -> Literal["exists", "failed", "unclear"]:
         return "exists"
     if is_final(error):
         return "failed"
-    return "unclear" if isinstance(error, OSError) or status is not None else _by_client(error)
-
-
-def _by_client(error: BaseException) -> Literal["failed", "unclear"]:
+    if isinstance(error, OSError) or status is not None:
+        return "unclear"
     # Mistakes in our own call must surface; what is left comes from a client's network code.
     return "failed" if isinstance(error, (TypeError, ValueError, LookupError)) else "unclear"
 

@@ -49,6 +49,9 @@ _LOCAL_IDENTITY = re.compile(r"\d+-\d+-\d+")
 
 Result = TypeVar("Result")
 
+Info = Mapping[str, Any]
+"""What a client of fsspec says of a file: each in words of its own, see `_TIME_KEYS`."""
+
 
 @dataclass(frozen=True)
 class FileInfo:
@@ -165,7 +168,7 @@ def file_info(url: str) -> FileInfo:
     return retry(lambda: describe(filesystem, path, url, filesystem.info(path)), url)
 
 
-def describe(filesystem: Any, path: str, url: str, info: dict[str, Any]) -> FileInfo:  # noqa: ANN401
+def describe(filesystem: Any, path: str, url: str, info: Info) -> FileInfo:  # noqa: ANN401
     """What a client says of a file, as ours.
 
     Raises:
@@ -180,12 +183,11 @@ def describe(filesystem: Any, path: str, url: str, info: dict[str, Any]) -> File
         identity = local_identity(os.stat(path))
     else:
         identity = f"{info['size']}-{int(filesystem.modified(path).timestamp() * 1e9)}"
-    told = any(info.get(key) is not None for key in _TIME_KEYS)
-    modified = _modified_s(info) if told else None
+    has_time = any(info.get(key) is not None for key in _TIME_KEYS)
+    modified = _modified_s(info) if has_time else None
     # s3:// and s3a://, say, are one place.
-    return FileInfo(
-        url, int(info["size"]), identity, modified, f"{type(filesystem).__name__}:{path}"
-    )
+    place = f"{type(filesystem).__name__}:{path}"
+    return FileInfo(url, int(info["size"]), identity, modified_s=modified, place=place)
 
 
 def local_identity(status: os.stat_result) -> str:
@@ -235,14 +237,14 @@ def list_folders(folder: str) -> list[str]:
 def _ls(folder: str, kind: str) -> list[str]:
     filesystem, path = connect(folder)
     try:
-        found = retry(lambda: filesystem.ls(path, detail=True), folder)
+        entries = retry(lambda: filesystem.ls(path, detail=True), folder)
     except FileNotFoundError:
         return []
     # A "file" that ends in "/" is the marker of a folder; some clients end folders with it too.
     ending = "/" if kind == "directory" else ""
     names = [
         info["name"].removesuffix(ending).rsplit("/", 1)[-1]
-        for info in found
+        for info in entries
         if info["type"] == kind
     ]
     return sorted(name for name in names if name and not _is_hidden(name))
@@ -258,20 +260,18 @@ def list_sizes(folder: str) -> dict[str, int]:
 
 def size_table(folder: str) -> pa.Table:
     """`list_sizes` as columns, for folders of millions of files: name, size."""
-    return _walk(folder, _to_table)
 
+    def to_table(files: Iterator[tuple[str, Info]]) -> pa.Table:
+        shown = ((name, info) for name, info in files if not _is_hidden(name))
+        batches = []
+        while batch := list(islice(shown, _LISTED_AT_ONCE)):
+            # What is no UTF-8 is no file of ours.
+            names = [name.encode(errors="replace") for name, _ in batch]
+            sizes = [int(info["size"]) for _, info in batch]
+            batches.append(pa.record_batch([names, sizes], schema=_SIZES))
+        return pa.Table.from_batches(batches, _SIZES)
 
-def _to_table(files: Iterator[tuple[str, Mapping[str, Any]]]) -> pa.Table:
-    rows = (
-        # What is no UTF-8 is no file of ours.
-        (name.encode(errors="replace"), int(info["size"]))
-        for name, info in files
-        if not _is_hidden(name)
-    )
-    batches = []
-    while batch := list(islice(rows, _LISTED_AT_ONCE)):
-        batches.append(pa.record_batch(list(zip(*batch, strict=True)), schema=_SIZES))
-    return pa.Table.from_batches(batches, _SIZES)
+    return _walk(folder, to_table)
 
 
 def list_objects(folder: str) -> list[Listed]:
@@ -282,9 +282,7 @@ def list_objects(folder: str) -> list[Listed]:
     )
 
 
-def _walk(
-    folder: str, collect: Callable[[Iterator[tuple[str, Mapping[str, Any]]]], Result]
-) -> Result:
+def _walk(folder: str, collect: Callable[[Iterator[tuple[str, Info]]], Result]) -> Result:
     """What `collect` makes of the paths below a folder, relative to it, and what its store says."""
     filesystem, path = connect(folder)
     if scheme(folder) == LOCAL:
@@ -309,7 +307,7 @@ def modified_s(url: str) -> float:
     return _modified_s(retry(lambda: filesystem.info(path), url))
 
 
-def _modified_s(info: Mapping[str, Any]) -> float:
+def _modified_s(info: Info) -> float:
     time = next(info[key] for key in _TIME_KEYS if info.get(key) is not None)
     if isinstance(time, str):
         time = datetime.fromisoformat(time)

@@ -7,6 +7,7 @@ that is reached under several names (links, overlapping paths) is one file.
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from stx_core.errors import InputError, StoreError
 from stx_core.store.files.filesystem import (
     FileInfo,
+    Info,
     connect,
     describe,
     local_identity,
@@ -50,7 +52,7 @@ def list_files(url: str) -> list[FileInfo]:
     if pattern and _exists(url):
         base, pattern = url, []
     look = _local_files if scheme(url) == LOCAL else _remote_files
-    files = once(look(base, pattern))
+    files = once(list(look(base, pattern)))
     if files or (not pattern and _exists(url)):
         return files
     if not _exists(base):
@@ -61,15 +63,20 @@ def list_files(url: str) -> list[FileInfo]:
     )
 
 
-def once(files: Iterable[FileInfo]) -> list[FileInfo]:
+def once(files: Sequence[FileInfo]) -> list[FileInfo]:
     """Each file once, sorted by URL.
 
     Of several names of one file the first stays, those that are no links before others. Under two
     hive partitions it is two files: their rows differ.
     """
     chosen: dict[tuple[str, str], FileInfo] = {}
-    for file in sorted(files, key=lambda file: (_is_link(file.url), file.url)):
-        chosen.setdefault((file.place or file.url, _partition_path(file.url)), file)
+    is_link = {
+        file.url: scheme(file.url) == LOCAL and os.path.realpath(file.url) != file.url
+        for file in files
+    }
+    for file in sorted(files, key=lambda file: (is_link[file.url], file.url)):
+        partitions = "/".join(part for part in file.url.split("/")[:-1] if "=" in part)
+        chosen.setdefault((file.place or file.url, partitions), file)
     return sorted(chosen.values(), key=lambda file: file.url)
 
 
@@ -130,25 +137,25 @@ def _is_hidden(names: Sequence[str], pattern: Sequence[str], *, is_folder: bool)
     name = names[-1]
     if is_folder and name.startswith("_") and "=" in name:
         return False
-    # What a glob spells out is asked for.
-    asked = pattern[len(names) - 1] if len(names) <= len(pattern) else ""
-    spelt = _ANY_DEPTH not in pattern[: len(names)] and asked.startswith(name[:1])
+    # What a glob spells out is to be listed.
+    part = pattern[len(names) - 1] if len(names) <= len(pattern) else ""
+    spelt = _ANY_DEPTH not in pattern[: len(names)] and part.startswith(name[:1])
     return name.startswith(("_", ".")) and not spelt
 
 
 def _local_files(base: str, pattern: Sequence[str]) -> Iterator[FileInfo]:
     path = local_path(base)
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
         # A link in a circle, for one, or a folder above that may not be searched.
         raise _not_looked_at(path, error) from error
-    if stat.S_ISDIR(found.st_mode):
+    if stat.S_ISDIR(status.st_mode):
         yield from _below(path, [], pattern)
     elif not pattern:
-        yield _local_file(path, found)
+        yield _local_file(path, status)
 
 
 def _below(folder: str, names: list[str], pattern: Sequence[str]) -> Iterator[FileInfo]:
@@ -179,7 +186,7 @@ def _below(folder: str, names: list[str], pattern: Sequence[str]) -> Iterator[Fi
 
 def _entry_file(entry: os.DirEntry[str]) -> Iterator[FileInfo]:
     try:
-        found = entry.stat()
+        status = entry.stat()
     except FileNotFoundError as error:
         if not entry.is_symlink():
             return  # removed since the folder was listed
@@ -188,13 +195,13 @@ def _entry_file(entry: os.DirEntry[str]) -> Iterator[FileInfo]:
         if entry.is_symlink() and not isinstance(error, PermissionError):
             raise _bad_link(entry.path) from error
         raise _not_looked_at(entry.path, error) from error
-    if stat.S_ISDIR(found.st_mode):
+    if stat.S_ISDIR(status.st_mode):
         raise _bad_link(entry.path)
-    yield _local_file(entry.path, found)
+    yield _local_file(entry.path, status)
 
 
-def _local_file(path: str, found: os.stat_result) -> FileInfo:
-    if not stat.S_ISREG(found.st_mode):
+def _local_file(path: str, status: os.stat_result) -> FileInfo:
+    if not stat.S_ISREG(status.st_mode):
         raise InputError(
             f"{redact(path)}: no file but a pipe, socket or device, and inputs are read more than "
             "once; write it into a file first"
@@ -208,11 +215,11 @@ def _local_file(path: str, found: os.stat_result) -> FileInfo:
         ) from error
     return FileInfo(
         path,
-        found.st_size,
-        local_identity(found),
-        found.st_mtime,
+        status.st_size,
+        local_identity(status),
+        modified_s=status.st_mtime,
         # Size and time too: some network mounts give several files one number.
-        f"{found.st_dev}-{found.st_ino}-{found.st_size}-{found.st_mtime_ns}",
+        place=f"{status.st_dev}-{status.st_ino}-{status.st_size}-{status.st_mtime_ns}",
     )
 
 
@@ -232,33 +239,28 @@ def _not_looked_at(path: str, error: OSError) -> StoreError:
 
 def _remote_files(base: str, pattern: Sequence[str]) -> Iterator[FileInfo]:
     filesystem, path = connect(base)
-    if not pattern or _ANY_DEPTH in pattern:
-        found = _all_below(filesystem, path, base)
+    objects: Iterable[tuple[str, Info]] = ()
+    if pattern and _ANY_DEPTH not in pattern:
+        objects = _matching(filesystem, path, base, pattern)
     else:
-        found = _matching(filesystem, path, base, pattern)
-    for name, info in found:
-        below = name[len(path) :].strip("/")
+        # Object stores list all keys of a prefix at once, and what they answer is not swallowed
+        # there, as it is in fsspec's walk from folder to folder.
+        with suppress(FileNotFoundError):
+            below = retry(lambda: filesystem.find(path, detail=True), base)
+            if not isinstance(below, dict):  # adlfs, of a single file
+                below = {name: retry(partial(filesystem.info, name), base) for name in below}
+            objects = below.items()
+    for name, info in objects:
+        relative = name[len(path) :].strip("/")
         if name.endswith("/") or info["type"] != "file":
             continue
-        names = below.split("/") if below else []
+        names = relative.split("/") if relative else []
         if pattern and not _fits(names, pattern):
             continue
         ends = range(1, len(names) + 1)
         if any(_is_hidden(names[:end], pattern, is_folder=end < len(names)) for end in ends):
             continue
-        yield describe(filesystem, name, join(base, below) if below else base, info)
-
-
-def _all_below(filesystem: Any, path: str, url: str) -> Iterator[tuple[str, dict[str, Any]]]:  # noqa: ANN401
-    # Object stores list all keys of a prefix at once, and what they answer is not swallowed there,
-    # as it is in fsspec's walk from folder to folder.
-    try:
-        found = retry(lambda: filesystem.find(path, detail=True), url)
-    except FileNotFoundError:
-        return
-    if not isinstance(found, dict):  # adlfs, of a single file
-        found = {name: retry(partial(filesystem.info, name), url) for name in found}
-    yield from found.items()
+        yield describe(filesystem, name, join(base, relative) if relative else base, info)
 
 
 def _matching(
@@ -266,13 +268,13 @@ def _matching(
     path: str,
     url: str,
     pattern: Sequence[str],
-) -> Iterator[tuple[str, dict[str, Any]]]:
+) -> Iterator[tuple[str, Info]]:
     """What matches a pattern without ``**``, level by level."""
     try:
-        found = retry(lambda: filesystem.ls(path, detail=True), url)
+        entries = retry(lambda: filesystem.ls(path, detail=True), url)
     except FileNotFoundError:
         return
-    for info in found:
+    for info in entries:
         name = info["name"].rstrip("/") if info["type"] == "directory" else info["name"]
         if name == path.rstrip("/") or not fnmatchcase(name.rsplit("/", 1)[-1], pattern[0]):
             continue
@@ -280,11 +282,3 @@ def _matching(
             yield name, info
         elif info["type"] == "directory" and len(pattern) > 1:
             yield from _matching(filesystem, name, url, pattern[1:])
-
-
-def _is_link(url: str) -> bool:
-    return scheme(url) == LOCAL and os.path.realpath(url) != url
-
-
-def _partition_path(url: str) -> str:
-    return "/".join(part for part in url.split("/")[:-1] if "=" in part)

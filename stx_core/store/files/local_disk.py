@@ -101,7 +101,21 @@ def own_folder(name: str) -> str:
 def _temporary(path: str) -> Iterator[str]:
     """A name beside a path that nobody else uses; the folder is made, the file removed."""
     folder, name = os.path.split(path)
-    _make_folder(folder)
+    missing = []
+    above = folder
+    while above and not os.path.isdir(above):
+        missing.append(above)
+        above = os.path.dirname(above)
+    for new in reversed(missing):
+        try:
+            os.mkdir(new)
+        except FileExistsError as error:
+            if os.path.isdir(new):
+                continue  # another writer was faster
+            # Of the folder, not of the file: must not look like a lost race.
+            raise NotADirectoryError(f"{new} is a file, a folder is needed") from error
+        # So that a crash of the machine does not lose it.
+        _sync_folder(os.path.dirname(new))
     temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
     try:
         yield temporary
@@ -137,23 +151,6 @@ def find(folder: str) -> Iterator[tuple[str, dict[str, float]]]:
                     if entry.is_symlink() and os.path.exists(entry.path):
                         size = entry.stat().st_size
                     yield prefix + entry.name, {"size": size, "mtime": status.st_mtime}
-
-
-def _make_folder(folder: str) -> None:
-    """Make a folder with its parents, so that a crash of the machine does not lose a new one."""
-    missing = []
-    while folder and not os.path.isdir(folder):
-        missing.append(folder)
-        folder = os.path.dirname(folder)
-    for each in reversed(missing):
-        try:
-            os.mkdir(each)
-        except FileExistsError as error:
-            if os.path.isdir(each):
-                continue  # another writer was faster
-            # Of the folder, not of the file: must not look like a lost race.
-            raise NotADirectoryError(f"{each} is a file, a folder is needed") from error
-        _sync_folder(os.path.dirname(each))
 
 
 def _sync_folder(folder: str) -> None:

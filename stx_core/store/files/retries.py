@@ -80,12 +80,19 @@ def retry(call: Callable[[], Result], url: str) -> Result:
         FileNotFoundError, FileExistsError, IsADirectoryError: as the store says.
         StoreError: it failed for good.
     """
+
+    def note(state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        if error is not None:
+            count(kind_of(error))
+            logger.info("%s: again after %s", redact(url), redact(_say(error)))
+
     attempts = 1 if scheme(url) == LOCAL else READ_ATTEMPTS
     retrying = tenacity.Retrying(
         stop=tenacity.stop_after_attempt(attempts) | tenacity.stop_after_delay(DEADLINE_S),
         wait=tenacity.wait_random_exponential(multiplier=0.2, max=10),
         retry=tenacity.retry_if_exception(is_transient),
-        before_sleep=lambda state: _note(state, url),
+        before_sleep=note,
         reraise=True,
     )
     try:
@@ -102,13 +109,6 @@ def retry(call: Callable[[], Result], url: str) -> Result:
         if is_final(error):
             raise StoreError(explain(url, error)) from error
         raise
-
-
-def _note(state: tenacity.RetryCallState, url: str) -> None:
-    error = state.outcome.exception() if state.outcome else None
-    if error is not None:
-        count(kind_of(error))
-        logger.info("%s: again after %s", redact(url), redact(_say(error)))
 
 
 def is_transient(error: BaseException) -> bool:

@@ -7,6 +7,7 @@ Each process has one client of a kind per set of options.
 import atexit
 import functools
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -98,7 +99,7 @@ def control_client(options: S3Options) -> Any:  # noqa: ANN401  (an s3fs.S3FileS
 
 
 def _count_retry(
-    response: tuple[Any, dict[str, Any]] | None,
+    response: tuple[object, Mapping[str, Any]] | None,
     caught_exception: BaseException | None,
     attempts: int,
     **_: object,
@@ -123,13 +124,13 @@ def data_client(options: S3Options, bucket: str) -> Any:  # noqa: ANN401  (a pya
     session = _session(options.profile)
     keys: tuple[str | None, ...] = ()
     if not options.anonymous:
-        found = session.get_credentials()
-        if found is None:
+        credentials = session.get_credentials()
+        if credentials is None:
             raise StoreError(
                 f"s3://{bucket}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
                 "or AWS_PROFILE, or store.anonymous: true"
             )
-        frozen = found.get_frozen_credentials()
+        frozen = credentials.get_frozen_credentials()
         keys = (frozen.access_key, frozen.secret_key, frozen.token)
     endpoint, region = _endpoint(options, session), _region(options, session)
     if region is None:

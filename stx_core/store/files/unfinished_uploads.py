@@ -36,17 +36,17 @@ def unfinished_uploads(folder: str) -> list[Upload]:
         return []
     filesystem, path = connect(folder)
     bucket, _, prefix = path.partition("/")
-    found: list[Upload] = []
+    uploads: list[Upload] = []
     marker: dict[str, str] = {}
     below = f"{prefix.rstrip('/')}/"
     while True:
         ask = partial(filesystem.call_s3, "list_multipart_uploads", Bucket=bucket, Prefix=below)
         page = retry(partial(ask, **marker), folder)
-        for each in page.get("Uploads", []):
-            url = f"{scheme(folder)}://{bucket}/{each['Key']}"
-            found.append(Upload(url, each["UploadId"], each["Initiated"].timestamp()))
+        for upload in page.get("Uploads", []):
+            url = f"{scheme(folder)}://{bucket}/{upload['Key']}"
+            uploads.append(Upload(url, upload["UploadId"], upload["Initiated"].timestamp()))
         if not page.get("IsTruncated"):
-            return found
+            return uploads
         marker = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
 
 

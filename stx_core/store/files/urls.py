@@ -69,8 +69,8 @@ CONTROL = re.compile(
 
 def scheme(url: str) -> str:
     """Scheme in lower case; a plain path has `LOCAL`."""
-    head, found, _ = url.partition("://")
-    return head.lower() if found else LOCAL
+    head, separator, _ = url.partition("://")
+    return head.lower() if separator else LOCAL
 
 
 def expanded(url: str) -> str:
@@ -138,7 +138,15 @@ def redact(text: str) -> str:
     text = _WEBHOOK.sub(lambda match: f"{match[1] or match[2]}…", _QUERY.sub(r"\1?…", text))
     for pattern in (_SECRET_PARAMETER, _HEADER, _BEARER):
         text = pattern.sub(r"\g<name>\g<mark>…", text)
-    for secret in _secrets_of_environment():
+    secrets = set()
+    for name, value in os.environ.items():
+        if _SECRET_VARIABLE.search(name):
+            secrets.add(value.strip())
+        elif _PROXY_VARIABLE.search(name) and "@" in value:
+            user = value.rpartition("@")[0].rpartition("://")[2]
+            secrets |= {user, user.partition(":")[2]}
+    # The longest first: one may be a part of another.
+    for secret in sorted((s for s in secrets if len(s) >= _SHORTEST_SECRET), key=len, reverse=True):
         text = text.replace(secret, "…")
     return one_line(text)
 
@@ -184,18 +192,6 @@ def _is_secret(kind: str, place: str, doubtful: bool, *, has_at: bool) -> bool:
     return doubtful and has_at and host != place
 
 
-def _secrets_of_environment() -> list[str]:
-    """Values to hide, the longest first: one may be a part of another."""
-    secrets = set()
-    for name, value in os.environ.items():
-        if _SECRET_VARIABLE.search(name):
-            secrets.add(value.strip())
-        elif _PROXY_VARIABLE.search(name) and "@" in value:
-            user = value.rpartition("@")[0].rpartition("://")[2]
-            secrets |= {user, user.partition(":")[2]}
-    return sorted((s for s in secrets if len(s) >= _SHORTEST_SECRET), key=len, reverse=True)
-
-
 def one_line(text: str) -> str:
     """Escape all that could end a line or steer a terminal: ids and paths may hold anything."""
-    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)

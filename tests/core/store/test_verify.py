@@ -199,8 +199,8 @@ def test_verify_notes_damaged_files_and_when_it_looked(job, publish):
 
     (line,) = verify(job.root)
 
-    told = last_verified(job.root)
-    assert (told["version"], told["problems"]) == (1, 1)
+    verified = last_verified(job.root)
+    assert (verified.version, verified.problems) == (1, 1)
     assert damaged_files(job.root, read_manifest(job.root)) == {url.removeprefix(job.root)[1:]}
 
 
