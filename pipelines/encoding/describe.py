@@ -18,7 +18,9 @@ def plan_lines(plan: EncodePlan, inputs: Sequence[str], notes: Sequence[str]) ->
         notes: what else a reader should know, one line each.
     """
     yield f"plan for {plan.root}"
-    amount = f"{counted(len(plan.units.urls), 'file')}, {counted(plan.n_rows, 'row')}"
+    amount = (
+        f"{counted(len(plan.units.table['url'].unique()), 'file')}, {counted(plan.n_rows, 'row')}"
+    )
     yield f"  input    {', '.join(inputs)}: {amount}"
     for name, part in plan.parts.items():
         settings = part.settings

@@ -68,9 +68,8 @@ class DueUnits(Sequence[DueUnit]):
         for start in range(0, len(self), _AT_ONCE):
             places = self._order[start : start + _AT_ONCE]
             keys = self._keys.take(pa.array(places)).to_pylist()
-            for values, row in zip(self._units.values(places), keys, strict=True):
-                due = {output: key for output, key in row.items() if key is not None}
-                yield DueUnit(to_unit(values), due)
+            for unit, row in zip(self._units.take(places), keys, strict=True):
+                yield DueUnit(unit, {name: key for name, key in row.items() if key is not None})
 
 
 @dataclass(frozen=True)

@@ -142,21 +142,20 @@ def _rows_that_stay(
     """The rows of the base that stay; they must come from the outputs that the run writes."""
     if any(keeps(url) for units in planned.values() for url in units["url"].unique().to_pylist()):
         raise ValueError("a shard is both planned and kept")
-    has, writes = _fingerprints(base.outputs), _fingerprints(outputs)
-    if base.version and has != writes:
+    old, new = (
+        sorted((name, str(facts["fingerprint"])) for name, facts in side.items())
+        for side in (base.outputs, outputs)
+    )
+    if base.version and old != new:
+        has, writes = (
+            ", ".join(f"{name} ({fingerprint[:12]})" for name, fingerprint in side)
+            for side in (old, new)
+        )
         raise CommitConflict(
-            f"{redact(root)}: version {base.version} has the outputs {_names(has)}, this run "
-            f"writes {_names(writes)}; to keep a part of the corpus both must be the same"
+            f"{redact(root)}: version {base.version} has the outputs {has}, this run writes "
+            f"{writes}; to keep a part of the corpus both must be the same"
         )
     return split_shards(base.rows, keeps)[0]
-
-
-def _fingerprints(outputs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    return {name: str(facts["fingerprint"]) for name, facts in outputs.items()}
-
-
-def _names(fingerprints: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} ({print_[:12]})" for name, print_ in sorted(fingerprints.items()))
 
 
 def _check_files(root: str, rows: pa.Table, spared: pa.ChunkedArray) -> list[str]:
@@ -229,7 +228,12 @@ def rollback(root: str, version: int) -> SnapshotInfo:
     """
     old = snapshot_state(root, version)
     rows = read_segments(root, old["segments"])
-    if missing := _check_files(root, rows, _current_files(root)):
+    try:
+        current = read_segments(root, snapshot_state(root)["segments"])
+    except StoreError:
+        # With a damaged manifest nothing is known of its files.
+        current = MANIFEST.empty_table()
+    if missing := _check_files(root, rows, named_files(current)["name"]):
         logger.warning(
             "%s: %d files of version %d are missing or cut, as they are in the current one (%s); "
             "`stx verify PATH --repair` encodes their units again",
@@ -267,12 +271,3 @@ def release(root: str) -> int | None:
         raise StoreError(f"{redact(root)}: no dataset of stx is here")
     log.append(root, "release", change)
     return version
-
-
-def _current_files(root: str) -> pa.ChunkedArray:
-    """Names of the files of the current snapshot; none where its manifest is damaged."""
-    try:
-        rows = read_segments(root, snapshot_state(root)["segments"])
-    except StoreError:
-        rows = MANIFEST.empty_table()
-    return named_files(rows)["name"]

@@ -87,7 +87,17 @@ def damaged_files(root: str, rows: pa.Table) -> frozenset[str]:
     if not len(rows):
         return frozenset()
     bad = set(missing_or_resized(root, rows)["name"].to_pylist())
-    noted, files = _notes(root), named_files(rows)
+    folder = join(root, FOLDER)
+
+    def read(name: str) -> bytes:
+        # gc removes notes of files that it removed.
+        with suppress(FileNotFoundError):
+            return read_bytes(join(folder, name))
+        return b""
+
+    notes = map(decode, parallel(read, list_names(folder)))
+    noted = {n["file"]: n["kind"] for n in notes if n.get("kind") in get_args(Kind)}
+    files = named_files(rows)
     suspects = files.filter(pc.is_in(files["name"], value_set=pa.array(noted, pa.string())))
     for name, checksum in zip(
         *suspects.select(["name", "checksum"]).to_pydict().values(), strict=True
@@ -122,17 +132,3 @@ def note(root: str, file: str, kind: Kind = "bytes") -> None:
 def note_name(file: str) -> str:
     """What the note of a file is called."""
     return f"{file.replace('/', '.')}.json"
-
-
-def _notes(root: str) -> dict[str, Kind]:
-    """What is noted, by file."""
-    folder = join(root, FOLDER)
-
-    def read(name: str) -> bytes:
-        # gc removes notes of files that it removed.
-        with suppress(FileNotFoundError):
-            return read_bytes(join(folder, name))
-        return b""
-
-    notes = map(decode, parallel(read, list_names(folder)))
-    return {str(note["file"]): note["kind"] for note in notes if note.get("kind") in get_args(Kind)}

@@ -21,7 +21,7 @@ from stx_core import failpoints
 from stx_core.store import clock
 from stx_core.store.damage import names_one
 from stx_core.store.files.create import create
-from stx_core.store.files.filesystem import list_folders, list_names, read_bytes, write_new
+from stx_core.store.files.filesystem import list_names, read_bytes, write_new
 from stx_core.store.files.parallel import parallel
 from stx_core.store.files.urls import join, redact
 from stx_core.store.id_hash import HASH_MODULUS
@@ -184,7 +184,8 @@ def load(root: str, run: str, damaged: Collection[str] = ()) -> pa.Table:
         folded = folded.filter(pc.invert(names_one(folded, damaged)))
     folder = _folder(root, run)
     groups = parallel(
-        lambda prefix: pa.array(list_names(join(folder, prefix)), pa.string()), list_folders(folder)
+        lambda prefix: pa.array(list_names(join(folder, prefix)), pa.string()),
+        list_names(folder, "directory"),
     )
     names = pa.chunked_array(groups, pa.string())
     recorded = pc.replace_substring_regex(names, pattern="\\..*", replacement="").unique()
@@ -200,7 +201,7 @@ def load(root: str, run: str, damaged: Collection[str] = ()) -> pa.Table:
 
 
 def _load_folds(root: str, run: str) -> pa.Table:
-    folder, tables = _done_folder(root, run), [RECORDS.empty_table()]
+    folder, tables = join(root, "_stx/runs", run, "done"), [RECORDS.empty_table()]
     urls = [join(folder, name) for name in list_names(folder)]
     # Decoded in one thread: each of many would keep the memory that it took for that.
     for url, data in zip(urls, parallel(read_bytes, urls), strict=True):
@@ -246,7 +247,7 @@ class Folds:
         data = to_parquet(table)
         sequence = len(self._tables)
         name = f"{self._epoch}-{sequence:06d}-{xxhash.xxh3_128_hexdigest(data)}.parquet"
-        write_new(join(_done_folder(self._root, self._run), name), data)
+        write_new(join(self._root, "_stx/runs", self._run, "done", name), data)
         self._tables.append(table)
         self._new, self._since_s = [], clock.monotonic()
 
@@ -281,10 +282,6 @@ def find_problem(item: Record) -> str | None:
 
 def _folder(root: str, run: str) -> str:
     return join(root, "_stx", "runs", run, "units")
-
-
-def _done_folder(root: str, run: str) -> str:
-    return join(root, "_stx", "runs", run, "done")
 
 
 def _url(root: str, run: str, key: str, attempt: int) -> str:

@@ -93,7 +93,7 @@ def latest(root: str) -> Entry | None:
     names = [name for name in list_names(_folder(root)) if name.endswith(".json")]
     if not names:
         return None
-    expected = [_name(number) for number in range(1, len(names) + 1)]
+    expected = [f"{number:020d}.json" for number in range(1, len(names) + 1)]
     if names != expected:
         odd = next(name for name, right in zip(names, expected, strict=True) if name != right)
         raise StoreError(
@@ -137,7 +137,7 @@ def _to_entry(body: Mapping[str, Any], number: int, url: str) -> Entry:
 
 def entry_url(root: str, number: int) -> str:
     """Where an entry is."""
-    return join(_folder(root), _name(number))
+    return join(_folder(root), f"{number:020d}.json")
 
 
 def append(root: str, kind: str, change: Callable[[State, int], State | None]) -> Entry:
@@ -388,7 +388,3 @@ def committed(root: str, run: str) -> Entry | None:
 
 def _folder(root: str) -> str:
     return join(root, "_stx", "log")
-
-
-def _name(number: int) -> str:
-    return f"{number:020d}.json"

@@ -31,7 +31,16 @@ def without_extensions(table: pa.Table) -> pa.Table:
         if kind != field.type:
             column = table.column(place)
             if isinstance(field.type, pa.UuidType):
-                column = pa.chunked_array([_uuid_text(chunk) for chunk in column.chunks], kind)
+                # As people write them, by Arrow's own loops: a UUID is often the id of each row.
+                storage = column.combine_chunks().storage
+                digits = b"".join(storage.fill_null(bytes(16)).to_pylist()).hex().encode()
+                fixed = pa.Array.from_buffers(
+                    pa.binary(32), len(storage), [None, pa.py_buffer(digits)]
+                )
+                text = fixed.cast(pa.binary()).cast(pa.string())
+                parts = [pc.utf8_slice_codeunits(text, start, stop) for start, stop in _UUID_PARTS]
+                joined = pc.binary_join_element_wise(*parts, "-")
+                column = pc.if_else(storage.is_valid(), joined, pa.scalar(None, pa.string()))
             else:
                 column = column.cast(_storage(field.type)).cast(kind)
             table = table.set_column(place, field.name, column)
@@ -42,14 +51,3 @@ def _storage(kind: pa.DataType) -> pa.DataType:
     if isinstance(kind, pa.BaseExtensionType):
         return _storage(kind.storage_type)
     return with_leaves(kind, _storage) if pa.types.is_nested(kind) else kind
-
-
-def _uuid_text(uuids: pa.Array) -> pa.Array:
-    """UUIDs as people write them, by Arrow's own loops: a UUID is often the id of each row."""
-    whole = uuids.storage.fill_null(bytes(16))
-    digits = b"".join(whole.to_pylist()).hex().encode()
-    fixed = pa.Array.from_buffers(pa.binary(32), len(whole), [None, pa.py_buffer(digits)])
-    text = fixed.cast(pa.binary()).cast(pa.string())
-    parts = [pc.utf8_slice_codeunits(text, start, stop) for start, stop in _UUID_PARTS]
-    joined = pc.binary_join_element_wise(*parts, "-")
-    return pc.if_else(uuids.storage.is_valid(), joined, pa.scalar(None, pa.string()))

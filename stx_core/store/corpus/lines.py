@@ -39,35 +39,22 @@ def open_lines(url: str) -> Iterator[io.BufferedReader]:
             ) from error
 
 
-class _Inflating(io.RawIOBase):
+class _Inflating(gzip.GzipFile):
     """The decompressed bytes of a gzip file, with an eye on how many come out of how few."""
 
     def __init__(self, raw: IO[bytes], url: str) -> None:
-        self._raw = raw
-        self._gzip = gzip.GzipFile(fileobj=raw)
-        self._url = url
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
+        super().__init__(fileobj=raw, mode="rb")
+        self._compressed, self._url = raw, url
 
     def readinto(self, buffer: Any) -> int:  # noqa: ANN401  (anything writable)
-        n_read = self._gzip.readinto(buffer)
-        plain, compressed = self._gzip.tell(), self._raw.tell()
+        n_read = super().readinto(buffer)
+        plain, compressed = self.tell(), self._compressed.tell()
         if plain > max(_MAX_SUSPECT_BYTES, _MAX_RATIO * compressed):
             raise InputError(
                 f"{redact(self._url)}: {compressed:,} bytes grew to more than {plain:,}, over "
                 f"{_MAX_RATIO} times; leave the file out, or compress it in smaller parts"
             )
         return n_read
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return self._gzip.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._gzip.tell()
 
 
 def read_line(stream: IO[bytes], max_bytes: int) -> tuple[bytes | None, int]:

@@ -151,7 +151,13 @@ class _Columns:
         self._source, self._names = source, names
         self._dictionaries = source.readable_as_dictionaries(names)
         self._parquet = source.open(as_dictionaries=self._dictionaries)
-        self._int96 = [name for name in names if source.has_int96(name)]
+        kinds = {
+            name: {
+                source.metadata.schema.column(leaf).physical_type for leaf in source.leaves[name]
+            }
+            for name in names
+        }
+        self._int96 = [name for name in names if "INT96" in kinds[name]]
         units = ("ns", "s") if self._int96 else ()
         self._checks = [source.open(int96_unit=unit) for unit in units]
 

@@ -76,10 +76,6 @@ class ParquetSource:
             first = stop
         return leaves
 
-    def leaves_of(self, names: Sequence[str]) -> list[int]:
-        """Numbers of the Parquet columns of some columns, partition columns left out."""
-        return [leaf for name in names for leaf in self.leaves.get(name, ())]
-
     def open(
         self, *, as_dictionaries: Sequence[str] = (), int96_unit: str = "us"
     ) -> pq.ParquetFile:
@@ -136,11 +132,6 @@ class ParquetSource:
                     f"{redact(self.url)}: damaged Parquet file (column {name!r}: {min(wrong)})"
                 )
 
-    def has_int96(self, name: str) -> bool:
-        """Whether a column holds times in INT96."""
-        schema = self.metadata.schema
-        return any(schema.column(leaf).physical_type == "INT96" for leaf in self.leaves[name])
-
     def readable_as_dictionaries(self, names: Sequence[str]) -> list[str]:
         """Paths of those Parquet columns of strings that pyarrow can read as dictionaries."""
         nested = {name for name in names if _has_map(self.schema.field(name).type)}
@@ -161,7 +152,8 @@ class ParquetSource:
     def claimed_bytes(self, group: int, names: Sequence[str]) -> tuple[int, int]:
         """Bytes of some columns in a row group, plain and compressed, as the footer says."""
         metadata = self.metadata.row_group(group)
-        chunks = [metadata.column(leaf) for leaf in self.leaves_of(names)]
+        # Partition columns are in no Parquet column.
+        chunks = [metadata.column(leaf) for name in names for leaf in self.leaves.get(name, ())]
         return (
             sum(chunk.total_uncompressed_size for chunk in chunks),
             sum(chunk.total_compressed_size for chunk in chunks),
@@ -174,7 +166,7 @@ class ParquetSource:
         than all that is stored of their column.
         """
         metadata, longest = self.metadata.row_group(group), 0
-        for leaf in self.leaves_of(names):
+        for leaf in (leaf for name in names for leaf in self.leaves.get(name, ())):
             column, chunk = self.metadata.schema.column(leaf), metadata.column(leaf)
             repeats = column.physical_type == "BYTE_ARRAY" and column.path not in dictionaries
             if repeats and _SHORT & set(chunk.encodings):

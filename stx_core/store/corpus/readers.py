@@ -120,13 +120,8 @@ def list_shards(
             ) from error
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        shards = list(pool.map(look, prune(files, filters)))
+        shards = list(pool.map(look, (file for file in files if keep_file(file.url, filters))))
     return sorted(shards, key=lambda shard: shard.url)
-
-
-def prune(files: Sequence[FileInfo], filters: Sequence[Filter]) -> list[FileInfo]:
-    """Leave out files whose hive partition columns do not pass the filters."""
-    return [file for file in files if keep_file(file.url, filters)]
 
 
 def shard_rows(

@@ -100,30 +100,22 @@ class Units(Sequence[Unit]):
     def __getitem__(self, place: int | slice) -> "Unit | Units":
         rows = range(len(self))[place]
         if isinstance(rows, int):
-            return to_unit(self.values([rows])[0])
+            return next(self.take([rows]))
         return Units(self.table.take(pa.array(rows, pa.int64())))
 
     def __iter__(self) -> Iterator[Unit]:
         for start in range(0, len(self), _ROWS_AT_ONCE):
-            yield from map(to_unit, self.values(range(start, len(self))[:_ROWS_AT_ONCE]))
+            yield from self.take(range(start, len(self))[:_ROWS_AT_ONCE])
 
-    def values(self, places: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
-        """The units at some places as JSON values, see `to_unit`."""
-        rows: list[dict[str, Any]] = (
-            self.table.take(pa.array(places, pa.int64())).cast(_PLAIN).to_pylist()
-        )
-        return rows
+    def take(self, places: Sequence[int] | np.ndarray) -> Iterator[Unit]:
+        """The units at some places."""
+        for values in self.table.take(pa.array(places, pa.int64())).cast(_PLAIN).to_pylist():
+            yield to_unit(values)
 
     def count_rows(self, places: pa.Array | None = None) -> int:
         """Rows of all units, or of those at some places."""
         table = self.table if places is None else self.table.take(places)
         return pc.sum(pc.subtract(table["stop"], table["start"])).as_py() or 0
-
-    @property
-    def urls(self) -> list[str]:
-        """The shards, each once."""
-        urls: list[str] = self.table["url"].unique().to_pylist()
-        return urls
 
 
 def to_unit(values: Mapping[str, Any]) -> Unit:

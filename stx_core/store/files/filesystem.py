@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
-from typing import IO, Any, TypeVar
+from typing import IO, Any, Literal, TypeVar
 
 import fsspec
 import pyarrow as pa
@@ -221,20 +221,11 @@ def _is_hidden(path: str) -> bool:
     return any(part.startswith(("_", ".")) for part in path.split("/"))
 
 
-def list_names(folder: str, start_after: str | None = None) -> list[str]:
-    """Names of the files in a folder, sorted; of an absent folder, none.
+def list_names(folder: str, kind: Literal["file", "directory"] = "file") -> list[str]:
+    """Names of the files, or of the folders, in a folder, sorted; of an absent folder, none.
 
     Hidden names (temporary files of killed writers) are left out.
     """
-    return [name for name in _ls(folder, "file") if start_after is None or name > start_after]
-
-
-def list_folders(folder: str) -> list[str]:
-    """Names of the folders in a folder, sorted, without hidden ones; of an absent one, none."""
-    return _ls(folder, "directory")
-
-
-def _ls(folder: str, kind: str) -> list[str]:
     filesystem, path = connect(folder)
     try:
         entries = retry(lambda: filesystem.ls(path, detail=True), folder)

@@ -51,6 +51,8 @@ class S3Options:
 
 _options = S3Options()
 
+_region_of_bucket = functools.lru_cache(maxsize=64)(pyarrow.fs.resolve_s3_region)
+
 
 def use_options(options: S3Options) -> None:
     """Reach S3 with these options from now on, in this process."""
@@ -135,13 +137,8 @@ def data_client(options: S3Options, bucket: str) -> Any:  # noqa: ANN401  (a pya
     endpoint, region = _endpoint(options, session), _region(options, session)
     if region is None:
         # A server of one's own has any region; buckets of AWS know theirs.
-        region = "us-east-1" if endpoint else _aws_region(bucket)
+        region = "us-east-1" if endpoint else _region_of_bucket(bucket)
     return _data_client(options, endpoint, region, keys, os.getpid())
-
-
-@functools.lru_cache(maxsize=64)
-def _aws_region(bucket: str) -> str:
-    return str(pyarrow.fs.resolve_s3_region(bucket))
 
 
 @functools.lru_cache(maxsize=8)
