@@ -71,7 +71,7 @@ def write_ledger(values: dict, root: Path) -> None:
     corpus = list_corpus(spec.inputs)
     encoder = encoder_settings(spec.models["dense"])
     claim = log.claim(str(root), run_hash(spec, {"dense": encoder}))
-    units = plan_units(corpus.shards, 1)
+    units = list(plan_units(corpus.shards, 1))
     keys = unit_keys(
         spec, units, corpus.schema, output="dense", output_fingerprint=fingerprint(encoder)
     ).to_pylist()

@@ -1,6 +1,6 @@
 """Copied times as microseconds where that loses nothing: Spark refuses files with nanoseconds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -71,7 +71,7 @@ def _fits(corpus: Corpus, name: str, kind: Any, inputs: Inputs) -> bool:  # noqa
             return False
         return True
 
-    units: Sequence[Unit] = plan_units(corpus.shards, _ROWS_AT_ONCE)
+    units = list(plan_units(corpus.shards, _ROWS_AT_ONCE))
     with ThreadPoolExecutor(_THREADS) as pool:
         for start in range(0, len(units), _THREADS):
             if not all(pool.map(same, units[start : start + _THREADS])):

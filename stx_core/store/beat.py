@@ -36,7 +36,7 @@ _JOIN_S = 1.0
 
 @dataclass(frozen=True)
 class Beat:
-    """What the beat file says of one start.
+    """Content of the beat file of one start.
 
     Attributes:
         counter: number of the beat.
@@ -178,7 +178,7 @@ class Heartbeat:
 
 
 def this_process() -> Process:
-    """What tells this process from every other that may look at the same store.
+    """Facts that tell this process from every other that may look at the same store.
 
     Empty where the system does not say (Linux does): then nobody can prove that it has ended.
     """
@@ -194,7 +194,7 @@ def this_process() -> Process:
 
 
 def is_gone(writer: Process) -> bool:
-    """Whether a process has provably ended: it ran on this machine, and is not there any more."""
+    """Tell whether a process has provably ended: it ran on this machine and is not there now."""
     here = this_process()
     if not writer or any(writer.get(key) != here.get(key) for key in ("boot", "pid_namespace")):
         return False
@@ -219,5 +219,5 @@ def _start_ticks(pid: int) -> int:
 
 
 def beat_url(root: str, run: str) -> str:
-    """Where the beat of a run is."""
+    """URL of the beat of a run."""
     return join(root, "_stx", "runs", run, "beat.json")

@@ -190,7 +190,7 @@ def _content(
     outputs: Mapping[str, Mapping[str, Any]],
     schemas: Mapping[str, pa.Schema],
 ) -> Content:
-    """What the log says of the new snapshot; its segments are not written yet."""
+    """Content of the new snapshot; its segments are not written yet."""
     totals = {name: summarise(rows, name) for name in outputs}
     reads = {(total.rows_in, total.id_hash_in) for total in totals.values()}
     if len(reads) > 1:

@@ -130,5 +130,5 @@ def note(root: str, file: str, kind: Kind = "bytes") -> None:
 
 
 def note_name(file: str) -> str:
-    """What the note of a file is called."""
+    """Name of the note of a file."""
     return f"{file.replace('/', '.')}.json"

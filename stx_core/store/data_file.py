@@ -32,7 +32,7 @@ WAY_BACK = (
 
 
 class Written(NamedTuple):
-    """What a record says of a file: name relative to the dataset, bytes, xxh3_128 in hex, rows."""
+    """A file in a record: name relative to the dataset, bytes, xxh3_128 in hex, rows."""
 
     name: str
     size: int
@@ -164,7 +164,7 @@ def head(dataset: ds.FileSystemDataset, n_rows: int) -> pa.Table:
 
 
 def _in_threads(url: str) -> bool:
-    """Whether threads of Arrow may hold an open file: not where it is an object of Python.
+    """Tell whether threads of Arrow may hold an open file: not where it is an object of Python.
 
     A thread lets go of it after it has handed over its result. When the interpreter ends
     meanwhile, that aborts the process.

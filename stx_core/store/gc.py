@@ -25,7 +25,7 @@ from stx_core.store.files.filesystem import (
 from stx_core.store.files.parallel import parallel
 from stx_core.store.files.unfinished_uploads import abort_upload, unfinished_uploads
 from stx_core.store.files.urls import join, redact
-from stx_core.store.log_state import RunFacts, State
+from stx_core.store.log_state import UNFINISHED, State
 from stx_core.store.manifest import read_segments
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ _FILE = re.compile(rf"^(?:[0-9a-f]{{32}}-)?(?P<run>{_RUN})-\d+-[0-9a-f]+\.parque
 
 @dataclass(frozen=True)
 class Garbage:
-    """What gc removed, or would remove.
+    """Objects that gc removed, or would remove.
 
     Attributes:
         versions: that cannot be opened any more.
@@ -196,7 +196,7 @@ def _recent(root: str, state: State, last: int, keep_for_s: float | None) -> lis
 def _without_expired(state: State, keep: int, spared: Collection[int]) -> State:
     """Drop old versions, and finished runs that made none of the others."""
     newest = sorted(map(int, state["kept"]))[-keep:]
-    bases = [facts["base"] for facts in state["runs"].values() if _may_go_on(facts)]
+    bases = [facts["base"] for facts in state["runs"].values() if facts["state"] in UNFINISHED]
     versions = {
         version: number
         for version, number in state["kept"].items()
@@ -205,20 +205,16 @@ def _without_expired(state: State, keep: int, spared: Collection[int]) -> State:
     runs = {
         run: facts
         for run, facts in state["runs"].items()
-        if _may_go_on(facts) or facts.get("committed") in versions.values()
+        if facts["state"] in UNFINISHED or facts.get("committed") in versions.values()
     }
     return {**state, "kept": versions, "runs": runs}
-
-
-def _may_go_on(facts: RunFacts) -> bool:
-    return facts["state"] in ("open", "paused")
 
 
 def _old_runs(root: str, state: State, before_s: float) -> dict[str, int]:
     """Unfinished runs that showed no life since some time of the store, with their epochs."""
     old = {}
     for run, facts in state["runs"].items():
-        if _may_go_on(facts):
+        if facts["state"] in UNFINISHED:
             last_life_s = modified_s(log.entry_url(root, facts["claimed"]))
             with suppress(FileNotFoundError):
                 last_life_s = max(last_life_s, modified_s(beat_url(root, run)))
@@ -231,7 +227,7 @@ def _without_runs(state: State, given_up: Mapping[str, int]) -> State:
     """Abandon runs, unless a newer start took them over."""
     runs = dict(state["runs"])
     for run, facts in state["runs"].items():
-        if given_up.get(run) == facts["epoch"] and _may_go_on(facts):
+        if given_up.get(run) == facts["epoch"] and facts["state"] in UNFINISHED:
             runs[run] = {**facts, "state": "abandoned", "epoch": facts["epoch"] + 1}
     return {**state, "runs": runs}
 
@@ -249,7 +245,7 @@ def _unneeded(root: str, state: State) -> Iterator[Listed]:
     rows = read_segments(root, list(segments.values()))
     files = (rows[name].unique().to_pylist() for name in ("file", "quarantine_file"))
     needed, makers = set(segments).union(*files), set(rows["run"].unique().to_pylist())
-    going_on = {run: facts for run, facts in state["runs"].items() if _may_go_on(facts)}
+    going_on = {run: facts for run, facts in state["runs"].items() if facts["state"] in UNFINISHED}
     spared = {*going_on, *(run for facts in going_on.values() for run in facts["adopts"])}
     for folder in ("data", "quarantine", "_stx/segments"):
         for file in list_objects(join(root, folder)):

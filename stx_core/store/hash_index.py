@@ -1,4 +1,4 @@
-"""Which row of which file has a hash: of texts that have a vector already, of ids that have a text.
+"""Index of hashes to rows of files: of texts that have a vector already, of ids that have a text.
 
 An index is one Arrow IPC file. Its record batch number b holds the entries whose hash starts with
 byte b, sorted by hash; the names of the files stand in the schema's metadata. So it is built a
@@ -90,15 +90,6 @@ class HashIndex:
         for partition in range(self._reader.num_record_batches):
             counted[self._reader.get_batch(partition).column("file").to_numpy()] = True
         return {int(file): int(totals[file]) for file in np.flatnonzero(counted)}
-
-
-def is_hash(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """(N,) bool, whether each is a hash as `to_hashes` takes it; false for null.
-
-    Earlier versions of stx wrote 32 digits, of xxh3: they prove nothing.
-    """
-    length = pc.binary_length(column.cast(pa.string()))
-    return pc.fill_null(pc.equal(length, _DIGITS), False)
 
 
 def to_hashes(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
@@ -196,7 +187,9 @@ def _entries(root: str, files: Sequence[str]) -> Iterator[np.ndarray]:
         except DamagedFile as error:
             logger.warning("its rows are encoded again: %s", error)
             return np.empty(0, _ENTRY)
-        rows = np.flatnonzero(is_hash(column).to_numpy())
+        # Earlier versions of stx wrote 32 digits, of xxh3: they prove nothing.
+        is_hash = pc.equal(pc.binary_length(column.cast(pa.string())), _DIGITS)
+        rows = np.flatnonzero(pc.fill_null(is_hash, False).to_numpy())
         return _firsts(to_entries(to_hashes(column.take(pa.array(rows))), number, rows))
 
     waiting: list[np.ndarray] = []
@@ -248,7 +241,7 @@ def publish_index(path: str, folder: str) -> str:
 
 
 def is_sound(url: str) -> bool:
-    """Whether the bytes of a published index are those that its name says."""
+    """Tell whether the bytes of a published index are those that its name says."""
     try:
         return hash_bytes(url)[1] == _said_checksum(url)
     except FileNotFoundError:
@@ -315,6 +308,6 @@ def index_name(files: Sequence[str]) -> str:
 
 
 def _said_checksum(url: str) -> str:
-    """What the name of a published index says; empty for another file."""
+    """Checksum in the name of a published index; empty for another file."""
     _, published, checksum = url.rsplit("/", 1)[-1].removesuffix(".arrow").partition("-")
     return checksum if published else ""

@@ -182,7 +182,7 @@ def load(root: str, run: str, damaged: Collection[str] = ()) -> pa.Table:
     folded = _load_folds(root, run)
     if damaged:
         folded = folded.filter(pc.invert(names_one(folded, damaged)))
-    folder = _folder(root, run)
+    folder = join(root, "_stx/runs", run, "units")
     groups = parallel(
         lambda prefix: pa.array(list_names(join(folder, prefix)), pa.string()),
         list_names(folder, "directory"),
@@ -219,20 +219,22 @@ def _load_folds(root: str, run: str) -> pa.Table:
     return table if len(keys) == len(table) else table.take(pc.index_in(keys, table["key"]))
 
 
+@dataclass
 class Folds:
     """The records of one start as they come, folded into files of many.
 
-    Args:
+    Attributes:
         root: the dataset.
         run: id of the run.
         epoch: of this start.
     """
 
-    def __init__(self, root: str, run: str, epoch: int) -> None:
-        self._root, self._run, self._epoch = root, run, epoch
-        self._tables = [RECORDS.empty_table()]
-        self._new: list[Record] = []
-        self._since_s = clock.monotonic()
+    root: str
+    run: str
+    epoch: int
+    _tables: list[pa.Table] = field(default_factory=lambda: [RECORDS.empty_table()])
+    _new: list[Record] = field(default_factory=list)
+    _since_s: float = field(default_factory=lambda: clock.monotonic())  # noqa: PLW0108  (of now)
 
     def add(self, item: Record) -> None:
         """Take a record that exists already.
@@ -246,8 +248,8 @@ class Folds:
         table = to_table(self._new)
         data = to_parquet(table)
         sequence = len(self._tables)
-        name = f"{self._epoch}-{sequence:06d}-{xxhash.xxh3_128_hexdigest(data)}.parquet"
-        write_new(join(self._root, "_stx/runs", self._run, "done", name), data)
+        name = f"{self.epoch}-{sequence:06d}-{xxhash.xxh3_128_hexdigest(data)}.parquet"
+        write_new(join(self.root, "_stx/runs", self.run, "done", name), data)
         self._tables.append(table)
         self._new, self._since_s = [], clock.monotonic()
 
@@ -280,13 +282,9 @@ def find_problem(item: Record) -> str | None:
     return None
 
 
-def _folder(root: str, run: str) -> str:
-    return join(root, "_stx", "runs", run, "units")
-
-
 def _url(root: str, run: str, key: str, attempt: int) -> str:
     # Two characters of the key as a folder: object stores spread load over prefixes.
-    return join(_folder(root, run), key[:2], f"{key}.{attempt}.json")
+    return join(root, "_stx/runs", run, "units", key[:2], f"{key}.{attempt}.json")
 
 
 def _parse(body: Mapping[str, Any], key: str, damaged: Collection[str] = ()) -> Record | None:

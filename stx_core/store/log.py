@@ -41,6 +41,9 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1
 
+_LOG = "_stx/log"
+_HEAD = "_stx/head.json"
+
 _WAY_BACK = (
     "restore it from a copy of the folder or an older version of the object; the log is never "
     "repaired by guessing"
@@ -90,14 +93,14 @@ def latest(root: str) -> Entry | None:
         StoreError: an entry is missing or damaged. Both mean that somebody else changed the
             folder; nothing is repaired by guessing.
     """
-    names = [name for name in list_names(_folder(root)) if name.endswith(".json")]
+    names = [name for name in list_names(join(root, _LOG)) if name.endswith(".json")]
     if not names:
         return None
     expected = [f"{number:020d}.json" for number in range(1, len(names) + 1)]
     if names != expected:
         odd = next(name for name, right in zip(names, expected, strict=True) if name != right)
         raise StoreError(
-            f"{redact(_folder(root))}: the log has {len(names)} entries, but not 1 to "
+            f"{redact(join(root, _LOG))}: the log has {len(names)} entries, but not 1 to "
             f"{len(names)} (see {odd}); an entry was deleted or added by hand, restore it"
         )
     return read_entry(root, len(names))
@@ -105,7 +108,7 @@ def latest(root: str) -> Entry | None:
 
 def last_number(root: str) -> int:
     """Highest number in a log; 0 where nothing was ever claimed. What lies below may be missing."""
-    names = [name.removesuffix(".json") for name in list_names(_folder(root))]
+    names = [name.removesuffix(".json") for name in list_names(join(root, _LOG))]
     return max((int(name) for name in names if name.isdigit()), default=0)
 
 
@@ -136,8 +139,8 @@ def _to_entry(body: Mapping[str, Any], number: int, url: str) -> Entry:
 
 
 def entry_url(root: str, number: int) -> str:
-    """Where an entry is."""
-    return join(_folder(root), f"{number:020d}.json")
+    """URL of an entry."""
+    return join(root, _LOG, f"{number:020d}.json")
 
 
 def append(root: str, kind: str, change: Callable[[State, int], State | None]) -> Entry:
@@ -173,7 +176,7 @@ def append(root: str, kind: str, change: Callable[[State, int], State | None]) -
         created = create(url, seal(body))
         if created.won:
             try:
-                write_over(_head_url(root), json.dumps({"n": number}).encode())
+                write_over(join(root, _HEAD), json.dumps({"n": number}).encode())
             except StoreError as error:
                 # The entry is there, and this is only a hint.
                 logger.info("the end of the log could not be noted: %s", error)
@@ -185,7 +188,7 @@ def append(root: str, kind: str, change: Callable[[State, int], State | None]) -
 def lost_end(root: str, last: int) -> str | None:
     """Say that a log went on behind entry `last` once, if it did; its number must not be used."""
     try:
-        head = decode(read_bytes(_head_url(root))).get("n", 0)
+        head = decode(read_bytes(join(root, _HEAD))).get("n", 0)
     except FileNotFoundError:
         return None
     if not isinstance(head, int) or head <= last:
@@ -195,15 +198,11 @@ def lost_end(root: str, last: int) -> str | None:
         read_bytes(entry_url(root, head))
     except FileNotFoundError:
         return (
-            f"{redact(_folder(root))}: the log ends with entry {last}, but entry {head} was there: "
-            f"the newest entries were deleted; {_WAY_BACK} (after restoring the whole dataset as "
-            f"it was before them, delete {redact(_head_url(root))})"
+            f"{redact(join(root, _LOG))}: the log ends with entry {last}, but entry {head} was "
+            f"there: the newest entries were deleted; {_WAY_BACK} (after restoring the whole "
+            f"dataset as it was before them, delete {redact(join(root, _HEAD))})"
         )
     return None
-
-
-def _head_url(root: str) -> str:
-    return join(root, "_stx", "head.json")
 
 
 def refuse_pinned(root: str) -> None:
@@ -304,7 +303,7 @@ def check(root: str, run: str, epoch: int) -> None:
 
 
 def _facts(root: str, state: State, run: str, epoch: int) -> RunFacts:
-    """What the log says of a run that this start holds."""
+    """Facts of a run that this start holds."""
     facts = state["runs"].get(run)
     if facts is None:
         raise Fenced(f"{redact(root)}: run {run} is not in the log; nothing was published")
@@ -384,7 +383,3 @@ def committed(root: str, run: str) -> Entry | None:
     last = latest(root)
     facts = last.state["runs"].get(run) if last else None
     return read_entry(root, facts["committed"]) if facts and facts["state"] == "done" else None
-
-
-def _folder(root: str) -> str:
-    return join(root, "_stx", "log")

@@ -7,6 +7,7 @@ from stx_core.errors import Pinned
 from stx_core.store.files.urls import redact
 
 RunState = Literal["open", "paused", "done", "abandoned"]
+UNFINISHED: tuple[RunState, ...] = ("open", "paused")
 
 
 class Segment(TypedDict):
@@ -30,7 +31,7 @@ class Process(TypedDict, total=False):
 
 
 class RunFacts(TypedDict):
-    """What the log says of a run."""
+    """Facts of a run in the log."""
 
     spec_hash: str
     epoch: int
@@ -48,7 +49,7 @@ class RunFacts(TypedDict):
 
 
 class Content(TypedDict):
-    """What a snapshot holds."""
+    """Content of a snapshot."""
 
     outputs: dict[str, dict[str, Any]]
     """By name, what the job said of it, its schema and totals, see `commit`."""
@@ -147,6 +148,6 @@ def unfinished_run(state: State, spec_hash: str) -> str | None:
     runs = [
         run
         for run, facts in state["runs"].items()
-        if facts["spec_hash"] == spec_hash and facts["state"] in ("open", "paused")
+        if facts["spec_hash"] == spec_hash and facts["state"] in UNFINISHED
     ]
     return runs[-1] if runs else None

@@ -53,7 +53,7 @@ class ManifestRow(TypedDict):
 
 
 Planned = Mapping[str, pa.Table]
-"""What a snapshot shall hold: by output, see `planned_units`."""
+"""Units that a snapshot shall hold: by output, see `planned_units`."""
 
 _ARROW: dict[object, pa.DataType] = {int: pa.int64()}
 

@@ -15,7 +15,7 @@ def seal(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_whole(body: Mapping[str, Any]) -> bool:
-    """Whether a document is as it was sealed."""
+    """Tell whether a document is as it was sealed."""
     return body.get("digest") == digest(body)
 
 

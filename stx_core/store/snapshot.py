@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class SnapshotInfo:
-    """What is known of a snapshot without opening its files.
+    """Facts of a snapshot that are known without opening its files.
 
     Attributes:
         version: from 1.
@@ -92,7 +92,7 @@ def _latest(root: str) -> tuple[Snapshot, State]:
 
 
 def snapshot_state(root: str, version: int | None = None) -> Snapshot:
-    """What the log keeps of a snapshot.
+    """A snapshot as the log keeps it.
 
     Raises:
         StoreError: there is no snapshot, or never was this version.

@@ -45,7 +45,7 @@ class Verified:
 
 @dataclass(frozen=True)
 class _File:
-    """What the manifest says of a file; no id hash where a row in may give several or none."""
+    """A file in the manifest; no id hash where a row in may give several or none."""
 
     name: str
     rows: int

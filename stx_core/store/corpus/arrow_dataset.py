@@ -24,7 +24,7 @@ _BATCH_ROWS = 8192
 
 
 def is_dataset(url: str) -> bool:
-    """Whether a URL names a hub dataset or a local folder written by ``save_to_disk``."""
+    """Tell whether a URL names a hub dataset or a local folder written by ``save_to_disk``."""
     if scheme(url) == HUB:
         return True
     if scheme(url) != LOCAL:
@@ -74,7 +74,7 @@ def _open(url: str) -> Any:  # noqa: ANN401  (a datasets.Dataset, mapped into me
 
 
 def _read_json(url: str, name: str) -> Any:  # noqa: ANN401
-    """What a JSON file of a folder holds; {} where it is absent."""
+    """Content of a JSON file of a folder; {} where it is absent."""
     path = os.path.join(local_path(url), name)
     if not os.path.isfile(path):
         return {}
@@ -87,7 +87,8 @@ def shard(file: FileInfo) -> Shard:
     dataset = _open(file.url)
     schema = with_partitions(dataset.features.arrow_schema.remove_metadata(), file.url)
     n_rows = len(dataset)
-    return Shard(file.url, file.identity, "arrow", n_rows, (0, n_rows), schema)
+    edges = (0, n_rows)
+    return Shard(file.url, file.identity, "arrow", n_rows=n_rows, boundaries=edges, schema=schema)
 
 
 def read(unit: Unit, selection: Selection) -> Rows:

@@ -261,7 +261,7 @@ def _columns(
 
 @dataclass(frozen=True)
 class _Fields:
-    """What the fields of a record should be.
+    """Fields that a record should have.
 
     Attributes:
         n_columns: how many there are.

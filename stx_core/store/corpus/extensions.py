@@ -20,7 +20,7 @@ def plain_extension(kind: pa.DataType) -> pa.DataType:
 
 
 def is_opaque(kind: pa.DataType) -> bool:
-    """Whether only another program knows what the values of a type mean."""
+    """Tell whether only another program knows what the values of a type mean."""
     return isinstance(kind, pa.OpaqueType)
 
 

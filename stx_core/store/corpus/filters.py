@@ -174,7 +174,7 @@ def _typed_value(value: Any, kind: Any, name: str, where: str) -> pa.Scalar:  # 
 
 
 def may_match(minimum: Any, maximum: Any, op: str, value: Any) -> bool:  # noqa: ANN401
-    """Whether a value between two bounds can pass a comparison or ``in``; True if in doubt."""
+    """Tell whether a value between two bounds can pass a comparison or ``in``; True if in doubt."""
     if op in _SETS or op == "==":
         values = value if op in _SETS else [value]
         return op == "not in" or any(minimum <= item <= maximum for item in values)
@@ -204,7 +204,7 @@ def partition_type(name: str, filters: Sequence[Filter]) -> pa.DataType:
 
 
 def keep_file(url: str, filters: Sequence[Filter]) -> bool:
-    """Whether a file's partition columns pass the filters on them.
+    """Tell whether a file's partition columns pass the filters on them.
 
     Raises:
         InputError: a partition's text cannot be read as the type of the filter's value.

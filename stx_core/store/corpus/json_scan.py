@@ -33,7 +33,7 @@ _SPACES = np.array([9, 10, 11, 12, 13, 32, BOM[0]], np.uint8)
 
 @dataclass
 class Scan:
-    """What a file holds.
+    """Contents of a file.
 
     Attributes:
         n_rows: lines that are not blank.
@@ -125,12 +125,12 @@ def _blocks(stream: IO[bytes], max_bytes: int) -> Iterator[tuple[bytes | None, i
 
 
 def is_blank(line: bytes) -> bool:
-    """Whether a line is no row."""
+    """Tell whether a line is no row."""
     return line.strip() in (b"", BOM)
 
 
 def _as_expected(data: bytes, result: Scan, columns: Sequence[str] | None) -> bool:
-    """Whether a block holds only values of the expected types; then they are counted."""
+    """Tell whether a block holds only values of the expected types; then they are counted."""
     if columns is None or not result.names:
         return False
     types = {}
@@ -175,11 +175,11 @@ def read_json(data: bytes, schema: pa.Schema) -> pa.Table:
 
 
 class _DoubtfulError(Exception):
-    """What a column held can no longer be told."""
+    """The kinds of values of a column can no longer be told."""
 
 
 def _profile(column: pa.ChunkedArray) -> Profile:
-    """What a column of an expected type holds."""
+    """Counts of the values in a column of an expected type."""
     n_values = len(column) - column.null_count
     if pa.types.is_string(column.type):
         return Profile(strings=n_values)

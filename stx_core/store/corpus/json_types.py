@@ -116,7 +116,7 @@ class Profile:
 
 
 def merged(profiles: Iterable[Profile]) -> Profile:
-    """What all of them counted."""
+    """Counts of all profiles together."""
     total = Profile()
     for profile in profiles:
         total.merge(profile)
@@ -245,7 +245,7 @@ def _accepted(kind: pa.DataType) -> set[type]:
 
 
 def is_text(name: str) -> bool:
-    """Whether a string is text: JSON can spell halves of characters."""
+    """Tell whether a string is text: JSON can spell halves of characters."""
     try:
         name.encode()
     except UnicodeEncodeError:

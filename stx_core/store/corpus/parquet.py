@@ -94,9 +94,9 @@ def read(unit: Unit, selection: Selection, only: np.ndarray | None = None) -> Ro
         columns = _Columns(source, names)
         parts: list[Rows] = []
         n_filtered = n_bytes = 0
-        for group, left, right in _groups(source.metadata, unit.start, unit.stop, only):
+        for group, low, high in _groups(source.metadata, unit.start, unit.stop, only):
             if _is_excluded(source, group, selection.filters):
-                n_filtered += right - left
+                n_filtered += high - low
                 continue
             claimed, compressed = source.claimed_bytes(group, names)
             if claimed > max(_MAX_SUSPECT_BYTES, _MAX_RATIO * compressed):
@@ -105,7 +105,7 @@ def read(unit: Unit, selection: Selection, only: np.ndarray | None = None) -> Ro
                     f"{claimed:,} bytes, more than {_MAX_RATIO} times; leave it out, or write "
                     "smaller row groups"
                 )
-            for rows, encoded, inexact in columns.tables(group, left, right):
+            for rows, encoded, inexact in columns.tables(group, low, high):
                 if only is not None:
                     chosen = only[slice(*np.searchsorted(only, (rows[0], rows[-1] + 1)))]
                     places = chosen - rows[0]
@@ -127,20 +127,20 @@ def _groups(
     metadata: pq.FileMetaData, start: int, stop: int, only: np.ndarray | None
 ) -> Iterator[tuple[int, int, int]]:
     """Row groups that overlap a range, with the overlap; cut to rows of `only`."""
-    left = 0
+    low = 0
     for group in range(metadata.num_row_groups):
-        right = left + metadata.row_group(group).num_rows
-        if left < stop and right > start:
-            here = max(left, start), min(right, stop)
+        high = low + metadata.row_group(group).num_rows
+        if low < stop and high > start:
+            here = max(low, start), min(high, stop)
             if only is not None:
                 inside = only[slice(*np.searchsorted(only, here))]
                 here = (int(inside[0]), int(inside[-1]) + 1) if len(inside) else (0, 0)
             if here[0] < here[1]:
                 yield group, *here
-        left = right
-    if stop > left:
+        low = high
+    if stop > low:
         raise InputError(
-            f"rows {start} to {stop} were planned, but the file has {left}: it changed; plan again"
+            f"rows {start} to {stop} were planned, but the file has {low}: it changed; plan again"
         )
 
 
@@ -162,9 +162,9 @@ class _Columns:
         self._checks = [source.open(int96_unit=unit) for unit in units]
 
     def tables(
-        self, group: int, left: int, right: int
+        self, group: int, low: int, high: int
     ) -> Iterator[tuple[np.ndarray, pa.Table, dict[str, np.ndarray]]]:
-        """Rows [left, right) of the file, which lie in one row group, in parts.
+        """Rows [low, high) of the file, which lie in one row group, in parts.
 
         Gives the numbers of the rows, the rows, and by column which of them, (N,) bool, hold a
         time that microseconds cannot hold.
@@ -179,7 +179,7 @@ class _Columns:
         most = max(1, _MAX_DECODED_BYTES // longest) if longest else n_rows
         if n_bytes > _BATCH_BYTES or most < n_rows:
             at_once = max(1, min(_BATCH_ROWS, most, _BATCH_BYTES * n_rows // max(1, n_bytes)))
-        span = left - first, right - first
+        span = low - first, high - first
         if at_once is None and span != (0, n_rows):
             at_once = _BATCH_ROWS
         tables = _tables(self._parquet, group, names, span, at_once)
@@ -200,19 +200,19 @@ def _tables(
     at_once: int | None,
 ) -> Iterator[tuple[int, pa.Table]]:
     """Rows of a range of a row group, each piece with the number of its first row in the group."""
-    left, right = span
+    low, high = span
     if at_once is None:
         yield 0, parquet.read_row_group(group, columns=names).select(names)
         return
     position = 0
     for batch in parquet.iter_batches(at_once, row_groups=[group], columns=names):
         end = position + batch.num_rows
-        start, stop = max(position, left), min(end, right)
+        start, stop = max(position, low), min(end, high)
         if start < stop:
             rows = batch.slice(start - position, stop - start)
             yield start, pa.Table.from_batches([rows]).select(names)
         position = end
-        if position >= right:
+        if position >= high:
             return
 
 
@@ -241,7 +241,7 @@ def _decoded(kind: pa.DataType) -> pa.DataType:
 
 
 def _is_excluded(source: ParquetSource, group: int, filters: Sequence[Filter]) -> bool:
-    """Whether the statistics of a row group prove that no row passes."""
+    """Tell whether the statistics of a row group prove that no row passes."""
     in_path = partitions(source.url)
     for column, op, value in filters:
         leaves = () if column in in_path else source.leaves.get(column, ())

@@ -175,7 +175,7 @@ class ParquetSource:
 
 
 def _n_leaves(kind: pa.DataType) -> int:
-    """How many Parquet columns make up an Arrow column."""
+    """Number of Parquet columns that make up an Arrow column."""
     if isinstance(kind, pa.BaseExtensionType):
         return _n_leaves(kind.storage_type)
     if pa.types.is_nested(kind):
@@ -184,7 +184,7 @@ def _n_leaves(kind: pa.DataType) -> int:
 
 
 def _has_map(kind: pa.DataType) -> bool:
-    """Whether a type holds a map: pyarrow cannot make dictionaries in one plain again."""
+    """Tell whether a type holds a map: pyarrow cannot make dictionaries in one plain again."""
     if not pa.types.is_nested(kind):
         return False
     parts = (kind.field(place).type for place in range(kind.num_fields))

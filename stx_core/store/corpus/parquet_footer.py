@@ -5,6 +5,7 @@ process where it is looked at. So the footer is looked through first: it is a st
 compact protocol, https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift
 """
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ _KINDS = list(_WIDTHS)
 
 
 class Leaf(NamedTuple):
-    """What a schema says of a column: physical type, bytes of a fixed one, levels of nesting."""
+    """A column in a schema: physical type, bytes of a fixed one, levels of nesting."""
 
     kind: str
     length: int
@@ -84,11 +85,12 @@ def _problem(chunk: dict[int, Any], leaf: Leaf) -> str:
     return ""
 
 
+@dataclass
 class _Compact:
     """A struct of the compact protocol as a dict by field number; of lists, their items."""
 
-    def __init__(self, data: bytes) -> None:
-        self._data, self.place = data, 0
+    data: bytes
+    place: int = 0
 
     def struct(self) -> dict[int, Any]:
         fields: dict[int, Any] = {}
@@ -129,11 +131,11 @@ class _Compact:
 
     def _byte(self) -> int:
         self.place += 1
-        return self._data[self.place - 1]
+        return self.data[self.place - 1]
 
     def _bytes(self, size: int) -> bytes:
         self.place += size
-        return self._data[self.place - size : self.place]
+        return self.data[self.place - size : self.place]
 
     def _varint(self) -> int:
         value = shift = 0

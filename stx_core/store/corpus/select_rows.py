@@ -19,7 +19,7 @@ _WITH_BYTES = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
 
 @dataclass(frozen=True)
 class Selection:
-    """Which rows and columns are read.
+    """Rows and columns to read.
 
     Attributes:
         schema: columns to read and the types to give them.

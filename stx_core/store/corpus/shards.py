@@ -1,4 +1,4 @@
-"""What planning and reading share: a file of the corpus, the rows read from it, the bad ones."""
+"""Types that planning and reading share: a file of the corpus, its rows, the bad ones."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -67,7 +67,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class CsvForm:
-    """What the characters of a CSV file mean.
+    """Meaning of the characters of a CSV file.
 
     Attributes:
         delimiter: between fields; None: a tab if the name ends in ``.tsv``, else a comma.

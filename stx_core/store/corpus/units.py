@@ -4,8 +4,9 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from operator import attrgetter
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -74,7 +75,7 @@ class Unit:
         return self.stop - self.start
 
 
-class Units(Sequence[Unit]):
+class Units:
     """The units of a plan as columns, 60 bytes each; a `Unit` is made when it is asked for.
 
     Attributes:
@@ -93,15 +94,8 @@ class Units(Sequence[Unit]):
     def __len__(self) -> int:
         return len(self.table)
 
-    @overload
-    def __getitem__(self, place: int) -> Unit: ...
-    @overload
-    def __getitem__(self, place: slice) -> "Units": ...
-    def __getitem__(self, place: int | slice) -> "Unit | Units":
-        rows = range(len(self))[place]
-        if isinstance(rows, int):
-            return next(self.take([rows]))
-        return Units(self.table.take(pa.array(rows, pa.int64())))
+    def __getitem__(self, place: int) -> Unit:
+        return next(self.take([range(len(self))[place]]))
 
     def __iter__(self) -> Iterator[Unit]:
         for start in range(0, len(self), _ROWS_AT_ONCE):
@@ -162,18 +156,18 @@ def plan_units(shards: Sequence[Shard], rows_per_unit: int) -> Units:
 
 def _ranges(boundaries: Sequence[int], rows_per_unit: int) -> Iterator[tuple[int, int]]:
     start = boundaries[0]
-    for left, right in zip(boundaries, boundaries[1:], strict=False):
-        if right - start <= rows_per_unit:
+    for first, end in pairwise(boundaries):
+        if end - start <= rows_per_unit:
             continue
-        if left > start:
-            yield start, left
-        if right - left <= rows_per_unit:
-            start = left
+        if first > start:
+            yield start, first
+        if end - first <= rows_per_unit:
+            start = first
             continue
-        parts = -(-(right - left) // rows_per_unit)
-        edges = [left + (right - left) * part // parts for part in range(parts + 1)]
+        parts = -(-(end - first) // rows_per_unit)
+        edges = [first + (end - first) * part // parts for part in range(parts + 1)]
         yield from zip(edges, edges[1:], strict=False)
-        start = right
+        start = end
     if boundaries[-1] > start:
         yield start, boundaries[-1]
 

@@ -1,4 +1,4 @@
-"""Whether two paths lead into each other: a job must not read what it writes."""
+"""Paths that lead into each other: a job must not read what it writes."""
 
 import os
 from collections.abc import Iterable
@@ -84,7 +84,7 @@ def _is_file(url: str) -> bool:
 
 
 def _folders(url: str) -> tuple[object, set[object]]:
-    """What a folder is to the system, itself if it is absent; and that of all that hold it."""
+    """Identity of a folder to the system, itself if it is absent; and those of all that hold it."""
     path: str = os.path.realpath(local_path(url))
     numbers: list[object] = [] if os.path.exists(path) else [path]
     while True:

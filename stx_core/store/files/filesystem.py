@@ -50,7 +50,7 @@ _LOCAL_IDENTITY = re.compile(r"\d+-\d+-\d+")
 Result = TypeVar("Result")
 
 Info = Mapping[str, Any]
-"""What a client of fsspec says of a file: each in words of its own, see `_TIME_KEYS`."""
+"""Facts of a file as a client of fsspec gives them, each in words of its own, see `_TIME_KEYS`."""
 
 
 @dataclass(frozen=True)
@@ -106,11 +106,11 @@ def connect(url: str) -> tuple[Any, str]:
         )
     refuse_credentials(url)
     if kind == LOCAL:
-        return _client(LOCAL, "file://", os.getpid()), local_path(url)
+        return _client(LOCAL, "file://", None, os.getpid()), local_path(url)
     if kind in S3:
-        filesystem = _s3_client(s3.current_options(), os.getpid())
+        filesystem = _client("s3", "", s3.current_options(), os.getpid())
     else:
-        filesystem = _client(kind, "/".join(url.split("/")[:3]), os.getpid())
+        filesystem = _client(kind, "/".join(url.split("/")[:3]), None, os.getpid())
     return filesystem, filesystem._strip_protocol(f"{kind}://{url.partition('://')[2]}")
 
 
@@ -124,14 +124,11 @@ def refuse_credentials(url: str) -> None:
         raise SpecError(credentials_in(url))
 
 
-# Clients do not survive a fork, hence the process in the keys.
+# Clients do not survive a fork, hence the process in the key.
 @functools.cache
-def _s3_client(options: s3.S3Options, process: int) -> Any:  # noqa: ANN401, ARG001
-    return s3.control_client(options)
-
-
-@functools.cache
-def _client(kind: str, place: str, process: int) -> Any:  # noqa: ANN401, ARG001
+def _client(kind: str, place: str, options: s3.S3Options | None, process: int) -> Any:  # noqa: ANN401, ARG001
+    if options is not None:
+        return s3.control_client(options)
     # Listings must be fresh: other processes write.
     try:
         filesystem, _ = fsspec.core.url_to_fs(
@@ -169,7 +166,7 @@ def file_info(url: str) -> FileInfo:
 
 
 def describe(filesystem: Any, path: str, url: str, info: Info) -> FileInfo:  # noqa: ANN401
-    """What a client says of a file, as ours.
+    """Facts of a client about a file, as ours.
 
     Raises:
         IsADirectoryError: it is a folder.
@@ -274,7 +271,7 @@ def list_objects(folder: str) -> list[Listed]:
 
 
 def _walk(folder: str, collect: Callable[[Iterator[tuple[str, Info]]], Result]) -> Result:
-    """What `collect` makes of the paths below a folder, relative to it, and what its store says."""
+    """Collect the paths below a folder, relative to it, with the facts that its store gives."""
     filesystem, path = connect(folder)
     if scheme(folder) == LOCAL:
         # Not fsspec's, which leaves out in silence what it cannot list.

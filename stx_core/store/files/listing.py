@@ -1,4 +1,4 @@
-"""Which files a path of the corpus names: a file, a folder with all below it, or a glob.
+"""Files that a path of the corpus names: a file, a folder with all below it, or a glob.
 
 Nothing is left out in silence: what cannot be listed or looked at is an error that names it. A file
 that is reached under several names (links, overlapping paths) is one file.
@@ -81,7 +81,7 @@ def once(files: Sequence[FileInfo]) -> list[FileInfo]:
 
 
 def reaches(url: str, folder: str) -> bool:
-    """Whether a glob could name a file below a folder; both as `normal` spells them."""
+    """Tell whether a glob could name a file below a folder; both as `normal` spells them."""
     base, pattern = _split(url)
     inside, start = folder.split("/"), base.split("/")
     if inside[: len(start)] != start:
@@ -90,7 +90,7 @@ def reaches(url: str, folder: str) -> bool:
 
 
 def is_glob(url: str) -> bool:
-    """Whether a URL holds a character that could stand for others."""
+    """Tell whether a URL holds a character that could stand for others."""
     return any(char in url for char in _MAGIC)
 
 
@@ -115,7 +115,7 @@ def _exists(url: str) -> bool:
 
 
 def _fits(names: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Whether the parts of a path match those of a pattern."""
+    """Tell whether the parts of a path match those of a pattern."""
     if not pattern:
         return not names
     if pattern[0] == _ANY_DEPTH:
@@ -126,14 +126,14 @@ def _fits(names: Sequence[str], pattern: Sequence[str]) -> bool:
 
 
 def _may_hold(names: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Whether something below a folder could match a pattern."""
+    """Tell whether something below a folder could match a pattern."""
     if not names or not pattern or pattern[0] == _ANY_DEPTH:
         return bool(pattern)
     return fnmatchcase(names[0], pattern[0]) and _may_hold(names[1:], pattern[1:])
 
 
 def _is_hidden(names: Sequence[str], pattern: Sequence[str], *, is_folder: bool) -> bool:
-    """Whether the last part of a path is to be left out."""
+    """Tell whether the last part of a path is to be left out."""
     name = names[-1]
     if is_folder and name.startswith("_") and "=" in name:
         return False
@@ -269,7 +269,7 @@ def _matching(
     url: str,
     pattern: Sequence[str],
 ) -> Iterator[tuple[str, Info]]:
-    """What matches a pattern without ``**``, level by level."""
+    """Files that match a pattern without ``**``, level by level."""
     try:
         entries = retry(lambda: filesystem.ls(path, detail=True), url)
     except FileNotFoundError:

@@ -47,7 +47,7 @@ def link_new(path: str, data: bytes) -> None:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether a write failed for want of space, or of the quota."""
+    """Tell whether a write failed for want of space, or of the quota."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 

@@ -112,12 +112,12 @@ def retry(call: Callable[[], Result], url: str) -> Result:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether a storage error may be gone at the next attempt."""
+    """Tell whether a storage error may be gone at the next attempt."""
     return not is_final(error) and (isinstance(error, OSError) or _module(error) in _CLIENTS)
 
 
 def is_final(error: BaseException) -> bool:
-    """Whether the same call would meet this storage error again."""
+    """Tell whether the same call would meet this storage error again."""
     if isinstance(error, _FINAL) or is_denied(error):
         return True
     status, code = answer(error)
@@ -125,7 +125,7 @@ def is_final(error: BaseException) -> bool:
 
 
 def is_decoding(error: BaseException) -> bool:
-    """Whether pyarrow could not make sense of bytes that it did read: no other attempt will."""
+    """Tell whether pyarrow read bytes and could not make sense of them: no other attempt will."""
     if isinstance(error, KeyError):
         return True
     if _module(error) == "pyarrow":
@@ -137,7 +137,7 @@ def is_decoding(error: BaseException) -> bool:
 
 
 def is_denied(error: BaseException) -> bool:
-    """Whether a store refuses what these credentials, or the lack of any, ask for."""
+    """Tell whether a store refuses what these credentials, or the lack of any, ask for."""
     if isinstance(error, PermissionError) or type(error).__name__ in _NO_CREDENTIALS:
         return True
     # gcsfs has no better class for a 403.

@@ -1,4 +1,4 @@
-"""How S3 is reached: one set of options and credentials for both of its clients.
+"""Access to S3: one set of options and credentials for both of its clients.
 
 pyarrow reads data files, s3fs does all else: listings, small objects, conditional writes, uploads.
 Each process has one client of a kind per set of options.
@@ -27,7 +27,7 @@ _CHECKSUM_VARIABLES = ("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSU
 
 @dataclass(frozen=True)
 class S3Options:
-    """What the environment does not say, or says differently. No credentials.
+    """Settings that the environment does not say, or says differently. No credentials.
 
     Attributes:
         endpoint: URL of a server that is not AWS; None for AWS_ENDPOINT_URL, else AWS.

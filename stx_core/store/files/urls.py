@@ -104,14 +104,14 @@ def join(url: str, *parts: str) -> str:
 
 
 def holds_secret(url: str) -> bool:
-    """Whether a URL carries credentials: a user name or password, a signature, a token."""
+    """Tell whether a URL carries credentials: a user name or password, a signature, a token."""
     # Behind a slash it is a hive partition: key=value.
     parameters = (match.start() for match in _SECRET_PARAMETER.finditer(url))
     return has_credentials(url) or any(url[start - 1 : start] != "/" for start in parameters)
 
 
 def has_credentials(url: str) -> bool:
-    """Whether a user name or a password stands before the host or bucket of a URL.
+    """Tell whether a user name or a password stands before the host or bucket of a URL.
 
     True as well where the place itself cannot be one: no bucket has a colon in its name.
     """
@@ -119,7 +119,7 @@ def has_credentials(url: str) -> bool:
 
 
 def credentials_in(url: str) -> str:
-    """What is wrong with a URL that `holds_secret`, without the secret, and where that goes."""
+    """Say what is wrong with a URL that `holds_secret`, without the secret, and where that goes."""
     in_bucket = "@" not in url and not _SECRET_PARAMETER.search(url)
     problem = "no bucket has ':' in its name" if in_bucket else "holds credentials"
     return f"{redact(url)}: {problem}; {WHERE_SECRETS_GO}"
@@ -152,7 +152,7 @@ def redact(text: str) -> str:
 
 
 def _credentials(text: str, *, doubtful: bool) -> list[tuple[int, int]]:
-    """Where credentials begin and end in the URLs of a text; the spans do not overlap.
+    """Spans of the credentials in the URLs of a text; they do not overlap.
 
     Args:
         text: with any number of URLs.
@@ -178,7 +178,7 @@ def _credentials(text: str, *, doubtful: bool) -> list[tuple[int, int]]:
 
 
 def _is_secret(kind: str, place: str, doubtful: bool, *, has_at: bool) -> bool:
-    """Whether the place of a URL, what is before its first slash, is the start of a secret."""
+    """Tell whether the place of a URL, what is before its first slash, is the start of a secret."""
     if "@" in place:
         return True
     if kind in _BUCKETS:
