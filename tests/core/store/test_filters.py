@@ -79,7 +79,7 @@ def test_bounds_never_exclude_a_row_that_passes(values, op, value):
     assert may_match(min(values), max(values), op, wanted) or not any(passes)
 
 
-def test_bounds_do_exclude():
+def test_bounds_exclude_what_cannot_match():
     assert not may_match(1, 5, "==", 6)
     assert not may_match(1, 5, "<", 1)
     assert not may_match(1, 5, ">=", 6)

@@ -175,7 +175,7 @@ def test_a_footer_whose_counts_differ_is_damaged(tmp_path):
 @pytest.mark.parametrize("ending", SEEDS)
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("seed", range(8))
-def test_any_bytes_are_rows_bad_rows_or_one_line(tmp_path, ending, packed, seed):
+def test_random_bytes_give_rows_or_bad_rows_or_an_input_error(tmp_path, ending, packed, seed):
     chance = random.Random(f"{ending} {packed} {seed}")
     data = spoiled(SEEDS[ending], chance)
     if packed:

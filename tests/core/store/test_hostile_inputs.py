@@ -163,7 +163,7 @@ def test_a_unit_of_lines_that_hold_too_much_is_refused(tmp_path, monkeypatch):
         read_rows(units[0], schema)
 
 
-def test_honest_files_that_compress_well_are_read(tmp_path):
+def test_highly_compressible_files_are_read(tmp_path):
     texts = ["the same text in every row"] * 20_000
     table = pa.table({"id": [str(row) for row in range(20_000)], "text": texts})
     pq.write_table(table, tmp_path / "a.parquet", compression="zstd")

@@ -202,7 +202,7 @@ def test_lines_are_read_or_refused_with_a_reason(tmp_path, line, reason):
     assert bad == ([] if reason is None else [(1, None, reason)])
 
 
-def test_python_writes_numbers_that_are_none(tmp_path):
+def test_nan_and_infinity_of_python_are_read_from_json(tmp_path):
     url = write(tmp_path / "a.jsonl", ['{"x": 1}', '{"x": NaN}', '{"x": -Infinity}'])
 
     schema, rows, bad = read(url, ["x"])
@@ -222,7 +222,7 @@ def test_objects_that_cannot_be_stored_are_refused_by_name(tmp_path):
     assert read(deep, ["x"])[2] == [(0, "x", "wrong_type")]
 
 
-def test_keys_without_end_are_refused_by_name(tmp_path, monkeypatch):
+def test_objects_with_too_many_keys_are_refused_by_name(tmp_path, monkeypatch):
     monkeypatch.setattr("stx_core.store.corpus.json_types._MAX_KEYS", 10)
     url = write(tmp_path / "a.jsonl", [{"x": {f"k{n}": 1}} for n in range(12)])
 
@@ -273,7 +273,7 @@ def same(one, other, kind):
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(values, max_size=8))
-def test_no_value_is_ever_changed(found):
+def test_json_values_are_read_unchanged(found):
     found = json.loads(json.dumps(found))
     profile = Profile()
     profile.add(found)

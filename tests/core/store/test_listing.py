@@ -79,7 +79,7 @@ def test_the_folder_itself_and_those_above_are_named_too(tmp_path, closed):
 
 
 @pytest.mark.parametrize("look", [list_sizes, list_objects])
-def test_what_an_output_holds_is_told_whole_or_not_at_all(tmp_path, closed, look):
+def test_listing_an_output_is_complete_or_an_error(tmp_path, closed, look):
     put(tmp_path, "data/a/x.parquet", "data/b/x.parquet")
     closed(tmp_path / "data" / "b")
 

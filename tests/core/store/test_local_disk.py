@@ -60,7 +60,7 @@ def test_each_new_folder_is_synced_into_its_parent(tmp_path, monkeypatch):
     assert synced == [str(tmp_path), str(tmp_path / "a"), *[str(tmp_path / "a/b")] * 2]
 
 
-def test_a_folder_of_ones_own_is_not_taken_from_others(tmp_path, monkeypatch):
+def test_a_private_folder_of_another_owner_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     folder = own_folder("mine")
     assert os.stat(folder).st_mode & 0o777 == 0o700

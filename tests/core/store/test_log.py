@@ -225,7 +225,7 @@ def test_a_start_that_was_taken_over_cannot_pause_the_run(root):
         log.pause(root, stale.run, stale.epoch)
 
 
-def test_of_two_that_watched_the_slower_one_watches_the_faster_one(root, time):
+def test_the_slower_of_two_watchers_watches_the_faster_one(root, time):
     stale = log.claim(root, "spec-a")
     faster = []
 

@@ -149,7 +149,7 @@ def test_rows_with_invalid_utf8_are_bad_and_the_others_good(tmp_path):
     ]
 
 
-def test_zero_rows_are_fine(tmp_path):
+def test_files_without_rows_are_read(tmp_path):
     (shard,) = list_shards([corpus(tmp_path, n=0)])
 
     assert shard.n_rows == 0

@@ -79,7 +79,7 @@ def test_nested_columns_of_every_encoding_are_read(tmp_path, kind):
         assert rows["c"].to_pylist() == table["c"].to_pylist()
 
 
-def test_few_bytes_that_stand_for_long_strings_are_read_a_few_rows_at_once(tmp_path, monkeypatch):
+def test_strings_that_expand_a_lot_are_read_in_small_batches(tmp_path, monkeypatch):
     table = pa.table({"id": [str(row) for row in range(64)], "text": ["a" * 1000] * 64})
     pq.write_table(
         table, tmp_path / "a.parquet", use_dictionary=False,
@@ -205,7 +205,7 @@ def test_a_column_with_a_dot_is_not_the_field_of_a_struct(tmp_path):
     assert len(nothing) == 0
 
 
-def test_a_name_that_stands_twice_matters_where_it_is_used(tmp_path):
+def test_duplicate_column_names_are_refused_only_where_they_are_read(tmp_path):
     columns = [["a"], ["x"], ["y"], ["z"]]
     table = pa.Table.from_arrays([pa.array(each) for each in columns], ["id", "text", "n", "n"])
     pq.write_table(table, tmp_path / "a.parquet")
@@ -229,7 +229,7 @@ def test_a_name_that_is_no_utf8_is_one_line(tmp_path):
 # --- types -------------------------------------------------------------------------------------
 
 
-def test_types_that_only_others_know_matter_where_they_are_used(tmp_path):
+def test_opaque_types_are_refused_only_where_they_are_read(tmp_path):
     wide = polars.Series([2**100, 1], dtype=polars.Int128)
     polars.DataFrame({"id": ["a", "b"], "text": ["x", "y"], "wide": wide}).write_parquet(
         tmp_path / "a.parquet"
@@ -240,7 +240,7 @@ def test_types_that_only_others_know_matter_where_they_are_used(tmp_path):
         read(tmp_path / "a.parquet", ["id", "wide"])
 
 
-def test_duckdbs_own_types_are_what_they_stand_for(tmp_path):
+def test_types_of_duckdb_are_read_as_plain_types(tmp_path):
     path = tmp_path / "a.parquet"
     duckdb.sql(
         "copy (select uuid() as id, ('{\"a\": ' || i || '}')::json as text, (i % 2 = 0) as even, "
@@ -288,7 +288,7 @@ def test_extension_types_become_plain_ones(tmp_path, name):
 
 
 @pytest.mark.parametrize("dictionary", [False, True])
-def test_a_flipped_bit_is_told_by_the_checksum_of_its_page(tmp_path, dictionary):
+def test_a_flipped_bit_is_found_by_the_page_checksum(tmp_path, dictionary):
     table = pa.table({"id": ["a", "b"] * 50, "text": ["the text", "another"] * 50})
     path = tmp_path / "a.parquet"
     pq.write_table(
@@ -401,7 +401,7 @@ def samples(tmp_path_factory):
 
 @settings(max_examples=120, deadline=None)
 @given(data=st.data())
-def test_any_bytes_give_rows_or_one_line(samples, tmp_path_factory, data):
+def test_random_bytes_in_parquet_give_rows_or_an_input_error(samples, tmp_path_factory, data):
     content = bytearray(data.draw(st.sampled_from(samples)))
     for _ in range(data.draw(st.integers(1, 3))):
         # Most of the harm is done in the footer.

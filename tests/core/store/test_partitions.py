@@ -45,7 +45,7 @@ def read(folder, columns, filters=()):
     ],
 )
 @pytest.mark.parametrize("name", ["year", "_year"])
-def test_the_path_decides_wherever_a_column_is_used(tmp_path, kind, condition, ids, name):
+def test_the_partition_value_wins_over_the_column_of_the_file(tmp_path, kind, condition, ids, name):
     # The files say the opposite, and a third year.
     write(tmp_path / f"{name}=2020", kind, [{"id": "a", name: 2021}, {"id": "a", name: 9}])
     write(tmp_path / f"{name}=2021", kind, [{"id": "b", name: 2020}, {"id": "b", name: 2021}])
@@ -72,7 +72,7 @@ def test_ids_and_texts_are_not_replaced_by_the_path(tmp_path, kind):
     assert list_corpus(Inputs(path=str(tmp_path), id_column=None)).schema.names == ["text"]
 
 
-def test_a_value_that_is_no_value_of_the_column_is_text(tmp_path):
+def test_a_partition_value_of_another_type_is_a_string(tmp_path):
     write(tmp_path / "day=monday", "parquet", [{"id": "a", "day": 1}])
 
     schema, rows = read(tmp_path, ["day"])

@@ -109,7 +109,7 @@ def arrow(word):
     ],
     ids=repr,
 )
-def test_only_what_may_pass_is_tried_again(error, transient):
+def test_only_transient_errors_are_retried(error, transient):
     assert is_transient(error) == transient
 
 
@@ -124,7 +124,7 @@ def test_only_what_may_pass_is_tried_again(error, transient):
     ],
     ids=repr,
 )
-def test_kinds_of_failures_are_told_in_a_word(error, kind):
+def test_the_kind_of_an_error_is_status_timeout_or_connection(error, kind):
     assert kind_of(error) == kind
 
 

@@ -127,7 +127,7 @@ def test_files_have_no_extension_types_and_refuse_them():
         to_parquet(pa.table({"v": tensor}))
 
 
-def test_settings_are_the_measured_ones():
+def test_write_options_are_the_measured_ones():
     table = vectors_table()
     group = pq.read_metadata(io.BytesIO(to_parquet(table))).row_group(0)
     columns = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
