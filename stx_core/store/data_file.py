@@ -71,12 +71,6 @@ def write_table(root: str, name: str, table: pa.Table, about: Mapping[str, str])
     return Written(name, len(data), xxhash.xxh3_128_hexdigest(data), len(table))
 
 
-def _footer_rows(url: str) -> int:
-    with open_file(url) as file:
-        n_rows: int = pq.read_metadata(file).num_rows
-        return n_rows
-
-
 def read_columns(url: str, columns: Sequence[str], rows: np.ndarray | None = None) -> pa.Table:
     """Read columns of a data file; row groups without a wanted row are not read.
 

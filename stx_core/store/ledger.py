@@ -284,7 +284,7 @@ def find_problem(item: Record) -> str | None:
 
 def _url(root: str, run: str, key: str, attempt: int) -> str:
     # Two characters of the key as a folder: object stores spread load over prefixes.
-    return join(root, "_stx/runs", run, "units", key[:2], f"{key}.{attempt}.json")
+    return join(root, f"_stx/runs/{run}/units/{key[:2]}/{key}.{attempt}.json")
 
 
 def _parse(body: Mapping[str, Any], key: str, damaged: Collection[str] = ()) -> Record | None:

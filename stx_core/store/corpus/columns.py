@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 import pyarrow as pa
 
 from stx_core.errors import InputError
-from stx_core.store.corpus.extensions import is_opaque, plain_extension
+from stx_core.store.corpus.extensions import plain_extension
 from stx_core.store.corpus.json_types import merged, type_of
 from stx_core.store.corpus.shards import Shard
 from stx_core.store.files.urls import redact
@@ -49,7 +49,7 @@ def _common_field(shards: Sequence[Shard], name: str, is_id: bool) -> pa.Field: 
                 f"{redact(shard.url)}: two columns are named {name!r}; rename one of them"
             )
         kind = plain_type(shard.schema.field(name).type)
-        if is_opaque(kind):
+        if isinstance(kind, pa.OpaqueType):
             raise InputError(
                 f"{redact(shard.url)}: column {name!r} is of {kind.type_name}; write it as another "
                 "type, or leave it out"
@@ -78,7 +78,7 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
 
     Extension types are what they stand for, see `plain_extension`.
     """
-    if is_opaque(kind):
+    if isinstance(kind, pa.OpaqueType):
         return kind
     kind = plain_extension(kind)
     if pa.types.is_dictionary(kind):

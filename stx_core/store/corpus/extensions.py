@@ -19,11 +19,6 @@ def plain_extension(kind: pa.DataType) -> pa.DataType:
     return pa.bool_() if isinstance(kind, pa.Bool8Type) else _storage(kind)
 
 
-def is_opaque(kind: pa.DataType) -> bool:
-    """Tell whether only another program knows what the values of a type mean."""
-    return isinstance(kind, pa.OpaqueType)
-
-
 def without_extensions(table: pa.Table) -> pa.Table:
     """A table with each column as `plain_extension` says."""
     for place, field in enumerate(table.schema):
