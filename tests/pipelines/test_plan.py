@@ -12,6 +12,7 @@ from stx.pipelines.models.settings import EncoderSettings, fingerprint
 from stx.pipelines.planning import pool as pools
 from stx.pipelines.planning.dataset_state import UNIT_KEYS, DatasetState
 from stx.pipelines.planning.pool import make_pool
+from stx.pipelines.running.lazy import Mapped
 from stx.pipelines.spec.file import parse_spec
 from stx.pipelines.spec.parts import Resources
 from stx_core.store.corpus.units import Unit, Units
@@ -59,6 +60,10 @@ def units(n):
     )
 
 
+def keys_of(planned):
+    return make_plan(spec_with(), planned, {"dense": settings()}, NOTHING).parts["dense"].keys
+
+
 def unit_keys_of(pairs):
     """(output, key) pairs as a table."""
     return pa.Table.from_pylist(
@@ -97,6 +102,30 @@ def test_without_a_snapshot_everything_is_due():
     assert plan.due.to_pylist() == [0, 1, 2, 3, 4]
     assert [plan.outputs_due(i) for i in range(5)] == [["dense"]] * 5
     assert plan.n_due_rows == plan.n_rows == 50
+
+
+def test_due_units_come_shard_by_shard_in_the_order_of_ranks():
+    state = DatasetState(done=pa.chunked_array([keys_of(units(7)).take(pa.array([1, 6]))]))
+    plan = make_plan(spec_with(), units(7), {"dense": settings()}, state)
+
+    due = plan.due_units({"shard-0": 2, "shard-1": 0, "shard-2": 1})
+
+    assert [unit.unit.index for unit in due] == [3, 4, 5, 0, 2]
+    assert [unit.unit.index for unit in due[1:4]] == [4, 5, 0]
+    assert (due[-1], due[0]) == (list(due)[-1], list(due)[0])
+    assert due[0].keys == {"dense": keys_of(units(7))[3].as_py()}
+    assert [unit.unit.index for unit in plan.due_units()] == [0, 2, 3, 4, 5]
+
+
+def test_a_mapped_sequence_makes_items_when_asked_and_knows_their_positions():
+    made = []
+    mapped = Mapped("abcdef", lambda position, item: made.append(item) or (position, item))
+
+    assert (len(mapped), mapped[-1]) == (6, (5, "f"))
+    assert list(mapped[2:4]) == [(2, "c"), (3, "d")]
+    assert mapped[2:][1] == (3, "d")
+    assert mapped[::3] == [(0, "a"), (3, "d")]
+    assert made == ["f", "c", "d", "d", "a", "d"]
 
 
 @given(st.sets(st.integers(0, 11)), st.sets(st.integers(0, 11)))

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stx_core.store.corpus.shards import Mark, Shard
-from stx_core.store.corpus.units import plan_units, unit_key
+from stx_core.store.corpus.units import Units, plan_units, unit_key
 
 
 def shard(groups, name="a", marks=()):
@@ -55,6 +55,26 @@ def test_a_unit_starts_reading_at_the_last_mark_before_it():
     units = plan_units([shard([12], marks=marks)], 6)
 
     assert [unit.mark for unit in units] == [marks[0], marks[1]]
+
+
+def test_columns_of_units_give_the_units_that_they_were_made_of():
+    marks = (Mark(0, 1, 3), Mark(6, 9, 200))
+    units = plan_units([shard([12], marks=marks), shard([5], "b"), shard([0], "c")], 6)
+
+    single = list(units)
+
+    assert list(Units.of(single)) == single
+    assert [units[place] for place in (0, 1, -1)] == [single[0], single[1], single[-1]]
+    assert [unit.index for unit in units.take([2, 0])] == [2, 0]
+    assert units.count_rows() == 17
+    assert units.count_rows(pa.array([2])) == 5
+    with pytest.raises(IndexError):
+        units[3]
+
+
+def test_columns_of_no_units_are_empty():
+    assert list(plan_units([], 10)) == list(Units.of([])) == []
+    assert plan_units([], 10).count_rows() == 0
 
 
 def test_a_plan_needs_at_least_one_row_per_unit():
