@@ -370,8 +370,8 @@ def change_source(patch, module, name, old, new):
 
 def take_out_the_epoch_check(patch):
     old, new = (
-        "_held(root, state, run, epoch)",
-        '_held(root, state, run, state["runs"][run]["epoch"])',
+        "_facts(root, state, run, epoch)",
+        '_facts(root, state, run, state["runs"][run]["epoch"])',
     )
     change_source(patch, log, "commit", old, new)
 
