@@ -294,7 +294,7 @@ class BatchModel(ModuleRow):
         """The last module's features of a batch: packed into `size` tokens, or padded for None."""
         first = self[0]
         if size is not None and is_transformer(first):
-            features = self._with_side(first.pack(tokens, rows, size, self.device), tokens)
+            features = self._with_side(first.pack(tokens, rows, size, device=self.device), tokens)
         else:
             features = self.collate(tokens, rows)
         on_device = to_device(features | dict(extra or {}), self.device)

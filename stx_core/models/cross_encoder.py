@@ -222,7 +222,7 @@ class CrossEncoder(TextModel):
             )
         scores, failed = self._scores(tokens, activation_fn, token_budget=token_budget)
         n_tokens = tokens.lengths.astype(np.int32)
-        return Scored(scores.float().numpy(), n_tokens, tokens.truncated, failed)
+        return Scored(scores.float().numpy(), n_tokens, tokens.truncated, failed=failed)
 
     @older_names("num_workers", sentences="inputs", activation_fct="activation_fn")
     def predict(

@@ -132,7 +132,7 @@ def resolve_folder(
             )
         )
     except _HUB_ERRORS as error:
-        raise ModelError(_why_not(name, str(name_or_path), revision, error)) from error
+        raise ModelError(_why_not(name, str(name_or_path), revision, error=error)) from error
 
 
 def _why_not(name: str, given: str, revision: str | None, error: Exception) -> str:

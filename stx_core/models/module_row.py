@@ -217,7 +217,7 @@ class ModuleRow(nn.Sequential):
         for module in self.modules():  # what cannot be saved is refused before a file is written
             if isinstance(module, Module):
                 module.get_config_dict()
-        save_model(folder, modules, self.module_kwargs, self.model_config())
+        save_model(folder, modules, self.module_kwargs, config=self.model_config())
         if create_model_card:
             card = self.model_card_text
             if card is None:

@@ -284,7 +284,7 @@ class SentenceTransformer(TextEncoder):
             dtype=torch.float32,
         )
         values = result.numpy()
-        return Embedded(values, tokens.lengths.astype(np.int32), tokens.truncated, failed)
+        return Embedded(values, tokens.lengths.astype(np.int32), tokens.truncated, failed=failed)
 
     def _embeddings(
         self,

@@ -265,7 +265,7 @@ class SparseEncoder(TextEncoder):
             else:
                 parts.append((rows, output))
         values = in_order(parts, len(tokens))
-        return Embedded(values, tokens.lengths.astype(np.int32), tokens.truncated, failed)
+        return Embedded(values, tokens.lengths.astype(np.int32), tokens.truncated, failed=failed)
 
     def default_token_budget(self, device: str | torch.device | None = None) -> int:
         """Tokens that suit the device, or fewer where vocabulary logits would fill its memory.

@@ -111,7 +111,7 @@ class TextModel(BatchModel):
         if "device_map" not in (model_kwargs or {}):
             self.to(as_device(device or default_device()))
         self.prompts, self.default_prompt_name = choose_prompts(
-            self.default_prompts, self.saved_config, prompts, default_prompt_name
+            self.default_prompts, self.saved_config, prompts, default_name=default_prompt_name
         )
         self.model_card_data.register_model(self)
         self.eval()

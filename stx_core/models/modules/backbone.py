@@ -234,7 +234,7 @@ def load_backbone(
         allow_pickle=options.allow_pickle,
     )
     if base is not None:
-        return _load_adapter(folder, base, task, options, needs_pooler=needs_pooler)
+        return _load_adapter(folder, base, task, options=options, needs_pooler=needs_pooler)
     files = weight_files(folder)
     if _is_pickled(files) or not (files or any(folder.glob("*.safetensors"))):
         refuse_pickle(folder, SAFE_WEIGHTS, allow_pickle=options.allow_pickle)

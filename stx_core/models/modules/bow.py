@@ -45,7 +45,9 @@ class BoW(InputModule):
         self.max_seq_length: int | None = None
         self.tokenizer = WordTokenizer(list(dict.fromkeys(vocab)), stop_words=())
         self._table = WeightTable()
-        weights = self._table.of(torch.zeros(0), self.vocab, self.word_weights, unknown_word_weight)
+        weights = self._table.of(
+            torch.zeros(0), self.vocab, self.word_weights, unknown=unknown_word_weight
+        )
         self.register_buffer("weights", weights, persistent=False)
 
     @property
@@ -73,7 +75,7 @@ class BoW(InputModule):
         """Add ``sentence_embedding``, (B, V)."""
         ids, offsets = features["input_ids"], features["offsets"]
         self.weights = self._table.of(
-            self.weights, self.vocab, self.word_weights, self.unknown_word_weight
+            self.weights, self.vocab, self.word_weights, unknown=self.unknown_word_weight
         )
         bags_BV = self.weights.new_zeros(len(offsets), len(self.vocab))
         features["sentence_embedding"] = bags_BV.index_put_(

@@ -274,13 +274,13 @@ class Router(InputModule):
         first = next(self.sub_modules[self.route_for(task)].children())
         reader = own_reader(first)
         if reader is None:
-            return super().preprocess(inputs, prompt, task, processing_kwargs)
+            return super().preprocess(inputs, prompt, task, processing_kwargs=processing_kwargs)
         features = dict(
             read_with(
                 reader,
                 inputs,
                 prompt,
-                options | given(task=task, processing_kwargs=processing_kwargs),
+                options=options | given(task=task, processing_kwargs=processing_kwargs),
             )
         )
         return features | {"task": task}

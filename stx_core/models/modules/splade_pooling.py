@@ -93,7 +93,7 @@ class SpladePooling(Module):
             states = states if len(states) == len(where.index) else states[where.index]
             logits_max = None
             if self.pooling_strategy == "max":
-                logits_max = max_outputs(states, head.weight, head.bias, where.counts)
+                logits_max = max_outputs(states, head.weight, head.bias, counts=where.counts)
             if logits_max is None:
                 logits = partial(project, states, head.weight, head.bias)
                 weights = self._pool_in_parts(logits, head.out_features, where)

@@ -111,7 +111,9 @@ class Transformer(TextReader):
         field, output_name = _OUTPUTS[transformer_task]
         model = model_name_or_path
         if isinstance(model, str | Path):
-            options, revision = options_of(model_kwargs, processor_kwargs, config_kwargs, cache_dir)
+            options, revision = options_of(
+                model_kwargs, processor_kwargs, config_kwargs, cache_dir=cache_dir
+            )
             needs_pooler = takes_output(modality_config, "pooler_output")
             folder = checkpoint_folder(model, options, revision)
             model = load_backbone(folder, transformer_task, options, needs_pooler=needs_pooler)

@@ -94,11 +94,11 @@ def checked_settings(
     check_settings(config, get_type_hints(TransformerSettings), where)
     merged = replace(
         options,
-        model_kwargs=folder_arguments(config, "model_kwargs", "model_args", where)
+        model_kwargs=folder_arguments(config, "model_kwargs", "model_args", where=where)
         | options.model_kwargs,
-        processor_kwargs=folder_arguments(config, "processor_kwargs", "tokenizer_args", where)
+        processor_kwargs=folder_arguments(config, "processor_kwargs", "tokenizer_args", where=where)
         | options.processor_kwargs,
-        config_kwargs=folder_arguments(config, "config_kwargs", "config_args", where)
+        config_kwargs=folder_arguments(config, "config_kwargs", "config_args", where=where)
         | options.config_kwargs,
     )
     settings = cast(TransformerSettings, dict(config))

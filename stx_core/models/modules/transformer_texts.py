@@ -157,12 +157,12 @@ class TextReader(InputModule):
 
     def collate(self, tokens: Tokens, rows: np.ndarray) -> Features:
         """``input_ids``, ``attention_mask`` and, where tokens have them, ``token_type_ids``."""
-        padded = pad(tokens, rows, self.pad_token_id, self.tokenizer.padding_side, least=1)
+        padded = pad(tokens, rows, self.pad_token_id, side=self.tokenizer.padding_side, least=1)
         return {key: torch.from_numpy(value) for key, value in padded.items()}
 
     def pack(self, tokens: Tokens, rows: np.ndarray, size: int, device: torch.device) -> Features:
         """As `collate`, without padding: see ``layout`` in `Features`."""
-        packed, layout = pack(tokens, rows, size, self.pad_token_id, device)
+        packed, layout = pack(tokens, rows, size, pad_id=self.pad_token_id, device=device)
         return {**packed, "layout": layout}
 
 

@@ -34,13 +34,13 @@ class WordWeights(Module):
         self.word_weights = word_weights
         self.unknown_word_weight = unknown_word_weight
         self._table = WeightTable()
-        weights = self._table.of(torch.zeros(0), vocab, word_weights, unknown_word_weight)
+        weights = self._table.of(torch.zeros(0), vocab, word_weights, unknown=unknown_word_weight)
         self.register_buffer("token_weights", weights, persistent=False)
 
     def forward(self, features: Features) -> Features:
         """Scale ``token_embeddings`` (B, L, D); add ``token_weights_sum`` (B,)."""
         self.token_weights = self._table.of(
-            self.token_weights, self.vocab, self.word_weights, self.unknown_word_weight
+            self.token_weights, self.vocab, self.word_weights, unknown=self.unknown_word_weight
         )
         weights_BL = self.token_weights[features["input_ids"]] * features["attention_mask"]
         features["token_embeddings"] = features["token_embeddings"] * weights_BL.unsqueeze(-1)
