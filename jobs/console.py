@@ -122,28 +122,26 @@ class _Picture:
         rows = f"{now.rows:,} / {now.rows_total:,} rows · {now.units:,} / {now.units_total:,} units"
         bar = ProgressBar(total=1.0, completed=now.ratio, width=_BAR_WIDTH)
         top.add_row(Text("  "), bar, Text(rows))
-        return Group(top, Text("  " + _facts_line(now), style="dim", overflow="ellipsis"))
-
-
-def _facts_line(now: "Progress") -> str:
-    """Facts beside the number of rows, the most important first."""
-    speed = now.as_dict()
-    facts = [
-        f"{speed['tokens_per_s']:,} tokens/s" if now.tokens else f"{speed['rows_per_s']:,} rows/s"
-    ]
-    if not now.units:
-        facts = [f"at work on the first units for {duration(now.seconds)}"]
-    if now.eta_s is not None:
-        spread = "" if now.eta_spread_s is None else f" ± {duration(now.eta_spread_s)}"
-        facts.append(f"{duration(now.eta_s)}{spread} left")
-    if now.cost is not None:
-        facts.append(f"cost {now.cost:,.4g}")
-    if now.quarantined:
-        facts.append(f"{now.quarantined:,} quarantined")
-    facts += [f"{name} {share:.0%}" for name, share in now.shares.items()]
-    if now.padding is not None:
-        facts.append(f"padding {now.padding:.0%}")
-    return " · ".join(facts)
+        # What is known beside the number of rows, the most important first.
+        speed = now.as_dict()
+        facts = [
+            f"{speed['tokens_per_s']:,} tokens/s"
+            if now.tokens
+            else f"{speed['rows_per_s']:,} rows/s"
+        ]
+        if not now.units:
+            facts = [f"at work on the first units for {duration(now.seconds)}"]
+        if now.eta_s is not None:
+            spread = "" if now.eta_spread_s is None else f" ± {duration(now.eta_spread_s)}"
+            facts.append(f"{duration(now.eta_s)}{spread} left")
+        if now.cost is not None:
+            facts.append(f"cost {now.cost:,.4g}")
+        if now.quarantined:
+            facts.append(f"{now.quarantined:,} quarantined")
+        facts += [f"{name} {share:.0%}" for name, share in now.shares.items()]
+        if now.padding is not None:
+            facts.append(f"padding {now.padding:.0%}")
+        return Group(top, Text("  " + " · ".join(facts), style="dim", overflow="ellipsis"))
 
 
 @contextmanager

@@ -19,25 +19,25 @@ def end_after(command: Callable[[], None]) -> None:
     of Python while its interpreter is being taken apart aborts the process (exit code 134) although
     the command has done its work. Whoever registered to be called at the exit is called before.
     """
-    codes = [1]
-    atexit.register(_end, codes)
+    code = 1
+
+    def end() -> None:
+        logging.shutdown()
+        for stream in (sys.stdout, sys.stderr):
+            # Nobody reads any more, or it is closed.
+            with suppress(OSError, ValueError, AttributeError):
+                stream.flush()
+        os._exit(code & 0xFF)
+
+    atexit.register(end)
     sys.excepthook = _show
     try:
         command()
-        codes[0] = 0
+        code = 0
     except SystemExit as ended:
         # As the interpreter: without a code it is 0, and 1 where there is a message instead.
-        codes[0] = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
         raise
-
-
-def _end(codes: list[int]) -> None:
-    logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
-        # Nobody reads any more, or it is closed.
-        with suppress(OSError, ValueError, AttributeError):
-            stream.flush()
-    os._exit(codes[0] & 0xFF)
 
 
 def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -235,15 +235,6 @@ def _search(
     candidates = flat(*search(queries, documents, pairs, space, narrow))
     if narrow == k:
         return candidates
-    lacking = _lacking(candidates, pairs, rules)
-    if not lacking.any():
-        return candidates
-    logger.info("%d queries need more than %d candidates", lacking.sum(), narrow)
-    return widened(candidates, lacking, queries, documents=documents, space=space, k=k)
-
-
-def _lacking(candidates: Candidates, pairs: Pairs, rules: MiningRules) -> np.ndarray:
-    """Find the queries with fewer negatives than `num_negatives`: (Q,) bool."""
     coded = Coded(
         query_C=candidates.query,
         document_C=candidates.document,
@@ -256,8 +247,12 @@ def _lacking(candidates: Candidates, pairs: Pairs, rules: MiningRules) -> np.nda
         document_ids=pa.array(np.arange(len(pairs.documents))),
     )
     chosen = candidates.query[reasons(coded, rules) < 0]
-    lacking: np.ndarray = np.bincount(chosen, minlength=len(pairs.queries)) < rules.num_negatives
-    return lacking
+    # Queries with fewer negatives than they should have.
+    lacking = np.bincount(chosen, minlength=len(pairs.queries)) < rules.num_negatives
+    if not lacking.any():
+        return candidates
+    logger.info("%d queries need more than %d candidates", lacking.sum(), narrow)
+    return widened(candidates, lacking, queries, documents=documents, space=space, k=k)
 
 
 def _rescored(

@@ -79,7 +79,20 @@ class MiningRules:
         Raises:
             SpecError: a number out of its range, or an unknown choice.
         """
-        _check_range(self.num_negatives, self.range_min, self.range_max)
+        n, low, high = self.num_negatives, self.range_min, self.range_max
+        if n < 1:
+            raise SpecError(f"num_negatives must be at least 1, got {n}")
+        if low < 0:
+            raise SpecError(f"range_min must not be negative, got {low}")
+        if high is not None and low >= high:
+            raise SpecError(
+                f"range_min must be below range_max, got range_min={low}, range_max={high}"
+            )
+        if high is not None and n > high - low:
+            raise SpecError(
+                f"num_negatives={n} do not fit between range_min={low} and "
+                f"range_max={high}; lower num_negatives or raise range_max"
+            )
         for name, choices in (
             ("sampling_strategy", get_args(Sampling)),
             ("margin_against", get_args(Against)),
@@ -115,21 +128,3 @@ class MiningRules:
     def needs_texts(self) -> bool:
         """Tell whether a rule looks at texts or content hashes."""
         return self.same_content or self.near_duplicate is not None
-
-
-def _check_range(num_negatives: int, range_min: int, range_max: int | None) -> None:
-    if num_negatives < 1:
-        raise SpecError(f"num_negatives must be at least 1, got {num_negatives}")
-    if range_min < 0:
-        raise SpecError(f"range_min must not be negative, got {range_min}")
-    if range_max is None:
-        return
-    if range_min >= range_max:
-        raise SpecError(
-            f"range_min must be below range_max, got range_min={range_min}, range_max={range_max}"
-        )
-    if num_negatives > range_max - range_min:
-        raise SpecError(
-            f"num_negatives={num_negatives} do not fit between range_min={range_min} and "
-            f"range_max={range_max}; lower num_negatives or raise range_max"
-        )

@@ -3,12 +3,12 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Self, TypedDict
 
 import numpy as np
 import pyarrow as pa
 
-from stx_core.histogram import Histogram
+from stx_core.histogram import Histogram, HistogramValues
 from stx_core.mining.coded import ranges
 from stx_core.mining.rules import REASONS
 from stx_core.mining.shortage import reason_codes
@@ -70,6 +70,16 @@ class ScoreCounts(Histogram):
         return bin_index / BINS_PER_UNIT
 
 
+class MiningValues(TypedDict):
+    """JSON values of `MiningCounts`; reasons that rejected none are left out."""
+
+    queries: int
+    short: int
+    positives: HistogramValues
+    negatives: HistogramValues
+    reasons: dict[str, int]
+
+
 @dataclass(frozen=True)
 class MiningCounts:
     """Numbers of a mining run, which add up over blocks of queries.
@@ -119,7 +129,7 @@ class MiningCounts:
         """Number of candidates."""
         return self.negatives.n + sum(self.reasons.values())
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> MiningValues:
         """The counts as plain values; `from_json` reads them back."""
         return {
             "queries": self.queries,
@@ -130,12 +140,12 @@ class MiningCounts:
         }
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
+    def from_json(cls, values: MiningValues) -> Self:
         """Read what `to_json` gave."""
         return cls(
-            values["queries"],
-            values["short"],
-            ScoreCounts.from_json(values["positives"]),
-            ScoreCounts.from_json(values["negatives"]),
-            {name: values["reasons"].get(name, 0) for name in REASONS},
+            queries=values["queries"],
+            short=values["short"],
+            positives=ScoreCounts.from_json(values["positives"]),
+            negatives=ScoreCounts.from_json(values["negatives"]),
+            reasons={name: values["reasons"].get(name, 0) for name in REASONS},
         )

@@ -88,7 +88,19 @@ def bitext_mining(
     there = _best_of_each(forward, *means, margin)
     back = _best_of_each(backward, *means[::-1], margin)
     back = TextPairs(back.targets, back.sources, back.scores)
-    pairs = _chosen(there, back, direction)
+    if direction == "forward":
+        pairs = there
+    elif direction == "backward":
+        pairs = back
+    elif direction == "intersection":
+        pairs = _where(there, np.isin(_keys(there), _keys(back)))
+    else:
+        new = _where(back, ~np.isin(_keys(back), _keys(there)))
+        pairs = TextPairs(
+            np.concatenate([there.sources, new.sources]),
+            np.concatenate([there.targets, new.targets]),
+            np.concatenate([there.scores, new.scores]),
+        )
     pairs = _where(pairs, np.lexsort((pairs.targets, pairs.sources, -pairs.scores)))
     pairs = _where(pairs, pairs.scores >= min_score)
     if direction != "max":
@@ -124,21 +136,6 @@ def _best_of_each(
     scores = np.where(used, _MARGINS[margin](neighbours.scores.astype(np.float64), means), -np.inf)
     rows, best = np.arange(len(scores)), scores.argmax(axis=1)
     return TextPairs(rows, neighbours.rows[rows, best], scores[rows, best])
-
-
-def _chosen(there: TextPairs, back: TextPairs, direction: Direction) -> TextPairs:
-    if direction == "forward":
-        return there
-    if direction == "backward":
-        return back
-    if direction == "intersection":
-        return _where(there, np.isin(_keys(there), _keys(back)))
-    new = _where(back, ~np.isin(_keys(back), _keys(there)))
-    return TextPairs(
-        np.concatenate([there.sources, new.sources]),
-        np.concatenate([there.targets, new.targets]),
-        np.concatenate([there.scores, new.scores]),
-    )
 
 
 def _keys(pairs: TextPairs) -> np.ndarray:
