@@ -17,6 +17,8 @@ the store is a `StxError`.
 Nothing is imported before it is needed.
 """
 
+__version__ = "0.1.0"
+
 # As of `typing`, which is not imported: not even that may come from the folder a command starts in.
 TYPE_CHECKING = False
 if TYPE_CHECKING:

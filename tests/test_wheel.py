@@ -12,6 +12,24 @@ import pyarrow.parquet as pq
 import pytest
 
 ROOT = Path(__file__).parents[1]
+TYPED_SCRIPT = """
+import numpy as np
+import pyarrow as pa
+
+import stx
+from stx_core import SentenceTransformer, open_snapshot
+
+version: str = stx.__version__
+report = stx.encode(inputs="docs/*.parquet", models={"dense": "m"}, output="out")
+committed: bool = report.committed
+documents: stx.Snapshot = stx.open("out")
+table: pa.Table = documents.to_arrow(["id"])
+vectors: np.ndarray = documents.to_numpy()
+rows: list[dict[str, object]] = documents.search("plants", top_k=3)
+model = SentenceTransformer("m")
+vectors = model.encode(["a text"])
+open_snapshot("out")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +110,19 @@ def test_its_command_and_its_jobs_run(run, tmp_path, save_static_model):
 
     assert "encode" in helped
     assert f"committed version 1 of {tmp_path / 'out'}" in encoded
+
+
+def test_scripts_are_checked_against_its_types(run, tmp_path):
+    typed, wrong = tmp_path / "typed.py", tmp_path / "wrong.py"
+    typed.write_text(TYPED_SCRIPT)
+    wrong.write_text("import stx\n\nstx.open(3)\n")
+    settings = tmp_path / "mypy.ini"
+    # Others' packages are not looked at: torch alone takes minutes.
+    settings.write_text(
+        "[mypy]\nstrict = True\n[mypy-torch.*,pyarrow.*,transformers.*,ray.*,scipy.*,pydantic.*]\nignore_missing_imports = True\nfollow_imports = skip\n"
+    )
+    check = ("-m", "mypy", "--config-file", settings, "--cache-dir", tmp_path / "cache")
+
+    assert run(*check, typed) == "Success: no issues found in 1 source file\n"
+    with pytest.raises(AssertionError, match="assert 1 == 0"):
+        run(*check, wrong)
