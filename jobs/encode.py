@@ -1,18 +1,48 @@
 """``stx encode``, also ``python -m stx.jobs.encode``, for clones of the repository."""
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from stx.jobs.runs import AcceptQuality, AllowAlerts, DryRun, Sets, check_alerts, prepare, run_spec
+from stx.jobs.runs import (
+    AcceptQuality,
+    AllowAlerts,
+    DryRun,
+    Sets,
+    check_alerts,
+    prepare,
+    run_spec,
+    spec_values,
+)
+from stx.jobs.terminal import say
 
 
 def encode(
     source: Annotated[str, typer.Argument(help="Spec file (YAML), or the input.")],
     destination: Annotated[str | None, typer.Argument(help="Output, if no spec is used.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model, if no spec is used.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Model, if no spec is used.")
+    ] = None,
     kind: Annotated[str, typer.Option("--type", help="dense or sparse.")] = "dense",
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", help="Output; of a spec: instead of its own.")
+    ] = None,
+    id_column: Annotated[str | None, typer.Option(help="Column of the ids.")] = None,
+    text_column: Annotated[
+        list[str] | None, typer.Option(help="Column of the texts; of several, all are joined.")
+    ] = None,
+    columns: Annotated[
+        list[str] | None, typer.Option(help="Columns to copy beside the vectors: lang,url.")
+    ] = None,
+    filter_: Annotated[
+        list[str] | None,
+        typer.Option("--filter", metavar="CONDITION", help="Rows to take: 'lang == en'."),
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="What the model computes in: float32, bfloat16 …")
+    ] = None,
+    batch_tokens: Annotated[int | None, typer.Option(help="Tokens of one batch.")] = None,
     set_: Sets = None,
     max_units: Annotated[
         int | None, typer.Option(help="Stop after so many units; run again to go on.")
@@ -26,33 +56,53 @@ def encode(
 ) -> None:
     """Encode a corpus into a new snapshot; what is done already is not done again.
 
-    stx encode SPEC.yaml [--set a.b=c], or stx encode INPUT OUTPUT --model NAME.
+    stx encode SPEC.yaml [--set a.b=c], or stx encode INPUT OUTPUT --model NAME. The second looks
+    for the columns of ids and texts by their usual names, and says which it takes.
     """
     from stx.pipelines.encode import run_encode
+    from stx.pipelines.spec.command_line import condition_of, overrides, usual_columns
     from stx.pipelines.spec.encode import EncodeSpec
-    from stx.pipelines.spec.file import load_spec, parse_spec
+    from stx.pipelines.spec.file import parse_spec
     from stx_core.errors import SpecError
+    from stx_core.store.corpus.peek import peek
 
-    overrides = list(set_ or [])
-    limits = {"max_units": max_units, "deadline": deadline}
-    overrides += [f"resources.{key}={value}" for key, value in limits.items() if value is not None]
-    if accept_quality:
-        overrides.append("quality.accept=true")
-    if destination is None:
-        spec = load_spec(source, overrides, EncodeSpec)
+    values: dict[str, Any]
+    target = destination or output
+    if model is None and destination is None:
+        values = spec_values("encode", source)
     elif model is None:
-        raise SpecError("stx encode INPUT OUTPUT needs --model NAME")
-    else:
-        spec = parse_spec(
-            {
-                "inputs": {"path": source},
-                "models": {kind: {"model": model, "type": kind}},
-                "output": {"path": destination},
-            },
-            overrides,
-            source="command line",
-            kind=EncodeSpec,
+        raise SpecError(f"stx encode {source} {destination} needs --model NAME")
+    elif target is None:
+        raise SpecError(
+            f"stx encode {source} --model {model} needs an OUTPUT; a spec has its own models, "
+            "which --set models.NAME.model=… changes"
         )
+    else:
+        values = {
+            "inputs": {"path": source},
+            "models": {kind: {"model": model, "type": kind}},
+            "output": {"path": target},
+        }
+        if not (id_column and text_column):
+            names = list(peek([source]).columns)
+            usual_id, usual_text = usual_columns(names, source, id_column, text_column)
+            id_column, text_column = id_column or usual_id, text_column or usual_text
+            say(f"columns: the id is {id_column}, the text {' and '.join(text_column)}")
+    names = values.get("models") or {}
+    options = {
+        "output.path": output,
+        "inputs.id_column": id_column,
+        "inputs.text_column": text_column or None,
+        "inputs.columns": [name for text in columns or () for name in text.split(",")] or None,
+        "inputs.filter": [condition_of(text) for text in filter_ or ()] or None,
+        **{f"models.{name}.dtype": dtype for name in names},
+        "resources.token_budget": batch_tokens,
+        "resources.max_units": max_units,
+        "resources.deadline": deadline,
+        "quality.accept": accept_quality or None,
+    }
+    where = source if model is None else "command line"
+    spec = parse_spec(values, [*overrides(options), *(set_ or [])], source=where, kind=EncodeSpec)
     check_alerts(spec, source, allowed=allow_alerts or dry_run)
     prepare()
     report = run_spec("encode", run_encode, spec, dry_run=dry_run)

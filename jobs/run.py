@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from stx.jobs.runs import AllowAlerts, Sets, check_alerts, prepare, run_spec
+from stx.jobs.runs import AllowAlerts, Sets, check_alerts, prepare, run_spec, spec_values
 from stx.jobs.terminal import say
 from stx.pipelines.jobs import JOBS
 
@@ -24,10 +24,10 @@ def run_flow(
 ) -> None:
     """Run a flow of jobs; what is done is not done again."""
     from stx.pipelines.flow import FlowSpec, read_steps
-    from stx.pipelines.spec.file import load_spec
+    from stx.pipelines.spec.file import parse_spec
     from stx.pipelines.telemetry.report import Report
 
-    steps = read_steps(load_spec(flow, list(set_ or []), FlowSpec), flow)
+    steps = read_steps(parse_spec(spec_values("run", flow), set_ or [], flow, FlowSpec), flow)
     if dry_run:
         for number, step in enumerate(steps, 1):
             say(f"step {number} of {len(steps)}: {step.job}, its spec is valid")

@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from stx.jobs.terminal import say
-from stx.pipelines.jobs import JOBS
+from stx.pipelines.jobs import JOBS, job_of
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -35,16 +36,43 @@ def spec_command(name: str) -> Callable[..., None]:
         allow_alerts: AllowAlerts = False,
         dry_run: DryRun = False,
     ) -> None:
-        from stx.pipelines.spec.file import load_spec
+        from stx.pipelines.spec.file import parse_spec
 
         job = JOBS[name]
         accept = ["quality.accept=true"] if accept_quality else []
-        values = load_spec(spec, [*(set_ or []), *accept], job.spec_class())
+        overrides = [*(set_ or []), *accept]
+        values = parse_spec(spec_values(name, spec), overrides, spec, job.spec_class())
         check_alerts(values, spec, allowed=allow_alerts or dry_run)
         prepare()
         run_spec(name, job.run_function(), values, dry_run=dry_run)
 
     return command
+
+
+def spec_values(name: str, path: str) -> dict[str, Any]:
+    """The values of a spec file, see `stx.pipelines.spec.file.read_values`.
+
+    Args:
+        name: of the job whose command it was given to.
+        path: of the file.
+
+    Raises:
+        SpecError: as there; the file is data; the spec is of another job.
+    """
+    from stx.pipelines.spec.file import read_values
+    from stx_core.errors import InputError, SpecError
+    from stx_core.store.corpus.readers import format_of
+
+    with suppress(InputError):
+        raise SpecError(
+            f"{path} is data ({format_of(path)}), not a spec: `stx encode {path} OUTPUT --model "
+            f"NAME` encodes it, `stx init {path} encode.yaml` writes a spec for it"
+        )
+    values = read_values(path)
+    other = job_of(values)
+    if other not in (None, name):
+        raise SpecError(f"{path} is a spec of another job: run `stx {other} {path}`")
+    return values
 
 
 def check_alerts(spec: "BaseModel", source: str, *, allowed: bool) -> None:

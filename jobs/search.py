@@ -11,7 +11,7 @@ def search(
     path: Annotated[str, typer.Argument(help="Dataset that `stx encode` wrote.")],
     queries: Annotated[list[str], typer.Argument(help="What to look for.")],
     output: Annotated[str | None, typer.Option(help="Output, if there are several.")] = None,
-    top_k: Annotated[int, typer.Option(min=1, help="Rows to show.")] = 5,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Rows to show.")] = 5,
     show: Annotated[
         list[str] | None, typer.Option(help="Column to print; all of them if not given.")
     ] = None,

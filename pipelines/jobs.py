@@ -3,13 +3,16 @@
 Nothing of a job is imported before it is asked for.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from stx.pipelines.spec.parts import Part
+
+FLOW, FLOW_KEY = "run", "steps"
+"""The command of a flow, and the key that only its spec has."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,13 @@ JOBS = {
 }
 """By name, in the order of `stx --help`: the name of its command, of its step in flows, and in what
 runs tell: lineage, metrics, alerts."""
+
+
+def job_of(values: Mapping[str, Any]) -> str | None:
+    """The job that the keys of a spec are of: a name of the table, ``run`` for a flow, or None."""
+    if FLOW_KEY in values:
+        return FLOW
+    return next((name for name, job in JOBS.items() if job.key in values), None)
 
 
 def with_commands() -> dict[str, JobEntry]:

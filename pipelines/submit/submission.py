@@ -19,14 +19,11 @@ from typing import Any, TypedDict
 from pydantic import BaseModel
 
 from stx.pipelines.flow import FlowSpec, read_steps
-from stx.pipelines.jobs import with_commands
+from stx.pipelines.jobs import FLOW, job_of, with_commands
 from stx.pipelines.spec.file import SECRET_NAME, load_spec, read_values
 from stx.pipelines.submit.git import commit_of
 from stx_core.errors import SpecError
 from stx_core.store.files.urls import LOCAL, redact, scheme
-
-# The command of a flow, and the key that only its spec has.
-_FLOW, _STEPS = "run", "steps"
 
 # Ray's three seconds are too few for the log entry that says that the run rests.
 _ENVIRONMENT = {"RAY_JOB_STOP_WAIT_TIME_S": "30"}
@@ -167,15 +164,13 @@ def _job_and_class(
 ) -> tuple[str, type[BaseModel]]:
     """The job, which is found by the keys of its spec where it is not named, and its class."""
     jobs = with_commands()
+    job = job or job_of(values)
     if job is None:
-        by_key = (name for name, entry in jobs.items() if entry.key in values)
-        job = _FLOW if _STEPS in values else next(by_key, None)
-        if job is None:
-            raise SpecError(f"{path}: no key says which job it is of; name it by --job")
-    if job == _FLOW:
+        raise SpecError(f"{path}: no key says which job it is of; name it by --job")
+    if job == FLOW:
         return job, FlowSpec
     if job not in jobs:
-        raise SpecError(f"--job {job}: name one of {_FLOW}, {', '.join(jobs)}")
+        raise SpecError(f"--job {job}: name one of {FLOW}, {', '.join(jobs)}")
     return job, jobs[job].spec_class()
 
 

@@ -96,7 +96,7 @@ def test_versions_can_be_listed_rolled_back_and_collected(stx, dataset, minilm):
     ("arguments", "code", "message"),
     [
         (["encode", "nowhere.yaml"], 2, "stx: nowhere.yaml: No such file"),
-        (["encode", "a", "b"], 2, "stx: stx encode INPUT OUTPUT needs --model NAME"),
+        (["encode", "a", "b"], 2, "stx: stx encode a b needs --model NAME"),
         (["show", "nowhere"], 1, "no snapshot was committed here"),
         (["search", "nowhere", "q"], 1, "no snapshot was committed here"),
     ],

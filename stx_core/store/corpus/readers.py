@@ -91,21 +91,7 @@ def list_shards(
         SpecError: a filter is wrong.
     """
     check_filters(filters)
-    listed: list[FileInfo] = []
-    for url in urls:
-        if arrow_dataset.is_dataset(url):
-            listed.append(arrow_dataset.describe(url))
-            continue
-        if format == "arrow":
-            raise InputError(f"{redact(url)}: no saved datasets folder (state.json is missing)")
-        try:
-            below = list_files(url)
-        except FileNotFoundError as error:
-            raise InputError(str(error)) from error
-        if not below:
-            raise InputError(f"{redact(url)}: the folder holds no files")
-        listed += below
-    files = once(listed)
+    files = once(file for url in urls for file in find_files(url, format))
     refuse_tables(file.url for file in files if not arrow_dataset.is_dataset(file.url))
 
     def look(file: FileInfo) -> Shard:
@@ -122,6 +108,25 @@ def list_shards(
     with ThreadPoolExecutor(_THREADS) as pool:
         shards = list(pool.map(look, (file for file in files if keep_file(file.url, filters))))
     return sorted(shards, key=lambda shard: shard.url)
+
+
+def find_files(url: str, format: Format | None) -> list[FileInfo]:
+    """Files of a path, a glob or a saved dataset, of any format.
+
+    Raises:
+        InputError: nothing is there.
+    """
+    if arrow_dataset.is_dataset(url):
+        return [arrow_dataset.describe(url)]
+    if format == "arrow":
+        raise InputError(f"{redact(url)}: no saved datasets folder (state.json is missing)")
+    try:
+        files = list_files(url)
+    except FileNotFoundError as error:
+        raise InputError(str(error)) from error
+    if not files:
+        raise InputError(f"{redact(url)}: the folder holds no files")
+    return files
 
 
 def shard_rows(
