@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-import stx
 from stx.jobs.bench import bench
 from stx.jobs.ending import end_after
 from stx.jobs.evaluate import evaluate
@@ -26,11 +25,12 @@ from stx.jobs.submit import submit
 from stx.jobs.terminal import say
 from stx.jobs.verify import verify
 from stx.pipelines.jobs import with_commands
+from stx.version import __version__
 
 
 def _version(value: bool) -> None:  # noqa: FBT001  (typer calls it)
     if value:
-        say(f"stx {stx.__version__}")
+        say(f"stx {__version__}")
         raise typer.Exit
 
 

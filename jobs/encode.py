@@ -88,14 +88,14 @@ def encode(
             usual_id, usual_text = usual_columns(names, source, id_column, text_column)
             id_column, text_column = id_column or usual_id, text_column or usual_text
             say(f"columns: the id is {id_column}, the text {' and '.join(text_column)}")
-    names = values.get("models") or {}
+    models = values.get("models") or {}
     options = {
         "output.path": output,
         "inputs.id_column": id_column,
         "inputs.text_column": text_column or None,
         "inputs.columns": [name for text in columns or () for name in text.split(",")] or None,
         "inputs.filter": [condition_of(text) for text in filter_ or ()] or None,
-        **{f"models.{name}.dtype": dtype for name in names},
+        **{f"models.{name}.dtype": dtype for name in models},
         "resources.token_budget": batch_tokens,
         "resources.max_units": max_units,
         "resources.deadline": deadline,

@@ -17,7 +17,7 @@ the store is a `StxError`.
 Nothing is imported before it is needed.
 """
 
-__version__ = "0.1.0"
+from stx.version import __version__
 
 # As of `typing`, which is not imported: not even that may come from the folder a command starts in.
 TYPE_CHECKING = False
@@ -58,7 +58,7 @@ _HOME = {
     "StxError": "stx_core.errors",
 }
 
-__all__ = [*_HOME]
+__all__ = ["__version__", *_HOME]
 
 
 def __getattr__(name: str) -> "Any":  # noqa: ANN401  (PEP 562: any public name)
