@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from stx.jobs.bench import bench
+from stx.jobs.diff import diff
 from stx.jobs.ending import end_after
 from stx.jobs.evaluate import evaluate
 from stx.jobs.exit_codes import run_application
@@ -63,7 +64,7 @@ def application() -> typer.Typer:
         command = spec_command(name) if job.command is None else resolve_name(job.command)
         add(name, command, job.help)
     add("run", run_flow, HELP)
-    for command in (submit, show, search, evaluate, export):
+    for command in (submit, show, diff, search, evaluate, export):
         add(command.__name__, command)
     add("import", import_ranking)
     for command in (bench, verify, rollback, gc):

@@ -16,6 +16,12 @@ def show(
     output: Annotated[str | None, typer.Option(help="Only this output.")] = None,
     version: Annotated[int | None, typer.Option(help="A version other than the current.")] = None,
     rows: Annotated[int | None, typer.Option(help="Print the first rows instead.")] = None,
+    quarantined: Annotated[
+        bool, typer.Option("--quarantined", help="List the rows that could not be used, and why.")
+    ] = False,
+    reason: Annotated[
+        str | None, typer.Option(help="Of quarantined rows: only those of this reason.")
+    ] = None,
     all_versions: Annotated[
         bool, typer.Option("--versions", help="List the versions that can be opened.")
     ] = False,
@@ -31,6 +37,8 @@ def show(
     elif files:
         for url in snapshot_files(path, output=output, version=version):
             say(url)
+    elif quarantined or reason is not None:
+        _show_quarantined(path, version=version, output=output, reason=reason, n_rows=rows)
     elif rows is not None:
         for row in head(open_snapshot(path, output=output, version=version), rows).to_pylist():
             for name, value in row.items():
@@ -39,6 +47,26 @@ def show(
             say()
     else:
         _show_snapshot(path, output, version)
+
+
+def _show_quarantined(
+    path: str, *, version: int | None, output: str | None, reason: str | None, n_rows: int | None
+) -> None:
+    """One line for each quarantined row of a version; then their number by reason."""
+    from collections import Counter
+    from itertools import islice
+
+    from stx_core.store.snapshot import quarantined_rows
+
+    counts: Counter[str] = Counter()
+    for row in islice(quarantined_rows(path, version, output=output, reason=reason), n_rows):
+        counts[row["reason"]] += 1
+        detail = f": {row['detail']}" if row["detail"] else ""
+        say(
+            f"{row['file']} row {row['row']} id {row['id']}, column {row['column']}: "
+            f"{row['reason']}{detail}"
+        )
+    say(", ".join(f"{name} {count:,}" for name, count in counts.most_common()) or "no such row")
 
 
 def _show_snapshot(path: str, output: str | None, version: int | None) -> None:

@@ -1,7 +1,7 @@
 """Snapshots: what was published, described and opened."""
 
 import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -11,10 +11,12 @@ import pyarrow.dataset as ds
 
 from stx_core.errors import SnapshotExpired, SpecError, StoreError
 from stx_core.store import log
+from stx_core.store.data_file import read_columns
 from stx_core.store.files.filesystem import arrow_filesystem
 from stx_core.store.files.urls import join, redact
 from stx_core.store.log_state import Snapshot, State, current_version
 from stx_core.store.manifest import read_segments
+from stx_core.store.schema import QUARANTINE
 
 Result = TypeVar("Result")
 
@@ -230,6 +232,41 @@ def _files(root: str, snapshot: Snapshot, output: str | None) -> list[str]:
         chosen = pc.and_(chosen, pc.equal(table["output"], output))
     files: list[str] = table.filter(chosen)["file"].to_pylist()
     return files
+
+
+def quarantined_rows(
+    root: str,
+    version: int | None = None,
+    *,
+    output: str | None = None,
+    reason: str | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Rows of a version that could not be used, one file of them in memory at a time.
+
+    Args:
+        root: the dataset.
+        version: None for the current one.
+        output: None for all; a row that no output could use is there once for each.
+        reason: None for all, see `store.schema.QUARANTINE`.
+
+    Yields:
+        Rows as `store.schema.QUARANTINE` has them, and ``output``.
+
+    Raises:
+        SpecError: there is no such output.
+        StoreError: there is no such snapshot, or a file is damaged.
+    """
+    snapshot = snapshot_state(root, version)
+    outputs = list(snapshot["outputs"])
+    if output is not None:
+        outputs = [_choose_output(root, snapshot, output)]
+    table = read_segments(root, snapshot["segments"])
+    for name in outputs:
+        of_output = table.filter(pc.equal(table["output"], name))["quarantine_file"].to_pylist()
+        for file in dict.fromkeys(filter(None, of_output)):
+            for row in read_columns(join(root, file), QUARANTINE.names).to_pylist():
+                if reason in (None, row["reason"]):
+                    yield {**row, "output": name}
 
 
 def _choose_output(root: str, snapshot: Snapshot, output: str | None) -> str:

@@ -209,3 +209,24 @@ def test_no_line_of_the_help_is_cut_off(stx):
 
     assert code == 0
     assert "..." not in printed.partition("\n")[2]
+
+
+def test_quarantined_rows_are_listed_with_place_and_reason(stx, model, tmp_path):
+    corpus = tmp_path / "corpus.csv"
+    corpus.write_text("id,text\n1,stars\n2,\n,sand\n4,  \n")
+    assert stx("encode", corpus, tmp_path / "out", "-m", model)[0] == 0
+
+    code, printed, _ = stx("show", tmp_path / "out", "--quarantined")
+
+    assert code == 0
+    assert printed.splitlines() == [
+        f"{corpus} row 1 id 2, column text: empty_text: is empty",
+        f"{corpus} row 2 id , column id: empty_id: is empty",
+        f"{corpus} row 3 id 4, column text: empty_text: is empty",
+        "empty_text 2, empty_id 1",
+    ]
+    assert stx("show", tmp_path / "out", "--reason", "empty_id")[1].splitlines() == [
+        printed.splitlines()[1],
+        "empty_id 1",
+    ]
+    assert stx("show", tmp_path / "out", "--reason", "crash")[1] == "no such row\n"
