@@ -66,10 +66,10 @@ def snapshot_diff(
     """
     new = snapshot_state(root, new)["version"] if new is None else new
     if old is None:
-        before = [info.version for info in versions(root) if info.version < new]
-        if not before:
+        earlier = [info.version for info in versions(root) if info.version < new]
+        if not earlier:
             raise SpecError(f"{redact(root)}: no version before {new} can be opened; name two")
-        old = before[-1]
+        old = earlier[-1]
     before, after = (snapshot_state(root, version)["outputs"] for version in (old, new))
     with_ids = [name for name in after if name in before and exact_ids(after[name])]
     if output is None and len(with_ids) == 1:

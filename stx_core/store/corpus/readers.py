@@ -91,7 +91,7 @@ def list_shards(
         SpecError: a filter is wrong.
     """
     check_filters(filters)
-    files = once(file for url in urls for file in find_files(url, format))
+    files = once([file for url in urls for file in find_files(url, format)])
     refuse_tables(file.url for file in files if not arrow_dataset.is_dataset(file.url))
 
     def look(file: FileInfo) -> Shard:
