@@ -59,11 +59,11 @@ def application() -> typer.Typer:
         short = " ".join(text.split("\n\n")[0].split())
         app.command(name, help=text, short_help=short)(command)
 
-    add("init", init)
     for name, job in with_commands().items():
         command = spec_command(name) if job.command is None else resolve_name(job.command)
         add(name, command, job.help)
     add("run", run_flow, HELP)
+    add("init", init)
     for command in (submit, show, diff, search, evaluate, export):
         add(command.__name__, command)
     add("import", import_ranking)

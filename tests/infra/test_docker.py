@@ -73,7 +73,7 @@ def test_nothing_is_wrong_with_it():
         ("=python:3.11-slim-bookworm\n", "=python:latest\n", "not pinned"),
         ("=python:3.11-slim-bookworm\n", "=python\n", "not pinned"),
         ("uv:0.13.8", "uv:latest", "not pinned"),
-        ("COPY README.md ./", "ADD https://example.org/README.md ./", "ADD"),
+        ("COPY LICENSE README.md ./", "ADD https://example.org/README.md ./", "ADD"),
         (" \\\n    && rm -rf /var/lib/apt/lists/*", "", "package lists"),
         (" --no-install-recommends", "", "recommended"),
         ("USER 1000:1000\n", "", "runs as root"),

@@ -6,12 +6,12 @@ import re
 import shlex
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
 
+import stx
 from tests.infra.kustomize import build, walk
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +23,7 @@ def load(name):
 
 
 def test_images_are_of_this_version():
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    version = stx.__version__
     tags = {
         (path.relative_to(INFRA).as_posix(), tag)
         for path in INFRA.rglob("*")
