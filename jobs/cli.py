@@ -9,6 +9,7 @@ import typer
 
 from stx.jobs.bench import bench
 from stx.jobs.diff import diff
+from stx.jobs.doctor import doctor
 from stx.jobs.ending import end_after
 from stx.jobs.evaluate import evaluate
 from stx.jobs.exit_codes import run_application
@@ -67,7 +68,7 @@ def application() -> typer.Typer:
     for command in (submit, show, diff, search, evaluate, export):
         add(command.__name__, command)
     add("import", import_ranking)
-    for command in (bench, verify, rollback, gc):
+    for command in (doctor, bench, verify, rollback, gc):
         add(command.__name__, command)
     app.add_typer(spec, name="spec")
     return app
