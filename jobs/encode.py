@@ -83,8 +83,14 @@ def encode(
             "models": {kind: {"model": model, "type": kind}},
             "output": {"path": target},
         }
-        if not (id_column and text_column):
-            names = list(peek([source]).columns)
+        # What --set names is not looked for; it goes before what is set here.
+        given: dict[str, Any] = dict(item.partition("=")[::2] for item in set_ or ())
+        id_column = id_column or given.get("inputs.id_column")
+        if not text_column and "inputs.text_column" in given:
+            text_column = [given["inputs.text_column"]]
+        has_header = not any(key.startswith("inputs.csv") for key in given)
+        if has_header and not (id_column and text_column):
+            names = list(peek([source], given.get("inputs.format")).columns)
             usual_id, usual_text = usual_columns(names, source, id_column, text_column)
             id_column, text_column = id_column or usual_id, text_column or usual_text
             say(f"columns: the id is {id_column}, the text {' and '.join(text_column)}")

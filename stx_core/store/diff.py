@@ -64,7 +64,7 @@ def snapshot_diff(
         SpecError: no such output, or its rows have no ids.
         StoreError: there is no such version.
     """
-    new = snapshot_state(root, new)["version"] if new is None else new
+    new = snapshot_state(root)["version"] if new is None else new
     if old is None:
         earlier = [info.version for info in versions(root) if info.version < new]
         if not earlier:
@@ -112,8 +112,8 @@ def _read(facts: Mapping[str, Any], files: Sequence[str], others: Sequence[str])
     schema = output_schema(facts).remove_metadata()
     names = [ids, *(name for name in schema.names if name not in (ids, *_VECTORS))]
     fields = pa.schema([schema.field(name) for name in names])
-    written = sorted(set(files) - set(others), key=files.index)
-    tables = [read_columns(url, names).cast(fields) for url in written]
+    shared = set(others)
+    tables = [read_columns(url, names).cast(fields) for url in files if url not in shared]
     table = pa.concat_tables([fields.empty_table(), *tables])
     return table.rename_columns(["id", *names[1:]])
 

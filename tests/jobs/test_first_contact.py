@@ -83,6 +83,24 @@ def test_options_are_keys_of_the_spec(stx, beir, model, tmp_path):
     assert "2 rows" in printed
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("inputs.id_column=null", "inputs.text_column=words"),
+        ("inputs.csv.columns=[id,text]",),
+    ],
+)
+def test_columns_that_set_names_are_not_looked_for(stx, model, tmp_path, options):
+    corpus = tmp_path / "corpus.csv"
+    corpus.write_text("nr,words\n1,stars\n")
+    sets = [part for option in options for part in ("--set", option)]
+
+    code, printed, errors = stx("encode", corpus, tmp_path / "out", "-m", model, *sets, "--dry-run")
+
+    assert code == 0, errors
+    assert "columns:" not in printed
+
+
 def test_options_go_before_a_spec(stx, beir, model, tmp_path):
     spec = tmp_path / "encode.yaml"
     assert stx("init", beir, spec, "-m", model, "-o", tmp_path / "first")[0] == 0
