@@ -9,7 +9,9 @@ from stx.jobs.runs import (
     AcceptQuality,
     AllowAlerts,
     DryRun,
+    IdColumn,
     Sets,
+    TextColumns,
     check_alerts,
     prepare,
     run_spec,
@@ -28,10 +30,8 @@ def encode(
     output: Annotated[
         str | None, typer.Option("--output", "-o", help="Output; of a spec: instead of its own.")
     ] = None,
-    id_column: Annotated[str | None, typer.Option(help="Column of the ids.")] = None,
-    text_column: Annotated[
-        list[str] | None, typer.Option(help="Column of the texts; of several, all are joined.")
-    ] = None,
+    id_column: IdColumn = None,
+    text_column: TextColumns = None,
     columns: Annotated[
         list[str] | None, typer.Option(help="Columns to copy beside the vectors: lang,url.")
     ] = None,

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from stx.jobs.runs import IdColumn, TextColumns
 from stx.jobs.terminal import say
 
 
@@ -15,10 +16,8 @@ def init(
         str, typer.Option("--model", "-m", help="Model: folder or hub name.")
     ] = "sentence-transformers/all-MiniLM-L6-v2",
     output: Annotated[str, typer.Option("--output", "-o", help="The dataset.")] = "embeddings",
-    id_column: Annotated[str | None, typer.Option(help="Column of the ids.")] = None,
-    text_column: Annotated[
-        list[str] | None, typer.Option(help="Column of the texts; of several, all are joined.")
-    ] = None,
+    id_column: IdColumn = None,
+    text_column: TextColumns = None,
 ) -> None:
     """Write an encode spec with comments for a corpus, from a look at its first file."""
     from stx.pipelines.spec.command_line import commented_spec, usual_columns

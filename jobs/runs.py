@@ -20,6 +20,10 @@ AllowAlerts = Annotated[
     bool,
     typer.Option("--allow-alerts", help="Trust the spec's `alerts`: a program, a URL, variables."),
 ]
+IdColumn = Annotated[str | None, typer.Option(help="Column of the ids.")]
+TextColumns = Annotated[
+    list[str] | None, typer.Option(help="Column of the texts; of several, all are joined.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")]
 Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a spec value.")
