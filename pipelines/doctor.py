@@ -179,12 +179,14 @@ def _model(model: str, kind: str) -> Check:
     began = time.perf_counter()
     if kind == "reranker":
         folder = resolve_folder(model, default_org="cross-encoder")
-        CrossEncoder(str(folder)).predict([("a query", "a document")])
+        pair = ("a query", "a document")
+        CrossEncoder(str(folder)).predict([pair], show_progress_bar=False)
         what = "scores pairs"
     else:
         folder = resolve_folder(model, default_org="sentence-transformers")
         encoder = (SentenceTransformer if kind == "dense" else SparseEncoder)(str(folder))
-        vector = cast("torch.Tensor", encoder.encode("a text", convert_to_tensor=True))
+        embedding = encoder.encode("a text", convert_to_tensor=True, show_progress_bar=False)
+        vector = cast("torch.Tensor", embedding)
         what = f"{vector.shape[-1]:,} dimensions, at most {encoder.max_seq_length} tokens"
     seconds = time.perf_counter() - began
     return Check("model", "ok", f"{model}: {what}; loaded and run in {seconds:.1f} s")

@@ -1,5 +1,7 @@
 """What `stx doctor` sees, and says where a run would fail."""
 
+import logging
+
 import numpy as np
 import pytest
 
@@ -17,8 +19,10 @@ def states(printed):
     return {line.split()[1]: line.split()[0] for line in printed.splitlines()}
 
 
-def test_a_machine_a_store_and_a_model_that_are_fine(stx, model, tmp_path, monkeypatch):
+def test_a_machine_a_store_and_a_model_that_are_fine(stx, model, tmp_path, monkeypatch, caplog):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    # With the level of info, which tests before this one may have set, models show progress bars.
+    caplog.set_level(logging.INFO, "stx_core")
 
     code, printed, errors = stx("doctor", tmp_path / "out", "--model", model)
 
@@ -33,6 +37,8 @@ def test_a_machine_a_store_and_a_model_that_are_fine(stx, model, tmp_path, monke
 def test_what_would_fail_is_named_and_the_rest_is_looked_at(stx, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    # Tests before this one may have left Ray running in this process.
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
 
     code, printed, _ = stx("doctor", tmp_path / "file/out", "--model", tmp_path / "nowhere")
 
