@@ -127,7 +127,7 @@ class Phases:
         self.watch("exact scores", dense, "_score_candidates")
         self.watch("exact scores", nearest, "scores_of_rows")
         self.watch("merge blocks", nearest, "merge_top_k")
-        self.watch("judge and lay out", hard_negatives, "_lacking")
+        self.watch("judge and lay out", hard_negatives, "reasons")
         self.watch("judge and lay out", hard_negatives, "_mined")
         self.watch("else", hard_negatives, "mine_hard_negatives")
 

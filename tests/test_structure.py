@@ -203,3 +203,18 @@ def test_each_behaviour_of_the_compatibility_list_names_tests_that_exist():
         files = re.findall(r"`(tests/[\w/]+\.py)`", tests)
         assert files, number
         assert not [file for file in files if not (ROOT / file).is_file()], number
+
+
+def test_benchmarks_import_names_that_exist():
+    imports = [
+        (path.name, node.module, alias.name)
+        for path in python_files("benchmarks")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and re.match(r"stx(_core)?\b", node.module or "")
+        for alias in node.names
+    ]
+
+    assert len(imports) > 20
+    for file, module, name in imports:
+        package = import_module(module)
+        assert hasattr(package, name) or import_module(f"{module}.{name}"), (file, module, name)
