@@ -79,18 +79,25 @@ class EvaluateSpec(Part):
     """An ``evaluate`` step of a flow; the arguments of `run_evaluate`."""
 
     ranking: str
+    """Dataset that `stx retrieve` or `stx rerank` wrote, or a file with a ranking."""
     qrels: str
+    """File with judged pairs."""
     measures: tuple[str, ...] = Field(default=DEFAULT_MEASURES, min_length=1)
+    """By the names of ir_measures."""
     against: str | None = None
+    """Ranking to compare with, pair by pair; null: none."""
     output: str | None = None
     """Which ranking of the dataset."""
     format: str | None = None
+    """Of the ranking's file; null: told by its name and content."""
     qrels_format: str | None = None
+    """Of the file of judged pairs; null: likewise."""
     json_file: str | None = None
     """File for all values, those of each query too."""
     markdown: str | None = None
     """File for the table."""
     store: Store = Store()
+    """How `s3://` is reached."""
 
 
 def run_evaluate_spec(spec: EvaluateSpec, view: View | None = None) -> Evaluated:  # noqa: ARG001

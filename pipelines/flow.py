@@ -22,10 +22,13 @@ class FlowSpec(Part):
     """Steps, each ``job: spec`` or ``job: file with the spec``; and what they all share."""
 
     steps: tuple[dict[str, str | dict[str, Any]], ...] = Field(min_length=1)
+    """In their order; each is read before the first one runs."""
     resources: dict[str, Any] = {}
     """Of every step that does not say otherwise."""
     store: dict[str, Any] = {}
+    """Likewise."""
     alerts: dict[str, Any] = {}
+    """Likewise."""
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,8 @@ class Alerts(Part):
     when: tuple[Literal["failure", "refused", "quarantine", "success"], ...] = (
         "failure", "refused", "quarantine"
     )  # fmt: skip
+    """Endings to tell of. Refused: a check did not let the snapshot pass. Quarantine: more rows
+    than `output.max_quarantined` went there."""
 
     @field_validator("command")
     @classmethod

@@ -40,10 +40,18 @@ class EncodeSpec(Part):
     """The ``encode`` job: corpus in, one or more outputs of vectors out."""
 
     inputs: Inputs
+    """The corpus."""
     models: dict[Name, Model] = Field(min_length=1)
+    """Models by name, which is the name of the output; all in one pass over the texts."""
     output: Output
+    """Dataset that it commits to, and what happens to rows that cannot be encoded."""
     backfill: Backfill | None = None
+    """Bring only a part of the corpus up to date; null: all of it."""
     resources: Resources = Resources()
+    """Where it runs and how large."""
     store: Store = Store()
+    """How `s3://` is reached."""
     quality: Quality = Quality()
+    """Checks that the result has to pass before it is committed."""
     alerts: Alerts = Alerts()
+    """Whom to tell how the job ended."""

@@ -64,8 +64,11 @@ class Filter(Part):
     """A condition on a column; several are joined by "and". Written as ``[column, op, value]``."""
 
     column: str
+    """Of the files, or a hive partition column."""
     op: Operator
+    """How the column is compared with the value."""
     value: Any = None
+    """A list for `in` and `not in`; none for `is null` and `is not null`."""
 
 
 Character = Annotated[str, Field(min_length=1, max_length=1, pattern=r"^[^\r\n\x00]$")]
@@ -113,9 +116,11 @@ class Inputs(Part):
     """One column, or several that are joined (a title and a body). Of several, one that is null,
     empty or white space is left out with its separator."""
     text_separator: str = "\n"
+    """Between the texts of several columns."""
     columns: tuple[str, ...] = ()
     """Columns that are copied beside the vectors."""
     csv: Csv = Csv()
+    """Characters of CSV and TSV files that are not written as usual."""
     max_text_bytes: Annotated[int, Field(ge=1, le=1 << 30)] = 64 << 20
     """Rows with a longer text or copied value, or a longer line, go to quarantine: `too_large`."""
     filter: tuple[Filter, ...] = ()
@@ -172,23 +177,30 @@ class Model(Part):
     model: str
     """Local folder or hub name."""
     type: Literal["dense", "sparse"] = "dense"
+    """Which kind of vectors the model gives."""
     revision: str | None = None
+    """Branch, tag or commit on the hub; null: the default branch."""
     task: Literal["document", "query"] = "document"
     """Which side of the model the corpus is: chooses the saved prompt and the route."""
     prompt: str | None = None
     """Text before every document, instead of the model's own prompt."""
     max_seq_length: Annotated[int, Field(ge=2)] | None = None
+    """Tokens that are read of a text, the rest is cut off; null: what the model says."""
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     """What the model computes in. `auto`: what the current snapshot was written in; for a first one
     bfloat16 where the hardware has units for it, else float32."""
     normalize: bool = False
+    """Scale vectors to length 1."""
     truncate_dim: Annotated[int, Field(ge=1)] | None = None
+    """Keep only so many of the first dimensions of dense vectors; null: all."""
     store_as: Literal["float32", "float16"] = "float32"
     """What dense vectors are stored as."""
     max_active_dims: Annotated[int, Field(ge=1)] | None = None
+    """Keep only so many of the largest entries of sparse vectors; null: what the model says."""
     trust_remote_code: bool = False
     """Run model code that comes with the model: a local folder, or a hub name with its commit."""
     allow_pickle: bool = False
+    """Read weights that are a pickle, by a reader that builds tensors and calls nothing."""
 
     _no_secrets = field_validator("model")(without_secrets)
     _trusted_code_is_pinned = model_validator(mode="after")(trusted_code_is_pinned)
@@ -217,9 +229,11 @@ class Output(Dataset):
     """Where snapshots are written and what happens to rows that cannot be encoded."""
 
     on_bad_rows: Literal["quarantine", "fail"] = "quarantine"
+    """Rows that cannot be encoded are kept apart with the reason, or end the run."""
     max_quarantined: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Share of rows; when more are quarantined the command ends with exit code 3."""
     empty_text: Literal["quarantine", "encode"] = "quarantine"
+    """Rows whose text is empty or white space: kept apart, or encoded like any other."""
     dedupe: Literal["unit", "corpus"] = "unit"
     """Where equal texts are encoded once: in each unit, or, by a pass over all hashes first, in all
     units of a run."""
@@ -237,6 +251,7 @@ class Resources(Part):
     """A number, or [least, most]: the pool grows and shrinks between them. A range also says that
     nodes may join: the job waits for those of the least number, where a number is refused."""
     cpus_per_actor: Annotated[int, Field(ge=1)] | None = None
+    """Cores, which are the threads of its model."""
     gpus_per_actor: Annotated[float, Field(ge=0)] | None = None
     """Where no GPU has joined yet, and the cluster does not tell what it can have, name it."""
     custom: dict[str, Annotated[float, Field(gt=0)]] = {}

@@ -15,7 +15,9 @@ class Limits(Part):
     """From which value on a check warns, and from which it refuses the snapshot; None: never."""
 
     warn: Annotated[float, Field(ge=0)] | None = None
+    """The value from which on the run commits, and warns."""
     refuse: Annotated[float, Field(ge=0)] | None = None
+    """The value from which on nothing is committed: the command ends with exit code 5."""
 
 
 class EmptyQuality(Part):

@@ -24,6 +24,7 @@ class Snapshot(Part):
     """A dataset that stx wrote."""
 
     path: str
+    """Folder or URL of the dataset."""
     version: Annotated[int, Field(ge=1)] | None = None
     """None: the current one when the job starts."""
 
@@ -70,11 +71,15 @@ class RetrieveSpec(Part):
     """The ``retrieve`` job: the `k` best documents of every query, exact."""
 
     queries: Snapshot
+    """Dataset of the queries' vectors."""
     corpus: Snapshot
+    """Dataset of the documents' vectors."""
     retrievers: dict[Name, Retriever] = {}
     """By name, which is the name of the ranking; none: one per output that both datasets have."""
     k: Annotated[int, Field(ge=1)] = 100
+    """Documents for each query."""
     fusion: Fusion | None = None
+    """One more ranking out of all of them; null: none."""
     positives: str | None = None
     """File with judged pairs (qrels): their scores are written too, whatever their rank."""
     exclude_same_id: bool = False
@@ -84,10 +89,15 @@ class RetrieveSpec(Part):
     other_models: bool = False
     """Allow queries and corpus of different models, as of a pair that was trained together."""
     output: Dataset
+    """Dataset that it commits to."""
     resources: RetrievalResources = RetrievalResources()
+    """Where it runs and how large."""
     quality: EmptyQuality = EmptyQuality()
+    """Checks that the result has to pass before it is committed."""
     store: Store = Store()
+    """How `s3://` is reached."""
     alerts: Alerts = Alerts()
+    """Whom to tell how the job ended."""
 
     @model_validator(mode="after")
     def _names_are_free(self) -> Self:
@@ -103,6 +113,7 @@ class Candidates(Part):
     """Dataset, or a TREC run, Parquet, JSONL or ``top_ranked`` file; or a Parquet or JSONL table
     with texts in columns ``query`` and ``document``."""
     version: Annotated[int, Field(ge=1)] | None = None
+    """Of the dataset; null: the current one when the job starts."""
     output: str | None = None
     """Which ranking of the dataset; needed when there are several."""
     depth: Annotated[int, Field(ge=1)] | None = None
@@ -117,6 +128,7 @@ class Reranker(Part):
     model: str
     """Local folder or hub name."""
     revision: str | None = None
+    """Branch, tag or commit on the hub; null: the default branch."""
     prompt: str | None = None
     """Text before every query, instead of the model's own prompt."""
     max_seq_length: Annotated[int, Field(ge=2)] | None = None
@@ -126,6 +138,7 @@ class Reranker(Part):
     trust_remote_code: bool = False
     """Run model code that comes with the model: a local folder, or a hub name with its commit."""
     allow_pickle: bool = False
+    """Read weights that are a pickle, by a reader that builds tensors and calls nothing."""
 
     _no_secrets = field_validator("model")(without_secrets)
     _trusted_code_is_pinned = model_validator(mode="after")(trusted_code_is_pinned)
@@ -135,6 +148,7 @@ class RerankSpec(Part):
     """The ``rerank`` job: cross-encoder scores of candidates, and a ranking by them."""
 
     candidates: Candidates
+    """Pairs to score."""
     queries: Inputs | None = None
     """Their texts; not needed where the candidates have a column ``query``."""
     documents: Inputs | None = None
@@ -146,10 +160,15 @@ class RerankSpec(Part):
     positives: str | None = None
     """File with judged pairs (qrels): they are scored too, whatever their rank."""
     output: Dataset
+    """Dataset that it commits to."""
     resources: RetrievalResources = RetrievalResources()
+    """Where it runs and how large."""
     quality: EmptyQuality = EmptyQuality()
+    """Checks that the result has to pass before it is committed."""
     store: Store = Store()
+    """How `s3://` is reached."""
     alerts: Alerts = Alerts()
+    """Whom to tell how the job ended."""
 
     @model_validator(mode="after")
     def _names_are_free(self) -> Self:
@@ -183,7 +202,9 @@ class RankingOf(Part):
     """One ranking of a dataset that stx wrote."""
 
     path: str
+    """Folder or URL of the dataset."""
     version: Annotated[int, Field(ge=1)] | None = None
+    """None: the current one when the job starts."""
     output: str | None = None
     """None: the name under which it stands in `candidates`."""
     depth: Annotated[int, Field(ge=1)] | None = None
@@ -196,20 +217,36 @@ class Rules(Part):
     """What a hard negative is: the fields of `stx_core.mining.rules.MiningRules`, see there."""
 
     num_negatives: int = 3
+    """Negatives per query at most."""
     range_min: int = 0
+    """The best candidates to skip, counted among those that the other rules let pass."""
     range_max: int | None = None
+    """How many of the passing candidates to look at, the skipped ones counted; null: all."""
     max_score: float | None = None
+    """Reject scores above it."""
     min_score: float | None = None
+    """Reject scores below it."""
     absolute_margin: float | None = None
+    """Reject scores above the positive's minus this."""
     relative_margin: float | None = None
+    """Reject scores above the positive's minus this share of it."""
     sampling_strategy: Sampling = "top"
+    """The best candidates of the range, or random ones of it."""
     include_positives: bool = False
+    """Let known positives pass as candidates, to build data for rerankers."""
     positive_share: float | None = None
+    """Reject scores above this share of the positive's, such as 0.95; negative ones likewise."""
     margin_against: Against = "min"
+    """Which positive of a query margins and share are measured against: the one with the lowest
+    score, the mean of all, or the highest."""
     seed: int = 0
+    """Of random sampling: another one gives other negatives."""
     same_id: bool = False
+    """Reject a document that has the query's own id."""
     same_content: bool = False
+    """Reject the text of a positive or of the query, and repeated texts."""
     near_duplicate: float | None = None
+    """Reject texts at least this alike (0 to 1) to a positive or to the query."""
 
     @model_validator(mode="after")
     def _can_be_meant(self) -> Self:
@@ -240,16 +277,23 @@ class MineSpec(Part):
     queries: Inputs | None = None
     """Texts of the queries, for formats and rules that need texts."""
     documents: Inputs | None = None
+    """Texts of the documents, for formats and rules that need texts."""
     rules: Rules = Rules()
+    """What a hard negative is."""
     formats: tuple[MiningFormat, ...] = ()
     """Training rows to write, each as an output of its name."""
     scores: bool = False
     """Scores beside the rows, where a format leaves the choice."""
     output: Dataset
+    """Dataset that it commits to."""
     resources: MiningResources = MiningResources()
+    """Where it runs and how large."""
     quality: EmptyQuality = EmptyQuality()
+    """Checks that the result has to pass before it is committed."""
     store: Store = Store()
+    """How `s3://` is reached."""
     alerts: Alerts = Alerts()
+    """Whom to tell how the job ended."""
 
     @property
     def judging(self) -> str:

@@ -14,6 +14,7 @@ class SampleSpec(Part):
     """The ``sample`` job: some rows of a dataset, chosen by chance, as a dataset."""
 
     sampled: Snapshot
+    """Dataset whose rows are chosen."""
     output_of: Name | None = None
     """Which output; needed when there are several."""
     rows: Annotated[int, Field(ge=1)]
@@ -23,7 +24,12 @@ class SampleSpec(Part):
     seed: int = 0
     """Another one gives other rows."""
     output: Dataset
+    """Dataset that it commits to."""
     resources: Resources = Resources()
+    """Where it runs and how large."""
     quality: EmptyQuality = EmptyQuality()
+    """Checks that the result has to pass before it is committed."""
     store: Store = Store()
+    """How `s3://` is reached."""
     alerts: Alerts = Alerts()
+    """Whom to tell how the job ended."""
