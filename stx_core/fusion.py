@@ -42,7 +42,7 @@ def reciprocal_rank_fusion(
     if k <= -1:
         raise ValueError(f"k must be above -1, or a first rank would divide by 0; got {k}")
     parts = [1.0 / (k + _numbers(table, "rank", i)) for i, table in enumerate(rankings)]
-    return _fused(rankings, parts, _checked_weights(rankings, weights), top_k)
+    return _fused(rankings, parts, weights, top_k)
 
 
 def weighted_fusion(
@@ -82,21 +82,7 @@ def weighted_fusion(
             moved = scores - low[codes]
             scores = np.divide(moved, spread, where=spread > 0, out=np.ones_like(moved))
         parts.append(scores)
-    return _fused(rankings, parts, _checked_weights(rankings, weights), top_k)
-
-
-def _checked_weights(
-    rankings: Sequence[pa.Table], weights: Sequence[float] | None
-) -> Sequence[float]:
-    if not rankings:
-        raise ValueError("there is no ranking to fuse")
-    if weights is None:
-        return [1.0] * len(rankings)
-    if len(weights) != len(rankings):
-        raise ValueError(
-            f"each ranking needs a weight: got {len(weights)} for {len(rankings)} rankings"
-        )
-    return weights
+    return _fused(rankings, parts, weights, top_k)
 
 
 def _numbers(table: pa.Table, name: str, number: int) -> np.ndarray:
@@ -121,9 +107,17 @@ def _numbers(table: pa.Table, name: str, number: int) -> np.ndarray:
 def _fused(
     rankings: Sequence[pa.Table],
     parts: Sequence[np.ndarray],
-    weights: Sequence[float],
+    weights: Sequence[float] | None,
     top_k: int | None,
 ) -> pa.Table:
+    if not rankings:
+        raise ValueError("there is no ranking to fuse")
+    if weights is None:
+        weights = [1.0] * len(rankings)
+    if len(weights) != len(rankings):
+        raise ValueError(
+            f"each ranking needs a weight: got {len(weights)} for {len(rankings)} rankings"
+        )
     check_count("top_k", top_k, least=0)
     ids = pa.concat_tables([table.select(["query_id", "doc_id"]) for table in rankings])
     queries, query_ids = _sorted_codes(ids["query_id"])

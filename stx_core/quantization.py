@@ -54,10 +54,8 @@ def quantize_embeddings(
         return _quantize(np.array(arrays), precision, ranges, calibration_embeddings)
     if ranges is None and precision.endswith("int8"):
         rows = np.concatenate(arrays) if arrays else np.empty((0, 0))
-        if calibration_embeddings is not None:
-            ranges = _min_max(calibration_embeddings)
-        elif len(rows):
-            ranges = _ranges_of(rows, precision)
+        if calibration_embeddings is not None or len(rows):
+            ranges = _ranges_of(rows, precision, calibration_embeddings)
     return [_quantize(array, precision, ranges, None) for array in arrays]
 
 
@@ -88,10 +86,8 @@ def _quantize(
     if not np.isfinite(embeddings).all():
         row = int((~np.isfinite(np.atleast_2d(embeddings))).any(axis=1).argmax())
         raise ValueError(f"row {row} of the embeddings holds NaN or infinity; embed its text again")
-    if ranges is None and calibration_embeddings is not None:
-        ranges = _min_max(calibration_embeddings)
-    elif ranges is None:
-        ranges = _ranges_of(embeddings, precision)
+    if ranges is None:
+        ranges = _ranges_of(embeddings, precision, calibration_embeddings)
     expected = (2, embeddings.shape[-1])
     if ranges.shape != expected:
         raise ValueError(f"ranges have shape {ranges.shape}, the embeddings need {expected}")
@@ -103,20 +99,21 @@ def _quantize(
     return steps.astype(np.uint8) if precision == "uint8" else (steps - 128).astype(np.int8)
 
 
-def _ranges_of(embeddings: np.ndarray, precision: str) -> np.ndarray:
-    if embeddings.ndim == 1 or len(embeddings) == 1:
+def _ranges_of(
+    embeddings: np.ndarray, precision: str, calibration_embeddings: np.ndarray | None
+) -> np.ndarray:
+    """(2, D) lowest and highest values: of the calibration embeddings, else of these."""
+    if calibration_embeddings is not None:
+        embeddings = calibration_embeddings
+    elif embeddings.ndim == 1 or len(embeddings) == 1:
         raise ValueError(
             f"{precision} ranges cannot come from a single embedding; "
             "pass ranges or calibration_embeddings of a representative set"
         )
-    if len(embeddings) < _ENOUGH_ROWS:
+    elif len(embeddings) < _ENOUGH_ROWS:
         logger.warning(
             "%s ranges come from only %d embeddings; pass ranges or calibration_embeddings",
             precision,
             len(embeddings),
         )
-    return _min_max(embeddings)
-
-
-def _min_max(embeddings: np.ndarray) -> np.ndarray:
     return np.stack([np.min(embeddings, axis=0), np.max(embeddings, axis=0)])

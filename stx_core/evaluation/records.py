@@ -81,7 +81,7 @@ def read_jsonl(url: str, convert_of: Callable[[list[str]], Convert]) -> Iterator
     def parse(data: bytes) -> pa.Table:
         return convert(types.parse(data).select(list(types.names)).rename_columns(types.names))
 
-    yield from parse_blocks(url, parse, types.expected())
+    yield from parse_blocks(url, parse, types.expected)
 
 
 class _Types:
@@ -110,11 +110,8 @@ class _Types:
             for name in itertools.takewhile(lambda name: name not in self.names, aliases)
         ]
         self._schema = self._types()
-
-    def expected(self) -> str:
-        """A line as it should be, for messages."""
         fields = ", ".join(f'"{name}": {self._schema.field(name).type}' for name in self.names)
-        return f"{{{fields}}}"
+        self.expected = f"{{{fields}}}"  # a line as it should be, for messages
 
     def parse(self, data: bytes) -> pa.Table:
         """The columns of a block.

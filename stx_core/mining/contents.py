@@ -38,9 +38,11 @@ class Contents:
         Raises:
             InputError: an id is not there, or the tables share neither content_hash nor text.
         """
-        documents = _rows(documents, "documents", "doc_id", document_ids)
+        present = columns.unique_ids(documents, "documents", "doc_id")
+        documents = documents.take(columns.rows_of(document_ids, present, "doc_id"))
         if queries is not None:
-            queries = _rows(queries, "queries", "query_id", query_ids)
+            present = columns.unique_ids(queries, "queries", "query_id")
+            queries = queries.take(columns.rows_of(query_ids, present, "query_id"))
         tables = [table for table in (documents, queries) if table is not None]
         compared = _compared(tables)
         contents = [table[compared] for table in tables]
@@ -113,11 +115,6 @@ class Contents:
             alike = jaccard(texts, self.text_Q.take(coded.query_C[rows]))
             near_C[rows[alike >= threshold]] = True
         return near_C
-
-
-def _rows(table: pa.Table, name: str, column: str, ids: pa.Array) -> pa.Table:
-    table_ids = columns.unique_ids(table, name, column)
-    return table.take(columns.rows_of(ids, table_ids, column))
 
 
 def _compared(tables: list[pa.Table]) -> str:

@@ -103,24 +103,20 @@ def _score_rules(
         same_C = contents.same(coded)
         # A positive that may pass has its own text.
         yield "same_content", same_C & ~is_positive(coded) if rules.include_positives else same_C
-    yield from _margin_rules(coded, rules)
-    if rules.max_score is not None:
-        yield "max_score", coded.score_C > np.float32(rules.max_score)
-    if rules.min_score is not None:
-        yield "min_score", coded.score_C < np.float32(rules.min_score)
-
-
-def _margin_rules(coded: Coded, rules: MiningRules) -> Iterator[tuple[str, np.ndarray]]:
-    """In float32 throughout, as scores come from models: equality then means equality."""
-    if rules.absolute_margin is rules.relative_margin is rules.positive_share is None:
-        return
-    bar_C = _positive_scores(coded, rules.margin_against)[coded.query_C]
+    # In float32 throughout, as scores come from models: equality then means equality.
+    margins = (rules.absolute_margin, rules.relative_margin, rules.positive_share)
+    if any(margin is not None for margin in margins):
+        bar_C = _positive_scores(coded, rules.margin_against)[coded.query_C]
     if rules.absolute_margin is not None:
         yield "absolute_margin", coded.score_C + np.float32(rules.absolute_margin) > bar_C
     if rules.relative_margin is not None:
         yield "relative_margin", coded.score_C > _below(bar_C, rules.relative_margin)
     if rules.positive_share is not None:
         yield "positive_share", coded.score_C > _below(bar_C, 1 - rules.positive_share)
+    if rules.max_score is not None:
+        yield "max_score", coded.score_C > np.float32(rules.max_score)
+    if rules.min_score is not None:
+        yield "min_score", coded.score_C < np.float32(rules.min_score)
 
 
 def _below(score: np.ndarray, share: float) -> np.ndarray:

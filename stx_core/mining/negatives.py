@@ -34,8 +34,10 @@ def hard_negatives(judged: pa.Table, positives: pa.Table, *, score: str = "score
     order_N = np.lexsort((columns.ranks_of(chosen, "judged"), -scores_N, query_N))
     ordered = positives.take(order_P)
     mined = chosen.take(order_N)
-    offsets_P = _offsets(query_P, len(query_ids))
-    offsets_N = _offsets(query_N, len(query_ids))
+    offsets_P, offsets_N = (
+        np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=len(query_ids)))])
+        for codes in (query_P, query_N)
+    )
     lists = {
         "positive_ids": _lists(offsets_P, ordered["doc_id"]),
         "positive_scores": _lists(offsets_P, ordered[score].cast(pa.float32())),
@@ -46,10 +48,6 @@ def hard_negatives(judged: pa.Table, positives: pa.Table, *, score: str = "score
     if "source" in mined.column_names:
         lists["negative_sources"] = _lists(offsets_N, mined["source"])
     return pa.table({"query_id": query_ids.cast(positives["query_id"].type), **lists})
-
-
-def _offsets(codes: np.ndarray, n: int) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=n))])
 
 
 def _lists(offsets: np.ndarray, values: pa.ChunkedArray) -> pa.LargeListArray:

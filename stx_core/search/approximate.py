@@ -75,7 +75,15 @@ class RoughIndex:
             oversample: the more, the fewer rows are missed, and the more are scored.
         """
         n_candidates = min(len(self.corpus), oversample * k + 1)
-        rows = self._propose(queries, n_candidates)
+        if self.kind in ("ivf", "hnsw"):
+            rows = self._codes.search(self._alike(queries), n_candidates)[1]
+        else:
+            rows = np.empty((len(queries), n_candidates), np.int64)
+            step = max(1, _BLOCK_PAIRS // max(1, len(self.corpus)))
+            for start in range(0, len(queries), step):
+                rough = self._rough_scores(queries[start : start + step])
+                best = rough.topk(n_candidates, dim=1, sorted=False)
+                rows[start : start + step] = best.indices.numpy()
         if excluded is not None:
             rows = np.where(rows == excluded[:, None], NO_ROW, rows)
         used = rows != NO_ROW
@@ -107,18 +115,6 @@ class RoughIndex:
             return None
         pairs = zip(exact, approximate, strict=True)
         return sum(len(np.intersect1d(a[a != NO_ROW], b)) for a, b in pairs) / n_exact
-
-    def _propose(self, queries: np.ndarray, count: int) -> np.ndarray:
-        """(Q, C) int64 rows, -1 where there are fewer."""
-        if self.kind in ("ivf", "hnsw"):
-            rows: np.ndarray = self._codes.search(self._alike(queries), count)[1]
-            return rows
-        best = np.empty((len(queries), count), np.int64)
-        step = max(1, _BLOCK_PAIRS // max(1, len(self.corpus)))
-        for start in range(0, len(queries), step):
-            scores = self._rough_scores(queries[start : start + step])
-            best[start : start + step] = scores.topk(count, dim=1, sorted=False).indices.numpy()
-        return best
 
     def _rough_scores(self, queries: np.ndarray) -> torch.Tensor:
         """(B, N) numbers in the order of the similarity, of the codes."""

@@ -22,8 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stx_core.choices import check_choice
 from stx_core.search.copies import surplus_copies
-from stx_core.search.exact import Matrix, check_similarity, of_one_width, scores_of_rows, viewed
+from stx_core.search.exact import SIMILARITIES, Matrix, of_one_width, scores_of_rows, viewed
 from stx_core.search.proxies import Proxies, full_precision, quickest_dtype
 from stx_core.search.results import NO_ROW, TopK, add_pairs, best_of, empty_top_k
 from stx_core.search.selection import Selection, ranks
@@ -123,7 +124,7 @@ def dense_top_k(
         ValueError: widths or lengths differ, a value is not finite, `k` is negative, or there is no
             such similarity.
     """
-    check_similarity(similarity)
+    check_choice("similarity", similarity, SIMILARITIES)
     queries, corpus = of_one_width(viewed(queries, "queries"), viewed(corpus, "corpus"))
     if queries.shape[1] != corpus.shape[1]:
         raise ValueError(

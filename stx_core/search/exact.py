@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stx_core.choices import check_choice
+
 Similarity = Literal["dot", "cosine", "euclidean", "manhattan"]
 SIMILARITIES: tuple[Similarity, ...] = ("dot", "cosine", "euclidean", "manhattan")
 Matrix = np.ndarray | Tensor
@@ -49,7 +51,7 @@ def pair_scores(queries: Matrix, documents: Matrix, similarity: str) -> np.ndarr
         raise ValueError(
             f"pairs need equal shapes, got queries {tuple(x.shape)} and documents {tuple(y.shape)}"
         )
-    check_similarity(similarity)
+    check_choice("similarity", similarity, SIMILARITIES)
     check_finite(x, 0, "queries")
     check_finite(y, 0, "documents")
     rows = torch.arange(len(x))
@@ -213,18 +215,6 @@ def _hear_read_only_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         torch.from_numpy(array)
-
-
-def check_similarity(similarity: str) -> None:
-    """Refuse names that are no similarity.
-
-    Raises:
-        ValueError: naming those there are.
-    """
-    if similarity not in SIMILARITIES:
-        raise ValueError(
-            f"no similarity is called {similarity!r}; choose one of {', '.join(SIMILARITIES)}"
-        )
 
 
 def check_finite(rows: Tensor, first_row: int, what: str) -> None:

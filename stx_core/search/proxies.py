@@ -56,19 +56,10 @@ class Proxies:
         self.dtype = torch.float64 if queries.dtype == torch.float64 else dtype
         self._similarity = similarity
         self._width = queries.shape[1]
-        n_queries = len(queries)
-        self.bounded = True
-        self._lengths = queries.new_empty(n_queries, dtype=torch.float64)
+        self._lengths = queries.new_empty(len(queries), dtype=torch.float64)
         self._queries = torch.empty_like(queries, dtype=self.dtype)
-        step = max(1, _CACHED_ELEMENTS // max(1, self._width))
-        for start in range(0, n_queries, step):
-            batch = slice(start, start + step)
-            rows = queries[batch].double()
-            self._lengths[batch] = self._lengths_of(rows)
-            self.bounded = self.bounded and self._is_safe(self._lengths[batch], rows)
-            if similarity == "cosine":
-                rows = _scaled(rows, self._lengths[batch])
-            self._queries[batch] = rows
+        self._prepare(queries, self._queries, self._lengths)
+        self.bounded = self._is_safe(self._lengths, queries)
         self._longest = 0.0  # of the corpus rows so far
         self._scratch = queries.new_empty(0, dtype=self.dtype)
 
@@ -80,32 +71,35 @@ class Proxies:
         """
         if block.dtype == torch.float64 and self.dtype != torch.float64:
             self.bounded = False  # its values are rounded here
-        full = torch.float32 if self.dtype == torch.bfloat16 else self.dtype
         if block.dtype == self.dtype and self._similarity != "cosine":
             rows, lengths = block, self._lengths_of(block)
         else:
-            rows, lengths = self._prepared(block, full)
+            if self._scratch.numel() < block.numel():
+                self._scratch = self._scratch.new_empty(block.numel())
+            # The same memory for each block: fresh pages would cost more than the work.
+            rows = self._scratch[: block.numel()].view(block.shape)
+            full = torch.float32 if self.dtype == torch.bfloat16 else self.dtype
+            lengths = block.new_empty(len(block), dtype=full)
+            self._prepare(block, rows, lengths)
         if not lengths.isfinite().all():
             check_finite(block, first_row, "corpus")
         self.bounded = self.bounded and self._is_safe(lengths, block)
         self._longest = max(self._longest, float(lengths.max()))
         return rows, lengths
 
-    def _prepared(self, block: Tensor, full: torch.dtype) -> tuple[Tensor, Tensor]:
-        if self._scratch.numel() < block.numel():
-            self._scratch = self._scratch.new_empty(block.numel())
-        # The same memory for each block: fresh pages would cost more than the work.
-        rows = self._scratch[: block.numel()].view(block.shape)
-        lengths = block.new_empty(len(block), dtype=full)
+    def _prepare(self, matrix: Tensor, rows: Tensor, lengths: Tensor) -> None:
+        """Write the rows of a matrix (C, D), scaled for cosine, and the lengths that they had.
+
+        Lengths, and quotients by them, are computed in the number format of the lengths.
+        """
         step = max(1, _CACHED_ELEMENTS // max(1, self._width))
-        for start in range(0, len(block), step):
+        for start in range(0, len(matrix), step):
             batch = slice(start, start + step)
-            part = block[batch].to(full)
+            part = matrix[batch].to(lengths.dtype)
             lengths[batch] = self._lengths_of(part)
             if self._similarity == "cosine":
-                part = _scaled(part, lengths[batch])
+                part = part / torch.where(lengths[batch] > 0, lengths[batch], 1.0)[:, None]
             rows[batch] = part
-        return rows, lengths
 
     def between(self, batch: slice, block: tuple[Tensor, Tensor], buffer: Tensor) -> Tensor:
         """Proxies (B, C) of some queries with a block, in the buffer where possible."""
@@ -173,10 +167,6 @@ class Proxies:
         # A length of 0 may be that of numbers whose squares are too small.
         rest = rows[~safe]
         return not rest.any()
-
-
-def _scaled(rows: Tensor, lengths: Tensor) -> Tensor:
-    return rows / torch.where(lengths > 0, lengths, 1.0)[:, None]
 
 
 @contextmanager
