@@ -161,10 +161,13 @@ def _by_length(
     One by one on the CPU where there is a bias: with it, how torch's kernels round depends on how
     many inputs there are.
     """
-    alone = bias is not None and query.device.type == "cpu"
+    groups = layout.groups
+    if bias is not None and query.device.type == "cpu":
+        places = zip(layout.starts[:-1].tolist(), layout.lengths.tolist(), strict=True)
+        groups = [(start, 1, length) for start, length in places if length]
     out = query.new_empty((len(query), query.shape[1], value.shape[2]))
     repeats = query.shape[1] // key.shape[1]
-    for start, count, length in layout.one_by_one if alone else layout.groups:
+    for start, count, length in groups:
         part = slice(start, start + count * length)
         q, k, v = (
             tensor[part].reshape(count, length, *tensor.shape[1:]).transpose(1, 2)

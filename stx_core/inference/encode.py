@@ -66,37 +66,26 @@ def run_batches(
                 progress(len(done[0]))
             continue
         rows = pending.pop()
-        output = _attempt(forward, rows)
-        # Not in an except block: there the error would still hold the tensors of the failed batch.
-        if isinstance(output, _OutOfMemory):
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            longest = max(1, int(lengths[rows].max()))
-            if len(rows) > 1:
-                size = int(lengths[rows].sum()) if packed else longest * len(rows)
-                token_budget = max(1, min(token_budget, size) // 2)
-                rest = np.concatenate([rows, *pending[::-1]])
-                parts = make_batches(lengths[rest], token_budget, max_rows, packed=packed)
-                pending = [rest[part] for part in parts][::-1]
-                logger.warning("out of memory: token budget cut to %d", token_budget)
-                continue
-            error = InputError(f"a text of {longest} tokens does not fit into memory")
-            started.append((rows, error))
+        try:
+            started.append((rows, forward(rows)))
+            continue
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        # Not in the except block: there the error would still hold the tensors of the batch.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        longest = max(1, int(lengths[rows].max()))
+        if len(rows) > 1:
+            size = int(lengths[rows].sum()) if packed else longest * len(rows)
+            token_budget = max(1, min(token_budget, size) // 2)
+            rest = np.concatenate([rows, *pending[::-1]])
+            parts = make_batches(lengths[rest], token_budget, max_rows, packed=packed)
+            pending = [rest[part] for part in parts][::-1]
+            logger.warning("out of memory: token budget cut to %d", token_budget)
         else:
-            started.append((rows, output))
-
-
-class _OutOfMemory:
-    """Stands for the output of a batch that ran out of memory."""
-
-
-def _attempt(forward: Callable[[np.ndarray], Output], rows: np.ndarray) -> Output | _OutOfMemory:
-    try:
-        return forward(rows)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        return _OutOfMemory()
+            failed = InputError(f"a text of {longest} tokens does not fit into memory")
+            started.append((rows, failed))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

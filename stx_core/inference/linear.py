@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeGuard
 
 import torch
@@ -45,14 +46,14 @@ class _Ordered:
     parts: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)
 
 
+@dataclass(eq=False)
 class OrderedWeights:
     """Ordered copies of the weights that one call of a model uses, made at their first use.
 
     Of no use for the next call: who changes a weight through ``.data`` or numpy leaves no trace.
     """
 
-    def __init__(self) -> None:
-        self._by_id: dict[int, _Ordered] = {}
+    _by_id: dict[int, _Ordered] = field(default_factory=dict, init=False)
 
     def part(self, weight: torch.Tensor, first: int, end: int) -> torch.Tensor:
         """Some rows of a weight, as `native.linear` takes them, or oneDNN's layers."""
@@ -89,7 +90,7 @@ def project(
     if weights is None or not _fits(x, weight, bias):
         return linear(x, weight[first:end], bias)
     ordered = weights.part(weight, first, end)
-    return _ordered_linear(x, ordered, end - first, bias=bias, fused=False)
+    return _ordered_linear(x, ordered, end - first, bias=bias)
 
 
 def max_outputs(
@@ -155,9 +156,6 @@ class _Waiting:
     compute: Callable[[], torch.Tensor]
     arguments: tuple[Any, ...]
 
-    def finish(self) -> None:
-        self.output.set_(self.compute())  # type: ignore[call-overload]
-
 
 class _FastLinear(TorchFunctionMode):
     def __init__(self, weights: OrderedWeights) -> None:
@@ -206,7 +204,7 @@ class _FastLinear(TorchFunctionMode):
         for waits in (self._linear_waits, self._sum_waits):
             if waits is not None:
                 self._linear_waits = self._sum_waits = None
-                waits.finish()
+                waits.output.set_(waits.compute())  # type: ignore[call-overload]
 
     def _finish_passed(self) -> None:
         if self._passed is not None:
@@ -223,10 +221,7 @@ class _FastLinear(TorchFunctionMode):
             return linear(input, weight, bias)
         outputs = len(weight)
         ordered = self._weights.part(weight, 0, outputs)
-
-        def compute(fused: bool = False) -> torch.Tensor:
-            return _ordered_linear(input, ordered, outputs, bias=bias, fused=fused)
-
+        compute = partial(_ordered_linear, input, ordered, outputs, bias=bias)
         output = input.new_empty(()).expand(*input.shape[:-1], outputs)
         self._linear_waits = _Waiting(output, compute, (compute,))
         return output
@@ -274,7 +269,12 @@ def _fits(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> b
 
 
 def _ordered_linear(
-    x: torch.Tensor, ordered: torch.Tensor, outputs: int, *, bias: torch.Tensor | None, fused: bool
+    x: torch.Tensor,
+    ordered: torch.Tensor,
+    outputs: int,
+    *,
+    bias: torch.Tensor | None,
+    fused: bool = False,
 ) -> torch.Tensor:
     """Outputs of a linear layer, with GELU when it is fused."""
     if ordered.layout == torch.strided:

@@ -78,12 +78,6 @@ class Layout:
             if self.lengths[first]
         ]
 
-    @property
-    def one_by_one(self) -> list[tuple[int, int, int]]:
-        """As `groups`, with each input in a group of its own."""
-        places = zip(self.starts[:-1].tolist(), self.lengths.tolist(), strict=True)
-        return [(start, 1, length) for start, length in places if length]
-
     def tensor(self, values: np.ndarray) -> torch.Tensor:
         """Values on the device."""
         return to_device(torch.from_numpy(values), self.device)
@@ -140,13 +134,12 @@ def pack(
         [np.arange(tokens.offsets[row], tokens.offsets[row + 1]) for row in rows]
         or [np.empty(0, np.int64)]
     )
-    packed = {"input_ids": _filled_row(tokens.ids[where], size, pad_id)}
+    columns = {"input_ids": (tokens.ids, pad_id)}
     if tokens.type_ids is not None:
-        packed["token_type_ids"] = _filled_row(tokens.type_ids[where], size, 0)
+        columns["token_type_ids"] = (tokens.type_ids, 0)
+    packed = {}
+    for name, (values, fill) in columns.items():
+        row = np.full((1, size), fill, np.int64)
+        row[0, : len(where)] = values[where]
+        packed[name] = torch.from_numpy(row)
     return packed, Layout(tokens.lengths[rows], size, device, tokens.prompt_length)
-
-
-def _filled_row(values: np.ndarray, size: int, fill: int) -> torch.Tensor:
-    row = np.full((1, size), fill, np.int64)
-    row[0, : len(values)] = values
-    return torch.from_numpy(row)

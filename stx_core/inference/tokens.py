@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -60,18 +61,12 @@ def from_lists(
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     total = int(offsets[-1])
     cut = np.zeros(len(ids), bool) if truncated is None else np.asarray(truncated, bool)
-    return Tokens(
-        _flatten(ids, total), offsets, cut, None if type_ids is None else _flatten(type_ids, total)
+    flat, *types = (
+        np.fromiter(chain.from_iterable(lists), np.int32, total)
+        for lists in (ids, type_ids)
+        if lists is not None
     )
-
-
-def _flatten(lists: Sequence[Sequence[int]], total: int) -> np.ndarray:
-    flat = np.empty(total, np.int32)
-    start = 0
-    for item in lists:
-        flat[start : start + len(item)] = item
-        start += len(item)
-    return flat
+    return Tokens(flat, offsets, cut, type_ids=types[0] if types else None)
 
 
 def tokenize(

@@ -10,14 +10,15 @@ import torch
 from stx_core.errors import InputError, ModelError
 from stx_core.inference.encode import default_token_budget, run_batches
 from stx_core.inference.linear import WORTH_ORDERING, OrderedWeights, fast_linear
-from stx_core.inference.packing import filled
+from stx_core.inference.packing import filled, to_device
 from stx_core.inference.tokens import Pair, Tokens
 from stx_core.inference.trial import trial_tokens, why_not_packed
 from stx_core.machine import keep_pages
-from stx_core.models.device import as_device, progress_bar, to_device
+from stx_core.models.device import as_device, progress_bar
 from stx_core.models.folder import reading
 from stx_core.models.inputs import Unread, read_texts, tokenizing, unread
 from stx_core.models.module_row import ModuleRow, is_transformer
+from stx_core.models.modules.lengths import position_limit
 from stx_core.models.modules.module import Features
 from stx_core.models.modules.own_readers import own_reader, read_with
 from stx_core.models.options import RunOptions
@@ -88,18 +89,21 @@ class BatchModel(ModuleRow):
         own = {key: value for key, value in (options or {}).items() if key == PROCESSING}
         return self.to_tokens(inputs, prompt=prompt, task=task, **own)
 
-    def collate(self, tokens: Tokens, rows: np.ndarray) -> Features:
-        """Features of the chosen inputs, on the CPU."""
-        if not isinstance(tokens, Unread):
-            return self._with_side(self.input_module.collate(tokens, rows), tokens)
-        chosen = [tokens.inputs[row] for row in rows]
-        reader = own_reader(self) or own_reader(self[0])
-        if reader is None:
-            raise ModelError("the model had a preprocess of its own when it was given these inputs")
-        features = read_with(reader, chosen, tokens.prompt, options=tokens.options)
-        return self._with_side(dict(features), tokens)
-
-    def _with_side(self, features: Features, tokens: Tokens) -> Features:
+    def collate(self, tokens: Tokens, rows: np.ndarray, size: int | None = None) -> Features:
+        """Features of the chosen inputs, on the CPU: packed into `size` tokens, padded for None."""
+        first = self[0]
+        if isinstance(tokens, Unread):
+            chosen = [tokens.inputs[row] for row in rows]
+            reader = own_reader(self) or own_reader(first)
+            if reader is None:
+                raise ModelError(
+                    "the model had a preprocess of its own when it was given these inputs"
+                )
+            features = dict(read_with(reader, chosen, tokens.prompt, options=tokens.options))
+        elif size is not None and is_transformer(first):
+            features = first.pack(tokens, rows, size, device=self.device)
+        else:
+            features = self.input_module.collate(tokens, rows)
         if tokens.task is not None:
             features["task"] = tokens.task
         if tokens.prompt_length:
@@ -292,12 +296,11 @@ class BatchModel(ModuleRow):
         weights: OrderedWeights | None = None,
     ) -> Features:
         """The last module's features of a batch: packed into `size` tokens, or padded for None."""
-        first = self[0]
-        if size is not None and is_transformer(first):
-            features = self._with_side(first.pack(tokens, rows, size, device=self.device), tokens)
-        else:
-            features = self.collate(tokens, rows)
-        on_device = to_device(features | dict(extra or {}), self.device)
+        features = self.collate(tokens, rows, size) | dict(extra or {})
+        on_device = {
+            key: to_device(value, self.device) if isinstance(value, torch.Tensor) else value
+            for key, value in features.items()
+        }
         with fast_linear(self.dtype, self.device, None if size is None else weights):
             output: Features = self(on_device, **(arguments or {}))
         return output
@@ -329,7 +332,8 @@ class BatchModel(ModuleRow):
         if vocabulary is None:
             return f"{type(first.backbone).__name__} reads characters, not a vocabulary"
         special = first.tokenizer.all_special_ids
-        tokens = replace(trial_tokens(vocabulary, special, first.position_limit), task=task)
+        longest = position_limit(first.model)
+        tokens = replace(trial_tokens(vocabulary, special, longest), task=task)
         rows = np.arange(len(tokens))
         weights = OrderedWeights()
 

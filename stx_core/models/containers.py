@@ -17,17 +17,13 @@ def in_container(
     """Quantise, and put into what the caller asked for; no rows give shape (0,)."""
     result = result if len(result) else result.flatten()
     if precision not in (None, "float32") and len(result):
-        quantised = quantize_embeddings(_to_numpy(result), precision)
+        quantised = quantize_embeddings(result, precision)
         result = torch.from_numpy(quantised).to(result.device)
     if to_numpy:
-        return _to_numpy(result)
+        # numpy has no bfloat16: that becomes float32; float16 stays.
+        result = result.float() if result.dtype == torch.bfloat16 else result
+        return result.cpu().numpy()
     return result if to_tensor else list(result)
-
-
-def _to_numpy(result: torch.Tensor) -> np.ndarray:
-    """To numpy, which has no bfloat16: that becomes float32; float16 stays."""
-    result = result.float() if result.dtype == torch.bfloat16 else result
-    return result.cpu().numpy()
 
 
 def token_embeddings(features: Features) -> list[torch.Tensor]:

@@ -6,9 +6,6 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from stx_core.inference.packing import to_device as tensor_to_device
-from stx_core.models.modules.module import Features
-
 logger = logging.getLogger(__name__)
 
 
@@ -55,14 +52,6 @@ def as_device(device: str | torch.device) -> torch.device:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:  # of torch without CUDA: AssertionError
         raise ValueError(f"device {device!r} cannot be used: {error}") from error
-
-
-def to_device(features: Features, device: torch.device) -> Features:
-    """Features with all tensors on a device."""
-    return {
-        key: tensor_to_device(value, device) if isinstance(value, torch.Tensor) else value
-        for key, value in features.items()
-    }
 
 
 def progress_bar(total: int, show: bool | None) -> Callable[[int], None] | None:

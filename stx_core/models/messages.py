@@ -6,6 +6,7 @@ message before them, and the tokenizer's own chat template turns the three into 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from os.path import commonprefix
 from typing import Any, Literal, TypedDict
 
 import numpy as np
@@ -87,7 +88,10 @@ def tokenize_as_messages(
     name = getattr(tokenizer, "name_or_path", "") or "this model"
     template = _Template(tokenizer, name, prompt, content=content, variables=variables)
     template.check_roles()
-    ending = template.fixed_ending() if keeps_ending else []
+    ending: list[int] = []
+    if keeps_ending:  # what two pairs of unlike texts have in common at their end
+        first, second = template.token_ids([("0", "0"), ("2 1", "2 1")])
+        ending = list(commonprefix([first[::-1], second[::-1]]))[::-1]
     ids: list[list[int]] = []
     truncated: list[bool] = []
     for start in range(0, len(pairs), _PAIRS_AT_ONCE):
@@ -166,13 +170,3 @@ class _Template:
                 f"{' and the '.join(lost)}; give the tokenizer one that renders the roles 'query' "
                 "and 'document'"
             )
-
-    def fixed_ending(self) -> list[int]:
-        """Token ids that end each rendered pair: what two pairs of unlike texts have in common."""
-        first, second = self.token_ids([("0", "0"), ("2 1", "2 1")])
-        n_common = 0
-        for a, b in zip(reversed(first), reversed(second), strict=False):
-            if a != b:
-                break
-            n_common += 1
-        return first[len(first) - n_common :]

@@ -2,12 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import ClassVar, Protocol
 
 import yaml
-
-from stx_core.models.folder import is_within
 
 README = "README.md"
 
@@ -103,16 +100,6 @@ class ModelCardData:
             "datasets": ids,
         }
         return {key: value for key, value in facts.items() if value}
-
-
-def read_card(folder: Path) -> str | None:
-    """The README of a model folder, if there is one in it that is text."""
-    if not is_within(folder / README, folder):
-        return None
-    try:
-        return (folder / README).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return None
 
 
 def model_card(

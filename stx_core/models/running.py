@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from stx_core.inference.compiled import is_compiled
+from stx_core.inference.compiled import original
 from stx_core.inference.encode import is_out_of_memory
 from stx_core.inference.exclusive import lock_of
 from stx_core.inference.walk import all_modules
@@ -107,7 +107,10 @@ def _seen_by_users(model: nn.Module) -> str | None:
         if hooks or module._backward_hooks or module._backward_pre_hooks:
             name = next(name for name, part in model.named_modules() if part is module)
             return f"hooks of {name} see padded batches"
-    return "it is compiled by torch.compile" if is_compiled(model) else None
+    for module in all_modules(model):
+        if getattr(module, "_compiled_call_impl", None) or original(module) is not module:
+            return "it is compiled by torch.compile"
+    return None
 
 
 def _structure(model: nn.Module) -> list[object]:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
-from stx_core.choices import check_choice
+from stx_core.choices import check_choice, check_count
 from stx_core.errors import InputError
 from stx_core.inference.packing import to_host
 from stx_core.inference.tokens import Tokens
@@ -297,7 +297,8 @@ class SentenceTransformer(TextEncoder):
         dtype: torch.dtype | None = None,
     ) -> tuple[torch.Tensor, dict[int, str]]:
         """(N, D) in `dtype` or the model's own, in input order; rows that failed are zero."""
-        width = self._width(truncate_dim)
+        width = self.truncate_dim if truncate_dim is None else truncate_dim
+        check_count("truncate_dim", width)
         ends_normalized = width is None and isinstance(self[-1], Normalize)
 
         def collect(features: Features) -> Callable[[], torch.Tensor]:
@@ -317,13 +318,6 @@ class SentenceTransformer(TextEncoder):
             result = torch.zeros((len(tokens), min(width or full, full)), device=device)
         return result, failed
 
-    def _width(self, truncate_dim: int | None) -> int | None:
-        """Leading dimensions to keep; None for all."""
-        width = self.truncate_dim if truncate_dim is None else truncate_dim
-        if width is not None and width < 1:
-            raise ValueError(f"truncate_dim must be at least 1, got {width}")
-        return width
-
     def _per_text(
         self,
         tokens: Tokens,
@@ -333,7 +327,8 @@ class SentenceTransformer(TextEncoder):
         running: RunOptions,
     ) -> list[Any]:
         """Token embeddings, or all features, of each text."""
-        width = self._width(truncate_dim)
+        width = self.truncate_dim if truncate_dim is None else truncate_dim
+        check_count("truncate_dim", width)
 
         def split(features: Features) -> list[Any]:
             if output_value is not None:

@@ -71,9 +71,11 @@ class TextEncoder(TextModel):
         if isinstance(texts, Tokens):
             return texts
         if task is not None:
-            routers = [part for part in self if isinstance(part, Router)]
-            routes = [name for router in routers for name in router.task_names()]
-            check_choice("task", task, dict.fromkeys([*TASKS, *routes]))
+            tasks = list(TASKS)
+            for router in (part for part in self if isinstance(part, Router)):
+                mapped = [name for name, _ in router.route_mappings if name is not None]
+                tasks += [*router.sub_modules, *mapped]
+            check_choice("task", task, dict.fromkeys(tasks))
             prompt_name = self.prompt_name_for(task, prompt, prompt_name)
         listed, _ = read_texts(texts)
         tokens = self.read(listed, self.resolve_prompt(prompt, prompt_name), task)

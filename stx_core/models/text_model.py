@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,9 +14,9 @@ from stx_core.models.backends import check_backend
 from stx_core.models.batch_model import BatchModel
 from stx_core.models.contents import MODULES
 from stx_core.models.device import as_device, default_device
-from stx_core.models.folder import reading, resolve_folder
+from stx_core.models.folder import is_within, reading, resolve_folder
 from stx_core.models.loading import load_modules, read_model_config
-from stx_core.models.model_card import ModelCardData, read_card
+from stx_core.models.model_card import README, ModelCardData
 from stx_core.models.modules.module import LoadOptions
 from stx_core.models.options import ModelSettings
 from stx_core.models.prompts import choose_prompts
@@ -136,7 +137,10 @@ class TextModel(BatchModel):
             if not (folder / MODULES).is_file():
                 return self.default_modules(folder, options)
             modules, self.module_kwargs = load_modules(folder, options)
-            self.model_card_text = read_card(folder)
+            card = folder / README
+            if is_within(card, folder):
+                with suppress(OSError, UnicodeDecodeError):  # there is none, or it is no text
+                    self.model_card_text = card.read_text(encoding="utf-8")
         return modules
 
     @classmethod

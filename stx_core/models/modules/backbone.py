@@ -236,7 +236,9 @@ def load_backbone(
     if base is not None:
         return _load_adapter(folder, base, task, options=options, needs_pooler=needs_pooler)
     files = weight_files(folder)
-    if _is_pickled(files) or not (files or any(folder.glob("*.safetensors"))):
+    # The first of them is a pickle, or an index of pickles.
+    pickled = bool(files) and files[0].startswith(PICKLED_WEIGHTS)
+    if pickled or not (files or any(folder.glob("*.safetensors"))):
         refuse_pickle(folder, SAFE_WEIGHTS, allow_pickle=options.allow_pickle)
     for name in files:
         if not (folder / name).is_file():
@@ -250,7 +252,7 @@ def load_backbone(
         arguments = {
             "trust_remote_code": options.trust_remote_code,
             "local_files_only": True,  # what is not in the folder is not hashed
-            "use_safetensors": not _is_pickled(files),
+            "use_safetensors": not pickled,
             "weights_only": True,
         } | options.model_kwargs
         if "torch_dtype" in arguments:
@@ -262,11 +264,6 @@ def load_backbone(
         )
         _check_complete(info, folder, name, needs_pooler=needs_pooler)
     return model
-
-
-def _is_pickled(files: list[str]) -> bool:
-    """True where the first of a checkpoint's `weight_files` is a pickle, or an index of them."""
-    return bool(files) and files[0].startswith(PICKLED_WEIGHTS)
 
 
 def parse_dtype(value: str | torch.dtype | None) -> str | torch.dtype | None:

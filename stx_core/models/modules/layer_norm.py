@@ -20,14 +20,12 @@ class LayerNorm(Module):
         super().__init__()
         self.norm = nn.LayerNorm(dimension)
 
-    @property
-    def dimension(self) -> int:
+    def get_embedding_dimension(self) -> int:
         """Width of the sentence embedding."""
         return self.norm.normalized_shape[0]
 
-    def get_embedding_dimension(self) -> int:
-        """Width of the sentence embedding."""
-        return self.dimension
+    dimension = property(get_embedding_dimension)
+    """Width of the sentence embedding."""
 
     def forward(self, features: Features) -> Features:
         """Replace ``sentence_embedding``, (B, D)."""

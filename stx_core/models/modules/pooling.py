@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 
 from stx_core.models.modules.module import Features, Module
-from stx_core.models.modules.segments import Segments, flat, segment_max, segment_sum, segments
+from stx_core.models.modules.segments import Segments, segment_max, segment_sum, segments
 from stx_core.models.older_names import older_names
 from stx_core.models.settings import check_settings
 
@@ -100,11 +100,6 @@ class Pooling(Module):
             )
         self._modes = modes
 
-    @property
-    def pooling_output_dimension(self) -> int:
-        """Width of the sentence embedding."""
-        return len(self._modes) * self.embedding_dimension
-
     @classmethod
     def read_config(cls, folder: Path) -> dict[str, Any]:
         """Settings of both generations; the older one has a flag per mode, and none means mean."""
@@ -116,14 +111,17 @@ class Pooling(Module):
 
     def get_embedding_dimension(self) -> int:
         """Width of the sentence embedding."""
-        return self.pooling_output_dimension
+        return len(self._modes) * self.embedding_dimension
+
+    pooling_output_dimension = property(get_embedding_dimension)
+    """Width of the sentence embedding."""
 
     def forward(self, features: Features) -> Features:
         """Add ``sentence_embedding``, (B, M x D), in the dtype of the token embeddings."""
         prompt = 0 if self.include_prompt else features.get("prompt_length", 0)
         skip = int(prompt.flatten()[0]) if isinstance(prompt, torch.Tensor) else prompt
         batch = _Batch(
-            flat(features["token_embeddings"]),
+            features["token_embeddings"].flatten(0, -2),
             segments(features, skip),
             features.get("token_weights_sum"),
         )

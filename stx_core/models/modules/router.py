@@ -218,11 +218,6 @@ class Router(InputModule):
 
     # --- Texts to features -----------------------------------------------------------------------
 
-    def task_names(self) -> list[str]:
-        """Tasks that have a route of their own."""
-        mapped = [task for task, _ in self.route_mappings if task is not None]
-        return [*self.sub_modules, *mapped]
-
     def first_modules(self) -> list[nn.Module]:
         """The first module of each route."""
         return [next(modules.children()) for modules in self.sub_modules.values()]

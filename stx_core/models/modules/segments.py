@@ -81,11 +81,6 @@ def _padded(real_BL: torch.Tensor, skip: int) -> Segments:
     )
 
 
-def flat(tokens: torch.Tensor) -> torch.Tensor:
-    """Features of tokens, padded (B, L, D) or packed (T, D), as (N, D)."""
-    return tokens.reshape(-1, tokens.shape[-1])
-
-
 def segment_max(tokens_KD: torch.Tensor, where: Segments, least: float) -> torch.Tensor:
     """(B, D), the maximum over each input's tokens and `least`."""
     max_BD = tokens_KD.new_full((len(where.counts), tokens_KD.shape[1]), least)

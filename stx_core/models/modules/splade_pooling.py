@@ -10,7 +10,7 @@ import torch
 from stx_core.errors import ModelError
 from stx_core.inference.linear import max_outputs, project
 from stx_core.models.modules.module import Features, Module
-from stx_core.models.modules.segments import Segments, flat, segment_max, segments
+from stx_core.models.modules.segments import Segments, segment_max, segments
 from stx_core.models.older_names import older_names
 
 # B inputs, L tokens of the longest, K tokens that count, H width, V vocabulary entries
@@ -85,11 +85,11 @@ class SpladePooling(Module):
         """
         where, head = segments(features), features.get("head")
         if head is None:
-            tokens = flat(features["token_embeddings"])
+            tokens = features["token_embeddings"].flatten(0, -2)
             width = tokens.shape[1]
             weights = self._pool_in_parts(lambda a, b: tokens[where.index, a:b], width, where)
         else:
-            states = flat(features["head_inputs"])
+            states = features["head_inputs"].flatten(0, -2)
             states = states if len(states) == len(where.index) else states[where.index]
             logits_max = None
             if self.pooling_strategy == "max":

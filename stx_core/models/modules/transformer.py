@@ -1,6 +1,7 @@
 """The backbone: tokenizer and transformers model, texts in, token embeddings or scores out."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, cast
@@ -18,7 +19,7 @@ from stx_core.models.backends import check_backend
 from stx_core.models.folder import Json, JsonObject, read_json, reading, write_json
 from stx_core.models.modules.backbone import load_backbone, load_tokenizer
 from stx_core.models.modules.checkpoints import checkpoint_folder, options_of
-from stx_core.models.modules.lengths import length_limit
+from stx_core.models.modules.lengths import length_limit, position_limit
 from stx_core.models.modules.module import Features, LoadOptions
 from stx_core.models.modules.transformer_settings import (
     CONFIG_FILES,
@@ -136,7 +137,7 @@ class Transformer(TextReader):
         self.processing_kwargs = dict(processing_kwargs or {})
         text = text_options(self.processing_kwargs)
         self.tokenizer.model_max_length = length_limit(
-            tokenizer, self.backbone.config, self.position_limit, given=max_seq_length
+            tokenizer, self.backbone.config, position_limit(model), given=max_seq_length
         )
         self.do_lower_case = do_lower_case
         if transformer_task == "text-generation":
@@ -257,32 +258,30 @@ class Transformer(TextReader):
         Only arguments that the backbone's method declares are passed to it: ``token_type_ids``,
         for example, would be an error for some backbones. Threads take turns.
         """
-        if torch.compiler.is_compiling():
-            return self._forward(features)
-        with lock_of(self.backbone):
-            return self._forward(features)
-
-    def _forward(self, features: Features) -> Features:
-        if "layout" in features:
-            layout, backbone = features["layout"], self.backbone
-            inputs: Features = {
-                name: features[name] for name in ("input_ids", "token_type_ids") if name in features
-            }
-            inputs["position_ids"] = position_ids(backbone, features["input_ids"], layout)
-            with as_packed(backbone, layout, self.transformer_task) as read:
-                _, value = self._call(inputs, {"logits_to_keep": layout.last})
-            if self.transformer_task == "fill-mask":
-                features["head_inputs"] = value[0]
-                features["head"] = backbone.get_output_embeddings()
-            else:
-                features[self.module_output_name] = read(value)
+        backbone = self.backbone
+        with nullcontext() if torch.compiler.is_compiling() else lock_of(backbone):
+            if "layout" in features:
+                layout = features["layout"]
+                inputs: Features = {
+                    name: features[name]
+                    for name in ("input_ids", "token_type_ids")
+                    if name in features
+                }
+                inputs["position_ids"] = position_ids(backbone, features["input_ids"], layout)
+                with as_packed(backbone, layout, self.transformer_task) as read:
+                    _, value = self._call(inputs, {"logits_to_keep": layout.last})
+                if self.transformer_task == "fill-mask":
+                    features["head_inputs"] = value[0]
+                    features["head"] = backbone.get_output_embeddings()
+                else:
+                    features[self.module_output_name] = read(value)
+                return features
+            causal = self.transformer_task == "text-generation"
+            output, value = self._call(features, {"logits_to_keep": 1} if causal else {})
+            features[self.module_output_name] = value[:, -1] if causal else value
+            if getattr(backbone.config, "output_hidden_states", False):
+                features["all_layer_embeddings"] = output["hidden_states"]
             return features
-        causal = self.transformer_task == "text-generation"
-        output, value = self._call(features, {"logits_to_keep": 1} if causal else {})
-        features[self.module_output_name] = value[:, -1] if causal else value
-        if getattr(self.backbone.config, "output_hidden_states", False):
-            features["all_layer_embeddings"] = output["hidden_states"]
-        return features
 
     def _call(self, inputs: Features, options: Mapping[str, Any]) -> tuple[Any, torch.Tensor]:
         """The backbone's output, and of it what this module gives on."""

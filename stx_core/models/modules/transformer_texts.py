@@ -67,18 +67,13 @@ class TextReader(InputModule):
 
     @max_seq_length.setter
     def max_seq_length(self, value: int | None) -> None:
-        positions = self.position_limit
+        positions = position_limit(self.model)
         if value is None:
             value = UNLIMITED if positions is None else positions
         elif positions is not None and value > positions:
             raise ValueError(f"max_seq_length {value} is more than the {positions} positions of it")
         check_length(value, self.tokenizer)
         self.tokenizer.model_max_length = value
-
-    @property
-    def position_limit(self) -> int | None:
-        """Rows of a learned position table that inputs can use; None: positions are computed."""
-        return position_limit(self.model)
 
     @property
     def pad_token_id(self) -> int:
@@ -144,7 +139,7 @@ class TextReader(InputModule):
         text = text_options(self.processing_kwargs)
         limit = text.get("max_length") or limit or self.max_seq_length
         if text.get("truncation") in UNCUT:
-            limit = self.position_limit
+            limit = position_limit(self.model)
         special = text.get("add_special_tokens", True)
         with _lower_cased(self.tokenizer) if self.do_lower_case else nullcontext():
             tokenize = partial(tokenize_ragged, self.tokenizer, special_tokens=special)

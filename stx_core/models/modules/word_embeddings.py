@@ -14,7 +14,7 @@ from stx_core.models.alias import Alias
 from stx_core.models.folder import JsonObject, load_weights, reading
 from stx_core.models.modules.bags import texts_with_prompt
 from stx_core.models.modules.module import Features, InputModule, LoadOptions
-from stx_core.models.modules.word_tokenizers import WordTokenizer, load_word_tokenizer, word_tokens
+from stx_core.models.modules.word_tokenizers import WORD_TOKENIZERS, WordTokenizer, word_tokens
 
 # Row 0 is the padding row: tables read from text files start with it.
 _PAD_ID = 0
@@ -57,9 +57,19 @@ class WordEmbeddings(InputModule):
 
     @classmethod
     def from_folder(cls, folder: Path, options: LoadOptions) -> Self:
-        """Build from ``wordembedding_config.json``, the tokenizer's own config and the table."""
+        """Build from ``wordembedding_config.json``, the tokenizer's own config and the table.
+
+        Raises:
+            ModelError: a file does not fit, or the tokenizer's class is not in the closed table.
+        """
         config = cls.checked_config(folder, WordEmbeddingSettings)
-        tokenizer = load_word_tokenizer(config.pop("tokenizer_class", None), folder)
+        name = config.pop("tokenizer_class", None)
+        if name not in WORD_TOKENIZERS:
+            raise ModelError(
+                f"{folder}: tokenizer_class {name!r} is unknown, code from model folders is not "
+                f"run; known are {sorted(WORD_TOKENIZERS)}"
+            )
+        tokenizer = WORD_TOKENIZERS[name].from_folder(folder)
         weights = load_weights(folder, allow_pickle=options.allow_pickle)
         if "emb_layer.weight" not in weights:
             raise ModelError(

@@ -167,20 +167,6 @@ WORD_TOKENIZERS: dict[str, type[WordTokenizer]] = {
 }
 
 
-def load_word_tokenizer(name: str | None, folder: Path) -> WordTokenizer:
-    """Load the tokenizer that a config names by its dotted class.
-
-    Raises:
-        ModelError: the class is not in the closed table.
-    """
-    if name not in WORD_TOKENIZERS:
-        raise ModelError(
-            f"{folder}: tokenizer_class {name!r} is unknown, code from model folders is not run; "
-            f"known are {sorted(WORD_TOKENIZERS)}"
-        )
-    return WORD_TOKENIZERS[name].from_folder(folder)
-
-
 def word_tokens(tokenizer: WordTokenizer, texts: Iterable[str], limit: int | None) -> Tokens:
     """Ragged word ids of N texts, cut to `limit` words each; None cuts none."""
     words = [tokenizer.tokenize(text) for text in texts]

@@ -1,6 +1,7 @@
 """Word weights: scales token embeddings, with idf values for example."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -48,11 +49,11 @@ class WordWeights(Module):
         return features
 
 
+@dataclass(eq=False)
 class WeightTable:
     """The weights of a vocabulary as a tensor, made anew when a setting has changed."""
 
-    def __init__(self) -> None:
-        self._made_of: tuple[object, ...] = ()
+    _made_of: tuple[object, ...] = field(default=(), init=False)
 
     def of(
         self,

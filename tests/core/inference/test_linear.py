@@ -63,7 +63,7 @@ def test_in_float32_each_layer_is_computed_once(monkeypatch):
     monkeypatch.setattr(
         fast,
         "_ordered_linear",
-        lambda *a, **options: fused.append(options["fused"]) or inner(*a, **options),
+        lambda *a, **options: fused.append(options.get("fused", False)) or inner(*a, **options),
     )
     monkeypatch.setattr(batch_model, "WORTH_ORDERING", 1)
     model = model_of("dense")

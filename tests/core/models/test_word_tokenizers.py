@@ -3,11 +3,9 @@ import json
 import pytest
 
 from stx_core.errors import ModelError
-from stx_core.models.modules.word_tokenizers import (
-    PhraseTokenizer,
-    WordTokenizer,
-    load_word_tokenizer,
-)
+from stx_core.models.modules.module import LoadOptions
+from stx_core.models.modules.word_embeddings import WordEmbeddings
+from stx_core.models.modules.word_tokenizers import PhraseTokenizer, WordTokenizer
 
 
 def test_a_word_is_found_as_spelt_then_without_punctuation_then_in_lower_case():
@@ -51,8 +49,11 @@ def test_missing_stop_words_are_an_error_and_not_guessed(tmp_path):
 
 
 def test_a_class_outside_the_table_is_refused_and_not_imported(tmp_path):
+    config = json.dumps({"tokenizer_class": "os.path"})
+    (tmp_path / "wordembedding_config.json").write_text(config)
+
     with pytest.raises(ModelError, match=r"'os\.path' is unknown, code .* is not run"):
-        load_word_tokenizer("os.path", tmp_path)
+        WordEmbeddings.from_folder(tmp_path, LoadOptions())
 
 
 def test_phrases_of_the_vocabulary_become_one_token_longest_first():

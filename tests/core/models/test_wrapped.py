@@ -4,6 +4,7 @@ import peft
 import pytest
 import torch
 
+from stx_core.models.modules.lengths import position_limit
 from tests.core.models.small import TEXTS, assert_close, model_of, result
 
 # What peft asks of transformers, which has another name for it.
@@ -76,7 +77,7 @@ def test_a_wrapped_backbone_gives_what_it_gives_alone(kind, wrap):
 
     assert_close(result(model), expected)
     assert model.max_seq_length == limit
-    assert model[0].position_limit == 64
+    assert position_limit(model[0].model) == 64
 
 
 @pytest.mark.parametrize("kind", ["dense", "cross"])
