@@ -12,7 +12,7 @@ from stx.pipelines.encoding.stages import Encoder
 from stx.pipelines.encoding.stored_encoder import stored_encoder
 from stx.pipelines.spec.parts import RESERVED_COLUMNS
 from stx_core.errors import SpecError
-from stx_core.models.sparse_rows import SparseRows, to_coo
+from stx_core.search.sparse_rows import SparseRows, to_coo
 from stx_core.similarity import SimilarityFunction
 from stx_core.store.data_file import read_batches
 from stx_core.store.files.urls import redact

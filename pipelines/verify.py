@@ -16,7 +16,7 @@ from stx.pipelines.planning.corpus import earlier_content_hashes, read_unit
 from stx.pipelines.running import unit_table
 from stx.pipelines.spec.file import read_spec
 from stx_core.errors import InputError, StoreError
-from stx_core.models.sparse_rows import SparseRows, to_coo
+from stx_core.search.sparse_rows import SparseRows, to_coo
 from stx_core.store.corpus.arrow_dataset import is_dataset
 from stx_core.store.corpus.readers import format_of
 from stx_core.store.corpus.units import Unit

@@ -26,8 +26,8 @@ from stx_core.models.cross_encoder import CrossEncoder
 from stx_core.models.device import default_device
 from stx_core.models.sentence_transformer import SentenceTransformer
 from stx_core.models.sparse_encoder import SparseEncoder
-from stx_core.models.sparse_rows import SparseRows
 from stx_core.models.text_model import TextModel
+from stx_core.search.sparse_rows import SparseRows
 from stx_core.store.schema import dense_column, sparse_column, to_parquet
 
 Kind = Literal["dense", "sparse", "reranker"]

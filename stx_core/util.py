@@ -8,11 +8,11 @@ from stx_core.clustering import community_detection
 from stx_core.fusion import reciprocal_rank_fusion, weighted_fusion
 from stx_core.mining.hard_negatives import mine_hard_negatives
 from stx_core.models.device import default_device
-from stx_core.models.sparse_rows import select_max_active_dims
 from stx_core.quantization import quantize_embeddings
 from stx_core.search.bitext import bitext_mining
 from stx_core.search.paraphrases import paraphrase_mining, paraphrase_mining_embeddings
 from stx_core.search.semantic import semantic_search
+from stx_core.search.sparse_rows import select_max_active_dims
 from stx_core.similarity import (
     SimilarityFunction,
     cos_sim,

@@ -14,8 +14,8 @@ from stx.pipelines.retrieval.rankings import QUERY, hits_schema
 from stx.pipelines.running import unit_table
 from stx.pipelines.spec.retrieval import Similarity
 from stx_core import failpoints
-from stx_core.models.sparse_rows import SparseRows
 from stx_core.search.results import TopK
+from stx_core.search.sparse_rows import SparseRows
 from stx_core.store.data_file import read_columns
 from stx_core.store.files.parallel import parallel
 from stx_core.store.schema import dense_matrix, sparse_csr

@@ -47,16 +47,6 @@ class Evaluation:
         """The mean over all judged queries, by measure."""
         return dict(zip(self.measures, self.values.mean(axis=0).tolist(), strict=True))
 
-    @property
-    def deeper_measures(self) -> tuple[str, ...]:
-        """Measures that look further down than any query's documents go."""
-        cutoffs = {name: name.rpartition("@")[2] for name in self.measures}
-        return tuple(
-            name
-            for name, cutoff in cutoffs.items()
-            if cutoff.isdecimal() and int(cutoff) > self.depth
-        )
-
 
 def evaluate(
     rankings: Iterable[pa.Table],

@@ -51,7 +51,13 @@ def counts_line(evaluation: Evaluation) -> str:
 
 def depth_note(evaluation: Evaluation, name: str = "ranking") -> str:
     """A line about measures that look deeper than the ranking goes; "" where none does."""
-    if not (deeper := evaluation.deeper_measures):
+    cutoffs = {measure: measure.rpartition("@")[2] for measure in evaluation.measures}
+    deeper = [
+        measure
+        for measure, cutoff in cutoffs.items()
+        if cutoff.isdecimal() and int(cutoff) > evaluation.depth
+    ]
+    if not deeper:
         return ""
     return (
         f"{name}: no query has more than {evaluation.depth:,} documents; {', '.join(deeper)} "

@@ -192,7 +192,7 @@ class _FastLinear(TorchFunctionMode):
             return self._linear(*args, **more)
         if func in _ADD and len(args) == 2 and not more and all(map(_is_plain, args)):
             a, b = args
-            if native.has_sum(a, b):
+            if native.has_add_norm(a, b):
                 output = a.new_empty(()).expand(a.shape)
                 self._sum_waits = _Waiting(output, lambda: torch.add(a, b), (a, b))
                 return output

@@ -174,24 +174,21 @@ def linear_max(
     return out
 
 
-def has_sum(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Tell whether `add_norm` could be called with these and some weight and bias, here."""
-    usable = _adds(a) and _adds(b)
+def has_add_norm(a: torch.Tensor, b: torch.Tensor, *affine: torch.Tensor) -> bool:
+    """Tell whether `add_norm` can be called with these on this machine.
+
+    Args:
+        a: a summand.
+        b: the other one.
+        *affine: weight and bias; without them, whether it can with some.
+    """
+    for tensor in (a, b, *affine):
+        if tensor.dtype != torch.bfloat16 or tensor.device.type != "cpu":
+            return False
+        if tensor.layout != torch.strided or not tensor.is_contiguous():
+            return False
     fits = a.shape == b.shape and a.ndim > 0 and a.shape[-1] % 16 == 0
-    return fits and usable and _library() is not None
-
-
-def has_add_norm(
-    a: torch.Tensor, b: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
-) -> bool:
-    """Tell whether `add_norm` can be called with these on this machine."""
-    fits = a.shape[-1:] == weight.shape == bias.shape
-    return fits and _adds(weight) and _adds(bias) and has_sum(a, b)
-
-
-def _adds(tensor: torch.Tensor) -> bool:
-    usable = tensor.dtype == torch.bfloat16 and tensor.device.type == "cpu"
-    return usable and tensor.layout == torch.strided and tensor.is_contiguous()
+    return fits and all(t.shape == a.shape[-1:] for t in affine) and _library() is not None
 
 
 def add_norm(

@@ -107,21 +107,20 @@ def _score_rules(
     margins = (rules.absolute_margin, rules.relative_margin, rules.positive_share)
     if any(margin is not None for margin in margins):
         bar_C = _positive_scores(coded, rules.margin_against)[coded.query_C]
+        size_C = np.abs(bar_C)  # a share of it less is lower for scores of either sign
     if rules.absolute_margin is not None:
         yield "absolute_margin", coded.score_C + np.float32(rules.absolute_margin) > bar_C
     if rules.relative_margin is not None:
-        yield "relative_margin", coded.score_C > _below(bar_C, rules.relative_margin)
+        yield "relative_margin", coded.score_C > bar_C - size_C * np.float32(rules.relative_margin)
     if rules.positive_share is not None:
-        yield "positive_share", coded.score_C > _below(bar_C, 1 - rules.positive_share)
+        yield (
+            "positive_share",
+            coded.score_C > bar_C - size_C * np.float32(1 - rules.positive_share),
+        )
     if rules.max_score is not None:
         yield "max_score", coded.score_C > np.float32(rules.max_score)
     if rules.min_score is not None:
         yield "min_score", coded.score_C < np.float32(rules.min_score)
-
-
-def _below(score: np.ndarray, share: float) -> np.ndarray:
-    """The score less a share of its size: lower for scores of either sign."""
-    return np.asarray(score - np.abs(score) * np.float32(share))
 
 
 def _positive_scores(coded: Coded, against: str) -> np.ndarray:

@@ -23,8 +23,6 @@ from stx_core.models.hub_names import NAMES_WITHOUT_ORGANISATION
 if TYPE_CHECKING:
     from torch import Tensor
 
-_HUB_ERRORS = (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled)
-
 SAFE_WEIGHTS = "model.safetensors"
 PICKLED_WEIGHTS = "pytorch_model.bin"
 
@@ -108,7 +106,7 @@ def resolve_folder(
     Raises:
         ModelError: there is no such folder, or the hub does not have it or cannot be reached.
     """
-    name = str(name_or_path)
+    name = given = str(name_or_path)
     if "\0" in name or not name.strip():
         raise ModelError(f"{name!r} is no name of a model; give a folder or a name on the hub")
     path = Path(name_or_path).expanduser()
@@ -131,27 +129,24 @@ def resolve_folder(
                 ignore_patterns=[*OTHER_RUNTIMES, *(() if allow_pickle else PICKLES)],
             )
         )
-    except _HUB_ERRORS as error:
-        raise ModelError(_why_not(name, str(name_or_path), revision, error=error)) from error
-
-
-def _why_not(name: str, given: str, revision: str | None, error: Exception) -> str:
-    """Explain in one sentence why the hub did not give a model."""
-    if isinstance(error, GatedRepoError):
-        return f"{name} is gated on the hub: accept its terms there and give token="
-    if isinstance(error, RepositoryNotFoundError):
-        return (
+    except GatedRepoError as error:
+        raise ModelError(
+            f"{name} is gated on the hub: accept its terms there and give token="
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(
             f"there is neither a local folder {given!r} nor a repository {name!r} on the hub; "
             f"check the spelling, or give token= if it is private"
-        )
-    if isinstance(error, RevisionNotFoundError):
-        return f"{name} has no revision {revision!r} on the hub"
-    if isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled)):
-        return (
+        ) from error
+    except RevisionNotFoundError as error:
+        raise ModelError(f"{name} has no revision {revision!r} on the hub") from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise ModelError(
             f"there is no local folder {given!r}, {name!r} was not downloaded before, and the hub "
             f"cannot be used now (no network, offline mode or local_files_only): give a folder"
-        )
-    return f"the hub refused {name!r}: {error}"
+        ) from error
+    except (HfHubHTTPError, HFValidationError) as error:
+        raise ModelError(f"the hub refused {name!r}: {error}") from error
 
 
 def inside(folder: Path, relative: str, root: Path | None = None) -> Path:

@@ -5,7 +5,7 @@ from typing import NotRequired, TypedDict
 
 import numpy as np
 
-from stx_core.models.sparse_rows import SparseRows
+from stx_core.search.sparse_rows import SparseRows
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from operator import is_
 from typing import Any
 
@@ -54,14 +55,16 @@ def get_ready(model: nn.Module, device: torch.device, present: torch.device) -> 
         model.to(device)
 
 
+@dataclass(eq=False)
 class Trials:
     """Results of trials to run a model packed, valid until something that decides it changes.
 
     Of a model that is copied or pickled nothing is remembered.
     """
 
-    def __init__(self) -> None:
-        self._results: dict[object, tuple[list[object], str | None]] = {}
+    _results: dict[object, tuple[list[object], str | None]] = field(
+        default_factory=dict, init=False
+    )
 
     def __reduce__(self) -> tuple[type["Trials"], tuple[()]]:
         return Trials, ()

@@ -19,9 +19,9 @@ from stx_core.models.modules.splade_pooling import SpladePooling
 from stx_core.models.older_names import given, older_names
 from stx_core.models.options import ConfigKey, ModelOptions, RunOptions
 from stx_core.models.results import Embedded
-from stx_core.models.sparse_rows import SparseRows, compress, in_order, keep_top, to_coo
 from stx_core.models.sparse_tensors import decode, intersection, sparsity
 from stx_core.models.text_encoder import TextEncoder, Texts
+from stx_core.search.sparse_rows import SparseRows, compress, in_order, keep_top, to_coo
 from stx_core.similarity import SimilarityFunction
 
 # SPLADE holds the logits of a whole batch, tokens x vocabulary. 2 GiB are 17,000 tokens of BERT's

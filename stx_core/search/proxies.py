@@ -55,6 +55,7 @@ class Proxies:
         check_finite(queries, 0, "queries")
         self.dtype = torch.float64 if queries.dtype == torch.float64 else dtype
         self._similarity = similarity
+        self._order = 1 if similarity == "manhattan" else 2  # of the norm that is a row's length
         self._width = queries.shape[1]
         self._lengths = queries.new_empty(len(queries), dtype=torch.float64)
         self._queries = torch.empty_like(queries, dtype=self.dtype)
@@ -72,7 +73,7 @@ class Proxies:
         if block.dtype == torch.float64 and self.dtype != torch.float64:
             self.bounded = False  # its values are rounded here
         if block.dtype == self.dtype and self._similarity != "cosine":
-            rows, lengths = block, self._lengths_of(block)
+            rows, lengths = block, torch.linalg.vector_norm(block, ord=self._order, dim=1)
         else:
             if self._scratch.numel() < block.numel():
                 self._scratch = self._scratch.new_empty(block.numel())
@@ -96,7 +97,7 @@ class Proxies:
         for start in range(0, len(matrix), step):
             batch = slice(start, start + step)
             part = matrix[batch].to(lengths.dtype)
-            lengths[batch] = self._lengths_of(part)
+            lengths[batch] = torch.linalg.vector_norm(part, ord=self._order, dim=1)
             if self._similarity == "cosine":
                 part = part / torch.where(lengths[batch] > 0, lengths[batch], 1.0)[:, None]
             rows[batch] = part
@@ -153,12 +154,6 @@ class Proxies:
         relative = 2 * (2 * self._width + 16) * _ROUNDOFF[self.dtype] + _FLOAT32_STEP
         error: Tensor = (relative + _SHORTENED[self.dtype]) * sizes
         return error
-
-    def _lengths_of(self, rows: Tensor) -> Tensor:
-        """(C,) L1 for manhattan, else L2."""
-        order = 1 if self._similarity == "manhattan" else 2
-        lengths: Tensor = torch.linalg.vector_norm(rows, ord=order, dim=1)
-        return lengths
 
     def _is_safe(self, lengths: Tensor, rows: Tensor) -> bool:
         if self.dtype == torch.float64:

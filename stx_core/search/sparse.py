@@ -9,31 +9,18 @@ Q queries, N corpus rows, V dimensions, Z non-zero values.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from scipy import sparse
 
 from stx_core.choices import check_count
 from stx_core.search.results import TopK, add_pairs, empty_top_k
+from stx_core.search.sparse_rows import SparseRows
 
 BLOCK_ROWS = 1 << 16
 # Pairs that may have a score at a time: some 50 MB, were every query to meet every row.
 _BLOCK_PAIRS = 1 << 22
-
-
-class CompressedRows(Protocol):
-    """N sparse vectors, row after row (CSR), such as `SparseEncoder` gives.
-
-    `offsets` (N + 1,) int64; `indices` (Z,) int32, ascending within a row; `values` (Z,) float32.
-    """
-
-    @property
-    def offsets(self) -> np.ndarray: ...  # noqa: D102  (described by the class)
-    @property
-    def indices(self) -> np.ndarray: ...  # noqa: D102
-    @property
-    def values(self) -> np.ndarray: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -46,8 +33,8 @@ class _Search:
 
 
 def sparse_top_k(
-    queries: CompressedRows,
-    corpus: CompressedRows,
+    queries: SparseRows,
+    corpus: SparseRows,
     k: int,
     *,
     similarity: Literal["dot", "cosine"] = "dot",
@@ -110,9 +97,9 @@ def sparse_top_k(
 
 
 def sparse_pair_scores(
-    queries: CompressedRows,
+    queries: SparseRows,
     query_rows: np.ndarray,
-    documents: CompressedRows,
+    documents: SparseRows,
     document_rows: np.ndarray,
     similarity: str = "dot",
 ) -> np.ndarray:
@@ -150,7 +137,7 @@ def sparse_pair_scores(
     return scores.astype(np.float32)
 
 
-def _matrix(rows: CompressedRows, start: int, stop: int, width: int, what: str) -> sparse.csr_array:
+def _matrix(rows: SparseRows, start: int, stop: int, width: int, what: str) -> sparse.csr_array:
     """Some of the rows as float64 (n, V).
 
     Raises:

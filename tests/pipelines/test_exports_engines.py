@@ -25,9 +25,9 @@ from stx.pipelines.export import WRITERS, run_export
 from stx.pipelines.exports import lakes, parts, qdrant, vectors
 from stx.pipelines.exports.qdrant import PART_KEY, point_id
 from stx_core.errors import InputError, SpecError
-from stx_core.models.sparse_rows import SparseRows
 from stx_core.search.dense import dense_top_k
 from stx_core.search.sparse import sparse_top_k
+from stx_core.search.sparse_rows import SparseRows
 from stx_core.store.schema import dense_matrix, sparse_csr
 from stx_core.store.snapshot import open_snapshot
 from tests.pipelines.conftest import WORDS

@@ -7,7 +7,7 @@ from stx_core.models.modules.bow import BoW
 from stx_core.models.modules.sparse_auto_encoder import SparseAutoEncoder
 from stx_core.models.modules.splade_pooling import SpladePooling
 from stx_core.models.sparse_encoder import SparseEncoder
-from stx_core.models.sparse_rows import SparseRows
+from stx_core.search.sparse_rows import SparseRows
 
 # torch multiplies COO tensors through CSR ones, and warns of them once per process.
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta:UserWarning")

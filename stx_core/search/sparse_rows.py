@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class SparseRows(NamedTuple):
-    """N sparse vectors, row after row (CSR).
+    """N sparse vectors, row after row (CSR), such as `SparseEncoder` gives.
 
     Attributes:
         offsets: (N + 1,) int64; row i owns entries ``offsets[i]:offsets[i + 1]``.

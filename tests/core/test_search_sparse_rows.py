@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stx_core.models.sparse_rows import compress, in_order, keep_top, to_coo
+from stx_core.search.sparse_rows import compress, in_order, keep_top, to_coo
 
 DENSE = torch.tensor([[0.0, 2.0, 0.0, -1.0], [0.0, 0.0, 0.0, 0.0], [3.0, 0.0, 0.0, 4.0]])
 
