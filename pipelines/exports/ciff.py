@@ -69,7 +69,8 @@ def write_ciff(dataset: ds.FileSystemDataset, destination: str, options: ExportO
             )
         )
         header += _varint(7 << 3 | 1) + struct.pack("<d", total / max(1, counts.n_rows))
-        stream.write(_delimited(header + _text(8, _DESCRIPTION)))
+        header += _text(8, _DESCRIPTION)
+        stream.write(_varint(len(header)) + header)
         starts = np.concatenate([[0], np.cumsum(counts.documents)])
         # Readers merge lists of several files, so terms are in the order of their bytes.
         for position in sorted(range(len(terms)), key=terms.__getitem__):
@@ -115,7 +116,8 @@ def _sort_postings(vectors: Vectors, counts: _Counts, path: str, records: str) -
                 zip(batch.ids.to_pylist(), sums.tolist(), strict=True), start=first
             ):
                 body = b"\x08" + _varint(row) + _text(2, name.encode())
-                stream.write(_delimited(body + b"\x18" + _varint(length)))
+                body += b"\x18" + _varint(length)
+                stream.write(_varint(len(body)) + body)
             order = np.argsort(indices, kind="stable")
             indices, values, rows = indices[order], values[order], rows[order]
             seen, begins, lengths = np.unique(indices, return_index=True, return_counts=True)
@@ -131,7 +133,11 @@ def _postings_list(term: bytes, total: int, postings: np.ndarray) -> Iterator[by
     """A PostingsList piece by piece: its length comes first, and it may be large."""
     documents = np.asarray(postings[:, 0], np.int64)
     gaps, values = np.diff(documents, prepend=0), np.asarray(postings[:, 1], np.int64)
-    sizes = 2 + _varint_sizes(gaps) + _varint_sizes(values)
+    # Two tags, and a byte for each seven bits of a number, the first of which there always is.
+    sizes = np.full(len(postings), 4, np.int64)
+    for numbers in (gaps, values):
+        for bits in (7, 14, 21, 28):
+            sizes += numbers >> bits > 0
     head = _text(1, term) + b"\x10" + _varint(len(postings)) + b"\x18" + _varint(total)
     yield _varint(len(head) + int(sizes.sum()) + 2 * len(sizes)) + head
     for start in range(0, len(postings), _POSTINGS_AT_ONCE):
@@ -159,13 +165,6 @@ def _posting_bytes(gaps: np.ndarray, values: np.ndarray, sizes: np.ndarray) -> b
     return data
 
 
-def _varint_sizes(values: np.ndarray) -> np.ndarray:
-    sizes = np.ones(len(values), np.int64)
-    for bits in (7, 14, 21, 28):
-        sizes += values >> bits > 0
-    return sizes
-
-
 def _varint(value: int) -> bytes:
     digits = bytearray()
     while value > 0x7F:
@@ -176,7 +175,3 @@ def _varint(value: int) -> bytes:
 
 def _text(field: int, data: bytes) -> bytes:
     return _varint(field << 3 | 2) + _varint(len(data)) + data
-
-
-def _delimited(message: bytes) -> bytes:
-    return _varint(len(message)) + message

@@ -74,7 +74,10 @@ def write_vespa(dataset: ds.FileSystemDataset, destination: str, options: Export
         InputError: a weight is negative.
     """
     vectors = open_vectors(dataset, options, "vespa", "dense", "sparse")
-    name = _identifier(options.name or "documents")
+    name = options.name or "documents"
+    for identifier in (name, *(field.name for field in vectors.payload)):
+        if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", identifier):
+            raise SpecError(f"{identifier!r}: names in Vespa are letters, digits and _")
     names = sparse_names(options)
     first, last = ('{"values":[', "]}}}") if vectors.kind == "dense" else ('{"cells":{', "}}}}")
 
@@ -90,12 +93,6 @@ def write_vespa(dataset: ds.FileSystemDataset, destination: str, options: Export
     return write_lines(vectors, destination, line, beside={f"{name}.sd": schema})
 
 
-def _identifier(name: str) -> str:
-    if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
-        raise SpecError(f"{name!r}: names in Vespa are letters, digits and _")
-    return name
-
-
 def _vespa_schema(vectors: Vectors, name: str) -> str:
     if vectors.kind == "dense":
         metric = vectors.metric(_VESPA_METRICS)
@@ -106,7 +103,7 @@ def _vespa_schema(vectors: Vectors, name: str) -> str:
         kind, how = "tensor<float>(term{})", "indexing: attribute"
         score = f"sum(query(q) * attribute({vectors.column}))"
     fields = "".join(
-        f"    field {_identifier(field.name)} type {_vespa_type(field.type)} "
+        f"    field {field.name} type {_vespa_type(field.type)} "
         "{ indexing: attribute | summary }\n"
         for field in vectors.payload
     )

@@ -16,11 +16,12 @@ _ROWS_AT_ONCE = 65_536
 _MAX_DIGITS, _UINT64_DIGITS = 38, 20
 
 
-def lake_fields(vectors: Vectors, *, has_times: bool) -> list[pa.Field]:
-    """The copied columns that go along, in types that the table has, and that lose nothing.
+def lake_schema(vectors: Vectors, *, has_times: bool) -> pa.Schema:
+    """``id``, the copied columns that go along, and the vector, in types that the table has.
 
-    Unsigned integers become wider signed ones, the widest a decimal; times of day and timestamps
-    have microseconds, the latter in UTC where they have a time zone; dictionaries are decoded.
+    None loses anything: unsigned integers become wider signed ones, the widest a decimal; times of
+    day and timestamps have microseconds, the latter in UTC where they have a time zone;
+    dictionaries are decoded. Dense vectors are lists of any length, of float32.
 
     Args:
         vectors: their columns are looked through where values may not fit.
@@ -51,7 +52,8 @@ def lake_fields(vectors: Vectors, *, has_times: bool) -> list[pa.Field]:
                     f"{new.type} only, which does not hold all of its values "
                     f"({str(error).splitlines()[0]}); leave it out with --columns"
                 ) from None
-    return fields
+    kind = pa.list_(pa.float32()) if vectors.kind == "dense" else vectors.vector_type
+    return pa.schema([pa.field("id", pa.string()), *fields, pa.field(vectors.column, kind)])
 
 
 def _lake_type(kind: Any, has_times: bool) -> Any:  # noqa: ANN401  (pyarrow DataTypes)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from stx.pipelines.exports.engines import load_engine
-from stx.pipelines.exports.lake_types import lake_fields
+from stx.pipelines.exports.lake_types import lake_schema
 from stx.pipelines.exports.options import ExportOptions
 from stx.pipelines.exports.tables import table_of, table_schema
 from stx.pipelines.exports.vectors import Vectors, open_vectors
@@ -63,13 +63,6 @@ def _fill(
     return vectors.n_rows
 
 
-def _lake_schema(vectors: Vectors, *, has_times: bool) -> pa.Schema:
-    """Columns as Delta and Iceberg know them; dense vectors are lists of any length, of float32."""
-    kind = pa.list_(pa.float32()) if vectors.kind == "dense" else vectors.vector_type
-    copied = lake_fields(vectors, has_times=has_times)
-    return pa.schema([pa.field("id", pa.string()), *copied, pa.field(vectors.column, kind)])
-
-
 def write_lance(dataset: ds.FileSystemDataset, destination: str, options: ExportOptions) -> int:
     """Fill a Lance dataset, which is a table of LanceDB too; gives the rows.
 
@@ -114,13 +107,13 @@ def write_delta(dataset: ds.FileSystemDataset, destination: str, options: Export
     """Fill a Delta table; gives the rows. Dense vectors become lists of float32.
 
     Raises:
-        SpecError: something else is there, or Delta has no type for a column, see `lake_fields`.
+        SpecError: something else is there, or Delta has no type for a column, see `lake_schema`.
         InputError: a value does not fit.
     """
     vectors = open_vectors(dataset, options, "delta", "dense", "sparse")
     deltalake = load_engine("deltalake", "delta", "delta")
     url = local_path(destination) if scheme(destination) == LOCAL else destination
-    schema = _lake_schema(vectors, has_times=False)
+    schema = lake_schema(vectors, has_times=False)
     export = _export(vectors)
 
     def append(rows: pa.RecordBatchReader, n_commits: int) -> None:
@@ -150,11 +143,11 @@ def write_iceberg(dataset: ds.FileSystemDataset, destination: str, options: Expo
 
     Raises:
         SpecError: the name is no ``NAMESPACE.TABLE``, something else is there, or Iceberg has no
-            type for a column, see `lake_fields`.
+            type for a column, see `lake_schema`.
         InputError: a value does not fit.
     """
     vectors = open_vectors(dataset, options, "iceberg", "dense", "sparse")
-    schema = _lake_schema(vectors, has_times=True)
+    schema = lake_schema(vectors, has_times=True)
     pyiceberg = load_engine("pyiceberg.catalog", "iceberg", "iceberg")
     folder, _, name = destination.rpartition("/")
     if name.count(".") != 1 or not all(name.split(".")) or (options.catalog and folder):

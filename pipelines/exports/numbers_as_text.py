@@ -16,7 +16,8 @@ def dense_text(batch: Batch) -> pa.Array:
     """N strings such as ``0.1,0.25,-3``."""
     matrix = batch.matrix
     ends = np.arange(0, matrix.size + 1, matrix.shape[1], dtype=np.int32)
-    return _joined(ends, pa.array(matrix.reshape(-1)).cast(pa.string()))
+    numbers = pa.array(matrix.reshape(-1)).cast(pa.string())
+    return pc.binary_join(pa.ListArray.from_arrays(pa.array(ends), numbers), ",")
 
 
 def sparse_text(offsets: np.ndarray, keys: pa.Array, values: np.ndarray) -> pa.Array:
@@ -28,7 +29,8 @@ def sparse_text(offsets: np.ndarray, keys: pa.Array, values: np.ndarray) -> pa.A
         values: (T,) float32 or integer.
     """
     pairs = pc.binary_join_element_wise(keys, pa.array(values).cast(pa.string()), ":")
-    return _joined(offsets.astype(np.int32), pairs)
+    starts = pa.array(offsets.astype(np.int32))
+    return pc.binary_join(pa.ListArray.from_arrays(starts, pairs), ",")
 
 
 def json_keys(names: pa.Array) -> pa.Array:
@@ -43,7 +45,3 @@ def lines(*pieces: pa.Array | str) -> bytes:
     whole = pc.binary_join_element_wise(*pieces, "\n", "")
     text: bytes = b"".join(whole.cast(pa.binary()).to_pylist())
     return text
-
-
-def _joined(offsets: np.ndarray, values: pa.Array) -> pa.Array:
-    return pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets), values), ",")

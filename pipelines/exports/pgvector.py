@@ -67,18 +67,13 @@ def _create(vectors: Vectors, types: list[str], name: str) -> str:
         vector = f"sparsevec({SPARSE_DIM})"
     else:
         vector = f"{'halfvec' if vectors.is_half else 'vector'}({vectors.dim})"
-    copied = "".join(
-        f", {_quoted(field.name)} {kind}"
-        for field, kind in zip(vectors.payload, types, strict=True)
-    )
+    names = (name, *(field.name for field in vectors.payload))
+    table, *columns = ('"' + text.replace('"', '""') + '"' for text in names)
+    copied = "".join(f", {c} {kind}" for c, kind in zip(columns, types, strict=True))
     return (
         "CREATE EXTENSION IF NOT EXISTS vector;\n"
-        f"CREATE TABLE {_quoted(name)} (id text PRIMARY KEY{copied}, {vectors.column} {vector});\n"
+        f"CREATE TABLE {table} (id text PRIMARY KEY{copied}, {vectors.column} {vector});\n"
     )
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _sql_type(kind: pa.DataType) -> str:

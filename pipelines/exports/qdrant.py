@@ -3,6 +3,7 @@
 import json
 import os
 import uuid
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -79,12 +80,21 @@ def write_qdrant(dataset: ds.FileSystemDataset, destination: str, options: Expor
     return vectors.n_rows
 
 
+@dataclass(frozen=True)
 class _Sink:
-    """A collection, as one output goes into it."""
+    """A collection, as one output goes into it.
 
-    def __init__(self, client: Any, models: Any, collection: str, vectors: Vectors) -> None:  # noqa: ANN401
-        self._client, self._models, self._collection = client, models, collection
-        self._vectors = vectors
+    Attributes:
+        client: of Qdrant.
+        models: the module of its types.
+        collection: its name.
+        vectors: the output.
+    """
+
+    client: Any
+    models: Any
+    collection: str
+    vectors: Vectors
 
     def prepare(self, *, indexed: bool) -> None:
         """Make the collection, or check that it has the vector.
@@ -95,7 +105,7 @@ class _Sink:
         Raises:
             SpecError: it does not have it.
         """
-        models, vectors, name = self._models, self._vectors, self._vectors.column
+        models, vectors, name = self.models, self.vectors, self.vectors.column
         if vectors.kind == "sparse":
             vectors.metric({"dot": "DOT"})
             params = models.SparseVectorParams()
@@ -105,12 +115,12 @@ class _Sink:
             datatype = models.Datatype.FLOAT16 if vectors.is_half else models.Datatype.FLOAT32
             params = models.VectorParams(size=vectors.dim, distance=distance, datatype=datatype)
             config = {"vectors_config": {name: params}}
-        if not self._client.collection_exists(self._collection):
-            self._client.create_collection(self._collection, **config)
+        if not self.client.collection_exists(self.collection):
+            self.client.create_collection(self.collection, **config)
             if indexed:
-                self._client.create_payload_index(self._collection, PART_KEY, "keyword")
+                self.client.create_payload_index(self.collection, PART_KEY, "keyword")
             return
-        collection = self._client.get_collection(self._collection).config.params
+        collection = self.client.get_collection(self.collection).config.params
         if vectors.kind == "sparse":
             has_vector = name in (collection.sparse_vectors or {})
         else:
@@ -118,17 +128,17 @@ class _Sink:
             has_vector = name in dense and dense[name].size == vectors.dim
         if not has_vector:
             raise SpecError(
-                f"collection {self._collection!r} has no vector {name!r} of this size; export to "
+                f"collection {self.collection!r} has no vector {name!r} of this size; export to "
                 "another collection"
             )
 
     def write(self) -> None:
         """Upsert the files whose points are not all there."""
-        for part in self._vectors.parts(rows_per_part=1):
-            match = self._models.MatchValue(value=part.name)
-            condition = self._models.FieldCondition(key=PART_KEY, match=match)
-            where = self._models.Filter(must=[condition])
-            n_points = self._client.count(self._collection, count_filter=where, exact=True).count
+        for part in self.vectors.parts(rows_per_part=1):
+            match = self.models.MatchValue(value=part.name)
+            condition = self.models.FieldCondition(key=PART_KEY, match=match)
+            where = self.models.Filter(must=[condition])
+            n_points = self.client.count(self.collection, count_filter=where, exact=True).count
             if n_points < part.vectors.n_rows:
                 for batch in part.vectors.batches():
                     for start in range(0, len(batch), _POINTS_AT_ONCE):
@@ -144,7 +154,7 @@ class _Sink:
         else:
             offsets, indices, weights = without_zeros(*sparse_csr(batch.vectors))
             values = [
-                self._models.SparseVector(
+                self.models.SparseVector(
                     indices=indices[start:stop].tolist(), values=weights[start:stop].tolist()
                 )
                 for start, stop in zip(offsets[:-1], offsets[1:], strict=True)
@@ -154,9 +164,9 @@ class _Sink:
             {"id": name, **json.loads(text), PART_KEY: part}
             for name, text in zip(ids, payload_json(batch), strict=True)
         ]
-        points = self._models.Batch(
+        points = self.models.Batch(
             ids=[point_id(name) for name in ids],
             payloads=payloads,
-            vectors={self._vectors.column: values},
+            vectors={self.vectors.column: values},
         )
-        self._client.upsert(self._collection, points=points, wait=True)
+        self.client.upsert(self.collection, points=points, wait=True)
