@@ -68,7 +68,11 @@ class _Mine(job.Job[Plan]):
         return output == NEGATIVES
 
     def unchanged(self, report: Report) -> Report:
-        return _with_summary(report)
+        # The page of the snapshot is written again.
+        summary = read_summary(report.output, report.version or 0)
+        url = write_reports(report.output, summary)
+        lines = (*report.lines, *summary_lines(summary), f"  report   {redact(url)}")
+        return replace(report, lines=lines, warnings=(*report.warnings, *summary.notes))
 
     def prepare(self, plan: Plan, planning: job.Planning) -> Plan:
         spec, mining = planning.spec, self._mining
@@ -83,12 +87,4 @@ class _Mine(job.Job[Plan]):
         return mine_passes(plan, self._mining, self._miner, start)
 
     def report(self, report: Report, plan: Plan, committed: job.Committed) -> Report:  # noqa: ARG002
-        return _with_summary(report)
-
-
-def _with_summary(report: Report) -> Report:
-    """The report of a start with the numbers of the snapshot, whose page is written again."""
-    summary = read_summary(report.output, report.version or 0)
-    url = write_reports(report.output, summary)
-    lines = (*report.lines, *summary_lines(summary), f"  report   {redact(url)}")
-    return replace(report, lines=lines, warnings=(*report.warnings, *summary.notes))
+        return self.unchanged(report)

@@ -91,6 +91,3 @@ class _Sample(job.Job[Plan]):
 
     def passes(self, plan: Plan, start: Start) -> Passes:
         return sample_passes(plan, self._schema, self._lowest, start)
-
-    def report(self, report: Report, plan: Plan, committed: job.Committed) -> Report:  # noqa: ARG002
-        return report

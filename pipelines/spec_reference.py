@@ -25,11 +25,6 @@ Unknown keys are refused. `--set a.b=value` overrides any key; numbers name plac
 _Part = Mapping[str, Any]
 
 
-def kinds() -> list[str]:
-    """Names of the kinds of specs."""
-    return [*JOBS, "flow"]
-
-
 def spec_model(kind: str) -> type[BaseModel]:
     """The model that reads a kind of spec.
 
@@ -39,7 +34,7 @@ def spec_model(kind: str) -> type[BaseModel]:
     if kind == "flow":
         return FlowSpec
     if kind not in JOBS:
-        raise SpecError(f"spec {kind!r}: must be one of {', '.join(kinds())}")
+        raise SpecError(f"spec {kind!r}: must be one of {', '.join([*JOBS, 'flow'])}")
     return JOBS[kind].spec_class()
 
 
@@ -51,7 +46,7 @@ def json_schema(kind: str) -> dict[str, Any]:
 
 def reference() -> str:
     """A page in Markdown: each kind of spec, then each part that they are made of."""
-    schemas = {kind: json_schema(kind) for kind in kinds()}
+    schemas = {kind: json_schema(kind) for kind in (*JOBS, "flow")}
     parts: dict[str, _Part] = {}
     for schema in schemas.values():
         parts |= schema.get("$defs", {})

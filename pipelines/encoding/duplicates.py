@@ -22,6 +22,8 @@ _IDS_AT_ONCE = 4_000_000
 _MAX_PASSES = 16
 _EXAMPLES = 3
 
+_COLUMNS = ("file", "rows_out")
+
 
 def refuse_duplicates(plan: EncodePlan, records: pa.Table, when: str) -> list[str]:
     """Say in a line which ids occur more than once in what a plan gives, see `find_duplicates`.
@@ -62,10 +64,12 @@ def find_duplicates(
     Raises:
         CommitConflict: a file is damaged; it is noted, and a new plan does its unit again.
     """
-    rows = _files_of(records, keys)
+    rows = records.filter(pc.is_in(records["key"], value_set=keys)).select(_COLUMNS)
     carried = keys.filter(pc.invert(pc.is_in(keys, value_set=records["key"])))
     if len(carried):
-        rows = pa.concat_tables([rows, _files_of(read_manifest(root, state.version), carried)])
+        manifest = read_manifest(root, state.version)
+        entries = manifest.filter(pc.is_in(manifest["key"], value_set=carried))
+        rows = pa.concat_tables([rows, entries.select(_COLUMNS)])
     n_rows = pc.sum(rows["rows_out"]).as_py() or 0
     # Damaged files of units that a backfill does not speak about stay as they are.
     left_out = {"", *state.damaged_files}
@@ -89,10 +93,6 @@ def find_duplicates(
         "remove the repeated rows from the input (output.duplicate_ids: fail refuses to commit "
         "them)"
     ]
-
-
-def _files_of(rows: pa.Table, keys: pa.ChunkedArray) -> pa.Table:
-    return rows.filter(pc.is_in(rows["key"], value_set=keys)).select(["file", "rows_out"])
 
 
 def _repeated_ids(root: str, files: list[str], hashes: np.ndarray) -> tuple[int, list[str | int]]:

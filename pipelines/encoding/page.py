@@ -36,7 +36,8 @@ class EncodeRun:
 
     def units(self, output: str) -> pa.Table:
         """Records of the snapshot's units; not those of texts that were encoded for several."""
-        records = _of(self.committed.records, output)
+        records = self.committed.records
+        records = records.filter(pc.equal(records["output"], output))
         keys = pa.array(self.plan.parts[output].keys, pa.string())
         return records.filter(pc.is_in(records["key"], keys))
 
@@ -130,7 +131,8 @@ def _changes(run: EncodeRun) -> list[Sequence[object]]:
     """Rows of the snapshot, by where they come from; and those of the one before that are gone."""
     columns = []
     for name, part in run.report.parts.items():
-        records = _of(run.committed.records, name)
+        records = run.committed.records
+        records = records.filter(pc.equal(records["output"], name))
         written = _total(run.units(name), "rows_out")
         encoded = _total(records, "rows_out") - _total(records, "rows_carried")
         before = run.plan.state.outputs.get(name, {}).get("rows", 0)
@@ -169,7 +171,3 @@ def _histograms(run: EncodeRun, name: str, kind: str) -> Iterator[Section]:
         )
     else:
         yield from sections.histogram(f"Norms: {name}", "vectors", totals.norms)
-
-
-def _of(records: pa.Table, output: str) -> pa.Table:
-    return records.filter(pc.equal(records["output"], output))

@@ -35,7 +35,7 @@ from stx_core.store.hash_index import (
 from stx_core.store.id_hash import id_hash
 from stx_core.store.schema import to_parquet
 
-_HASHES = "hashes"
+_HASH_FILE = "hashes/{:08}.parquet"
 
 Read = Callable[[DueUnit], pa.Table]
 
@@ -62,7 +62,7 @@ def hash_pass(units: Sequence[DueUnit], read: Read, start: Start) -> Pass[Number
 def index_repeated(start: Start, n_units: int) -> str:
     """Index the hashes that stand in several units; where the workers find it."""
     folder = _folder(start)
-    files = [_hash_file(number) for number in range(n_units)]
+    files = [_HASH_FILE.format(number) for number in range(n_units)]
     with scratch_space() as scratch:
         path = os.path.join(scratch, "repeated.arrow")
         build_index(folder, files, path, repeated=True)
@@ -131,10 +131,6 @@ def _folder(start: Start) -> str:
     return join(start.root, "_stx", "runs", start.claim.run)
 
 
-def _hash_file(number: int) -> str:
-    return f"{_HASHES}/{number:08}.parquet"
-
-
 def _write_hashes(due: NumberedUnit, table: pa.Table, *, folder: str) -> Iterator[UnitResult]:
     """No results: the hashes of the texts that an output needs go into a file of their own."""
     to_encode = pa.nulls(len(table), pa.bool_())
@@ -142,5 +138,5 @@ def _write_hashes(due: NumberedUnit, table: pa.Table, *, folder: str) -> Iterato
         to_encode = pc.or_kleene(to_encode, carry.texts_to_encode(table, name).is_valid())
     hashes = table.filter(to_encode)[unit_table.HASH]
     data = to_parquet(pa.table({"content_hash": hashes}))
-    write_over(join(folder, _hash_file(due.number)), data)
+    write_over(join(folder, _HASH_FILE.format(due.number)), data)
     return iter(())

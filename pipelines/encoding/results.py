@@ -149,11 +149,12 @@ def output_result(
     columns = [
         good.column(sources.get(field.name, unit_table.COPIED + field.name)) for field in schema
     ]
+    reasons = rejected.filter(rejected.is_valid()).field("reason")
     statistics = measure(
         good.column(unit_table.TEXT),
         good.column(unit_table.HASH),
         good.column(f"{output}.vector"),
-        count_reasons(rejected).get("not_finite", 0),
+        pc.sum(pc.equal(reasons, "not_finite")).as_py() or 0,
     )
     carried = carry.carried_counts(good, output)
     return UnitResult(
@@ -203,9 +204,3 @@ def quarantine_rows(unit: Unit, key: str, bad: pa.Table, reasons: pa.Array) -> p
         "detail": detail,
     }
     return pa.table([values[field.name] for field in QUARANTINE], schema=QUARANTINE)
-
-
-def count_reasons(rejected: pa.Array) -> dict[str, int]:
-    """Rejected rows by reason."""
-    reasons = rejected.field("reason").filter(rejected.is_valid())
-    return {item["values"]: item["counts"] for item in reasons.value_counts().to_pylist()}

@@ -112,9 +112,9 @@ class Job(ABC, Generic[AnyPlan]):
         """True for outputs that the checks of the spec's part `quality` are for."""
         return True
 
-    @abstractmethod
-    def report(self, report: Report, plan: AnyPlan, committed: Committed) -> Report:
-        """The report with what only this job knows; writes its page."""
+    def report(self, report: Report, plan: AnyPlan, committed: Committed) -> Report:  # noqa: ARG002
+        """The report with what only this job knows; writes its page, if it has one."""
+        return report
 
 
 def run(

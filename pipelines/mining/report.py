@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from stx.pipelines.mining.stage import SHORTFALL, STATISTICS
@@ -88,10 +87,10 @@ def write_reports(root: str, summary: Summary) -> str:
     Raises:
         StoreError: they cannot be written, or a file of the snapshot cannot be read.
     """
-    short = _head(root, summary.version, SHORTFALL, _SHORT_QUERIES)
+    short = head(open_snapshot(root, output=SHORTFALL, version=summary.version), _SHORT_QUERIES)
     examples: list[tuple[str, str, str]] = []
     if "triplet" in snapshot_info(root, summary.version).outputs:
-        triplets = _head(root, summary.version, "triplet", _EXAMPLES)
+        triplets = head(open_snapshot(root, output="triplet", version=summary.version), _EXAMPLES)
         columns = [
             [
                 text if len(text) <= _EXAMPLE_CHARACTERS else text[:_EXAMPLE_CHARACTERS] + "…"
@@ -112,10 +111,6 @@ def write_reports(root: str, summary: Summary) -> str:
         for ending, make in (("md", markdown_report), ("html", html_report))
     }
     return write_page(root, summary.version, pages)
-
-
-def _head(root: str, version: int, output: str, n_rows: int) -> pa.Table:
-    return head(open_snapshot(root, output=output, version=version), n_rows)
 
 
 def summary_lines(summary: Summary) -> Iterator[str]:

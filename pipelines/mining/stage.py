@@ -141,19 +141,19 @@ def mine_rows(
 
 
 def _texts(miner: Miner, query_ids: pa.ChunkedArray, doc_ids: pa.ChunkedArray) -> Texts:
-    return Texts(
-        _lookup(miner.queries, "query_id", query_ids), _lookup(miner.documents, "doc_id", doc_ids)
-    )
-
-
-def _lookup(source: TextSource | None, name: str, ids: pa.ChunkedArray) -> pa.Table:
     """Id and text of each distinct id that has one; without a source none has."""
-    distinct = ids.unique()
-    texts = pa.nulls(len(distinct), pa.string())
-    if source is not None and len(distinct):
-        texts = fetch_texts(source, distinct)
-    table = pa.table({name: distinct, "text": texts})
-    return table.filter(pc.is_valid(table["text"]))
+    tables = []
+    for source, name, ids in (
+        (miner.queries, "query_id", query_ids.unique()),
+        (miner.documents, "doc_id", doc_ids.unique()),
+    ):
+        texts = pa.nulls(len(ids), pa.string())
+        if source is not None and len(ids):
+            texts = fetch_texts(source, ids)
+        table = pa.table({name: ids, "text": texts})
+        tables.append(table.filter(pc.is_valid(table["text"])))
+    queries, documents = tables
+    return Texts(queries, documents)
 
 
 def _judged(

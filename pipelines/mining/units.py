@@ -1,6 +1,5 @@
 """Reading and writing the units of a mine run, and its pass over them."""
 
-import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 
@@ -106,17 +105,11 @@ def _publish_sources(
         scored: of the judge's scores of judged pairs.
         folder: where to.
     """
-
-    def publish(name: str, spans_of: Spans) -> str:
-        url = join(folder, f"{name}-{uuid.uuid4().hex}.arrow")
-        publish_spans(spans_of, url)
-        return url
-
     _, *looked_up = spans
     return Sources(
         depths={name: ranking.depth for name, ranking in mining.rankings.items()},
-        spans={name: publish(name, spans[name]) for name in looked_up},
-        scored=publish("positives", scored) if scored else None,
+        spans={name: publish_spans(spans[name], folder, name) for name in looked_up},
+        scored=publish_spans(scored, folder, "positives") if scored else None,
         judge=spec.judging,
         qrels=spec.positives,
         query_type=mining.query_type,

@@ -12,7 +12,6 @@ from stx_core.models.contents import fingerprint_files, refuse_foreign_code
 from stx_core.models.folder import resolve_folder
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
 
@@ -75,16 +74,13 @@ def limit_threads(threads: int) -> None:
 @contextmanager
 def in_float32(model: "nn.Module") -> Iterator[None]:
     """Let a model compute in float32 for a while; its weights come back exactly as they were."""
-    dtypes = [tensor.dtype for tensor in _tensors(model)]
+    dtypes = [tensor.dtype for tensor in (*model.parameters(), *model.buffers())]
     try:
         model.float()
         yield
     finally:
         # Each in its own: a model may keep some tensors in float32 all the time. Lossless, as
         # float32 holds every number of the half formats.
-        for tensor, dtype in zip(_tensors(model), dtypes, strict=True):
+        tensors = (*model.parameters(), *model.buffers())
+        for tensor, dtype in zip(tensors, dtypes, strict=True):
             tensor.data = tensor.data.to(dtype)
-
-
-def _tensors(model: "nn.Module") -> "list[torch.Tensor]":
-    return [*model.parameters(), *model.buffers()]

@@ -44,23 +44,19 @@ def settled(
             before = replace(model, **stored)
             if fingerprint(replace(before, dtype=AUTO)) == fingerprint(model):
                 dtypes[name] = before.dtype
+    choices = {
+        dtype: {
+            name: replace(model, dtype=dtype if dtypes[name] == AUTO else dtypes[name])
+            for name, model in settings.items()
+        }
+        for dtype in ("bfloat16", "float32")
+    }
     if AUTO not in dtypes.values():
-        return _with(settings, dtypes, AUTO)
-    for dtype in ("bfloat16", "float32"):
-        begun = _with(settings, dtypes, dtype)
+        return choices["float32"]  # both are the same
+    for begun in choices.values():
         if run_hash and was_begun(root, run_hash(begun)):
             return begun
-    return _with(settings, dtypes, _fast_dtype(resources))
-
-
-def _with(
-    settings: Mapping[str, Settings], dtypes: Mapping[str, str], dtype: str
-) -> dict[str, Settings]:
-    """Settings in their dtypes, those with ``auto`` in the one given last."""
-    return {
-        name: replace(model, dtype=dtype if dtypes[name] == AUTO else dtypes[name])
-        for name, model in settings.items()
-    }
+    return choices[_fast_dtype(resources)]
 
 
 def _fast_dtype(resources: Resources) -> str:

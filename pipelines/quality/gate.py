@@ -1,7 +1,7 @@
 """Judgement of a snapshot before it is published: the checks of the spec's part `quality`."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
 import numpy as np
@@ -80,23 +80,21 @@ class _Parts:
         )
 
 
+@dataclass
 class QualityGate:
     """Judges what a run is about to commit, see `commit.Judge`.
 
-    Args:
+    Attributes:
         root: the dataset.
         limits: thresholds; a check that has none is not made.
         facts: what the snapshot will say of the outputs that are judged.
-
-    Attributes:
         warnings: of the last call, one line each.
     """
 
-    def __init__(
-        self, root: str, limits: EmptyQuality, facts: Mapping[str, Mapping[str, Any]]
-    ) -> None:
-        self._root, self._limits, self._facts = root, limits, facts
-        self.warnings: list[str] = []
+    root: str
+    limits: EmptyQuality
+    facts: Mapping[str, Mapping[str, Any]]
+    warnings: list[str] = field(default_factory=list, init=False)
 
     def __call__(self, rows: pa.Table, base: Base) -> dict[str, dict[str, QualityFacts]]:
         """Statistics and values of the checks by output, as facts to keep.
@@ -108,22 +106,22 @@ class QualityGate:
         self.warnings = []
         refused: list[str] = []
         added: dict[str, dict[str, QualityFacts]] = {}
-        for name in self._facts:
+        for name in self.facts:
             parts = _Parts.of(name, rows, base)
             checks = list(_row_checks(parts))
-            if isinstance(self._limits, Quality):
-                checks += [*_new_row_checks(parts, self._limits.min_rows)]
-                checks += [*self._neighbours(parts, base, self._limits.sample)]
-            checks = [check for check in checks if check.name in self._limits.limits]
+            if isinstance(self.limits, Quality):
+                checks += [*_new_row_checks(parts, self.limits.min_rows)]
+                checks += [*self._neighbours(parts, base, self.limits.sample)]
+            checks = [check for check in checks if check.name in self.limits.limits]
             for check in checks:
-                limits = self._limits.limits[check.name]
+                limits = self.limits.limits[check.name]
                 line = f"quality: output {name}: {check.name} is {check.value:.3g}"
                 why = f"{check.details}; {check.advice}"
                 refuse = _crossed(check, "refused", limits.refuse)
                 # A warning comes first, where there is one.
                 mildest = limits.refuse if limits.warn is None else limits.warn
                 warn = _crossed(check, "warned of", mildest)
-                if refuse and not self._limits.accept:
+                if refuse and not self.limits.accept:
                     refused.append(f"{line}, {refuse}: {why}")
                 elif warn:
                     self.warnings.append(f"{line}, {warn}: {why}")
@@ -137,7 +135,7 @@ class QualityGate:
             n_checks = "a check" if len(refused) == 1 else f"{len(refused)} checks"
             raise QualityRefused(
                 "\n".join(refused)
-                + f"\n{redact(self._root)}: {n_checks} refused, nothing was committed; finished "
+                + f"\n{redact(self.root)}: {n_checks} refused, nothing was committed; finished "
                 "units are kept: mend the cause and run again, or commit them as they are with "
                 "--accept-quality"
             )
@@ -147,9 +145,9 @@ class QualityGate:
         if parts.name not in base.outputs:
             return
         old = Version(parts.before, base.outputs[parts.name])
-        new = Version(parts.new, self._facts[parts.name])
+        new = Version(parts.new, self.facts[parts.name])
         try:
-            value = neighbour_overlap(self._root, old, new, n_rows)
+            value = neighbour_overlap(self.root, old, new, n_rows)
         except DamagedFile as error:
             # What follows the damaged version is not to wait for it.
             self.warnings.append(f"quality: output {parts.name}: no neighbours compared: {error}")
@@ -252,7 +250,10 @@ def _drift_checks(old: Statistics, new: Statistics) -> Iterator[Check]:
     lengths = stability_index(old.lengths, new.lengths)
     scripts = stability_index(old.scripts, new.scripts)
     if lengths >= scripts:
-        details = f"half of the texts have {_median(new)} characters, it was {_median(old)}"
+        # Bounds of the median lengths, to a power of two.
+        halves = (np.searchsorted(np.cumsum(s.lengths), sum(s.lengths) / 2) for s in (new, old))
+        now, then = (f"less than {2 ** int(place):,}" for place in halves)
+        details = f"half of the texts have {now} characters, it was {then}"
     else:
         before, after = (np.divide(s.scripts, max(1, sum(s.scripts))) for s in (old, new))
         most = int(np.argmax(np.abs(after - before)))
@@ -263,12 +264,6 @@ def _drift_checks(old: Statistics, new: Statistics) -> Iterator[Check]:
         "text_shift", max(lengths, scripts), details,
         "is the text column the right one, and was it decoded rightly?",
     )  # fmt: skip
-
-
-def _median(statistics: Statistics) -> str:
-    """Bound of the median length, to a power of two."""
-    counts = np.cumsum(statistics.lengths)
-    return f"less than {2 ** int(np.searchsorted(counts, counts[-1] / 2)):,}"
 
 
 def _sum(rows: pa.Table, column: str) -> int:

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from stx.pipelines.encoding.results import quarantine_rows, rejected_of
 from stx.pipelines.engine.unit_files import IdSet, UnitResult
 from stx.pipelines.reranking.pairs import IS_CANDIDATE, IS_POSITIVE
-from stx.pipelines.retrieval.rankings import codes, first_of_query, ranks
+from stx.pipelines.retrieval.rankings import codes, ranks
 from stx.pipelines.running import unit_table
 from stx_core.store.corpus.units import Unit
 
@@ -38,7 +38,7 @@ def ranking_result(
     keys = ranking.select([column for column, _ in order])
     ranking = ranking.take(pc.sort_indices(keys, order))
     if top_k is not None:
-        ranking = first_of_query(ranking, "_place", top_k)
+        ranking = ranking.filter(pa.array(ranks(ranking["_place"].to_numpy()) <= top_k))
     return replace(
         empty,
         rows=_as_output(ranking, reranker, empty.rows.schema),
@@ -55,11 +55,6 @@ def positives_result(table: pa.Table, reranker: str, *, empty: UnitResult) -> Un
     good = rejected_of(table, reranker).is_null()
     rows = table.filter(pc.and_(table[IS_POSITIVE], good))
     return replace(empty, rows=_as_output(rows, reranker, empty.rows.schema))
-
-
-def n_filtered(unit: Unit, table: pa.Table) -> int:
-    """Candidates of a unit that are beyond the depth, or there twice."""
-    return unit.n_rows - (pc.sum(table[IS_CANDIDATE]).as_py() or 0)
 
 
 def _as_output(table: pa.Table, name: str, schema: pa.Schema) -> pa.Table:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from stx.pipelines.engine.job import stage_on
 from stx.pipelines.engine.passes import Pass, Passes
@@ -13,7 +14,7 @@ from stx.pipelines.planning.plan import DueUnit, Plan
 from stx.pipelines.planning.pool import Pool
 from stx.pipelines.reranking import candidates
 from stx.pipelines.reranking.pairs import IS_CANDIDATE, PairSource, read_pairs
-from stx.pipelines.reranking.rows import n_filtered, positives_result, ranking_result
+from stx.pipelines.reranking.rows import positives_result, ranking_result
 from stx.pipelines.reranking.scorers import Score
 from stx.pipelines.reranking.task import RerankTask
 from stx.pipelines.retrieval.text_lookup import index_texts, publish_texts
@@ -90,6 +91,8 @@ class RerankUnits:
     def results(self, due: DueUnit, table: pa.Table) -> Iterator[UnitResult]:
         """The rankings of a unit, and scores of positives."""
         ids = IdSet.of(table[unit_table.ID].filter(table[IS_CANDIDATE]))
+        # Beyond the depth, or there twice.
+        n_filtered = due.unit.n_rows - (pc.sum(table[IS_CANDIDATE]).as_py() or 0)
         for output, key in due.keys.items():
             reranker, is_of_positives = self.sources[output]
             empty = UnitResult(
@@ -98,7 +101,7 @@ class RerankUnits:
                 rows=self.schemas[output].empty_table(),
                 ids_in=ids,
                 ids_out=ids,
-                n_filtered=n_filtered(due.unit, table),
+                n_filtered=n_filtered,
             )
             result = (
                 positives_result(table, reranker, empty=empty)

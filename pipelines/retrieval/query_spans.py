@@ -6,6 +6,7 @@ query's id; workers map it into memory and read only the rows of their own queri
 """
 
 import json
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,7 +22,7 @@ from stx_core.mining.coded import ranges
 from stx_core.store.data_file import read_columns
 from stx_core.store.files.filesystem import read_bytes, write_new
 from stx_core.store.files.parallel import parallel
-from stx_core.store.files.urls import LOCAL, local_path, redact, scheme
+from stx_core.store.files.urls import LOCAL, join, local_path, redact, scheme
 
 _FILES = b"files"
 _SCHEMA = pa.schema(
@@ -107,8 +108,8 @@ def refuse_scattered(spans: Spans) -> None:
     )
 
 
-def publish_spans(spans: Spans, url: str) -> None:
-    """Put spans where the workers of a run find them, under a name that nobody else uses.
+def publish_spans(spans: Spans, folder: str, name: str) -> str:
+    """Put spans where the workers of a run find them, under a name that nobody else uses; its URL.
 
     Raises:
         StoreError: it cannot be written.
@@ -118,7 +119,9 @@ def publish_spans(spans: Spans, url: str) -> None:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, schema) as writer:
         writer.write_table(table)
+    url = join(folder, f"{name}-{uuid.uuid4().hex}.arrow")
     write_new(url, sink.getvalue().to_pybytes())
+    return url
 
 
 @lru_cache(maxsize=8)

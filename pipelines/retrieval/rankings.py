@@ -62,16 +62,14 @@ def best_hits(parts: Sequence[pa.Table], k: int) -> pa.Table:
     hits = pa.concat_tables(parts).sort_by(
         [(QUERY, "ascending"), ("score", "descending"), ("doc_id", "ascending")]
     )
-    return first_of_query(without_repetition(hits), QUERY, k)
-
-
-def without_repetition(hits: pa.Table) -> pa.Table:
-    """The first of several hits of the same query and document: a corpus may have an id twice."""
+    # The first of several hits of the same query and document: a corpus may have an id twice.
     queries = hits[QUERY].to_numpy().astype(np.int64)
     documents = hits["doc_id"].combine_chunks().dictionary_encode()
     pairs = queries * max(1, len(documents.dictionary)) + documents.indices.to_numpy()
     distinct, first = np.unique(pairs, return_index=True)
-    return hits if len(distinct) == len(pairs) else hits.take(pa.array(np.sort(first)))
+    if len(distinct) < len(pairs):
+        hits = hits.take(pa.array(np.sort(first)))
+    return hits.filter(pa.array(ranks(hits[QUERY].to_numpy()) <= k))
 
 
 def ranks(queries: np.ndarray) -> np.ndarray:
@@ -83,11 +81,6 @@ def ranks(queries: np.ndarray) -> np.ndarray:
     begins = np.ones(len(queries), bool)
     begins[1:] = queries[1:] != queries[:-1]
     return ranks_after(np.flatnonzero(begins), len(queries))
-
-
-def first_of_query(table: pa.Table, column: str, k: int) -> pa.Table:
-    """The first k rows of each query, by a column of numbers that stand together for a query."""
-    return table.filter(pa.array(ranks(table[column].to_numpy()) <= k))
 
 
 def codes(column: pa.ChunkedArray) -> np.ndarray:

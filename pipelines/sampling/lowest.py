@@ -66,14 +66,15 @@ def limits(units: Iterable[pa.Table], n_rows: int) -> dict[str | None, int]:
     totals: Counter[str | None] = Counter()
     merged, fresh = SCHEMA.empty_table(), []
     for unit in units:
-        first = unit.filter(pa.array(_is_first(unit)))
+        codes = _encoded(unit).indices.to_numpy()
+        first = unit.take(pa.array(np.flatnonzero(np.diff(codes, prepend=-1))))
         totals.update(dict(zip(first["stratum"].to_pylist(), first["of"].to_pylist(), strict=True)))
         fresh.append(unit)
         # Merged where as many rows have come as there were: each is sorted only a few times.
         if sum(map(len, fresh)) >= len(merged):
             merged, fresh = lowest_hashes(pa.concat_tables([merged, *fresh]), n_rows), []
     merged = lowest_hashes(pa.concat_tables([merged, *fresh]), n_rows)
-    starts = np.flatnonzero(_is_first(merged))
+    starts = np.flatnonzero(np.diff(_encoded(merged).indices.to_numpy(), prepend=-1))
     names, hashes = merged["stratum"].take(pa.array(starts)).to_pylist(), merged["hash"].to_numpy()
     rows_of = shares(totals, n_rows)
     return {
@@ -111,10 +112,3 @@ def shares(totals: Mapping[str | None, int], n_rows: int) -> dict[str | None, in
 def _encoded(rows: pa.Table) -> pa.DictionaryArray:
     """(N,) strata as codes, in the order in which they come."""
     return rows["stratum"].combine_chunks().dictionary_encode(null_encoding="encode")
-
-
-def _is_first(rows: pa.Table) -> np.ndarray:
-    """(N,) bool, at which rows of `SCHEMA` another stratum begins."""
-    codes = _encoded(rows).indices.to_numpy()
-    first: np.ndarray = np.diff(codes, prepend=-1) != 0
-    return first

@@ -60,7 +60,8 @@ class JobApi:
 
     def running(self, submission: Submission) -> str | None:
         """The id of the spec's job that is at work, or waits for its start; None without one."""
-        return next((job.submission_id for job in self._jobs(submission) if not _over(job)), None)
+        jobs = (job for job in self._jobs(submission) if not job.status.is_terminal())
+        return next((job.submission_id for job in jobs), None)
 
     def next_id(self, submission: Submission) -> str:
         """The id that the spec's next job has."""
@@ -94,7 +95,7 @@ class JobApi:
         """Ask a job to stop, and wait for it; False if it had ended before."""
         with self._errors():
             stopped = bool(self._client.stop_job(id_))
-            while not _over(self._client.get_job_info(id_)):
+            while not self._client.get_job_info(id_).status.is_terminal():
                 time.sleep(_POLL_S)
         return stopped
 
@@ -111,7 +112,7 @@ class JobApi:
                 for piece in _pieces(self._client.tail_job_logs(id_), n_seen):
                     n_seen += len(piece)
                     yield piece
-                if _over(self._client.get_job_info(id_)):
+                if self._client.get_job_info(id_).status.is_terminal():
                     return
             failures = 1 if n_seen > n_before else failures + 1
             if failures > _MAX_RECONNECTS:
@@ -128,7 +129,7 @@ class JobApi:
         """
         with self._errors():
             job = self._client.get_job_info(id_)
-            while not _over(job):
+            while not job.status.is_terminal():
                 time.sleep(_POLL_S)
                 job = self._client.get_job_info(id_)
         status, message = job.status.value, job.message or ""
@@ -215,10 +216,6 @@ def _pieces(stream: AsyncIterator[str], n_seen: int) -> Iterator[str]:
             n_seen -= skipped
             if skipped < len(piece):
                 yield piece[skipped:]
-
-
-def _over(job: Any) -> bool:  # noqa: ANN401
-    return bool(job.status.is_terminal())
 
 
 def _first_line(text: str) -> str:
