@@ -19,8 +19,9 @@ def import_ranking(
     ] = "string",
 ) -> None:
     """Commit a ranking of another engine (BM25, say) as a dataset, for mine and the others."""
-    from stx.pipelines.import_ranking import ImportSpec, run_import
+    from stx.pipelines.import_ranking import run_import
     from stx.pipelines.spec.file import parse_spec
+    from stx.pipelines.spec.import_ranking import ImportSpec
 
     values = {"source": source, "path": dataset, "name": name, "format": format, "ids": ids}
     spec = parse_spec(values, source="command line", kind=ImportSpec)

@@ -3,9 +3,10 @@
 import pyarrow as pa
 import pytest
 
-from stx.pipelines import import_ranking
 from stx.pipelines.engine.runs import View
-from stx.pipelines.import_ranking import ImportSpec, run_import
+from stx.pipelines.import_ranking import run_import
+from stx.pipelines.importing import units
+from stx.pipelines.spec.import_ranking import ImportSpec
 from stx_core.store.snapshot import open_snapshot
 from stx_core.store.verify import find_problems
 
@@ -69,7 +70,7 @@ def test_mistakes_are_one_line(stx, run_file, tmp_path):
 
 
 def test_an_interrupted_import_goes_on_with_the_missing_units(run_file, tmp_path, monkeypatch):
-    monkeypatch.setattr(import_ranking, "_ROWS_PER_UNIT", 3)
+    monkeypatch.setattr(units, "_ROWS_PER_UNIT", 3)
     spec = ImportSpec(source=str(run_file), path=str(tmp_path / "bm25"))
 
     class FirstUnit(View):

@@ -7,9 +7,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from stx.pipelines.engine.runs import View
-from stx.pipelines.import_ranking import ImportSpec, run_import
+from stx.pipelines.import_ranking import run_import
 from stx.pipelines.mine import run_mine
 from stx.pipelines.mining.report import read_summary
+from stx.pipelines.spec.import_ranking import ImportSpec
 from stx.pipelines.spec.retrieval import Rules
 from stx_core.errors import InputError, SpecError, StoreError
 from stx_core.mining.combine import combine_rankings

@@ -4,10 +4,11 @@ import pytest
 
 from stx.pipelines.encode import run_encode
 from stx.pipelines.export import run_export
-from stx.pipelines.import_ranking import ImportSpec, run_import
+from stx.pipelines.import_ranking import run_import
 from stx.pipelines.mine import run_mine
 from stx.pipelines.rerank import run_rerank
 from stx.pipelines.retrieve import run_retrieve
+from stx.pipelines.spec.import_ranking import ImportSpec
 from stx.pipelines.spec.retrieval import MineSpec, RerankSpec, RetrieveSpec
 from stx_core.errors import SpecError
 
