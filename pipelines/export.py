@@ -1,5 +1,6 @@
 """Datasets written in the forms of other tools."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +24,7 @@ from stx.pipelines.exports.trec import write_trec
 from stx_core.errors import SpecError
 from stx_core.store.files.apart import refuse_overlap
 from stx_core.store.files.filesystem import SCHEMES, refuse_credentials
-from stx_core.store.files.urls import expanded, scheme
+from stx_core.store.files.urls import scheme
 from stx_core.store.snapshot import open_snapshot, read_manifest, snapshot_info
 
 # Streams a dataset to a place; gives the rows that are there then.
@@ -100,7 +101,7 @@ def run_export(
     for name, value in more.items():
         if value is not None and format not in _OTHER_OPTIONS[name]:
             raise SpecError(f"--{name} goes with {', '.join(_OTHER_OPTIONS[name])}, not {format}")
-    destination = expanded(destination)
+    destination = os.path.expanduser(destination)
     if scheme(destination) in SCHEMES:
         refuse_credentials(destination)
     if format not in _ONE_FILE and not more.get("catalog"):

@@ -1,5 +1,6 @@
 """The functions of `stx`, see there."""
 
+import os
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
@@ -146,9 +147,9 @@ def export(
         StxError: an option is wrong, the dataset holds what the form cannot, or a store fails.
     """
     from stx.pipelines.export import run_export
-    from stx_core.store.files.urls import expanded
 
-    return run_export(expanded(fspath(path)), fspath(destination), format, output=output, **options)
+    path = os.path.expanduser(path)
+    return run_export(path, fspath(destination), format, output=output, **options)
 
 
 def open(

@@ -11,7 +11,7 @@ import pyarrow.dataset as ds
 
 from stx_core.errors import SpecError
 from stx_core.store.data_file import whole
-from stx_core.store.files.urls import expanded, redact
+from stx_core.store.files.urls import redact
 from stx_core.store.schema import dense_matrix
 from stx_core.store.snapshot import SnapshotInfo, open_snapshot, snapshot_info, versions
 
@@ -38,7 +38,7 @@ class Snapshot:
         cls, path: "str | os.PathLike[str]", version: int | None, output: str | None
     ) -> "Snapshot":
         """See `stx.open`."""
-        path = expanded(os.fspath(path))
+        path = os.path.expanduser(os.fspath(path))
         info = snapshot_info(path, version)
         if output is not None:
             open_snapshot(path, output=output, version=info.version)  # refuses what is not there

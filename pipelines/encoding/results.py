@@ -19,7 +19,7 @@ from stx.pipelines.running import unit_table
 from stx.pipelines.spec.parts import Inputs
 from stx.pipelines.telemetry.unit_counts import count_rows
 from stx_core.store.corpus.units import Unit
-from stx_core.store.schema import QUARANTINE, dense_type, sparse_type, with_exact_ids
+from stx_core.store.schema import QUARANTINE, SPARSE_TYPE, dense_type, with_exact_ids
 from stx_core.store.snapshot import snapshot_schemas
 
 _METADATA = ("model", "fingerprint", "similarity")
@@ -101,7 +101,7 @@ def output_schemas(corpus: pa.Schema, inputs: Inputs, facts: Facts) -> dict[str,
     schemas = {}
     for name, of_output in facts.items():
         sparse = of_output["type"] == "sparse"
-        vector = sparse_type() if sparse else dense_type(of_output["dim"], of_output["store_as"])
+        vector = SPARSE_TYPE if sparse else dense_type(of_output["dim"], of_output["store_as"])
         columns = pa.schema(
             [
                 pa.field("id", id_type),

@@ -17,6 +17,7 @@ from stx_core.store import ledger, log
 from stx_core.store.beat import Heartbeat
 from stx_core.store.files import create
 from stx_core.store.files.urls import redact
+from stx_core.store.log_state import check_unpinned
 
 if TYPE_CHECKING:
     from stx.pipelines.planning.dataset_state import DatasetState
@@ -89,8 +90,9 @@ def check_output(root: str, *, repairs: bool = False) -> None:
         StoreError: the store cannot be committed to.
     """
     create.probe(root)
-    if not repairs:
-        log.refuse_pinned(root)
+    last = None if repairs else log.latest(root)
+    if last is not None:
+        check_unpinned(last.state, root)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 N rows of a batch, D width.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -17,7 +18,7 @@ from stx.pipelines.exports.options import ExportOptions
 from stx.pipelines.spec.parts import RESERVED_COLUMNS
 from stx_core.errors import InputError, SpecError
 from stx_core.store.data_file import read_batches
-from stx_core.store.files.urls import expanded, redact
+from stx_core.store.files.urls import redact
 from stx_core.store.schema import dense_matrix, sparse_csr
 
 Kind = Literal["dense", "sparse"]
@@ -262,7 +263,7 @@ def sparse_names(options: ExportOptions) -> pa.Array | None:
     from tokenizers import Tokenizer
 
     try:
-        tokenizer = Tokenizer.from_file(expanded(options.vocabulary))
+        tokenizer = Tokenizer.from_file(os.path.expanduser(options.vocabulary))
     except Exception as error:  # the library raises nothing narrower
         raise SpecError(f"{options.vocabulary}: no tokenizer.json ({error})") from error
     size = tokenizer.get_vocab_size(with_added_tokens=True)

@@ -12,7 +12,7 @@ from stx.pipelines.running import unit_table
 from stx.pipelines.spec.encode import Backfill
 from stx.pipelines.spec.parts import Inputs, Output
 from stx_core.errors import InputError
-from stx_core.store.corpus.columns import check_id, check_text, corpus_schema
+from stx_core.store.corpus.columns import check_types, corpus_schema
 from stx_core.store.corpus.filters import Filter
 from stx_core.store.corpus.readers import list_shards, read_rows
 from stx_core.store.corpus.shards import CsvForm, Rows, Shard
@@ -68,10 +68,7 @@ def list_corpus(inputs: Inputs, backfill: Backfill | None = None) -> Corpus:
                 f"(…/{both[0]}=…/), whose value would be that of all rows; rename the folder"
             )
     schema = corpus_schema(filled, [*columns, *inputs.columns], ids)
-    for name in inputs.text_columns:
-        check_text(schema, name)
-    if inputs.id_column:
-        check_id(schema, inputs.id_column)
+    check_types(schema, inputs.text_columns, inputs.id_column)
     scope = find_scope(backfill, shards, schema, inputs)
     return Corpus(tuple(shard for shard in shards if scope.holds(shard.url)), schema, scope)
 

@@ -3,12 +3,13 @@
 Each gives the value, or what it stands for, and raises ValueError, which pydantic makes a line of.
 """
 
+import os
 import re
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from stx_core.store.files.create import CONDITIONAL
-from stx_core.store.files.urls import credentials_in, expanded, holds_secret, scheme
+from stx_core.store.files.urls import credentials_in, holds_secret, scheme
 
 _COMMIT = re.compile("[0-9a-f]{40}")
 
@@ -36,7 +37,7 @@ def without_secrets(url: str | None) -> str | None:
     """
     if url is not None and holds_secret(url):
         raise ValueError(credentials_in(url))
-    return url and expanded(url)
+    return url and os.path.expanduser(url)
 
 
 def committable(url: str) -> str:

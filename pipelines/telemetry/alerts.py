@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from stx.pipelines.spec.alerts import Alerts
 from stx.pipelines.telemetry.report import Report
 from stx_core.errors import QualityRefused
-from stx_core.store.files.urls import expanded, redact, scheme
+from stx_core.store.files.urls import redact, scheme
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def _run(command: tuple[str, ...], data: bytes) -> str | None:
     """Give the message to a command; what went wrong, if anything."""
     try:
         done = subprocess.run(
-            (expanded(command[0]), *command[1:]),
+            (os.path.expanduser(command[0]), *command[1:]),
             input=data,
             capture_output=True,
             timeout=_COMMAND_TIMEOUT_S,

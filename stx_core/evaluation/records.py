@@ -1,5 +1,6 @@
 """Files of named columns, Parquet and JSONL, whatever their authors call the columns."""
 
+import copy
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
@@ -11,7 +12,7 @@ import pyarrow.compute as pc
 from stx_core.errors import InputError
 from stx_core.evaluation.text_blocks import parse_blocks, read_blocks, shortest_refused
 from stx_core.store.corpus.json_scan import objects, read_json
-from stx_core.store.corpus.json_types import Profile, merged, type_of
+from stx_core.store.corpus.json_types import Profile, type_of
 from stx_core.store.corpus.parquet_file import open_parquet
 from stx_core.store.files.filesystem import open_file
 from stx_core.store.files.urls import redact
@@ -134,7 +135,8 @@ class _Types:
                     ) from None
             before = self._schema
             for name, profile in _profiles(rows).items():
-                total = merged([self._profiles[name], profile])
+                total = copy.deepcopy(self._profiles[name])
+                total.merge(profile)
                 # An id is not a string here and a number there, nor are those of a list.
                 values = total.items or total
                 if sum(bool(getattr(values, kind)) for kind in _KINDS) <= 1:

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from stx_core.errors import InputError
-from stx_core.store.corpus.foreign import refuse_foreign, refuse_old_line_ends
+from stx_core.store.corpus.foreign import OLD_LINE_ENDS, refuse_foreign
 from stx_core.store.corpus.lines import open_lines
 from stx_core.store.files.urls import one_line, redact
 
@@ -68,7 +68,7 @@ def first_line(url: str) -> bytes:
             if not line.strip():
                 continue
             if b"\r" in line.strip() and len(line) == len(block.data):
-                refuse_old_line_ends(url)
+                raise InputError(f"{redact(url)}: {OLD_LINE_ENDS}")
             return line
     return b""
 

@@ -20,7 +20,6 @@ from stx_core.store.log_state import (
     Segment,
     State,
     current_version,
-    pin,
     pinned_version,
     publish,
 )
@@ -34,7 +33,7 @@ from stx_core.store.manifest import (
     write_segments,
 )
 from stx_core.store.schema import exact_ids
-from stx_core.store.snapshot import SnapshotInfo, check_kept, current_info, snapshot_state
+from stx_core.store.snapshot import SnapshotInfo, check_kept, snapshot_state, to_info
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +88,7 @@ def commit_snapshot(
         CommitConflict: another run committed, and it changed what this one speaks about.
     """
     if entry := log.committed(root, claim.run):
-        return current_info(entry.state)
+        return to_info(entry.state["snapshot"])
     # The commit asks this again; here it comes before complaints about files that gc removed.
     log.check(root, claim.run, claim.epoch)
     for record in to_records(records):
@@ -112,7 +111,7 @@ def commit_snapshot(
         )
         try:
             entry = log.commit(root, claim.run, claim.epoch, content, base=base.version)
-            return current_info(entry.state)
+            return to_info(entry.state["snapshot"])
         except CommitConflict:
             winner = _base(root, None)
             before, after = base.rows, winner.rows
@@ -248,10 +247,10 @@ def rollback(root: str, version: int) -> SnapshotInfo:
                 return None
         else:
             publish(state, number, old["run"], old)
-        pin(state, number)
+        state["pin"] = {"version": current_version(state), "since": number}
         return state
 
-    return current_info(log.append(root, "rollback", change).state)
+    return to_info(log.append(root, "rollback", change).state["snapshot"])
 
 
 def release(root: str) -> int | None:

@@ -25,6 +25,11 @@ _PIECE_BYTES = 4 * 2**20
 
 _ROWS_AT_ONCE = 65_536
 
+# Stores of which threads of Arrow may hold an open file: not where it is an object of Python. A
+# thread lets go of it after it has handed over its result. When the interpreter ends meanwhile,
+# that aborts the process.
+_IN_THREADS = (LOCAL, *S3)
+
 WAY_BACK = (
     "run `stx verify` on the dataset, which notes damaged files: the next run encodes their units "
     "again; or go back with `stx rollback`"
@@ -91,7 +96,7 @@ def read_columns(url: str, columns: Sequence[str], rows: np.ndarray | None = Non
         with open_parquet(url) as parquet:
             if lacking := [name for name in columns if name not in parquet.schema_arrow.names]:
                 raise pa.ArrowInvalid(f"no column {lacking[0]!r}")
-            threads = _in_threads(url)
+            threads = scheme(url) in _IN_THREADS
             if rows is None:
                 return parquet.read(list(columns), use_threads=threads)
             groups = range(parquet.num_row_groups)
@@ -157,15 +162,6 @@ def head(dataset: ds.FileSystemDataset, n_rows: int) -> pa.Table:
     return pa.Table.from_batches(first, dataset.schema)
 
 
-def _in_threads(url: str) -> bool:
-    """Tell whether threads of Arrow may hold an open file: not where it is an object of Python.
-
-    A thread lets go of it after it has handed over its result. When the interpreter ends
-    meanwhile, that aborts the process.
-    """
-    return scheme(url) in (LOCAL, *S3)
-
-
 @contextmanager
 def open_parquet(
     url: str, open_: Callable[[], Any] | None = None, *, threads: bool | None = None
@@ -180,7 +176,7 @@ def open_parquet(
     Raises:
         DamagedFile: the file is gone, or its bytes are not those that were written.
     """
-    ahead = _in_threads(url) if threads is None else threads
+    ahead = scheme(url) in _IN_THREADS if threads is None else threads
     try:
         with (
             open_() if open_ else open_file(url) as opened,

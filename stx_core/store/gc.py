@@ -8,7 +8,7 @@ gave, and log entries stay for ever.
 
 import logging
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -96,8 +96,8 @@ def gc(
         raise StoreError(f"{redact(root)}: no dataset of stx is here")
     deletes = False
     if dry_run:
-        spared = _recent(root, before.state, before.n, keep_for_s)
-        state, now_s = _without_expired(before.state, keep, spared), clock.now()
+        state = _without_expired(root, before.state, before.n, keep=keep, keep_for_s=keep_for_s)
+        now_s = clock.now()
         state = _without_runs(state, _old_runs(root, state, now_s - abandon_after_s))
     else:
         fence = _fence(root, keep, keep_for_s, abandon_after_s, margin_s)
@@ -156,7 +156,7 @@ def _fence(
     """
 
     def expire(state: State, number: int) -> State | None:
-        after = _without_expired(state, keep, _recent(root, state, number - 1, keep_for_s))
+        after = _without_expired(root, state, number - 1, keep=keep, keep_for_s=keep_for_s)
         before_s = clock.now() - margin_s
         if after == state and not any(x.modified_s < before_s for x in _unneeded(root, state)):
             return None
@@ -178,24 +178,30 @@ def _fence(
     return fence if fence.kind == "gc" and fence != last else None
 
 
-def _recent(root: str, state: State, last: int, keep_for_s: float | None) -> list[int]:
-    """Versions that were current less than `keep_for_s` before log entry `last`."""
-    if keep_for_s is None:
-        return []
+def _without_expired(
+    root: str, state: State, last: int, *, keep: int, keep_for_s: float | None
+) -> State:
+    """Drop old versions, and finished runs that made none of the others.
+
+    Args:
+        root: the dataset.
+        state: of log entry `last`.
+        last: its number.
+        keep: see `gc`.
+        keep_for_s: see `gc`.
+    """
     numbers = sorted((int(version), number) for version, number in state["kept"].items())
-    now_s = modified_s(log.entry_url(root, last))
-    # A version was current until the one that followed it was committed.
-    ends_s = parallel(lambda pair: modified_s(log.entry_url(root, pair[1])), numbers[1:])
-    return [
-        version
-        for (version, _), end_s in zip(numbers, ends_s, strict=False)
-        if now_s - end_s < keep_for_s
-    ]
-
-
-def _without_expired(state: State, keep: int, spared: Collection[int]) -> State:
-    """Drop old versions, and finished runs that made none of the others."""
-    newest = sorted(map(int, state["kept"]))[-keep:]
+    newest = [version for version, _ in numbers[-keep:]]
+    spared: list[int] = []
+    if keep_for_s is not None:
+        now_s = modified_s(log.entry_url(root, last))
+        # A version was current until the one that followed it was committed.
+        ends_s = parallel(lambda pair: modified_s(log.entry_url(root, pair[1])), numbers[1:])
+        spared = [
+            version
+            for (version, _), end_s in zip(numbers, ends_s, strict=False)
+            if now_s - end_s < keep_for_s
+        ]
     bases = [facts["base"] for facts in state["runs"].values() if facts["state"] in UNFINISHED]
     versions = {
         version: number

@@ -242,8 +242,9 @@ def publish_index(path: str, folder: str) -> str:
 
 def is_sound(url: str) -> bool:
     """Tell whether the bytes of a published index are those that its name says."""
+    checksum = url.rsplit("/", 1)[-1].removesuffix(".arrow").partition("-")[2]
     try:
-        return hash_bytes(url)[1] == _said_checksum(url)
+        return hash_bytes(url)[1] == checksum
     except FileNotFoundError:
         return False
 
@@ -268,7 +269,8 @@ def open_index(url: str) -> HashIndex:
     """
     if scheme(url) != LOCAL:
         return HashIndex(_fetched(url))
-    if _said_checksum(url) and not is_sound(url):
+    # One that was not published has no checksum in its name.
+    if "-" in url.rsplit("/", 1)[-1] and not is_sound(url):
         raise StoreError(f"{redact(url)}: a damaged index of hashes; run again, it is built again")
     return HashIndex(local_path(url))
 
@@ -281,11 +283,15 @@ def _fetched(url: str) -> str:
     if os.path.exists(path):
         os.utime(path)
         return path
-    _remove_old(folder)
+    # Copies that nobody opened for a day; who has one mapped keeps its pages.
+    for entry in os.scandir(folder):
+        with suppress(OSError):
+            if entry.is_file() and time.time() - entry.stat().st_mtime > _MAX_AGE_S:
+                os.unlink(entry.path)
     with scratch_space(folder) as scratch:
         part = os.path.join(scratch, name)
         download(url, part)
-        if hash_bytes(part)[1] != _said_checksum(url):
+        if not is_sound(part):
             raise StoreError(
                 f"{redact(url)}: its bytes do not match its name; run again, it is built again"
             )
@@ -294,20 +300,6 @@ def _fetched(url: str) -> str:
     return path
 
 
-def _remove_old(folder: str) -> None:
-    """Remove copies that nobody opened for a day; who has one mapped keeps its pages."""
-    for entry in os.scandir(folder):
-        with suppress(OSError):
-            if entry.is_file() and time.time() - entry.stat().st_mtime > _MAX_AGE_S:
-                os.unlink(entry.path)
-
-
 def index_name(files: Sequence[str]) -> str:
     """Name of the index of some files: 32 hexadecimal digits."""
     return blake2b("\n".join(files).encode()).hex()[:32]
-
-
-def _said_checksum(url: str) -> str:
-    """Checksum in the name of a published index; empty for another file."""
-    _, published, checksum = url.rsplit("/", 1)[-1].removesuffix(".arrow").partition("-")
-    return checksum if published else ""

@@ -8,6 +8,8 @@ import xxhash
 
 HASH_MODULUS = 1 << 128
 
+_NULL_HASH = xxhash.xxh3_128_intdigest(b"", seed=2)
+
 
 def id_hash(ids: pa.Array | pa.ChunkedArray) -> int:
     """Hash a multiset of ids: the sum over ids of a 128-bit hash, modulo 2**128.
@@ -19,17 +21,14 @@ def id_hash(ids: pa.Array | pa.ChunkedArray) -> int:
     Args:
         ids: (N,) strings, integers or nulls.
     """
+    nulls = int(ids.null_count) * _NULL_HASH
     if pa.types.is_null(ids.type):
-        return _sum_hashes([b""] * len(ids), seed=2)
-    nulls = _sum_hashes([b""] * ids.null_count, seed=2)
+        return nulls % HASH_MODULUS
     if pa.types.is_dictionary(ids.type):
         ids = ids.cast(ids.type.value_type)
     whole = pa.types.is_integer(ids.type)
     text = ids.cast(pa.string()) if whole else ids
     values = pc.drop_null(text.cast(pa.large_binary())).to_pylist()
-    return (_sum_hashes(values, seed=1 if whole else 0) + nulls) % HASH_MODULUS
-
-
-def _sum_hashes(values: list[bytes], seed: int) -> int:
     # map over C functions: no Python byte code per row.
-    return sum(map(partial(xxhash.xxh3_128_intdigest, seed=seed), values)) % HASH_MODULUS
+    hashes = map(partial(xxhash.xxh3_128_intdigest, seed=1 if whole else 0), values)
+    return (sum(hashes) + nulls) % HASH_MODULUS

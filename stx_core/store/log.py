@@ -26,12 +26,12 @@ from stx_core.store.files.create import create
 from stx_core.store.files.filesystem import list_names, read_bytes, write_over
 from stx_core.store.files.urls import join, redact
 from stx_core.store.log_state import (
+    EMPTY,
     Content,
     RunFacts,
     State,
     check_unpinned,
     current_version,
-    empty_state,
     publish,
     unfinished_run,
 )
@@ -161,7 +161,7 @@ def append(root: str, kind: str, change: Callable[[State, int], State | None]) -
         number = last.n + 1 if last else 1
         if problem := lost_end(root, number - 1):
             raise StoreError(problem)
-        state = change(copy.deepcopy(last.state) if last else empty_state(), number)
+        state = change(copy.deepcopy(last.state if last else EMPTY), number)
         if state is None and last is not None:
             return last
         body = {
@@ -205,17 +205,6 @@ def lost_end(root: str, last: int) -> str | None:
     return None
 
 
-def refuse_pinned(root: str) -> None:
-    """Look whether a rollback holds the current version, before work is done for another.
-
-    Raises:
-        Pinned: it does.
-    """
-    last = latest(root)
-    if last is not None:
-        check_unpinned(last.state, root)
-
-
 def claim(root: str, spec_hash: str, *, repairs: bool = False) -> Claim:
     """Take the unfinished run of a spec, or open a new one.
 
@@ -237,7 +226,7 @@ def claim(root: str, spec_hash: str, *, repairs: bool = False) -> Claim:
     new_run = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
     while True:
         last = latest(root)
-        state = last.state if last else empty_state()
+        state = last.state if last else EMPTY
         run = unfinished_run(state, spec_hash)
         free = None
         if run is not None:
@@ -299,7 +288,7 @@ def check(root: str, run: str, epoch: int) -> None:
         Fenced: it does not.
     """
     last = latest(root)
-    _facts(root, last.state if last else empty_state(), run, epoch)
+    _facts(root, last.state if last else EMPTY, run, epoch)
 
 
 def _facts(root: str, state: State, run: str, epoch: int) -> RunFacts:

@@ -83,9 +83,8 @@ class State(TypedDict):
     pin: NotRequired[Pin]
 
 
-def empty_state() -> State:
-    """The state of a dataset before its first entry."""
-    return {"snapshot": None, "kept": {}, "runs": {}}
+EMPTY: State = {"snapshot": None, "kept": {}, "runs": {}}
+"""The state of a dataset before its first entry; to be copied before it is changed."""
 
 
 def current_version(state: State) -> int:
@@ -113,11 +112,6 @@ def check_unpinned(state: State, root: str) -> None:
         )
 
 
-def pin(state: State, number: int) -> None:
-    """Hold the current version of a state, until it is released; changed in place."""
-    state["pin"] = {"version": current_version(state), "since": number}
-
-
 def publish(state: State, number: int, run: str, content: Content) -> None:
     """Make what a snapshot holds the current one of a state, as its next version.
 
@@ -140,7 +134,7 @@ def publish(state: State, number: int, run: str, content: Content) -> None:
     state["kept"][str(version)] = number
     if state.get("pin"):
         # The same content, repaired, or another rollback.
-        pin(state, number)
+        state["pin"] = {"version": version, "since": number}
 
 
 def unfinished_run(state: State, spec_hash: str) -> str | None:

@@ -2,9 +2,9 @@
 
 import hashlib
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict, get_type_hints
+from typing import TypedDict, get_type_hints
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -120,15 +120,12 @@ def assemble(planned: Planned, records: pa.Table, base: pa.Table, where: str) ->
     recorded, units = rows.select(_UNIT), expected.select(_UNIT)
     if not recorded.equals(units):
         pairs = zip(rows["key"].to_pylist(), recorded.to_pylist(), units.to_pylist(), strict=True)
-        key, record, unit = next(pair for pair in pairs if pair[1] != pair[2])
-        raise StoreError(
-            redact(f"record of unit {key} is of {_range(record)}, but {_range(unit)} was planned")
+        key, *both = next(pair for pair in pairs if pair[1] != pair[2])
+        record, unit = (
+            f"{row['url']} ({row['identity']}) rows {row['start']} to {row['stop']}" for row in both
         )
+        raise StoreError(redact(f"record of unit {key} is of {record}, but {unit} was planned"))
     return rows.set_column(0, MANIFEST.field("output"), expected["output"])
-
-
-def _range(row: Mapping[str, Any]) -> str:
-    return f"{row['url']} ({row['identity']}) rows {row['start']} to {row['stop']}"
 
 
 def split_shards(rows: pa.Table, keeps: Callable[[str], bool]) -> tuple[pa.Table, pa.Table]:
@@ -157,20 +154,20 @@ def summarise(rows: pa.Table, output: str) -> Totals:
     rows = rows.filter(pc.equal(rows["output"], output))
     counted = ("rows_out", "size", "file_rows", "rows_quarantined", "rows_in")
     sums = {name: pc.sum(rows[name]).as_py() or 0 for name in counted}
+    id_hashes = {
+        name: sum(int(text, 16) for text in rows[name].to_pylist()) % HASH_MODULUS
+        for name in ("id_hash_out", "id_hash_in")
+    }
     return Totals(
         rows=sums["rows_out"],
         bytes=sums["size"],
         files=pc.sum(pc.not_equal(rows["file"], "")).as_py() or 0,
         file_rows=sums["file_rows"],
         rows_quarantined=sums["rows_quarantined"],
-        id_hash=_add_hashes(rows["id_hash_out"]),
+        id_hash=f"{id_hashes['id_hash_out']:032x}",
         rows_in=sums["rows_in"],
-        id_hash_in=_add_hashes(rows["id_hash_in"]),
+        id_hash_in=f"{id_hashes['id_hash_in']:032x}",
     )
-
-
-def _add_hashes(hashes: Iterable[Any]) -> str:
-    return f"{sum(int(text.as_py(), 16) for text in hashes) % HASH_MODULUS:032x}"
 
 
 def bucket(url: str) -> int:

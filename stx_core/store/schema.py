@@ -37,6 +37,14 @@ def exact_ids(schema: pa.Schema) -> str | None:
     return None if column is None else str(column.decode())
 
 
+SPARSE_TYPE = pa.struct(
+    [
+        pa.field("indices", pa.list_(pa.field("element", pa.int32()))),
+        pa.field("values", pa.list_(pa.field("element", pa.float32()))),
+    ]
+)
+"""Type of a sparse vector column: sorted indices with their weights."""
+
 # Queries with their documents, best first: what search writes, reranking reads, measures judge.
 RANKING = pa.schema(
     [
@@ -74,13 +82,6 @@ def dense_type(dim: int, dtype: DenseDtype = "float32") -> pa.DataType:
         raise ValueError(f"dtype must be one of {get_args(DenseDtype)}, got {dtype!r}")
     # Parquet calls list items "element"; the same name here survives every round trip.
     return pa.list_(pa.field("element", pa.from_numpy_dtype(dtype)), dim)
-
-
-def sparse_type() -> pa.DataType:
-    """Type of a sparse vector column: sorted indices with their weights."""
-    indices = pa.list_(pa.field("element", pa.int32()))
-    values = pa.list_(pa.field("element", pa.float32()))
-    return pa.struct([pa.field("indices", indices), pa.field("values", values)])
 
 
 def dense_column(values: np.ndarray) -> pa.FixedSizeListArray:
@@ -125,7 +126,7 @@ def sparse_column(offsets: np.ndarray, indices: np.ndarray, values: np.ndarray) 
             f"offsets end at {int(offsets[-1])}, but there are {len(indices)} indices "
             f"and {len(values)} values"
         )
-    kind = sparse_type()
+    kind = SPARSE_TYPE
     ends = pa.array(offsets.astype(np.int32))
     return pa.StructArray.from_arrays(
         [

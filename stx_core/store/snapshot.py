@@ -1,9 +1,9 @@
 """Snapshots: what was published, described and opened."""
 
 import base64
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,8 +17,6 @@ from stx_core.store.files.urls import join, redact
 from stx_core.store.log_state import Snapshot, State, current_version
 from stx_core.store.manifest import read_segments
 from stx_core.store.schema import QUARANTINE
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -52,14 +50,9 @@ def snapshot_info(root: str, version: int | None = None) -> SnapshotInfo:
     return to_info(snapshot_state(root, version))
 
 
-def current_info(state: State) -> SnapshotInfo:
-    """The current snapshot of a state that has one."""
-    assert state["snapshot"] is not None
-    return to_info(state["snapshot"])
-
-
-def to_info(snapshot: Snapshot) -> SnapshotInfo:
-    """A snapshot as the log keeps it, without its schemas and segments."""
+def to_info(snapshot: Snapshot | None) -> SnapshotInfo:
+    """A snapshot as the log keeps it, which must be there, without its schemas and segments."""
+    assert snapshot is not None
     outputs = {
         name: {key: value for key, value in facts.items() if key != "schema"}
         for name, facts in snapshot["outputs"].items()
@@ -82,7 +75,7 @@ def versions(root: str) -> list[SnapshotInfo]:
     """
     _, state = _latest(root)
     numbers = [state["kept"][version] for version in sorted(state["kept"], key=int)]
-    return [current_info(log.read_entry(root, number).state) for number in numbers]
+    return [to_info(log.read_entry(root, number).state["snapshot"]) for number in numbers]
 
 
 def _latest(root: str) -> tuple[Snapshot, State]:
@@ -126,20 +119,20 @@ def check_kept(root: str, state: State, version: int) -> None:
     raise StoreError(f"{redact(root)}: no version {version}; kept are {versions}")
 
 
-def _read(root: str, version: int | None, read: Callable[[Snapshot], Result]) -> Result:
-    """Read something of a snapshot; of the next one when gc removed it on the way.
+def _with_manifest(root: str, version: int | None) -> tuple[Snapshot, pa.Table]:
+    """A snapshot and its manifest; those of the next one when gc removed it on the way.
 
     Raises:
         SnapshotExpired: gc removed the version that was asked for.
     """
     snapshot = snapshot_state(root, version)
     try:
-        return read(snapshot)
+        return snapshot, read_segments(root, snapshot["segments"])
     except StoreError:
         now = snapshot_state(root, version)
         if now["version"] == snapshot["version"]:
             raise
-        return read(now)
+        return now, read_segments(root, now["segments"])
 
 
 def read_manifest(root: str, version: int | None = None) -> pa.Table:
@@ -148,7 +141,7 @@ def read_manifest(root: str, version: int | None = None) -> pa.Table:
     Raises:
         StoreError: there is no such snapshot, or its manifest is damaged.
     """
-    return _read(root, version, lambda snapshot: read_segments(root, snapshot["segments"]))
+    return _with_manifest(root, version)[1]
 
 
 def open_snapshot(
@@ -165,19 +158,16 @@ def open_snapshot(
         SpecError: there is no such output.
         StoreError: there is no such snapshot.
     """
-
-    def read(snapshot: Snapshot) -> ds.FileSystemDataset:
-        name = _choose_output(root, snapshot, output)
-        filesystem, path = arrow_filesystem(root)
-        checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
-        return ds.FileSystemDataset.from_paths(
-            [join(path, file) for file in _files(root, snapshot, name)],
-            schema=output_schema(snapshot["outputs"][name]).remove_metadata(),
-            format=ds.ParquetFileFormat(default_fragment_scan_options=checked),
-            filesystem=filesystem,
-        )
-
-    return _read(root, version, read)
+    snapshot, manifest = _with_manifest(root, version)
+    output = _choose_output(root, snapshot, output)
+    filesystem, path = arrow_filesystem(root)
+    checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+    return ds.FileSystemDataset.from_paths(
+        [join(path, file) for file in _files(manifest, output)],
+        schema=output_schema(snapshot["outputs"][output]).remove_metadata(),
+        format=ds.ParquetFileFormat(default_fragment_scan_options=checked),
+        filesystem=filesystem,
+    )
 
 
 def exact_ids(facts: Mapping[str, Any]) -> str | None:
@@ -218,19 +208,18 @@ def snapshot_files(
         SpecError: there is no such output.
         StoreError: there is no such snapshot.
     """
-    files = _read(root, version, lambda snapshot: _files(root, snapshot, output))
-    return [join(root, file) for file in dict.fromkeys(files)]
-
-
-def _files(root: str, snapshot: Snapshot, output: str | None) -> list[str]:
-    """Data files of one output, or of all, relative to the dataset."""
+    snapshot, manifest = _with_manifest(root, version)
     if output is not None:
         output = _choose_output(root, snapshot, output)
-    table = read_segments(root, snapshot["segments"])
-    chosen = pc.not_equal(table["file"], "")
+    return [join(root, file) for file in dict.fromkeys(_files(manifest, output))]
+
+
+def _files(manifest: pa.Table, output: str | None) -> list[str]:
+    """Data files of one output, or of all, relative to the dataset."""
+    chosen = pc.not_equal(manifest["file"], "")
     if output is not None:
-        chosen = pc.and_(chosen, pc.equal(table["output"], output))
-    files: list[str] = table.filter(chosen)["file"].to_pylist()
+        chosen = pc.and_(chosen, pc.equal(manifest["output"], output))
+    files: list[str] = manifest.filter(chosen)["file"].to_pylist()
     return files
 
 

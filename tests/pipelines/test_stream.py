@@ -47,7 +47,7 @@ class AddEndpoint:
         pass
 
     def __call__(self, table):
-        retries.count("503")
+        retries.add_counts({"503": 1})
         return table.append_column("stage", pa.array([current_options().endpoint] * len(table)))
 
 

@@ -1,12 +1,12 @@
 """Types of the columns that a job reads: one schema for all shards, checked before work starts."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import pyarrow as pa
 
 from stx_core.errors import InputError
 from stx_core.store.corpus.extensions import plain_extension
-from stx_core.store.corpus.json_types import merged, type_of
+from stx_core.store.corpus.json_types import Profile, type_of
 from stx_core.store.corpus.shards import Shard
 from stx_core.store.files.urls import redact
 
@@ -33,13 +33,13 @@ def corpus_schema(
 def _common_field(shards: Sequence[Shard], name: str, is_id: bool) -> pa.Field:  # noqa: FBT001
     common, first = None, ""
     if as_json := [shard for shard in shards if name in (shard.profiles or {})]:
-        profile = merged(shard.profiles[name] for shard in as_json if shard.profiles)
+        profile = Profile()
+        for shard in as_json:
+            profile.merge((shard.profiles or {})[name])
         common, first = type_of(profile, name, "id" if is_id else "any"), as_json[0].url
     for shard in shards:
         n_fields = shard.schema.names.count(name)
-        if shard.profiles is not None and name in shard.profiles:
-            continue
-        if n_fields == 0 and shard.format == "jsonl":
+        if name in (shard.profiles or {}) or (n_fields == 0 and shard.format == "jsonl"):
             continue
         if n_fields == 0:
             has = ", ".join(shard.schema.names)
@@ -88,23 +88,19 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
     return pa.int64() if pa.types.is_integer(kind) and kind != pa.uint64() else kind
 
 
-def check_text(schema: pa.Schema, column: str) -> None:
-    """Refuse a text column that is no string.
+def check_types(schema: pa.Schema, texts: Iterable[str], id_column: str | None = None) -> None:
+    """Refuse text columns that are no strings, and an id column that is neither string nor integer.
 
     Raises:
         InputError: names column and type.
     """
-    kind = schema.field(column).type
-    if plain_type(kind) != pa.string():
-        raise InputError(f"column {column!r} is {kind}, not string; choose another text column")
-
-
-def check_id(schema: pa.Schema, column: str) -> None:
-    """Refuse an id column that is neither string nor integer.
-
-    Raises:
-        InputError: names column and type.
-    """
-    kind = schema.field(column).type
-    if plain_type(kind) != pa.string() and not pa.types.is_integer(kind):
-        raise InputError(f"column {column!r} is {kind}, not string or integer; choose another id")
+    for column in texts:
+        kind = schema.field(column).type
+        if plain_type(kind) != pa.string():
+            raise InputError(f"column {column!r} is {kind}, not string; choose another text column")
+    if id_column:
+        kind = schema.field(id_column).type
+        if plain_type(kind) != pa.string() and not pa.types.is_integer(kind):
+            raise InputError(
+                f"column {id_column!r} is {kind}, not string or integer; choose another id"
+            )

@@ -3,7 +3,7 @@
 import csv
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import IO, Any
 
@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from stx_core.errors import InputError
-from stx_core.store.corpus.foreign import refuse_foreign, refuse_old_line_ends
+from stx_core.store.corpus.foreign import OLD_LINE_ENDS, refuse_foreign
+from stx_core.store.corpus.json_types import is_text
 from stx_core.store.corpus.jsonl import MARK_ROWS, in_batches
 from stx_core.store.corpus.lines import open_lines, read_line
 from stx_core.store.corpus.select_rows import Selection, concat, select_rows
@@ -49,19 +50,26 @@ class _NotClosedError(Exception):
     """A quote is not closed within the length that a record may have."""
 
 
+@dataclass
 class _Lines:
     """Decoded lines of a stream, counted, for csv.reader to take as many as a record needs.
 
     Those of one record are kept, so that all but the first can be given back.
+
+    Attributes:
+        stream: at the byte.
+        max_bytes: of a line, and of a record.
+        line: number of the next line.
+        byte: where it starts.
     """
 
-    def __init__(self, stream: IO[bytes], mark: Mark, max_bytes: int) -> None:
-        self._stream = stream
-        self._max_bytes = max_bytes
-        self._taken: list[tuple[bytes | None, int]] = []
-        self._given_back: deque[tuple[bytes | None, int]] = deque()
-        self.line = mark.line
-        self.byte = self._start = mark.byte
+    stream: IO[bytes]
+    max_bytes: int
+    line: int
+    byte: int
+    _start: int = field(init=False)
+    _taken: list[tuple[bytes | None, int]] = field(default_factory=list, init=False)
+    _given_back: deque[tuple[bytes | None, int]] = field(default_factory=deque, init=False)
 
     def __iter__(self) -> "_Lines":
         return self
@@ -70,7 +78,7 @@ class _Lines:
         raw, size = (
             self._given_back.popleft()
             if self._given_back
-            else read_line(self._stream, self._max_bytes)
+            else read_line(self.stream, self.max_bytes)
         )
         if not size:
             raise StopIteration
@@ -80,7 +88,7 @@ class _Lines:
         self.byte += size
         if raw is None:
             raise _TooLargeError
-        if self.byte - self._start > self._max_bytes:
+        if self.byte - self._start > self.max_bytes:
             raise _NotClosedError
         # Bytes that are no UTF-8 travel as surrogates, so that one row is bad and not the file.
         return raw.decode(encoding, errors="surrogateescape")
@@ -104,7 +112,7 @@ def _records(
 ) -> Iterator[tuple[Mark, Record]]:
     """Records that are not empty, each with its place."""
     stream.seek(mark.byte)
-    lines = _Lines(stream, mark, max_bytes)
+    lines = _Lines(stream, max_bytes, mark.line, mark.byte)
     name = url.lower().removesuffix(".gz")
     delimiter = form.delimiter or ("\t" if name.endswith(".tsv") else ",")
     reader: Iterator[list[str]]
@@ -155,25 +163,17 @@ def _header(stream: IO[bytes], url: str, form: CsvForm, max_bytes: int) -> tuple
         return list(form.columns), Mark(0, 0, 0)
     records = _records(stream, url, form, Mark(-1, 0, 0), max_bytes=max_bytes)
     place, names = next(records, (Mark(-1, 0, 0), []))
-    if isinstance(names, tuple) or any(_invalid(name) for name in names):
+    if isinstance(names, tuple) or not all(map(is_text, names)):
         stream.seek(place.byte)
         line, _ = read_line(stream, max_bytes)
         if line and b"\r" in line.rstrip():
-            refuse_old_line_ends(url)
+            raise InputError(f"{redact(url)}: {OLD_LINE_ENDS}")
         raise InputError(
             f"{redact(url)}: the header line is no valid UTF-8 CSV; mend it, or name the columns "
             "in inputs.csv.columns if there is none"
         )
     after = next(records, None)
     return names, Mark(0, 1, stream.tell()) if after is None else after[0]
-
-
-def _invalid(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
 
 
 def shard(file: FileInfo, max_bytes: int, form: CsvForm = CsvForm()) -> Shard:  # noqa: B008
@@ -205,27 +205,27 @@ def read(unit: Unit, selection: Selection, form: CsvForm = CsvForm()) -> Rows:  
     parts: list[Rows] = []
     with open_lines(unit.url) as stream:
         names, start = _header(stream, unit.url, form, selection.max_bytes)
-        fields = _Fields(len(names), _columns(names, selection, unit.url), selection.id_column)
+        columns = _columns(names, selection, unit.url)
         first = unit.mark or start
         records = _records(stream, unit.url, form, first, max_bytes=selection.max_bytes)
         inside = (record for record in records if record[0].row >= unit.start)
         for batch in in_batches(inside, lambda record: sum(map(len, record[1])), unit):
             rows: list[int] = []
-            values: dict[str, list[Any]] = {name: [] for name in fields.columns}
+            taken: dict[str, list[Any]] = {name: [] for name in columns}
             bad: list[BadRow] = []
             for mark, record in batch:
-                problem = fields.problem(record)
+                values, problem = _parse(record, len(names), columns)
                 if problem is not None:
                     column, reason, detail = problem
                     detail = f"line {mark.line + 1}: {detail}"
-                    id_ = fields.readable_id(record)
+                    id_ = None if selection.id_column is None else values.get(selection.id_column)
                     bad.append(BadRow(mark.row, id_, column, reason=reason, detail=detail))
                     continue
                 rows.append(mark.row)
-                for name, (position, kind) in fields.columns.items():
-                    values[name].append(_value(record[position], kind))
+                for name, value in values.items():
+                    taken[name].append(value)
             table = pa.table(
-                {name: pa.array(values[name], kind) for name, (_, kind) in fields.columns.items()}
+                {name: pa.array(taken[name], kind) for name, (_, kind) in columns.items()}
             )
             chosen = select_rows(table, np.array(rows, np.int64), selection, unit.url)
             parts.append(replace(chosen, bad=bad))
@@ -259,54 +259,35 @@ def _columns(
     return columns
 
 
-@dataclass(frozen=True)
-class _Fields:
-    """Fields that a record should have.
+def _parse(
+    record: Record, n_fields: int, columns: Mapping[str, tuple[int, pa.DataType]]
+) -> tuple[dict[str, Any], tuple[str | None, str, str] | None]:
+    """The fields of a record that can be read, and what is wrong with it first, if anything.
 
-    Attributes:
-        n_columns: how many there are.
+    Args:
+        record: from `_records`.
+        n_fields: how many it should have.
         columns: position and type of those to take.
-        id_column: see `Selection`.
+
+    Returns:
+        Values by column; an empty field is an empty string, or null for other types. And column,
+        reason and detail of the problem.
     """
-
-    n_columns: int
-    columns: Mapping[str, tuple[int, pa.DataType]]
-    id_column: str | None
-
-    def problem(self, record: Record) -> tuple[str | None, str, str] | None:
-        """Column, reason and detail of what is wrong with a record; None if nothing is."""
-        if isinstance(record, tuple):
-            return None, *record
-        if len(record) != self.n_columns:
-            detail = f"{len(record)} fields, the header has {self.n_columns}"
-            return None, "malformed", detail
-        for name, (position, kind) in self.columns.items():
-            if _invalid(record[position]):
-                return name, "invalid_utf8", f"column {name!r} is not valid UTF-8"
+    if isinstance(record, tuple):
+        return {}, (None, *record)
+    if len(record) != n_fields:
+        return {}, (None, "malformed", f"{len(record)} fields, the header has {n_fields}")
+    values: dict[str, Any] = {}
+    problems: list[tuple[str, str, str]] = []
+    for name, (position, kind) in columns.items():
+        text = record[position]
+        if not is_text(text):
+            problems.append((name, "invalid_utf8", f"column {name!r} is not valid UTF-8"))
+        elif kind == pa.string():
+            values[name] = text
+        else:
             try:
-                _value(record[position], kind)
+                values[name] = pa.scalar(text).cast(kind).as_py() if text else None
             except pa.ArrowInvalid:
-                return name, "wrong_type", f"column {name!r} cannot be read as {kind}"
-        return None
-
-    def readable_id(self, record: Record) -> str | int | None:
-        """The id of a bad record, where it can be read."""
-        if isinstance(record, tuple) or len(record) != self.n_columns:
-            return None
-        if self.id_column is None or self.id_column not in self.columns:
-            return None
-        position, kind = self.columns[self.id_column]
-        if _invalid(record[position]):
-            return None
-        try:
-            id_: str | int | None = _value(record[position], kind)
-        except pa.ArrowInvalid:
-            return None
-        return id_
-
-
-def _value(text: str, kind: pa.DataType) -> Any:  # noqa: ANN401
-    """A field as a type; an empty one is an empty string, or null for other types."""
-    if kind == pa.string():
-        return text
-    return pa.scalar(text).cast(kind).as_py() if text else None
+                problems.append((name, "wrong_type", f"column {name!r} cannot be read as {kind}"))
+    return values, problems[0] if problems else None

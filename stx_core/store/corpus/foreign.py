@@ -7,6 +7,8 @@ from stx_core.store.files.urls import redact
 
 _LINES = "expected UTF-8 lines"
 
+OLD_LINE_ENDS = "its lines end in CR alone, as on old Macs; convert it: tr '\\r' '\\n'"
+
 # How files of other kinds begin, what they are, and what to do.
 _BEGINNINGS = (
     (b"\x1f\x8b", "compressed by gzip", "give it a name that ends in .gz"),
@@ -62,7 +64,7 @@ def refuse_other_json(first: bytes, n_rows: int, url: str) -> None:
     """
     start = first.lstrip(b"\xef\xbb\xbf \t\r\n")
     if n_rows == 1 and b"\r" in start.rstrip() and b"\n" not in start.rstrip():
-        refuse_old_line_ends(url)
+        raise InputError(f"{redact(url)}: {OLD_LINE_ENDS}")
     if start.startswith(b"["):
         raise InputError(
             f"{redact(url)}: is one JSON array, expected one object a line; convert it: "
@@ -73,14 +75,3 @@ def refuse_other_json(first: bytes, n_rows: int, url: str) -> None:
             f"{redact(url)}: its JSON is spread over lines, expected one object a line; convert "
             "it: jq -c . file.json > file.jsonl"
         )
-
-
-def refuse_old_line_ends(url: str) -> None:
-    """Refuse a file whose lines end in CR alone.
-
-    Raises:
-        InputError: always.
-    """
-    raise InputError(
-        f"{redact(url)}: its lines end in CR alone, as on old Macs; convert it: tr '\\r' '\\n'"
-    )

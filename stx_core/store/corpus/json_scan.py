@@ -20,6 +20,8 @@ from stx_core.store.corpus.lines import read_line
 from stx_core.store.corpus.shards import Mark
 
 BOM = b"\xef\xbb\xbf"
+BLANK = (b"", BOM)
+"""Lines that are no rows, when they are stripped."""
 
 _BLOCK_BYTES = 4 << 20
 # The first rows say what to expect of the others.
@@ -86,7 +88,9 @@ def scan(stream: IO[bytes], max_bytes: int, mark_rows: int, columns: Sequence[st
             firsts = np.frombuffer(data, np.uint8)[np.minimum(starts, len(data) - 1)]
             doubtful = np.flatnonzero(np.isin(firsts, _SPACES) & (ends - starts <= max_bytes))
             blank = [
-                line for line in doubtful.tolist() if is_blank(data[starts[line] : ends[line]])
+                line
+                for line in doubtful.tolist()
+                if data[starts[line] : ends[line]].strip() in BLANK
             ]
             filled = np.setdiff1d(np.arange(len(starts)), blank, assume_unique=True)
         rows = result.n_rows + np.arange(len(filled))
@@ -122,11 +126,6 @@ def _blocks(stream: IO[bytes], max_bytes: int) -> Iterator[tuple[bytes | None, i
         if newline:
             yield head + newline, len(head) + 1
         yield None, len(tail) + size
-
-
-def is_blank(line: bytes) -> bool:
-    """Tell whether a line is no row."""
-    return line.strip() in (b"", BOM)
 
 
 def _as_expected(data: bytes, result: Scan, columns: Sequence[str] | None) -> bool:

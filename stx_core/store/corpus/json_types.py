@@ -7,7 +7,7 @@ does not fit the type makes its row a bad one: no value is bent.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Literal, TypeAlias
@@ -94,15 +94,6 @@ class Profile:
                     part = self.fields.setdefault(name, Profile())
                     part.add([value.get(name) for value in objects], depth + 1)
 
-    def _add_ints(self, values: list[int]) -> None:
-        low, high = min(values), max(values)
-        if low < 0:
-            self.negative += sum(value < 0 for value in values)
-        if high >= _INT64_END:
-            self.beyond_int64 += sum(_INT64_END <= value < _UINT64_END for value in values)
-        if max(high, -low) > LAST_EXACT:
-            self.inexact += sum(abs(value) > LAST_EXACT for value in values)
-
     def merge(self, profile: "Profile") -> None:
         """Add what another one counted."""
         for name in ("strings", "ints", "floats", "lists", "objects", "bools", "negative",
@@ -113,14 +104,6 @@ class Profile:
             self.items.merge(profile.items)
         for name, part in profile.fields.items():
             self.fields.setdefault(name, Profile()).merge(part)
-
-
-def merged(profiles: Iterable[Profile]) -> Profile:
-    """Counts of all profiles together."""
-    total = Profile()
-    for profile in profiles:
-        total.merge(profile)
-    return total
 
 
 def type_of(profile: Profile, name: str, role: Role = "any") -> pa.DataType:
@@ -193,13 +176,18 @@ def check(values: Sequence[Any], kind: pa.DataType) -> None:
         Misfit: there is one.
     """
     types = set(map(type, values)) - {type(None)}
-    if misfits := types - _accepted(kind):
+    accepted = next((taken for is_kind, taken in _ACCEPTED.items() if is_kind(kind)), set())
+    if misfits := types - accepted:
         names = ", ".join(sorted(_JSON_NAMES.get(type_, type_.__name__) for type_ in misfits))
         raise Misfit(f"should be {kind}, not {names}")
     if not types:
         return
     if int in types:
-        _check_ints([value for value in values if type(value) is int], kind)
+        whole = [value for value in values if type(value) is int]
+        if pa.types.is_floating(kind) and max(map(abs, whole)) > LAST_EXACT:
+            raise Misfit(f"is a whole number too long for a {kind}; write it as a string")
+        if min(whole) < -_INT64_END or max(whole) >= _UINT64_END:
+            raise Misfit("is a whole number of more than 64 bits; write it as a string")
     elif pa.types.is_nested(kind) and list in types:
         check(list(chain.from_iterable(value for value in values if value)), kind.value_type)
     elif pa.types.is_struct(kind):
@@ -215,33 +203,24 @@ def check(values: Sequence[Any], kind: pa.DataType) -> None:
             raise Misfit(f"is no {kind} exactly")
 
 
-def _check_ints(whole: Sequence[int], kind: pa.DataType) -> None:
-    if pa.types.is_floating(kind):
-        if max(map(abs, whole)) > LAST_EXACT:
-            raise Misfit(f"is a whole number too long for a {kind}; write it as a string")
-    elif min(whole) < -_INT64_END or max(whole) >= _UINT64_END:
-        raise Misfit("is a whole number of more than 64 bits; write it as a string")
-
-
 _JSON_NAMES = {str: "a string", int: "a whole number", float: "a fraction", bool: "true or false",
                list: "a list", dict: "an object"}  # fmt: skip
 
-
-def _accepted(kind: pa.DataType) -> set[type]:
-    if pa.types.is_integer(kind):
-        return {int}
-    if pa.types.is_floating(kind):
-        return {int, float}
-    if pa.types.is_struct(kind):
-        return {dict}
-    if pa.types.is_boolean(kind):
-        return {bool}
-    if any(test(kind) for test in (pa.types.is_list, pa.types.is_large_list,
-                                   pa.types.is_fixed_size_list)):  # fmt: skip
-        return {list}
-    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view,
-             pa.types.is_binary, pa.types.is_large_binary)  # fmt: skip
-    return {str} if any(test(kind) for test in texts) else set()
+# Python's types of the values that an Arrow type can take.
+_ACCEPTED: dict[Callable[[pa.DataType], bool], set[type]] = {
+    pa.types.is_integer: {int},
+    pa.types.is_floating: {int, float},
+    pa.types.is_struct: {dict},
+    pa.types.is_boolean: {bool},
+    pa.types.is_list: {list},
+    pa.types.is_large_list: {list},
+    pa.types.is_fixed_size_list: {list},
+    pa.types.is_string: {str},
+    pa.types.is_large_string: {str},
+    pa.types.is_string_view: {str},
+    pa.types.is_binary: {str},
+    pa.types.is_large_binary: {str},
+}
 
 
 def is_text(name: str) -> bool:

@@ -1,7 +1,7 @@
 """Rows of a file with one JSON object per line."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import IO, Any, TypeVar
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from stx_core.errors import InputError
 from stx_core.store.corpus.foreign import refuse_foreign, refuse_other_json
-from stx_core.store.corpus.json_scan import BOM, is_blank, parse, scan
+from stx_core.store.corpus.json_scan import BLANK, BOM, parse, scan
 from stx_core.store.corpus.json_types import Json, JsonObject, Misfit, Profile, to_array, type_of
 from stx_core.store.corpus.lines import open_lines, read_line
 from stx_core.store.corpus.select_rows import Selection, concat, select_rows
@@ -51,7 +51,7 @@ def _rows(stream: IO[bytes], mark: Mark, max_bytes: int) -> Iterator[Line]:
         line, size = read_line(stream, max_bytes)
         if not size:
             return
-        if line is None or not is_blank(line):
+        if line is None or line.strip() not in BLANK:
             yield row, number, byte, line.removeprefix(BOM) if line and not number else line
             row += 1
         byte += size
@@ -181,7 +181,7 @@ def _columns(
 
 
 def _to_rows(objects: list[_Parsed], bad: list[BadRow], selection: Selection, url: str) -> Rows:
-    kinds = _columns(selection, objects, url)
+    kinds, id_column = _columns(selection, objects, url), selection.id_column
     columns: dict[str, pa.Array] = {}
     misfits: dict[int, BadRow] = {}
     for name, kind in kinds.items():
@@ -192,13 +192,21 @@ def _to_rows(objects: list[_Parsed], bad: list[BadRow], selection: Selection, ur
         try:
             columns[name] = to_array(values, kind)
         except Misfit:
-            fits = [_fits(value, kind) for value in values]
-            columns[name] = to_array(
-                [value if fit else None for value, fit in zip(values, fits, strict=True)], kind
-            )
-            for item, fit in zip(objects, fits, strict=True):
-                if not fit and item.row not in misfits:
-                    misfits[item.row] = _misfit(item, name, kinds, selection.id_column)
+            problems = [_problem(value, kind) for value in values]
+            pairs = zip(values, problems, strict=True)
+            columns[name] = to_array([None if problem else value for value, problem in pairs], kind)
+            for item, problem in zip(objects, problems, strict=True):
+                if not problem or item.row in misfits:
+                    continue
+                id_: Any = None
+                if id_column in kinds:
+                    id_ = item.values.get(id_column)
+                    id_ = None if _problem(id_, kinds[id_column]) else id_
+                # A surrogate alone, as in "\ud800", is JSON but no text.
+                is_text = kind == pa.string() and isinstance(item.values[name], str)
+                reason = "invalid_utf8" if is_text else "wrong_type"
+                detail = f"line {item.line + 1}: column {name!r} {problem}"
+                misfits[item.row] = BadRow(item.row, id_, name, reason=reason, detail=detail)
     rows = np.array([item.row for item in objects], np.int64)
     table = pa.table(columns) if columns else pa.table({"": pa.nulls(len(rows))})
     if misfits:
@@ -208,27 +216,10 @@ def _to_rows(objects: list[_Parsed], bad: list[BadRow], selection: Selection, ur
     return replace(chosen, bad=sorted([*bad, *misfits.values()], key=lambda row: row.row))
 
 
-def _misfit(
-    item: _Parsed, name: str, kinds: Mapping[str, pa.DataType], id_column: str | None
-) -> BadRow:
-    kind, value, detail = kinds[name], item.values[name], ""
-    id_: Any = None
-    if id_column is not None and id_column in kinds:
-        id_ = item.values.get(id_column)
-        id_ = id_ if _fits(id_, kinds[id_column]) else None
+def _problem(value: Json, kind: pa.DataType) -> str:
+    """Why a value does not fit a type; empty if it does."""
     try:
         to_array([value], kind)
     except Misfit as error:
-        detail = str(error)
-    # A surrogate alone, as in "\ud800", is JSON but no text.
-    reason = "invalid_utf8" if kind == pa.string() and isinstance(value, str) else "wrong_type"
-    detail = f"line {item.line + 1}: column {name!r} {detail}"
-    return BadRow(item.row, id_, name, reason=reason, detail=detail)
-
-
-def _fits(value: Json, kind: pa.DataType) -> bool:
-    try:
-        to_array([value], kind)
-    except Misfit:
-        return False
-    return True
+        return str(error)
+    return ""

@@ -8,8 +8,8 @@ lies about the size of its pages, of which each has up to 2 GiB.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -98,13 +98,6 @@ def read(unit: Unit, selection: Selection, only: np.ndarray | None = None) -> Ro
             if _is_excluded(source, group, selection.filters):
                 n_filtered += high - low
                 continue
-            claimed, compressed = source.claimed_bytes(group, names)
-            if claimed > max(_MAX_SUSPECT_BYTES, _MAX_RATIO * compressed):
-                raise InputError(
-                    f"{redact(unit.url)}: row group {group} would grow from {compressed:,} to "
-                    f"{claimed:,} bytes, more than {_MAX_RATIO} times; leave it out, or write "
-                    "smaller row groups"
-                )
             for rows, encoded, inexact in columns.tables(group, low, high):
                 if only is not None:
                     chosen = only[slice(*np.searchsorted(only, (rows[0], rows[-1] + 1)))]
@@ -168,14 +161,22 @@ class _Columns:
 
         Gives the numbers of the rows, the rows, and by column which of them, (N,) bool, hold a
         time that microseconds cannot hold.
+
+        Raises:
+            InputError: the group would grow out of all proportion.
         """
         metadata, names = self._source.metadata, self._names
+        n_bytes, compressed, longest = self._source.claimed_bytes(group, names, self._dictionaries)
+        if n_bytes > max(_MAX_SUSPECT_BYTES, _MAX_RATIO * compressed):
+            raise InputError(
+                f"{redact(self._source.url)}: row group {group} would grow from {compressed:,} to "
+                f"{n_bytes:,} bytes, more than {_MAX_RATIO} times; leave it out, or write smaller "
+                "row groups"
+            )
         sizes = [metadata.row_group(index).num_rows for index in range(group + 1)]
         first, n_rows = sum(sizes[:-1]), sizes[-1]
         # All of the group at once, if that is bounded memory.
         at_once = None
-        n_bytes, _ = self._source.claimed_bytes(group, names)
-        longest = self._source.longest_string(group, names, self._dictionaries)
         most = max(1, _MAX_DECODED_BYTES // longest) if longest else n_rows
         if n_bytes > _BATCH_BYTES or most < n_rows:
             at_once = max(1, min(_BATCH_ROWS, most, _BATCH_BYTES * n_rows // max(1, n_bytes)))
@@ -254,19 +255,15 @@ def _is_excluded(source: ParquetSource, group: int, filters: Sequence[Filter]) -
         kind = _decoded(kind)
         op, value = typed_condition(kind, op, value, column, source.url)
         statistics = source.metadata.row_group(group).column(leaves[0]).statistics
-        if statistics is not None and not _may_pass(statistics, op, value):
-            return True
+        if statistics is None or op == "is not null":
+            continue
+        if op == "is null":
+            if statistics.has_null_count and not statistics.null_count:
+                return True
+        elif statistics.has_min_max:
+            # Bounds that Python cannot compare with the value, or that are no text, prove nothing.
+            with suppress(TypeError, ValueError):
+                values = [x.as_py() for x in value] if isinstance(value, list) else value.as_py()
+                if not may_match(statistics.min, statistics.max, op, values):
+                    return True
     return False
-
-
-def _may_pass(statistics: Any, op: str, value: Any) -> bool:  # noqa: ANN401
-    if op == "is null":
-        return not statistics.has_null_count or bool(statistics.null_count)
-    if op == "is not null" or not statistics.has_min_max:
-        return True
-    try:
-        values = [item.as_py() for item in value] if isinstance(value, list) else value.as_py()
-        return may_match(statistics.min, statistics.max, op, values)
-    except (TypeError, ValueError):
-        # Bounds that Python cannot compare with the value, or that are no text, prove nothing.
-        return True

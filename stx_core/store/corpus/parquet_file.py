@@ -71,7 +71,8 @@ class ParquetSource:
         leaves: dict[str, tuple[int, ...]] = {}
         first = 0
         for field in self.schema:
-            stop = first + _n_leaves(field.type)
+            kinds = _inside(field.type)
+            stop = first + sum(not pa.types.is_nested(kind) for kind in kinds)
             leaves.setdefault(field.name, tuple(range(first, stop)))
             first = stop
         return leaves
@@ -134,7 +135,12 @@ class ParquetSource:
 
     def readable_as_dictionaries(self, names: Sequence[str]) -> list[str]:
         """Paths of those Parquet columns of strings that pyarrow can read as dictionaries."""
-        nested = {name for name in names if _has_map(self.schema.field(name).type)}
+        # What pyarrow reads of a map as a dictionary it cannot make plain again.
+        nested = {
+            name
+            for name in names
+            if any(map(pa.types.is_map, _inside(self.schema.field(name).type)))
+        }
         paths: set[str] = set()
         plain: set[str] = set()
         for name in names:
@@ -149,46 +155,40 @@ class ParquetSource:
         # Paths are joined by dots, and a name may hold one: two columns can have the same path.
         return sorted(paths - plain)
 
-    def claimed_bytes(self, group: int, names: Sequence[str]) -> tuple[int, int]:
-        """Bytes of some columns in a row group, plain and compressed, as the footer says."""
-        metadata = self.metadata.row_group(group)
-        # Partition columns are in no Parquet column.
-        chunks = [metadata.column(leaf) for name in names for leaf in self.leaves.get(name, ())]
-        return (
-            sum(chunk.total_uncompressed_size for chunk in chunks),
-            sum(chunk.total_compressed_size for chunk in chunks),
-        )
+    def claimed_bytes(
+        self, group: int, names: Sequence[str], dictionaries: Sequence[str]
+    ) -> tuple[int, int, int]:
+        """Bytes of some columns in a row group as the footer says.
 
-    def longest_string(self, group: int, names: Sequence[str], dictionaries: Sequence[str]) -> int:
-        """Bytes that one string may have where each row could repeat it; 0 where none can.
+        Args:
+            group: number of the row group.
+            names: of the columns; partition columns are in no Parquet column.
+            dictionaries: paths of the Parquet columns that are read as dictionaries.
 
-        Strings that are read as dictionaries take no room when they repeat. Others cannot be longer
-        than all that is stored of their column.
+        Returns:
+            All of them, plain and compressed; and what one string may have where each row could
+            repeat it, 0 where none can. Strings that are read as dictionaries take no room when
+            they repeat. Others cannot be longer than all that is stored of their column.
         """
-        metadata, longest = self.metadata.row_group(group), 0
+        metadata, plain, compressed, longest = self.metadata.row_group(group), 0, 0, 0
         for leaf in (leaf for name in names for leaf in self.leaves.get(name, ())):
             column, chunk = self.metadata.schema.column(leaf), metadata.column(leaf)
+            plain += chunk.total_uncompressed_size
+            compressed += chunk.total_compressed_size
             repeats = column.physical_type == "BYTE_ARRAY" and column.path not in dictionaries
             if repeats and _SHORT & set(chunk.encodings):
                 longest = max(longest, chunk.total_uncompressed_size)
-        return longest
+        return plain, compressed, longest
 
 
-def _n_leaves(kind: pa.DataType) -> int:
-    """Number of Parquet columns that make up an Arrow column."""
-    if isinstance(kind, pa.BaseExtensionType):
-        return _n_leaves(kind.storage_type)
+def _inside(kind: pa.DataType) -> Iterator[pa.DataType]:
+    """A type, and all types inside of it; those that are not nested are Parquet columns."""
+    while isinstance(kind, pa.BaseExtensionType):
+        kind = kind.storage_type
+    yield kind
     if pa.types.is_nested(kind):
-        return sum(_n_leaves(kind.field(place).type) for place in range(kind.num_fields))
-    return 1
-
-
-def _has_map(kind: pa.DataType) -> bool:
-    """Tell whether a type holds a map: pyarrow cannot make dictionaries in one plain again."""
-    if not pa.types.is_nested(kind):
-        return False
-    parts = (kind.field(place).type for place in range(kind.num_fields))
-    return pa.types.is_map(kind) or any(map(_has_map, parts))
+        for place in range(kind.num_fields):
+            yield from _inside(kind.field(place).type)
 
 
 @contextmanager

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+# Type of the numbers of fields that do not fit into a byte.
+_I16 = 4
+
 # Numbers of the fields that are looked at, in the structs of the footer.
 _ROW_GROUPS, _COLUMNS, _COLUMN_METADATA = 4, 1, 3
 _CRYPTO_METADATA, _ENCRYPTED_METADATA = 8, 9
@@ -96,7 +99,7 @@ class _Compact:
         fields: dict[int, Any] = {}
         number = 0
         while header := self._byte():
-            number = number + (header >> 4) if header >> 4 else self._integer()
+            number = number + (header >> 4) if header >> 4 else self._value(_I16)
             kind = header & 15
             # In structs a boolean is in the header.
             fields[number] = kind == 1 if kind in (1, 2) else self._value(kind)
@@ -106,7 +109,8 @@ class _Compact:
         if kind in (1, 2, 3):
             return self._byte()
         if kind in (4, 5, 6):
-            return self._integer()
+            value = self._varint()
+            return (value >> 1) ^ -(value & 1)
         if kind == 7:
             return self._bytes(8)
         if kind == 8:
@@ -145,7 +149,3 @@ class _Compact:
             if byte < 0x80:
                 return value
             shift += 7
-
-    def _integer(self) -> int:
-        value = self._varint()
-        return (value >> 1) ^ -(value & 1)

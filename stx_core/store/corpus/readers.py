@@ -37,6 +37,8 @@ _ENDINGS: dict[str, Format] = {
     ".tsv": "csv",
 }
 
+_GONE = "gone since it was planned; plan again"
+
 # Longer strings than any document that a model reads; short enough to hold some in memory.
 MAX_TEXT_BYTES = 64 << 20
 
@@ -93,18 +95,9 @@ def list_shards(
     check_filters(filters)
     files = once([file for url in urls for file in find_files(url, format)])
     refuse_tables(file.url for file in files if not arrow_dataset.is_dataset(file.url))
-
-    def look(file: FileInfo) -> Shard:
-        try:
-            return shard_rows(file, format, max_text_bytes, columns=columns, csv=csv)
-        except InputError as error:
-            if format is None or file.url.lower().removesuffix(".gz").endswith(f".{format}"):
-                raise
-            raise InputError(
-                f"{error}; format: {format} goes for every file of the inputs, name them by a glob "
-                f"(**/*.{format}) if others lie beside them"
-            ) from error
-
+    look = partial(
+        shard_rows, format=format, max_text_bytes=max_text_bytes, columns=columns, csv=csv
+    )
     with ThreadPoolExecutor(_THREADS) as pool:
         shards = list(pool.map(look, (file for file in files if keep_file(file.url, filters))))
     return sorted(shards, key=lambda shard: shard.url)
@@ -141,15 +134,24 @@ def shard_rows(
     Raises:
         InputError: it cannot be read; says why.
     """
-    if format is None:
-        format = "arrow" if arrow_dataset.is_dataset(file.url) else format_of(file.url)
+    kind = format
+    if kind is None:
+        kind = "arrow" if arrow_dataset.is_dataset(file.url) else format_of(file.url)
     looks: dict[Format, Callable[[], Shard]] = {
         "jsonl": lambda: jsonl.shard(file, max_text_bytes, columns),
         "csv": lambda: csv_rows.shard(file, max_text_bytes, csv),
         "parquet": lambda: parquet.shard(file),
         "arrow": lambda: arrow_dataset.shard(file),
     }
-    return replace(retry(looks[format], file.url), modified_s=file.modified_s)
+    try:
+        return replace(retry(looks[kind], file.url), modified_s=file.modified_s)
+    except InputError as error:
+        if format is None or file.url.lower().removesuffix(".gz").endswith(f".{format}"):
+            raise
+        raise InputError(
+            f"{error}; format: {format} goes for every file of the inputs, name them by a glob "
+            f"(**/*.{format}) if others lie beside them"
+        ) from error
 
 
 def read_rows(
@@ -186,7 +188,7 @@ def read_rows(
     try:
         rows = retry(lambda: read(unit, selection), unit.url)
     except FileNotFoundError as error:
-        raise _gone(unit) from error
+        raise InputError(f"{redact(unit.url)}: {_GONE}") from error
     # Again after reading: an overwrite half-way would mix two versions.
     check_identity(unit)
     counted = len(rows.table) + len(rows.bad) + rows.n_filtered
@@ -227,7 +229,7 @@ def read_some(
         try:
             chosen = retry(lambda: parquet.read(unit, selection, rows), shard.url)
         except FileNotFoundError as error:
-            raise _gone(unit) from error
+            raise InputError(f"{redact(unit.url)}: {_GONE}") from error
         check_identity(unit)
         return chosen
     parts = []
@@ -257,13 +259,9 @@ def check_identity(unit: Unit) -> None:
         else:
             identity = file_info(unit.url).identity
     except FileNotFoundError as error:
-        raise _gone(unit) from error
+        raise InputError(f"{redact(unit.url)}: {_GONE}") from error
     if without_change_time(identity) != without_change_time(unit.identity):
         raise InputError(
             f"{redact(unit.url)}: changed since it was planned (identity {identity}, planned "
             f"{unit.identity}); plan again"
         )
-
-
-def _gone(unit: Unit) -> InputError:
-    return InputError(f"{redact(unit.url)}: gone since it was planned; plan again")

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from stx_core.errors import InputError
 from stx_core.store.corpus.extensions import without_extensions
 from stx_core.store.corpus.filters import Filter, filter_mask, partition_type
-from stx_core.store.corpus.shards import BadRow, Rows, partition_column, partitions
+from stx_core.store.corpus.shards import BadRow, Rows, partitions
 from stx_core.store.files.urls import redact
 
 _WITH_BYTES = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
@@ -154,7 +154,8 @@ def _add_partitions(table: pa.Table, selection: Selection, url: str) -> pa.Table
             table = table.drop_columns([name])
         kind = partition_type(name, selection.filters) if is_filtered else schema.field(name).type
         try:
-            table = table.append_column(name, partition_column(value, len(table), kind))
+            column = pa.repeat(pa.scalar(value, pa.string()).cast(kind), len(table))
+            table = table.append_column(name, column)
         except pa.ArrowInvalid as error:
             raise InputError(
                 f"{redact(url)}: partition {name!r} is {value!r}, which is no {kind}"

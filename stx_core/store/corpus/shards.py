@@ -141,7 +141,7 @@ def with_partitions(schema: pa.Schema, url: str) -> pa.Schema:
         if len(places) == 1:
             own = schema.field(places[0]).type
             with suppress(pa.ArrowInvalid, pa.ArrowNotImplementedError):
-                partition_column(value, 1, own)
+                pa.repeat(pa.scalar(value, pa.string()).cast(own), 1)
                 kind = pa.string() if pa.types.is_null(own) else own
         for place in reversed(places):
             schema = schema.remove(place)
@@ -152,12 +152,3 @@ def with_partitions(schema: pa.Schema, url: str) -> pa.Schema:
 def overridden(schema: pa.Schema, url: str) -> tuple[str, ...]:
     """Columns of a file that stand in its path, too."""
     return tuple(name for name in partitions(url) if name in schema.names)
-
-
-def partition_column(value: str | None, n_rows: int, kind: pa.DataType) -> pa.Array:
-    """Repeat a partition value for each row, as a type.
-
-    Raises:
-        pa.ArrowInvalid: the value cannot be read as this type.
-    """
-    return pa.repeat(pa.scalar(value, pa.string()).cast(kind), n_rows)

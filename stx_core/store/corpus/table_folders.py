@@ -15,12 +15,13 @@ from stx_core.store.files.urls import LOCAL, join, redact, scheme
 _THREADS = 16
 
 # Folder in the table that tells its kind, the kind, and how to write its rows as Parquet.
-_KINDS = (
+_KINDS = [
     ("_delta_log", "Delta table", "COPY (FROM delta_scan('{}')) TO 'rows.parquet' of DuckDB"),
     ("metadata", "Iceberg table", "COPY (FROM iceberg_scan('{}')) TO 'rows.parquet' of DuckDB"),
     (".hoodie", "Hudi table", "spark.read.format('hudi').load('{}').write.parquet('rows')"),
     ("_versions", "Lance dataset", "lance.dataset('{}').to_batches() and pyarrow.parquet"),
-)
+]
+_STX = ("_stx/log", "dataset of stx", "stx export '{}' rows --format parquet")
 # A dataset of ours may stand above other files: only those below these folders are its own.
 _OWN = ("/data", "/quarantine")
 _ICEBERG = (".metadata.json", ".metadata.json.gz", "version-hint.text")
@@ -57,19 +58,15 @@ def refuse_tables(files: Iterable[str]) -> None:
 
 def _table_in(folder: str) -> tuple[str, str, str] | None:
     """The table that a folder is, its kind, and how to read it; None if it is none."""
-    for marker, kind, way in _KINDS:
-        names = _names(join(folder, marker))
+    places = [(folder, *kind) for kind in _KINDS]
+    if folder.endswith(_OWN):
+        places.append((folder.rpartition("/")[0], *_STX))
+    for place, marker, kind, way in places:
+        names: list[str] = []
+        # What must not be listed above the inputs is not theirs.
+        with suppress(OSError):
+            filesystem, path = connect(join(place, marker))
+            names = [name.rstrip("/") for name in filesystem.ls(path, detail=False)]
         if any(name.endswith(_ICEBERG) for name in names) if marker == "metadata" else names:
-            return folder, kind, way
-    root = folder.rpartition("/")[0]
-    if folder.endswith(_OWN) and _names(join(root, "_stx/log")):
-        return root, "dataset of stx", "stx export '{}' rows --format parquet"
+            return place, kind, way
     return None
-
-
-def _names(folder: str) -> list[str]:
-    # What must not be listed above the inputs is not theirs.
-    with suppress(OSError):
-        filesystem, path = connect(folder)
-        return [name.rstrip("/") for name in filesystem.ls(path, detail=False)]
-    return []

@@ -50,7 +50,12 @@ def _overlap(given: str, output: str) -> bool:
         is_inside = input_id in above_output or output_id in above_input
     if not (_holds(source, target) or _holds(target, source) or is_inside):
         return False
-    return not _is_file(given) or any(_holds(f"{target}/{folder}", source) for folder in _OURS)
+    try:
+        file_info(given)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return True
+    # A file may lie in the output, but not where stx itself writes.
+    return any(_holds(f"{target}/{folder}", source) for folder in _OURS)
 
 
 def _holds(folder: str, path: str) -> bool:
@@ -73,14 +78,6 @@ def _place(url: str) -> str:
     parts = path.split("/")
     first = next(i for i, part in enumerate(parts) if is_glob(part))
     return "/".join([os.path.realpath("/".join(parts[:first]) or "/").rstrip("/"), *parts[first:]])
-
-
-def _is_file(url: str) -> bool:
-    try:
-        file_info(url)
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        return False
-    return True
 
 
 def _folders(url: str) -> tuple[object, set[object]]:

@@ -12,7 +12,7 @@ import tenacity
 from stx_core.errors import StoreError
 from stx_core.store.files.filesystem import connect, read_bytes, refuse_links
 from stx_core.store.files.local_disk import is_full, link_new
-from stx_core.store.files.retries import DEADLINE_S, answer, count, explain, is_final, kind_of
+from stx_core.store.files.retries import DEADLINE_S, add_counts, answer, explain, is_final, kind_of
 from stx_core.store.files.urls import LOCAL, join, local_path, redact, scheme
 from stx_core.store.sealed import decode
 
@@ -74,7 +74,7 @@ def create(url: str, body: Mapping[str, Any]) -> Created:
 def _count(state: tenacity.RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
     if error is not None:
-        count(kind_of(error.__cause__ or error))
+        add_counts({kind_of(error.__cause__ or error): 1})
 
 
 def _attempt(url: str, data: bytes, own: Mapping[str, Any]) -> Created:

@@ -27,6 +27,10 @@ from stx_core.store.files.urls import LOCAL, join, local_path, normal, redact, s
 _MAGIC = "*?["
 _ANY_DEPTH = "**"
 
+_BAD_LINK = (
+    "a link to a folder or to nothing; remove it, and name the folder itself among the inputs"
+)
+
 
 def list_files(url: str) -> list[FileInfo]:
     """List a file, a folder with all below it, or a glob, sorted by URL; each file once.
@@ -190,13 +194,13 @@ def _entry_file(entry: os.DirEntry[str]) -> Iterator[FileInfo]:
     except FileNotFoundError as error:
         if not entry.is_symlink():
             return  # removed since the folder was listed
-        raise _bad_link(entry.path) from error
+        raise FileNotFoundError(f"{redact(entry.path)}: {_BAD_LINK}") from error
     except OSError as error:
         if entry.is_symlink() and not isinstance(error, PermissionError):
-            raise _bad_link(entry.path) from error
+            raise FileNotFoundError(f"{redact(entry.path)}: {_BAD_LINK}") from error
         raise _not_looked_at(entry.path, error) from error
     if stat.S_ISDIR(status.st_mode):
-        raise _bad_link(entry.path)
+        raise FileNotFoundError(f"{redact(entry.path)}: {_BAD_LINK}")
     yield _local_file(entry.path, status)
 
 
@@ -220,13 +224,6 @@ def _local_file(path: str, status: os.stat_result) -> FileInfo:
         modified_s=status.st_mtime,
         # Size and time too: some network mounts give several files one number.
         place=f"{status.st_dev}-{status.st_ino}-{status.st_size}-{status.st_mtime_ns}",
-    )
-
-
-def _bad_link(path: str) -> FileNotFoundError:
-    return FileNotFoundError(
-        f"{redact(path)}: a link to a folder or to nothing; remove it, and name the folder itself "
-        "among the inputs"
     )
 
 

@@ -53,14 +53,8 @@ _lock = threading.Lock()
 _counts: Counter[str] = Counter()
 
 
-def count(kind: str) -> None:
-    """Note that a storage call is made again because of an error of this kind."""
-    with _lock:
-        _counts[kind] += 1
-
-
 def add_counts(counts: Mapping[str, int]) -> None:
-    """Take over what another process counted."""
+    """Note storage calls that are made again, here or in another process, by kind of the error."""
     with _lock:
         _counts.update(counts)
 
@@ -84,7 +78,7 @@ def retry(call: Callable[[], Result], url: str) -> Result:
     def note(state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         if error is not None:
-            count(kind_of(error))
+            add_counts({kind_of(error): 1})
             logger.info("%s: again after %s", redact(url), redact(_say(error)))
 
     attempts = 1 if scheme(url) == LOCAL else READ_ATTEMPTS
@@ -113,7 +107,8 @@ def retry(call: Callable[[], Result], url: str) -> Result:
 
 def is_transient(error: BaseException) -> bool:
     """Tell whether a storage error may be gone at the next attempt."""
-    return not is_final(error) and (isinstance(error, OSError) or _module(error) in _CLIENTS)
+    module = type(error).__module__.split(".")[0]
+    return not is_final(error) and (isinstance(error, OSError) or module in _CLIENTS)
 
 
 def is_final(error: BaseException) -> bool:
@@ -128,7 +123,7 @@ def is_decoding(error: BaseException) -> bool:
     """Tell whether pyarrow read bytes and could not make sense of them: no other attempt will."""
     if isinstance(error, KeyError):
         return True
-    if _module(error) == "pyarrow":
+    if type(error).__module__.split(".")[0] == "pyarrow":
         return type(error).__name__ not in ("ArrowCancelled", "ArrowMemoryError")
     # Errors of the system have a number, those of S3 say whose they are; what is left is a plain
     # OSError too.
@@ -208,7 +203,3 @@ def _say(error: BaseException) -> str:
     if said in ("", "None") and error.__cause__ is not None:
         said = str(error.__cause__)
     return f"{type(error).__name__}: {' '.join(said.split())}"
-
-
-def _module(error: BaseException) -> str:
-    return type(error).__module__.split(".")[0]

@@ -8,8 +8,8 @@ import atexit
 import functools
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
 from urllib.parse import urlsplit
 
 import pyarrow.fs
@@ -75,19 +75,18 @@ def control_client(options: S3Options) -> Any:  # noqa: ANN401  (an s3fs.S3FileS
         import s3fs
     except ImportError as error:
         raise SpecError(f"s3:// needs s3fs ({error}): pip install 'stx[s3]'") from error
-    session = _session(options.profile)
-    checksums = _checksums(options)
+    options = _completed(options)
     client = s3fs.S3FileSystem(
         anon=options.anonymous,
         profile=options.profile,
-        endpoint_url=_endpoint(options, session),
-        client_kwargs={"region_name": _region(options, session)},
+        endpoint_url=options.endpoint,
+        client_kwargs={"region_name": options.region},
         config_kwargs={
             "retries": {"mode": "standard", "total_max_attempts": _REQUEST_ATTEMPTS},
             "connect_timeout": options.connect_timeout,
             "read_timeout": options.request_timeout,
-            "request_checksum_calculation": checksums,
-            "response_checksum_validation": checksums,
+            "request_checksum_calculation": options.checksums,
+            "response_checksum_validation": options.checksums,
         },
         # Listings must be fresh: other processes write, and this cache never expires.
         use_listings_cache=False,
@@ -110,11 +109,11 @@ def _count_retry(
     if attempts >= _REQUEST_ATTEMPTS:
         return
     if caught_exception is not None:
-        retries.count(retries.kind_of(caught_exception))
+        retries.add_counts({retries.kind_of(caught_exception): 1})
     elif response is not None:
         status, code = retries.parsed_answer(response[1])
         if status in (429, 500, 502, 503, 504) or code == "RequestTimeout":
-            retries.count(str(status))
+            retries.add_counts({str(status): 1})
 
 
 def data_client(options: S3Options, bucket: str) -> Any:  # noqa: ANN401  (a pyarrow filesystem)
@@ -123,10 +122,10 @@ def data_client(options: S3Options, bucket: str) -> Any:  # noqa: ANN401  (a pya
     The credentials are those that botocore finds for both clients; when they were refreshed, so is
     the client.
     """
-    session = _session(options.profile)
+    options = _completed(options)
     keys: tuple[str | None, ...] = ()
     if not options.anonymous:
-        credentials = session.get_credentials()
+        credentials = _session(options.profile).get_credentials()
         if credentials is None:
             raise StoreError(
                 f"s3://{bucket}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
@@ -134,30 +133,28 @@ def data_client(options: S3Options, bucket: str) -> Any:  # noqa: ANN401  (a pya
             )
         frozen = credentials.get_frozen_credentials()
         keys = (frozen.access_key, frozen.secret_key, frozen.token)
-    endpoint, region = _endpoint(options, session), _region(options, session)
-    if region is None:
+    if options.region is None:
         # A server of one's own has any region; buckets of AWS know theirs.
-        region = "us-east-1" if endpoint else _region_of_bucket(bucket)
-    return _data_client(options, endpoint, region, keys, os.getpid())
+        region = "us-east-1" if options.endpoint else _region_of_bucket(bucket)
+        options = replace(options, region=region)
+    return _data_client(options, keys, os.getpid())
 
 
 @functools.lru_cache(maxsize=8)
 def _data_client(
     options: S3Options,
-    endpoint: str | None,
-    region: str,
     keys: tuple[str | None, ...],
     process: int,  # noqa: ARG001  (clients do not survive a fork)
 ) -> Any:  # noqa: ANN401
     for variable in _CHECKSUM_VARIABLES:
         # The SDK inside pyarrow takes this from the environment alone.
-        os.environ[variable] = _checksums(options)
-    server = urlsplit(endpoint or "")
+        os.environ[variable] = str(options.checksums)
+    server = urlsplit(options.endpoint or "")
     secrets = dict(zip(("access_key", "secret_key", "session_token"), keys, strict=False))
     return pyarrow.fs.S3FileSystem(
         **secrets,
         anonymous=options.anonymous,
-        region=region,
+        region=options.region,
         scheme=server.scheme or "https",
         endpoint_override=(server.netloc + server.path) or None,
         connect_timeout=options.connect_timeout,
@@ -183,19 +180,18 @@ def _session(profile: str | None) -> Any:  # noqa: ANN401  (a botocore session)
     return session
 
 
-def _endpoint(options: S3Options, session: Any) -> str | None:  # noqa: ANN401
-    return (
+def _completed(options: S3Options) -> S3Options:
+    """Options with what the environment and the profile say where they say nothing."""
+    session, variables = _session(options.profile), os.environ
+    endpoint = (
         options.endpoint
-        or os.environ.get("AWS_ENDPOINT_URL_S3")
-        or os.environ.get("AWS_ENDPOINT_URL")
+        or variables.get("AWS_ENDPOINT_URL_S3")
+        or variables.get("AWS_ENDPOINT_URL")
         or session.get_scoped_config().get("endpoint_url")
     )
-
-
-def _region(options: S3Options, session: Any) -> str | None:  # noqa: ANN401
     # botocore does not know AWS_REGION, which all other SDKs read.
-    return options.region or os.environ.get("AWS_REGION") or session.get_config_variable("region")
-
-
-def _checksums(options: S3Options) -> str:
-    return options.checksums or os.environ.get(_CHECKSUM_VARIABLES[0], "when_required")
+    region = options.region or variables.get("AWS_REGION") or session.get_config_variable("region")
+    checksums = options.checksums or variables.get(_CHECKSUM_VARIABLES[0], "when_required")
+    return replace(
+        options, endpoint=endpoint, region=region, checksums=cast("Checksums", checksums)
+    )

@@ -73,20 +73,13 @@ def scheme(url: str) -> str:
     return head.lower() if separator else LOCAL
 
 
-def expanded(url: str) -> str:
-    """The same with the home folder for a ``~`` or ``~user`` at the beginning, as a shell has it.
-
-    A URL has none, and a user of that name must exist: ``~notes.txt`` and ``./~`` are files.
-    """
-    return os.path.expanduser(url)
-
-
 def local_path(url: str) -> str:
     """Absolute path of a local URL or plain path, whatever its slashes: one spelling per place.
 
-    Relative ones are seen from the current folder, and a ``~`` at the beginning is `expanded`.
+    Relative ones are seen from the current folder. A ``~`` or ``~user`` at the beginning is a home
+    folder, if there is such a user: ``~notes.txt`` and ``./~`` are files.
     """
-    path = os.path.abspath(_FILE.sub(r"\1\2", expanded(url)))
+    path = os.path.abspath(_FILE.sub(r"\1\2", os.path.expanduser(url)))
     # POSIX leaves two slashes at the start to the system; all that stx runs on take them as one.
     return "/" + path.lstrip("/") if path.startswith("//") else path
 

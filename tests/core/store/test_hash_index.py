@@ -226,7 +226,7 @@ def test_copies_that_nobody_used_for_a_day_are_removed(tmp_path, private_temp):
     two_days_ago = time.time() - 2 * 24 * 3600
     os.utime(old, (two_days_ago, two_days_ago))
 
-    hash_index._remove_old(os.path.dirname(old))
+    hash_index._fetched(published(tmp_path, "z"))
 
     assert os.path.exists(recent)
     assert not os.path.exists(old)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from stx_core.errors import InputError
 from stx_core.store.corpus import json_scan
-from stx_core.store.corpus.columns import check_id, check_text, corpus_schema
+from stx_core.store.corpus.columns import check_types, corpus_schema
 from stx_core.store.corpus.json_scan import scan
 from stx_core.store.corpus.json_types import Misfit, Profile, to_array, type_of
 from stx_core.store.corpus.jsonl import _rows
@@ -133,7 +133,7 @@ def test_ids_beyond_63_bits_are_ids(tmp_path):
         write(tmp_path / "a.jsonl", [{"id": n} for n in [*ids, 2**64]]), ["id"]
     )
 
-    check_id(schema, "id")
+    check_types(schema, [], "id")
     assert [row["id"] for row in found] == ids
     assert bad == [(3, "id", "wrong_type")]
 
@@ -336,4 +336,4 @@ def test_text_must_still_be_text(tmp_path):
     schema, _, _ = read(write(tmp_path / "a.jsonl", [{"text": 1}, {"text": 2}]), ["text"])
 
     with pytest.raises(InputError, match="'text' is int64, not string"):
-        check_text(schema, "text")
+        check_types(schema, ["text"])

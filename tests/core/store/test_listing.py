@@ -24,6 +24,12 @@ def below(root, url):
     return [file.url.removeprefix(root).strip("/") for file in list_files(str(url))]
 
 
+def info_of_jsonl(url):
+    """Stands in for `file_info`: what is no .jsonl file is not there."""
+    if not url.endswith(".jsonl"):
+        raise FileNotFoundError(url)
+
+
 @pytest.fixture
 def closed(monkeypatch):
     """Closes folders and files to this user; the tests may run as root, whom no mode stops."""
@@ -241,7 +247,7 @@ def test_an_output_that_overlaps_an_input_is_refused(tmp_path, monkeypatch, give
     put(tmp_path, "in/a.jsonl", "in/sub/b.jsonl", "in/data/x.jsonl")
     (tmp_path / "link").symlink_to("in")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("stx_core.store.files.apart._is_file", lambda url: url.endswith(".jsonl"))
+    monkeypatch.setattr("stx_core.store.files.apart.file_info", info_of_jsonl)
 
     with pytest.raises(SpecError, match=r"output\.path: .* overlap"):
         refuse_overlap(output.format(tmp_path), [given.format(tmp_path)])

@@ -9,12 +9,12 @@ import pytest
 
 from stx_core.errors import InputError
 from stx_core.store.schema import (
+    SPARSE_TYPE,
     dense_column,
     dense_matrix,
     dense_type,
     sparse_column,
     sparse_csr,
-    sparse_type,
     to_parquet,
 )
 
@@ -100,7 +100,7 @@ def test_sparse_rows_survive_the_file_and_slicing():
     data = to_parquet(pa.table({"sparse": sparse_column(offsets, indices, values)}))
     column = pq.read_table(io.BytesIO(data))["sparse"]
 
-    assert column.type == sparse_type()
+    assert column.type == SPARSE_TYPE
     for got, wanted in zip(sparse_csr(column), (offsets, indices, values), strict=True):
         np.testing.assert_array_equal(got, wanted)
     for part in (column.slice(1, 2), column.chunk(0).slice(1, 2)):
