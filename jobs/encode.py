@@ -1,5 +1,6 @@
 """``stx encode``, also ``python -m stx.jobs.encode``, for clones of the repository."""
 
+import json
 import sys
 from typing import Annotated, Any
 
@@ -88,10 +89,17 @@ def encode(
         id_column = id_column or given.get("inputs.id_column")
         if not text_column and "inputs.text_column" in given:
             text_column = [given["inputs.text_column"]]
-        has_header = not any(key.startswith("inputs.csv") for key in given)
-        if has_header and not (id_column and text_column):
-            names = list(peek([source], given.get("inputs.format")).columns)
-            usual_id, usual_text = usual_columns(names, source, id_column, text_column)
+        csv = [item for item in set_ or () if item.startswith("inputs.csv")]
+        form = parse_spec(values, csv, source="command line", kind=EncodeSpec).inputs.csv.form
+        if not form.columns and not (id_column and text_column):
+            seen = peek([source], given.get("inputs.format"), form)
+            if seen.delimiter is not None:
+                raise SpecError(
+                    f"{seen.url}: its first line looks as if {seen.delimiter!r} stood between its "
+                    f"columns ({', '.join(seen.columns)}): add --set "
+                    f"'inputs.csv.delimiter={json.dumps(seen.delimiter)}'"
+                )
+            usual_id, usual_text = usual_columns(list(seen.columns), source, id_column, text_column)
             id_column, text_column = id_column or usual_id, text_column or usual_text
             say(f"columns: the id is {id_column}, the text {' and '.join(text_column)}")
     models = values.get("models") or {}

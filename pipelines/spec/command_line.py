@@ -95,6 +95,7 @@ def commented_spec(
     example = free[0] if free else "lang"
     columns = "\n".join(f"#   {_yaml(name)}: {kind}" for name, kind in seen.columns.items())
     text = text_columns[0] if len(text_columns) == 1 else list(text_columns)
+    csv = f"\n  csv: {{delimiter: {json.dumps(seen.delimiter)}}}" if seen.delimiter else ""
     files = "1 file" if seen.n_files == 1 else f"{seen.n_files:,} files"
     return f"""\
 # An encode spec: docs/spec.md has all keys, and `stx spec schema encode` the schema for editors.
@@ -105,7 +106,7 @@ inputs:
   id_column: {_yaml(id_column)}
   text_column: {_yaml(text)}
   # columns: {_yaml(free or ["lang"])}  # copied beside the vectors
-  # filter: [[{_yaml(example)}, "==", VALUE]]  # rows to take
+  # filter: [[{_yaml(example)}, "==", VALUE]]  # rows to take{csv}
 models:
   dense:  # the name of the output; a second model beside it reads the texts once for both
     model: {_yaml(model)}

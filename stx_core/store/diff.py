@@ -61,7 +61,7 @@ def snapshot_diff(
         output: needed when there are several that have ids.
 
     Raises:
-        SpecError: no such output, or its rows have no ids.
+        SpecError: no such output, or its rows have no ids, or ids of different types.
         StoreError: there is no such version.
     """
     new = snapshot_state(root)["version"] if new is None else new
@@ -78,6 +78,16 @@ def snapshot_diff(
         raise SpecError(
             f"{redact(root)}: versions {old} and {new} are compared by an output with ids, which "
             f"both have; name one (--output): {', '.join(with_ids) or 'there is none'}"
+        )
+    kind, kind_after = (
+        output_schema(facts[output]).field(exact_ids(facts[output])).type
+        for facts in (before, after)
+    )
+    if kind != kind_after and not (pa.types.is_integer(kind) and pa.types.is_integer(kind_after)):
+        raise SpecError(
+            f"{redact(root)}: the ids of version {old} are {kind}, those of version {new} are "
+            f"{kind_after}, so none is in both; name two versions with ids of one type (`stx show "
+            "PATH --versions` lists them)"
         )
     files_before, files_after = (
         snapshot_files(root, output=output, version=version) for version in (old, new)

@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+import shlex
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ import yaml
 from stx.pipelines.spec.command_line import condition_of, usual_columns
 from stx_core.errors import SpecError
 from stx_core.store.corpus.peek import peek
+from stx_core.store.corpus.shards import CsvForm
 
 
 @pytest.fixture
@@ -99,6 +101,39 @@ def test_columns_that_set_names_are_not_looked_for(stx, model, tmp_path, options
 
     assert code == 0, errors
     assert "columns:" not in printed
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_a_delimiter_that_is_not_usual_is_said_with_the_option(stx, model, tmp_path, delimiter):
+    corpus = tmp_path / "corpus.csv"
+    corpus.write_text(f'"id"{delimiter}"text"\n1{delimiter}"stars, sand"\n')
+
+    code, _, errors = stx("encode", corpus, tmp_path / "out", "-m", model, "--dry-run")
+
+    assert code == 2
+    (option,) = re.findall(r"add (--set '.*')\n", errors)
+    command = ("encode", corpus, tmp_path / "out", "-m", model, *shlex.split(option))
+    code, printed, errors = stx(*command)
+    assert code == 0, errors
+    assert "columns: the id is id, the text text\n" in printed
+    assert "1 row" in printed
+    # A spec that is written for it says the same.
+    code, printed, errors = stx("init", corpus, "-", "-m", model)
+    assert code == 0, errors
+    assert yaml.safe_load(printed)["inputs"]["csv"] == {"delimiter": delimiter}
+
+
+def test_columns_are_looked_for_as_the_settings_of_csv_say(stx, model, tmp_path):
+    corpus = tmp_path / "corpus.csv"
+    corpus.write_text("docid#'my, content'#text\n1#x#stars\n")
+    sets = ("--set", 'inputs.csv.delimiter="#"', "--set", 'inputs.csv.quote="\'"')
+
+    code, printed, errors = stx("encode", corpus, tmp_path / "out", "-m", model, *sets, "--dry-run")
+
+    assert code == 0, errors
+    assert "columns: the id is docid, the text text\n" in printed
+    form = CsvForm("#", quote="'")
+    assert list(peek([str(corpus)], csv=form).columns) == ["docid", "my, content", "text"]
 
 
 def test_options_go_before_a_spec(stx, beir, model, tmp_path):

@@ -26,11 +26,11 @@ def model(tmp_path_factory, save_static_model):
 
 @pytest.fixture
 def encode(tmp_path, model):
-    def encode(rows, name="a", **models):
+    def encode(rows, name="a", id_type="int64", **models):
         corpus = tmp_path / "corpus"
         corpus.mkdir(exist_ok=True)
         schema = pa.schema(
-            [("id", "int64"), ("text", "string"), ("n", "double"), ("tags", pa.list_(pa.string()))]
+            [("id", id_type), ("text", "string"), ("n", "double"), ("tags", pa.list_(pa.string()))]
         )
         pq.write_table(pa.Table.from_pylist(rows, schema), corpus / f"{name}.parquet")
         return package.encode(
@@ -119,3 +119,16 @@ def test_versions_that_cannot_be_compared_are_one_line(encode, tmp_path, model, 
     code, printed, _ = stx("diff", out, "--output", "again", "--ids")
     assert (code, printed) == (0, "- 3\n")
     assert "removed               1: 3\n" in stx("diff", out, 2, 3, "--output", "dense")[1]
+
+
+def test_ids_of_different_types_are_one_line(encode, tmp_path, stx):
+    out = tmp_path / "out"
+    encode(rows(1, 2))
+    encode(rows("1", "2"), id_type="string")
+
+    for old, new, said in ((1, 2, "int64, those of version 2 are string"), (2, 1, "string, those")):
+        code, _, errors = stx("diff", out, old, new)
+
+        assert code == 2
+        assert f"the ids of version {old} are {said}" in errors
+        assert errors.count("\n") == 1

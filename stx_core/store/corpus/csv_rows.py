@@ -157,8 +157,12 @@ def _split(line: str, delimiter: str) -> list[str]:
     return line.split(delimiter) if line else []
 
 
-def _header(stream: IO[bytes], url: str, form: CsvForm, max_bytes: int) -> tuple[list[str], Mark]:
-    """Column names, and where the rows begin."""
+def header(stream: IO[bytes], url: str, form: CsvForm, max_bytes: int) -> tuple[list[str], Mark]:
+    """Column names, and where the rows begin.
+
+    Raises:
+        InputError: there is no such line.
+    """
     if form.columns:
         return list(form.columns), Mark(0, 0, 0)
     records = _records(stream, url, form, Mark(-1, 0, 0), max_bytes=max_bytes)
@@ -182,7 +186,7 @@ def shard(file: FileInfo, max_bytes: int, form: CsvForm = CsvForm()) -> Shard:  
     n_rows = 0
     with open_lines(file.url) as stream:
         refuse_foreign(stream, file.url)
-        names, start = _header(stream, file.url, form, max_bytes)
+        names, start = header(stream, file.url, form, max_bytes)
         for place, _ in _records(stream, file.url, form, start, max_bytes=max_bytes):
             if place.row % MARK_ROWS == 0:
                 marks.append(place)
@@ -204,7 +208,7 @@ def read(unit: Unit, selection: Selection, form: CsvForm = CsvForm()) -> Rows:  
     """Read the row range of a unit; records that cannot be used become bad rows."""
     parts: list[Rows] = []
     with open_lines(unit.url) as stream:
-        names, start = _header(stream, unit.url, form, selection.max_bytes)
+        names, start = header(stream, unit.url, form, selection.max_bytes)
         columns = _columns(names, selection, unit.url)
         first = unit.mark or start
         records = _records(stream, unit.url, form, first, max_bytes=selection.max_bytes)

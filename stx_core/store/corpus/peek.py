@@ -1,24 +1,28 @@
 """A first look at a corpus: its columns, without reading it through."""
 
-import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
+from stx_core.errors import InputError
 from stx_core.store.corpus import arrow_dataset, parquet
+from stx_core.store.corpus.csv_rows import header
 from stx_core.store.corpus.foreign import refuse_foreign
 from stx_core.store.corpus.json_scan import scan
 from stx_core.store.corpus.json_types import type_of
 from stx_core.store.corpus.lines import open_lines, read_line
 from stx_core.store.corpus.readers import find_files, format_of
-from stx_core.store.corpus.shards import Format, with_partitions
+from stx_core.store.corpus.shards import CsvForm, Format, with_partitions
 from stx_core.store.files.filesystem import FileInfo
 from stx_core.store.files.retries import retry
 
 _LINES = 100
 _LINE_BYTES = 1 << 20
+
+_DELIMITERS = ",;\t|"
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class Peek:
         n_bytes: of all its files; 0 of a saved dataset.
         columns: types by name, in the order of the file, hive partitions last. Of lines: as the
             first hundred have them.
+        delimiter: of a CSV file, what splits its first line, where nobody said it and the usual one
+            does not; None else.
     """
 
     url: str
@@ -39,14 +45,20 @@ class Peek:
     n_files: int
     n_bytes: int
     columns: dict[str, str]
+    delimiter: str | None = None
 
 
-def peek(urls: Sequence[str], format: Format | None = None) -> Peek:
+def peek(
+    urls: Sequence[str],
+    format: Format | None = None,
+    csv: CsvForm = CsvForm(),  # noqa: B008  (frozen)
+) -> Peek:
     """Look at the first file of a corpus.
 
     Args:
         urls: files, folders, globs, as `stx_core.store.corpus.readers.list_shards` takes them.
         format: of all of them; None to tell by name.
+        csv: of CSV files.
 
     Raises:
         InputError: nothing is there, or the first file cannot be read.
@@ -55,24 +67,38 @@ def peek(urls: Sequence[str], format: Format | None = None) -> Peek:
     first = min(files, key=lambda file: file.url)
     if format is None:
         format = "arrow" if arrow_dataset.is_dataset(first.url) else format_of(first.url)
-    schema = retry(lambda: _schema(first, format), first.url)
+    schema, delimiter = retry(lambda: _look(first, format, csv), first.url)
     columns = {field.name: str(field.type) for field in with_partitions(schema, first.url)}
-    return Peek(first.url, format, len(files), sum(file.size or 0 for file in files), columns)
+    n_bytes = sum(file.size or 0 for file in files)
+    return Peek(
+        first.url, format, len(files), n_bytes=n_bytes, columns=columns, delimiter=delimiter
+    )
 
 
-def _schema(file: FileInfo, format: Format) -> pa.Schema:
+def _look(file: FileInfo, format: Format, csv: CsvForm) -> tuple[pa.Schema, str | None]:
+    """Columns of a file, and `Peek.delimiter`."""
     if format == "parquet":
-        return parquet.shard(file).schema
+        return parquet.shard(file).schema, None
     if format == "arrow":
-        return arrow_dataset.shard(file).schema
+        return arrow_dataset.shard(file).schema, None
     with open_lines(file.url) as stream:
         refuse_foreign(stream, file.url)
         lines = [read_line(stream, _LINE_BYTES)[0] or b"" for _ in range(_LINES)]
     if format == "jsonl":
         seen = scan(io.BytesIO(b"".join(lines)), _LINE_BYTES, _LINES, None)
         kinds = {name: type_of(profile, name) for name, profile in seen.profiles.items()}
-        return pa.schema([(name, kinds.get(name, pa.null())) for name in seen.names])
-    text = b"".join(lines).decode("utf-8-sig", errors="replace")
-    delimiter = "\t" if file.url.lower().removesuffix(".gz").endswith(".tsv") else ","
-    names = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
-    return pa.schema([(name, pa.string()) for name in names])
+        return pa.schema([(name, kinds.get(name, pa.null())) for name in seen.names]), None
+    head = io.BytesIO(b"".join(lines))
+    names: dict[str | None, list[str]] = {}
+    others = set(_DELIMITERS) - {csv.quote, csv.escape}
+    for delimiter in (csv.delimiter, *(() if csv.delimiter or csv.columns else sorted(others))):
+        with suppress(InputError):
+            form = replace(csv, delimiter=delimiter)
+            names[delimiter] = header(head, file.url, form, _LINE_BYTES)[0]
+    # The usual delimiter first; of the others that which makes most columns.
+    guess = max(names, key=lambda each: len(names[each]), default=None)
+    if len(names.get(csv.delimiter, ())) > 1 or len(names.get(guess, ())) <= 1:
+        guess = csv.delimiter
+        names[guess] = header(head, file.url, csv, _LINE_BYTES)[0]
+    schema = pa.schema([(name, pa.string()) for name in names[guess]])
+    return schema, None if guess == csv.delimiter else guess
