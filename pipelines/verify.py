@@ -171,7 +171,11 @@ def _compare(
         n_rows = len(rows)
         again = encode_texts(Encoder(settings), rows["text"])["vector"]
         if settings.type == "sparse":
-            difference = _difference(rows["vector"], again)
+            sides = [SparseRows(*sparse_csr(column)) for column in (rows["vector"], again)]
+            width = 1 + max(int(side.indices.max(initial=0)) for side in sides)
+            before, after = (to_coo(side, width, torch.float64) for side in sides)
+            values = (before - after).coalesce().values()
+            difference = float(values.abs().max()) if len(values) else 0.0
         else:
             cosines = _cosines(dense_matrix(rows["vector"]), dense_matrix(again))
     return Comparison(
@@ -192,12 +196,3 @@ def _cosines(stored_ND: np.ndarray, again_ND: np.ndarray) -> np.ndarray:
     equal: np.ndarray = (stored_ND == again_ND).all(axis=1).astype(np.float64)
     np.divide(dots, lengths, out=equal, where=lengths > 0)
     return equal
-
-
-def _difference(stored: pa.ChunkedArray, again: pa.Array) -> float:
-    """Largest absolute difference of a weight."""
-    sides = [SparseRows(*sparse_csr(column)) for column in (stored, again)]
-    width = 1 + max(int(rows.indices.max(initial=0)) for rows in sides)
-    before, after = (to_coo(rows, width, torch.float64) for rows in sides)
-    values = (before - after).coalesce().values()
-    return float(values.abs().max()) if len(values) else 0.0

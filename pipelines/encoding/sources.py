@@ -40,6 +40,7 @@ def with_sources(plan: EncodePlan, corpus: Corpus, planning: Planning) -> Encode
             return plan
         _, manifest = split_shards(read_manifest(plan.root, state.version), corpus.scope.keeps)
         folder = planning.stack.enter_context(scratch_space())
+        published = join(plan.root, "_stx", "runs", state.run, "index")
         parts = {}
         for name, part in plan.parts.items():
             # Entries that the new snapshot will not have.
@@ -58,7 +59,7 @@ def with_sources(plan: EncodePlan, corpus: Corpus, planning: Planning) -> Encode
             ]
             source = None
             if files:
-                url = state.run and published_index(_published(plan.root, state.run), files)
+                url = state.run and published_index(published, files)
                 if not url:
                     # Two outputs that take from the same files share an index.
                     url = os.path.join(folder, f"{index_name(files)}.arrow")
@@ -69,13 +70,9 @@ def with_sources(plan: EncodePlan, corpus: Corpus, planning: Planning) -> Encode
         return _estimated(replace(plan, parts=parts), planning.spec, corpus)
 
 
-def _published(root: str, run: str) -> str:
-    return join(root, "_stx", "runs", run, "index")
-
-
 def publish_sources(plan: EncodePlan, run: str) -> EncodePlan:
     """Put new indexes into the folder of the run, where the workers of all machines find them."""
-    folder = _published(plan.root, run)
+    folder = join(plan.root, "_stx", "runs", run, "index")
     indexes = {part.source.index for part in plan.parts.values() if part.source}
     urls = {path: path if path.startswith(folder) else publish_index(path, folder)
             for path in indexes}  # fmt: skip

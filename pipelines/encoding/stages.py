@@ -1,7 +1,6 @@
 """The actors: classes that load a model once and add its results to the table of a unit."""
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -63,10 +62,6 @@ class Encoder:
             task=task or settings.task,
             token_budget=self.token_budget,
         )
-
-    def in_float32(self) -> AbstractContextManager[None]:
-        """Compute in float32 for a while; the weights come back exactly as they were."""
-        return in_float32(self.model)
 
     def tokens_run(self) -> dict[str, int]:
         """Tokens of its batches so far, their places with padding, and what filled packed ones."""
@@ -159,7 +154,7 @@ def encode_texts(
     first = valid[np.unique(codes, return_index=True)[1]]
     columns, bad = _embed(encoder, (tokens and tokens(first)) or texts_once)
     if len(bad) and encoder.settings.dtype != "float32":
-        with encoder.in_float32():
+        with in_float32(encoder.model):
             again, _ = _embed(encoder, [texts_once[row] for row in bad])
         chosen = np.arange(len(texts_once))
         chosen[bad] = len(texts_once) + np.arange(len(bad))

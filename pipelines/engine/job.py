@@ -181,7 +181,7 @@ def _run(job: Job[Any], plan: Plan, spec: Spec, *, view: View, began: float) -> 
         facts = {name: {**facts, **added.get(name, {})} for name, facts in plan.facts.items()}
         records = pa.concat_tables([start.records, fresh])
         warnings = job.check(plan, records)
-        keeps = None if job.scope.is_all else job.scope.keeps
+        keeps = None if job.scope == Scope() else job.scope.keeps
         judged = {name: facts[name] for name in facts if job.is_judged(name)}
         gate = QualityGate(root, spec.quality, judged)
         with span("commit", run=start.claim.run):

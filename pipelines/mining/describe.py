@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from stx.pipelines.mining.plan import Mining
-from stx.pipelines.mining.rows import n_repeated, positive_pairs
+from stx.pipelines.mining.rows import positive_pairs
 from stx.pipelines.planning.plan import Plan
 from stx.pipelines.planning.pool import Pool
 from stx.pipelines.retrieval.query_spans import Spans, query_hashes
@@ -52,10 +52,12 @@ def notes(spec: MineSpec, mining: Mining, spans: Mapping[str, Spans]) -> Iterato
             "rules.same_content is off: a copy of a positive under another id may be among the "
             "negatives; name queries and documents, and set it to true"
         )
-    pairs = positive_pairs(spec.positives)
+    pairs, n_repeated = positive_pairs(spec.positives)
     where = redact(spec.positives)
-    if repeated := n_repeated(spec.positives):
-        yield f"{repeated:,} positive pairs of {where} stand there more than once; each counts once"
+    if n_repeated:
+        yield (
+            f"{n_repeated:,} positive pairs of {where} stand there more than once; each counts once"
+        )
     first, *further = mining.rankings
     judged = query_hashes(pairs["query_id"].unique())
     if lost := int((~np.isin(judged, spans[first].query)).sum()):

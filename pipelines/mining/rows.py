@@ -91,7 +91,7 @@ def read_rows(unit: Unit, sources: Sources) -> Rows:
             rows = rows_of_queries(open_spans(sources.spans[name]), queries, schema)
         rankings[name] = rows if depth is None else rows.filter(pc.less_equal(rows["rank"], depth))
     candidates = to_candidates(rankings, sources.judge)
-    pairs = positives_of(queries, positive_pairs(sources.qrels), sources.doc_type)
+    pairs = positives_of(queries, positive_pairs(sources.qrels)[0], sources.doc_type)
     scored = [candidates.select(["query_id", "doc_id", "score"])]
     if sources.scored is not None:
         spans, kind = open_spans(sources.scored), pairs_schema(schema[0].type, schema[1].type)
@@ -115,25 +115,16 @@ def read_rows(unit: Unit, sources: Sources) -> Rows:
 
 
 @lru_cache(maxsize=1)
-def positive_pairs(url: str) -> pa.Table:
-    """Judged pairs above 0, each once, see `read_qrels`."""
-    pairs = _positives(url)
+def positive_pairs(url: str) -> tuple[pa.Table, int]:
+    """Judged pairs above 0, each once, see `read_qrels`; and how many were there once more."""
+    judged = read_qrels(url)
+    pairs = judged.filter(pc.greater(judged["score"], 0))
     queries, documents = (
         pairs[name].combine_chunks().dictionary_encode() for name in ("query_id", "doc_id")
     )
     keys = queries.indices.to_numpy().astype(np.int64) * max(1, len(documents.dictionary))
     _, first = np.unique(keys + documents.indices.to_numpy(), return_index=True)
-    return pairs.take(pa.array(np.sort(first)))
-
-
-def n_repeated(url: str) -> int:
-    """How many judged pairs above 0 stand in a file for the second time or more often."""
-    return len(_positives(url)) - len(positive_pairs(url))
-
-
-def _positives(url: str) -> pa.Table:
-    pairs = read_qrels(url)
-    return pairs.filter(pc.greater(pairs["score"], 0))
+    return pairs.take(pa.array(np.sort(first))), len(pairs) - len(first)
 
 
 def to_candidates(rankings: Mapping[str, pa.Table], judge: str) -> pa.Table:

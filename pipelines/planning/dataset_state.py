@@ -11,7 +11,7 @@ from stx.pipelines.planning.scope import Scope
 from stx_core.store import damage, ledger, log
 from stx_core.store.log_state import unfinished_run
 from stx_core.store.manifest import MANIFEST, split_shards
-from stx_core.store.snapshot import read_manifest, snapshot_info, to_info
+from stx_core.store.snapshot import read_manifest, snapshot_info
 
 UNIT_KEYS = pa.schema([MANIFEST.field("output"), MANIFEST.field("key")])
 """Units of a snapshot, a row each."""
@@ -48,10 +48,6 @@ class DatasetState:
         """(N,) whether a key of an output is in `carried`."""
         of_output = pc.equal(self.carried["output"], output)
         return pc.is_in(keys, value_set=self.carried["key"].filter(of_output))
-
-    def is_done(self, keys: pa.Array) -> pa.BooleanArray:
-        """(N,) whether a key has a record of an interrupted start."""
-        return pc.is_in(keys, value_set=self.done)
 
 
 def read_state(root: str, run_hash: str, scope: Scope = Scope()) -> DatasetState:  # noqa: B008  (frozen)
@@ -91,17 +87,3 @@ def read_state(root: str, run_hash: str, scope: Scope = Scope()) -> DatasetState
         damaged_files=damaged_files,
         identities=frozenset(zip(*shards.to_pydict().values(), strict=True)),
     )
-
-
-def was_begun(root: str, run_hash: str) -> bool:
-    """Whether a dataset has an unfinished run with this hash."""
-    entry = log.latest(root)
-    return entry is not None and bool(unfinished_run(entry.state, run_hash))
-
-
-def current_outputs(root: str) -> Mapping[str, Mapping[str, Any]]:
-    """What the current snapshot says of its outputs, by name; {} without one."""
-    entry = log.latest(root)
-    if entry is None or entry.state["snapshot"] is None:
-        return {}
-    return to_info(entry.state["snapshot"]).outputs

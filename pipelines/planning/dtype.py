@@ -5,12 +5,13 @@ from dataclasses import asdict, replace
 from typing import TypeVar
 
 from stx.pipelines.models.settings import EncoderSettings, RerankerSettings, fingerprint
-from stx.pipelines.planning.dataset_state import current_outputs, was_begun
 from stx.pipelines.planning.pool import available_cores, make_pool
 from stx.pipelines.planning.runner import on_this_machine
 from stx.pipelines.running import cluster
 from stx.pipelines.spec.parts import Resources
 from stx_core.machine import cpu_class
+from stx_core.store import log
+from stx_core.store.log_state import unfinished_run
 
 AUTO = "auto"
 
@@ -35,7 +36,9 @@ def settled(
         run_hash: of a run with such settings, to find an unfinished one; None where there is none
             to be found.
     """
-    outputs = current_outputs(root)
+    entry = log.latest(root)
+    snapshot = entry.state["snapshot"] if entry else None
+    outputs = snapshot["outputs"] if snapshot else {}
     dtypes = {name: model.dtype for name, model in settings.items()}
     for name, model in settings.items():
         stored = outputs.get(name, {}).get("settings", {})
@@ -54,7 +57,7 @@ def settled(
     if AUTO not in dtypes.values():
         return choices["float32"]  # both are the same
     for begun in choices.values():
-        if run_hash and was_begun(root, run_hash(begun)):
+        if entry and run_hash and unfinished_run(entry.state, run_hash(begun)):
             return begun
     return choices[_fast_dtype(resources)]
 

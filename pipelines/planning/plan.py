@@ -95,7 +95,7 @@ def make_part(name: str, fingerprint: str, keys: Iterable[str], state: DatasetSt
     """Subtract what a dataset has from what an output shall hold."""
     column = keys if isinstance(keys, pa.Array) else pa.array(keys, pa.string())
     carried = state.has(name, column)
-    exists = pc.or_(carried, state.is_done(column))
+    exists = pc.or_(carried, pc.is_in(column, value_set=state.done))
     due = pc.indices_nonzero(pc.invert(exists)).cast(pa.int64())
     n_carried = pc.sum(carried).as_py() or 0
     return Part(fingerprint, column, due, n_carried, n_done=len(column) - n_carried - len(due))

@@ -25,7 +25,7 @@ _THREADS = 8
 
 @dataclass(frozen=True)
 class Scope:
-    """Whole shards, by condition and by name.
+    """Whole shards, by condition and by name: every one, those of earlier snapshots too, if bare.
 
     Attributes:
         partitions: conditions on the hive partition columns of a shard's path.
@@ -34,11 +34,6 @@ class Scope:
 
     partitions: tuple[Filter, ...] = ()
     urls: frozenset[str] | None = None
-
-    @property
-    def is_all(self) -> bool:
-        """True if every shard is in it, those of earlier snapshots too."""
-        return not self.partitions and self.urls is None
 
     def keeps(self, url: str) -> bool:
         """True if a shard stays in the dataset as it is."""

@@ -1,6 +1,7 @@
 """The actor of `rerank`: cross-encoders that score the pairs of a unit, whatever their queries."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,18 +55,18 @@ class Scorer:
 
         What is not finite in a half format is computed a second time, in float32.
         """
-        scored = self._score(pairs)
+        score = partial(
+            self.model.score, prompt=self.settings.prompt, token_budget=self.token_budget
+        )
+        scored = score(pairs)
         bad = [int(row) for row in np.flatnonzero(~np.isfinite(scored.scores))
                if row not in scored.failed]  # fmt: skip
         if bad and self.settings.dtype != "float32":
             with in_float32(self.model):
-                again = self._score([pairs[row] for row in bad])
+                again = score([pairs[row] for row in bad])
             scored.scores[bad] = again.scores
             scored.failed.update({bad[row]: reason for row, reason in again.failed.items()})
         return scored
-
-    def _score(self, pairs: list[tuple[str, str]]) -> "Scored":
-        return self.model.score(pairs, prompt=self.settings.prompt, token_budget=self.token_budget)
 
 
 class Score:

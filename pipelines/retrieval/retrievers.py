@@ -238,8 +238,13 @@ def find_grid(spec: RetrieveSpec) -> Grid:
             f" {redact(spec.corpus.path)} has {', '.join(corpus.outputs)}; name which belong "
             "together"
         )
+    # Of the queries and of the corpus.
+    outputs = {
+        name: (retriever.query_output or retriever.output or name, retriever.output or name)
+        for name, retriever in retrievers.items()
+    }
     legs = tuple(
-        _leg(spec, name, retriever, queries=queries, corpus=corpus)
+        _leg(spec, name, retriever, outputs=outputs[name], queries=queries, corpus=corpus)
         for name, retriever in retrievers.items()
     )
     # Retrievers are merged row by row.
@@ -256,11 +261,10 @@ def find_grid(spec: RetrieveSpec) -> Grid:
         positives=None if spec.positives is None else file_info(spec.positives).identity,
         **spec.model_dump(mode="json", include={"k", "fusion", "exclude_same_id", "same"}),
     )
-    outputs = [_outputs(name, retriever) for name, retriever in retrievers.items()]
     return Grid(
         legs,
-        queries=_side(spec.queries.path, queries, [output for output, _ in outputs]),
-        corpus=_side(spec.corpus.path, corpus, [output for _, output in outputs]),
+        queries=_side(spec.queries.path, queries, [output for output, _ in outputs.values()]),
+        corpus=_side(spec.corpus.path, corpus, [output for _, output in outputs.values()]),
         query_type=_id_type(spec.queries.path, queries, spec.same),
         doc_type=_id_type(spec.corpus.path, corpus, spec.same),
         settings=settings,
@@ -279,12 +283,6 @@ def _id_type(path: str, info: SnapshotInfo, same: Sequence[str]) -> pa.DataType:
     return schema.field("id").type
 
 
-def _outputs(name: str, retriever: Retriever) -> tuple[str, str]:
-    """Outputs of the queries and of the corpus."""
-    output = retriever.output or name
-    return retriever.query_output or output, output
-
-
 def _side(path: str, info: SnapshotInfo, outputs: Sequence[str]) -> Side:
     prints = {name: info.outputs[name]["fingerprint"] for name in outputs}
     return Side(redact(path), info.version, prints)
@@ -295,10 +293,11 @@ def _leg(
     name: str,
     retriever: Retriever,
     *,
+    outputs: tuple[str, str],
     queries: SnapshotInfo,
     corpus: SnapshotInfo,
 ) -> Leg:
-    query_output, output = _outputs(name, retriever)
+    query_output, output = outputs
     for side, info, chosen in (("queries", queries, query_output), ("corpus", corpus, output)):
         if chosen not in info.outputs:
             raise SpecError(

@@ -4,10 +4,10 @@ import pytest
 
 from stx.pipelines.encode import run_encode
 from stx.pipelines.planning import dtype, runner
-from stx.pipelines.planning.dataset_state import current_outputs
 from stx.pipelines.planning.runner import with_runner
 from stx.pipelines.spec.encode import EncodeSpec
 from stx_core.errors import Stopped
+from stx_core.store.snapshot import snapshot_info
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_a_cluster_or_a_gpu_is_used(machine, monkeypatch):
 
 
 def dtype_of(root):
-    return current_outputs(str(root))["dense"]["settings"]["dtype"]
+    return snapshot_info(str(root)).outputs["dense"]["settings"]["dtype"]
 
 
 @pytest.mark.parametrize(

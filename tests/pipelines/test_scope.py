@@ -3,7 +3,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from stx.pipelines.planning.corpus import list_corpus
-from stx.pipelines.planning.scope import find_scope
+from stx.pipelines.planning.scope import Scope, find_scope
 from stx.pipelines.spec.file import parse_spec
 from stx_core.errors import InputError, SpecError
 
@@ -42,7 +42,7 @@ def names(scope, corpus):
 def test_without_a_backfill_every_shard_is_in(lake):
     scope, corpus = scope_of(lake, None)
 
-    assert scope.is_all
+    assert scope == Scope()
     assert len(names(scope, corpus)) == 6
 
 
