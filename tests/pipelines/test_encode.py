@@ -61,6 +61,19 @@ def test_every_row_is_in_the_snapshot_with_the_vector_of_its_text(
     assert found["d7"]["n_tokens"] == len(found["d7"]["text"].split())
 
 
+def test_a_run_whose_model_is_in_a_child_process_writes_the_same(spec_of, tmp_path, static_model):
+    documents = [f"plants eat light {word}" for word in ("rivers", "sand", "glass", "stars") * 5]
+    table = pa.table({"id": [f"d{i}" for i in range(20)], "text": documents})
+    pq.write_table(table, tmp_path / "corpus.parquet")
+
+    run_encode(spec_of(tmp_path / "corpus.parquet", resources={"supervised": True}))
+
+    found = rows(tmp_path / "out")
+    expected = SentenceTransformer(str(static_model)).encode(documents)
+    written = np.array([found[f"d{i}"]["embedding"] for i in range(20)])
+    np.testing.assert_array_equal(written, expected)
+
+
 def test_a_second_run_with_nothing_changed_writes_nothing(corpus, spec_of, tmp_path):
     run_encode(spec_of(corpus), Watcher())
     before = everything_below(tmp_path / "out")
