@@ -1,7 +1,6 @@
 """The actor of `rerank`: cross-encoders that score the pairs of a unit, whatever their queries."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,18 +54,18 @@ class Scorer:
 
         What is not finite in a half format is computed a second time, in float32.
         """
-        score = partial(
-            self.model.score, prompt=self.settings.prompt, token_budget=self.token_budget
-        )
-        scored = score(pairs)
+        scored = self._score(pairs)
         bad = [int(row) for row in np.flatnonzero(~np.isfinite(scored.scores))
                if row not in scored.failed]  # fmt: skip
         if bad and self.settings.dtype != "float32":
             with in_float32(self.model):
-                again = score([pairs[row] for row in bad])
+                again = self._score([pairs[row] for row in bad])
             scored.scores[bad] = again.scores
             scored.failed.update({bad[row]: reason for row, reason in again.failed.items()})
         return scored
+
+    def _score(self, pairs: list[tuple[str, str]]) -> "Scored":
+        return self.model.score(pairs, prompt=self.settings.prompt, token_budget=self.token_budget)
 
 
 class Score:
