@@ -2,9 +2,11 @@
 
 import errno
 import sys
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from stx.jobs.terminal import filtered
+from stx.jobs.status import process_began, status_shown
+from stx.jobs.terminal import can_draw, filtered
 from stx_core.errors import (
     InputError,
     ModelError,
@@ -37,7 +39,10 @@ def run_application(application: "typer.Typer") -> None:
     quarantined than allowed, 4 stopped before the end as asked for, 5 refused by a check of the
     spec's `quality`, 6 held by a rollback, 130 interrupted.
     """
-    with filtered():
+    with filtered(), ExitStack() as stack:
+        # Elsewhere than on a terminal only jobs say what they are at.
+        if can_draw(sys.stderr):
+            stack.enter_context(status_shown(process_began()))
         try:
             application()
         except StxError as error:

@@ -1,12 +1,12 @@
 """Common parts of the commands that run a job from a spec."""
 
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stx.jobs.status import process_began, status_shown
 from stx.jobs.terminal import say
 from stx.pipelines.jobs import JOBS, job_of
 
@@ -117,20 +117,20 @@ def run_spec(
     Returns:
         What the job returns; None when another start of the same run is at work.
     """
-    import psutil
-
     from stx.jobs.console import Console
+    from stx.pipelines.running.stopping import at_stop
     from stx.pipelines.telemetry.alerts import tell_failure, tell_report
     from stx.pipelines.telemetry.report import Report
     from stx_core.errors import Pinned, RunActive, Stopped
 
     resources = getattr(spec, "resources", None)
     if began is None:
-        began = time.monotonic() - (time.time() - psutil.Process().create_time())
+        began = process_began()
     console = Console(getattr(resources, "cost_per_hour", None), began)
     silent = options.get("dry_run", False)
     try:
-        done = job(spec, console, **options)
+        with status_shown(began) as status, at_stop(status.stop):
+            done = job(spec, console, **options)
     except RunActive as active:
         say(f"nothing to do: {active}")
         return None

@@ -12,6 +12,7 @@ from stx.pipelines.engine.job import Planning, pool_for, stage_on
 from stx.pipelines.planning.corpus import Corpus, sample_texts
 from stx.pipelines.planning.pool import Pool, available_cores
 from stx.pipelines.running import cluster, stream, unit_table
+from stx.pipelines.running.activity import phase
 from stx.pipelines.spec.encode import EncodeSpec
 from stx.pipelines.telemetry.tracing import span
 
@@ -73,7 +74,7 @@ def with_actors(plan: EncodePlan, corpus: Corpus, planning: Planning) -> EncodeP
     # Where nothing is measured, few rows are due: maybe none that the model is needed for.
     if not planning.dry_run and len(earlier) < len(plan.parts):
         encode = planning.stack.enter_context(stream.warmed_up(encode, pool.runner))
-    with span("probe"):
+    with span("probe"), phase("measuring a sample"):
         plan = with_probes(replace(plan, pool=pool), spec, corpus, earlier)
     if not tokenize and plan.pool and plan.pool.tokenizers:
         tokenize = [tokenize_stage(encode, plan.pool)]

@@ -12,6 +12,7 @@ from stx.pipelines.encoding.token_column import tokens_of
 from stx.pipelines.models.loading import in_float32, limit_threads, load_planned
 from stx.pipelines.models.settings import HUB_ORGANISATION, EncoderSettings
 from stx.pipelines.running import unit_table
+from stx.pipelines.running.activity import part_of_unit, report
 from stx_core import failpoints
 from stx_core.store.schema import dense_column, sparse_column
 
@@ -114,14 +115,18 @@ class Encode:
         """Add ``<output>.vector``, ``.n_tokens``, ``.truncated`` and ``.rejected`` columns."""
         notes = unit_table.notes(table)
         seconds, run = notes["seconds"], notes.get("run", {})
-        for output in notes["due"]:
+        report(0.0, 0)
+        n_before = 0
+        for number, output in enumerate(notes["due"]):
             encoder = self.encoders[output]
             before = encoder.tokens_run()
+            encoder.model.on_batch = part_of_unit(number, len(notes["due"]), n_before)
             with unit_table.timed(seconds, f"encode.{output}"):
                 tokens = partial(tokens_of, table, output, encoder.settings.task)
                 columns = encode_texts(encoder, texts_to_encode(table, output), tokens)
-            for name, number in encoder.tokens_run().items():
-                run[f"{output}.{name}"] = number - before[name]
+            for name, count in encoder.tokens_run().items():
+                run[f"{output}.{name}"] = count - before[name]
+            n_before += run[f"{output}.tokens"]
             failpoints.hit("encode.mid")
             for name, column in columns.items():
                 table = table.append_column(f"{output}.{name}", column)

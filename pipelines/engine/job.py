@@ -21,6 +21,7 @@ from stx.pipelines.planning.runner import with_runner
 from stx.pipelines.planning.scope import Scope
 from stx.pipelines.quality.gate import QualityGate
 from stx.pipelines.running import cluster, stream
+from stx.pipelines.running.activity import phase
 from stx.pipelines.spec.parts import Resources
 from stx.pipelines.telemetry.report import Report, snapshot_report
 from stx.pipelines.telemetry.tracing import span
@@ -143,25 +144,32 @@ def run(
     use_options(spec.store.options())
     for _ in range(_MAX_PLANS - 1):
         try:
-            return _attempt(make(spec), spec, view, began, dry_run=dry_run)
+            return _attempt(make, spec, view, began=began, dry_run=dry_run)
         except (CommitConflict, SnapshotExpired) as conflict:
             logger.info("planning again: %s", conflict)
-    return _attempt(make(spec), spec, view, began, dry_run=dry_run)
+    return _attempt(make, spec, view, began=began, dry_run=dry_run)
 
 
-def _attempt(job: Job[Any], spec: Spec, view: View, began: float, *, dry_run: bool) -> Report:
+def _attempt(
+    make: Callable[[Spec], Job[Any]], spec: Spec, view: View, *, began: float, dry_run: bool
+) -> Report:
     """Plan and run a job once; raises where the dataset changes meanwhile."""
     root = spec.output.path
-    state = read_state(root, job.run_hash, job.scope)
-    plan = job.plan(state)
+    with phase("listing the input"):
+        job = make(spec)
+    with phase("planning"):
+        state = read_state(root, job.run_hash, job.scope)
+        plan = job.plan(state)
     if plan.is_current:
         report = Report(root, state.version, committed=False)
         return report if dry_run else job.unchanged(report)
     spec = with_runner(spec, plan.n_due, plan.n_due_rows)
     if not dry_run:
-        check_output(root, repairs=job.repairs)
+        with phase("asking the store"):
+            check_output(root, repairs=job.repairs)
     with ExitStack() as stack:
-        plan = job.prepare(plan, Planning(spec, stack, dry_run))
+        with phase("preparing"):
+            plan = job.prepare(plan, Planning(spec, stack, dry_run))
         view.plan(plan)
         if dry_run:
             return Report(root, None, committed=False)
@@ -170,7 +178,7 @@ def _attempt(job: Job[Any], spec: Spec, view: View, began: float, *, dry_run: bo
 
 def _run(job: Job[Any], plan: Plan, spec: Spec, *, view: View, began: float) -> Report:
     root = plan.root
-    with claimed(
+    with phase("at work"), claimed(
         root, spec, job.run_hash,
         job=job.name, state=plan.state, began=began, repairs=job.repairs,
     ) as start:  # fmt: skip
@@ -184,7 +192,7 @@ def _run(job: Job[Any], plan: Plan, spec: Spec, *, view: View, began: float) -> 
         keeps = None if job.scope == Scope() else job.scope.keeps
         judged = {name: facts[name] for name in facts if job.is_judged(name)}
         gate = QualityGate(root, spec.quality, judged)
-        with span("commit", run=start.claim.run):
+        with span("commit", run=start.claim.run), phase("committing"):
             info = commit_snapshot(
                 root,
                 start.claim,
@@ -201,7 +209,8 @@ def _run(job: Job[Any], plan: Plan, spec: Spec, *, view: View, began: float) -> 
     report = replace(
         report, warnings=[*warnings, *gate.warnings, *retention.warnings], lines=[*retention.lines]
     )
-    return job.report(report, plan, Committed(spec, info, records, fresh, worked))
+    with phase("writing the report"):
+        return job.report(report, plan, Committed(spec, info, records, fresh, worked))
 
 
 def _stream(passes: Passes, plan: Plan, start: Start, view: View) -> tuple[pa.Table, Facts]:

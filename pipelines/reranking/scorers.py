@@ -9,6 +9,7 @@ import pyarrow as pa
 from stx.pipelines.models.loading import in_float32, limit_threads, load_planned
 from stx.pipelines.models.settings import HUB_ORGANISATION, RerankerSettings
 from stx.pipelines.running import unit_table
+from stx.pipelines.running.activity import part_of_unit, report
 from stx_core.errors import ModelError
 
 if TYPE_CHECKING:
@@ -104,9 +105,15 @@ class Score:
         notes = unit_table.notes(table)
         seconds = notes["seconds"]
         texts = table[unit_table.TEXT].combine_chunks()
-        for name in notes["due"]:
+        report(0.0, 0)
+        n_tokens = 0
+        for number, name in enumerate(notes["due"]):
+            model = self.scorers[name].model
+            n_before = model.tokens_run
+            model.on_batch = part_of_unit(number, len(notes["due"]), n_tokens)
             with unit_table.timed(seconds, f"score.{name}"):
                 columns = score_pairs(self.scorers[name], texts)
+            n_tokens += model.tokens_run - n_before
             for column, values in columns.items():
                 table = table.append_column(f"{name}.{column}", values)
         return unit_table.with_notes(table, seconds=seconds)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from stx.pipelines.running.activity import phase
 from stx.pipelines.running.leftovers import end_leftovers, note_session
 from stx.pipelines.running.safe_path import safe_entries, safe_environment
 from stx.pipelines.running.stopping import kept_signal_handlers
@@ -33,7 +34,8 @@ def cluster_size(runner: str, cores: int) -> tuple[float, float]:
     """
     if runner == "local":
         return cores + 2 * IO_CPUS, 0
-    start_ray(cores)
+    with phase("starting Ray"):
+        start_ray(cores)
     size = _largest_size()
     return size.get("CPU", 0.0), size.get("GPU", 0.0)
 

@@ -6,6 +6,8 @@ It closes in time before a deadline, and knows the units of a stream that does n
 import time
 from collections.abc import Callable
 
+from stx.pipelines.running.activity import InFlight
+
 # On top of the longest unit so far: the next one may be longer.
 _DEADLINE_SLACK = 1.25
 
@@ -30,6 +32,7 @@ class Gate:
         self._deadline = None if seconds is None else clock() + seconds
         self._since: dict[str, float] = {}
         self._attempts: dict[str, int] = {}
+        self._done: dict[str, InFlight] = {}
         self._longest = 0.0
         self._moved = clock()
 
@@ -54,11 +57,25 @@ class Gate:
         # A unit may finish twice: Ray repeats what a lost node had done.
         started = self._since.pop(unit, self._moved)
         self._attempts.pop(unit, None)
+        self._done.pop(unit, None)
         self._longest = max(self._longest, self._moved - started)
 
     def beat(self) -> None:
         """Note that some stage is at work."""
         self._moved = self._clock()
+
+    def note(self, unit: str, work: InFlight) -> None:
+        """Note how much of a unit that has started is done."""
+        self.beat()
+        if unit in self._since:
+            self._done[unit] = work
+
+    def work(self) -> InFlight | None:
+        """What is done of all units in flight; None where no stage has begun with one."""
+        if not self._done:
+            return None
+        rows, tokens = zip(*self._done.values(), strict=True)
+        return InFlight(sum(rows), sum(tokens))
 
     def idle_s(self) -> float:
         """Seconds since anything moved, less the patience before the first unit."""

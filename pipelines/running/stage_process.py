@@ -13,6 +13,7 @@ from queue import SimpleQueue
 
 import pyarrow as pa
 
+from stx.pipelines.running.activity import reporting_to
 from stx.pipelines.running.python_child import exit_with_parent
 from stx.pipelines.running.unit_table import to_bytes, with_retries
 from stx_core.errors import StxError
@@ -35,8 +36,8 @@ def main() -> None:
     requests: SimpleQueue[bytes] = SimpleQueue()
     exit_with_parent(connection, requests.put)
 
-    def progress() -> None:
-        connection.send(("progress", None))
+    def progress(*done: float) -> None:
+        connection.send(("progress", done))
 
     try:
         stage = stage_class(**settings, progress=progress, memory_share=memory_share)
@@ -44,7 +45,8 @@ def main() -> None:
         while True:
             table = pa.ipc.open_stream(requests.get()).read_all()
             try:
-                result = with_retries(stage(table))
+                with reporting_to(progress):
+                    result = with_retries(stage(table))
                 if result.num_rows != table.num_rows:
                     raise AssertionError(
                         f"took {table.num_rows} rows and returned {result.num_rows}"

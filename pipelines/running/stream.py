@@ -7,15 +7,23 @@ So Ray may bundle and split blocks as it likes; a unit stays whole. Only this fi
 import json
 import logging
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import pairwise
+from itertools import chain, islice, pairwise
 from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 
+from stx.pipelines.running.activity import (
+    InFlight,
+    Listener,
+    phase,
+    reporting_to,
+    set_in_flight,
+)
 from stx.pipelines.running.gate import Gate
 from stx.pipelines.running.supervise import Supervised
 from stx.pipelines.running.unit_table import to_bytes, with_retries
@@ -43,6 +51,10 @@ _MAX_ATTEMPTS = 4
 # How long the stages may look after themselves beyond their own timeout.
 _WATCH_SLACK_S = 60.0
 _ASK_TIMEOUT_S = 120.0
+
+# How often an actor says how far it is, and how long the driver waits for what all have said.
+_SECONDS_BETWEEN_NOTES = 1.0
+_LOOK_TIMEOUT_S = 2.0
 
 # How long nodes may take to join before the first unit: GPUs are not always to be had.
 _NODES_JOIN_S = 7200.0
@@ -158,16 +170,25 @@ def _run_local(
             if not gate.admit(str(number)):
                 break
             use_options(options)  # whatever the caller did since the last unit
-            table = read(unit)
-            for stage in loaded:
-                table = stage(table)
-            result = write(unit, table)
+            with phase("reading the input"):
+                table = read(unit)
+            with reporting_to(partial(_note_here, table.num_rows)):
+                for stage in loaded:
+                    table = stage(table)
+            with phase("writing"):
+                result = write(unit, table)
             gate.finish(str(number))
+            set_in_flight(None)
             yield result
     finally:
+        set_in_flight(None)
         for stage in loaded:
             if isinstance(stage.stage, Supervised):
                 stage.stage.close()
+
+
+def _note_here(n_rows: int, share: float, tokens: int) -> None:
+    set_in_flight(InFlight(share * n_rows, tokens))
 
 
 def _run_ray(
@@ -227,13 +248,29 @@ def _run_ray(
         return "; ".join(name(json.loads(unit)) for unit in _ask(gate, "in_flight")) or "none"
 
     with original_errors(in_flight):
-        batches = stream.iter_batches(batch_size=None, batch_format="pyarrow")
-        for batch in watched(
-            iter(batches), limit_s + _WATCH_SLACK_S, lambda: float(_ask(gate, "idle_s")), in_flight
-        ):
+        batches = watched(
+            iter(stream.iter_batches(batch_size=None, batch_format="pyarrow")),
+            limit_s + _WATCH_SLACK_S,
+            lambda: float(_ask(gate, "idle_s")),
+            what=in_flight,
+            look=partial(_look, gate),
+        )
+        with phase("starting the actors"):
+            first = list(islice(batches, 1))
+        for batch in chain(first, batches):
+            set_in_flight(None)  # until the next look: it knew of units that are finished now
             for result in batch.column("result").to_pylist():
                 if result is not None:
                     yield json.loads(result)
+
+
+def _look(gate: Any) -> None:  # noqa: ANN401
+    """Note what the actors have done of the units in flight; of a gate that is busy, nothing."""
+    import ray
+    from ray.exceptions import GetTimeoutError
+
+    with suppress(GetTimeoutError):
+        set_in_flight(ray.get(gate.work.remote(), timeout=_LOOK_TIMEOUT_S))
 
 
 def _set_up(context: Any) -> None:  # noqa: ANN401  (ray ships no usable types)
@@ -278,7 +315,8 @@ class _LazyStage:
         if self.spec.started is not None:
             return self.spec.started
         if self.spec.stall_timeout_s is None:
-            return self.spec.stage(**self.spec.settings)
+            with phase("loading the model"):
+                return self.spec.stage(**self.spec.settings)
         return Supervised(self.spec.stage, self.spec.settings, self.spec.stall_timeout_s, self.beat)
 
 
@@ -326,7 +364,24 @@ class _StageCell:
                 )
             if not attempt:
                 table = None
-        return _wrap(unit, None if table is None else self.stage(table))
+        if table is None:
+            return _wrap(unit, None)
+        with reporting_to(_to_gate(self.gate, unit, table.num_rows)):
+            return _wrap(unit, self.stage(table))
+
+
+def _to_gate(gate: Any, unit: str, n_rows: int) -> Listener:  # noqa: ANN401
+    """Tells the gate how far a stage is within a unit, once a second; waits for no answer."""
+    last = -math.inf
+
+    def note(share: float, tokens: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _SECONDS_BETWEEN_NOTES:
+            last = now
+            gate.note.remote(unit, InFlight(share * n_rows, tokens))
+
+    return note
 
 
 def _write_cell(

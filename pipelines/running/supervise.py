@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from stx.pipelines.running import unit_table
+from stx.pipelines.running.activity import phase, report, reporting_to
 from stx.pipelines.running.python_child import PythonChild
 from stx_core.errors import InputError, ModelError, StxError
 from stx_core.store.files.s3 import current_options
@@ -95,7 +96,9 @@ class Supervised:
             result = self._attempt(table)
         if isinstance(result, pa.Table):
             return result
-        return _joined(table, self._bisect(table, result, []))
+        with reporting_to():  # parts of a unit know no share of it
+            parts = self._bisect(table, result, [])
+        return _joined(table, parts)
 
     def close(self) -> None:
         """End the child."""
@@ -130,7 +133,8 @@ class Supervised:
         for _ in range(_LOAD_ATTEMPTS):
             self._child = self._child or self._new_child(self._memory_share)
             try:
-                failure = self._child.wait_until_loaded()
+                with phase("loading the model"):
+                    failure = self._child.wait_until_loaded()
             except StxError:
                 self.close()
                 raise
@@ -237,6 +241,8 @@ class Child:
                     raise value
                 if kind == "failed":
                     return Failure("crash", value)
+                if value:
+                    report(*value)
                 end = time.monotonic() + timeout_s
         except (EOFError, ConnectionError):
             return self._death()

@@ -10,13 +10,17 @@ from typing import TypeVar
 from stx_core.errors import StoreError, StxError
 
 # How often to look whether something moves.
-_WATCH_S = 5.0
+_WATCH_S = 1.0
 
 Item = TypeVar("Item")
 
 
 def watched(
-    items: Iterator[Item], limit_s: float, idle_s: Callable[[], float], what: Callable[[], str]
+    items: Iterator[Item],
+    limit_s: float,
+    idle_s: Callable[[], float],
+    what: Callable[[], str],
+    look: Callable[[], None] = lambda: None,
 ) -> Iterator[Item]:
     """Pass items through, and give up when neither they nor anything else moves.
 
@@ -28,6 +32,7 @@ def watched(
         limit_s: without an item for so long, `idle_s` is asked.
         idle_s: seconds since something moved.
         what: is in flight, for the error.
+        look: called about once a second, between items.
 
     Raises:
         StoreError: nothing moved for `limit_s`.
@@ -43,8 +48,11 @@ def watched(
             passed.put((None, error))
 
     threading.Thread(target=take, daemon=True).start()
-    last = time.monotonic()
+    last = looked = time.monotonic()
     while True:
+        if time.monotonic() - looked >= _WATCH_S:
+            look()
+            looked = time.monotonic()
         try:
             item, error = passed.get(timeout=_WATCH_S)
         except queue.Empty:

@@ -1,13 +1,22 @@
 """Progress of a start of a run: counts of its finished units, as they come."""
 
 import math
+import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
+from stx.pipelines.running.activity import in_flight
 from stx.pipelines.telemetry import unit_counts
 from stx_core.store.ledger import Record
+
+# The speed is that of the last intervals: each at least a second, and a fiftieth of the time so
+# far, so that they reach back over three quarters of it. What was slow at first is forgotten.
+_INTERVALS, _LEAST_S, _LEAST_SHARE = 64, 1.0, 0.02
+# Within the first unit so many must have passed before they say something about the rest.
+_ENOUGH = 5
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,7 @@ def by_stage(seconds: Iterable[Mapping[str, float]]) -> dict[str, float]:
     return total
 
 
-class ProgressValues(TypedDict):
+class ProgressValues(TypedDict, total=False):
     """JSON values of a `Progress`, see docs/seeing.md."""
 
     run: str
@@ -57,86 +66,142 @@ class ProgressValues(TypedDict):
     seconds: float
     rows_per_s: float
     tokens_per_s: int
-    eta_s: int | None
-    eta_spread_s: int | None
-    cost: float | None
-    padding: float | None
+    eta_s: int
+    eta_spread_s: int
+    cost: float
+    padding: float
     stages: dict[str, float]
 
 
+# A rest or a padding of 0 says something; that nothing was counted does not.
+_SILENT_AT_0 = frozenset({"tokens", "quarantined", "rows_per_s", "tokens_per_s"})
+
+
 class Progress:
-    """Counts of finished units, and what follows from them.
+    """Counts of units as they are worked on, and what follows from them.
+
+    One thread may `add` units while another one looks.
 
     Args:
         units_total: that are due.
         rows_total: their rows.
         cost_per_hour: of all that the run uses; None where nobody said.
+        began: `time.monotonic` when the command began; None for now.
 
     Attributes:
         run: its id; empty before the first unit.
+        units: that are finished.
+        rows: of these, and of units in flight the share that is done.
+        tokens: likewise.
+        has_begun: a stage works on a unit, or one is finished.
     """
 
     def __init__(
-        self, units_total: int, rows_total: int, cost_per_hour: float | None = None
+        self,
+        units_total: int,
+        rows_total: int,
+        cost_per_hour: float | None = None,
+        began: float | None = None,
     ) -> None:
         self.units_total, self.rows_total = units_total, rows_total
         self.cost_per_hour = cost_per_hour
         self.run = ""
         self.units = self.rows = self.tokens = self.quarantined = 0
+        self.has_begun = False
         self.stages: dict[str, float] = {}
+        self._finished_rows = self._finished_tokens = 0
         self._run_tokens = self._run_places = 0
-        self._began = self._worked_since = self._last = time.monotonic()
-        # Of the intervals between finished units, x, and their rows, r: sums of xx, xr and rr.
-        self._squares = (0.0, 0.0, 0.0)
+        self._created = self._worked_since = self._last = time.monotonic()
+        self._began = self._created if began is None else began
+        # Seconds and rows between news of the speed, the rows at the last one.
+        self._intervals: deque[tuple[float, int]] = deque(maxlen=_INTERVALS)
+        self._last_rows = 0
+        self._lock = threading.Lock()
 
     def add(self, unit: FinishedUnit) -> None:
         """Count a unit."""
-        now = time.monotonic()
-        if not self.units:
-            # When the first unit was begun: speeds leave out what actors need to start.
-            busy = sum(sum(record.seconds.values()) for record in unit.records)
-            self._worked_since = self._last = max(self._began, now - busy) if busy else self._began
-        interval, self._last = now - self._last, now
-        xx, xr, rr = self._squares
-        self._squares = xx + interval**2, xr + interval * unit.rows, rr + unit.rows**2
-        self.run = next((record.run for record in unit.records), self.run)
-        self.units += 1
-        self.rows += unit.rows
-        self.tokens += unit.tokens
-        self.quarantined += unit.quarantined
-        self.stages = by_stage([self.stages, *(record.seconds for record in unit.records)])
-        for record in unit.records:
-            self._run_tokens += record.counts.get(unit_counts.RUN_TOKENS, 0)
-            self._run_places += record.counts.get(unit_counts.RUN_PLACES, 0)
+        with self._lock:
+            now = time.monotonic()
+            if not self.has_begun:
+                # When the first unit was begun: speeds leave out what actors need to start.
+                busy = sum(sum(record.seconds.values()) for record in unit.records)
+                self._begin(max(self._created, now - busy) if busy else self._created)
+            self.run = next((record.run for record in unit.records), self.run)
+            self.units += 1
+            self._finished_rows += unit.rows
+            self._finished_tokens += unit.tokens
+            self.quarantined += unit.quarantined
+            self.stages = by_stage([self.stages, *(record.seconds for record in unit.records)])
+            for record in unit.records:
+                self._run_tokens += record.counts.get(unit_counts.RUN_TOKENS, 0)
+                self._run_places += record.counts.get(unit_counts.RUN_PLACES, 0)
+            self._advance(self._finished_rows, self._finished_tokens, now)
+
+    def look(self) -> None:
+        """Count what stages report of the units in flight."""
+        work = in_flight()
+        if work is None:
+            return
+        with self._lock:
+            now = time.monotonic()
+            if not self.has_begun:
+                self._begin(now)
+            rows = self._finished_rows + int(work.rows)
+            self._advance(rows, self._finished_tokens + work.tokens, now)
+
+    def _begin(self, when: float) -> None:
+        self.has_begun, self._worked_since, self._last = True, when, when
+
+    def _advance(self, rows: int, tokens: int, now: float) -> None:
+        """Count on, never back: what a lost node has done is done again."""
+        self.rows = max(self.rows, min(rows, self.rows_total or rows))
+        self.tokens = max(self.tokens, tokens)
+        interval, news = now - self._last, self.rows - self._last_rows
+        least = max(_LEAST_S, _LEAST_SHARE * (now - self._worked_since))
+        is_first = self.units == 1 and not self._intervals
+        if news and (is_first or interval >= least):
+            self._intervals.append((interval, news))
+            self._last, self._last_rows = now, self.rows
 
     @property
     def seconds(self) -> float:
-        """Since the stream began."""
+        """Since the command began."""
         return time.monotonic() - self._began
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds that the remaining rows take at the speed so far; None before the first.
+        """Seconds that the remaining rows take at the speed of late; None before it is known.
 
-        The speed is that of the finished units. Until the next one it counts down: time that
-        passes within a unit is no news of the speed.
+        Until there is news of it, it counts down.
         """
-        if not self.rows:
-            return None if self.rows_total else 0.0
-        seconds_per_row = (self._last - self._worked_since) / self.rows
-        rest_s = (self.rows_total - self.rows) * seconds_per_row
+        if self.rows >= self.rows_total:
+            return 0.0
+        speed = self._speed()
+        if speed is None:
+            return None
+        rest_s = (self.rows_total - self._last_rows) * speed[0]
         return max(0.0, rest_s - (time.monotonic() - self._last))
 
     @property
     def eta_spread_s(self) -> float | None:
-        """Two standard errors of `eta_s`, of a ratio of means; None before the third unit."""
-        if self.units < 3 or not self.rows:
+        """Two standard errors of `eta_s`, of a ratio of means; None before the third interval."""
+        speed = self._speed()
+        if speed is None or speed[1] is None:
             return None
-        seconds_per_row = (self._last - self._worked_since) / self.rows
-        xx, xr, rr = self._squares
-        squares = max(0.0, xx - 2 * seconds_per_row * xr + seconds_per_row**2 * rr)
-        error = math.sqrt(squares * self.units / (self.units - 1)) / self.rows
-        return 2 * max(0, self.rows_total - self.rows) * error
+        return 2 * max(0, self.rows_total - self._last_rows) * speed[1]
+
+    def _speed(self) -> tuple[float, float | None] | None:
+        """Seconds per row, and their standard error where there are three intervals."""
+        with self._lock:
+            pairs = list(self._intervals)
+        if not pairs or (not self.units and len(pairs) < _ENOUGH):
+            return None
+        n, n_rows = len(pairs), sum(rows for _, rows in pairs)
+        mean = sum(seconds for seconds, _ in pairs) / n_rows
+        if n < 3:
+            return mean, None
+        squares = sum((seconds - mean * rows) ** 2 for seconds, rows in pairs)
+        return mean, math.sqrt(squares * n / (n - 1)) / n_rows
 
     @property
     def ratio(self) -> float:
@@ -160,10 +225,10 @@ class Progress:
         return {name: value / total for name, value in self.stages.items()} if total else {}
 
     def as_dict(self) -> ProgressValues:
-        """All of it as JSON values, always with the same keys; see docs/seeing.md."""
-        # Since the first finished unit was begun.
+        """All of it that says something, as JSON values; see docs/seeing.md."""
+        # Since the first unit was begun.
         worked_s = max(time.monotonic() - self._worked_since, 1e-9)
-        return {
+        values: dict[str, object] = {
             "run": self.run,
             "units": self.units,
             "units_total": self.units_total,
@@ -180,3 +245,9 @@ class Progress:
             "padding": None if self.padding is None else round(self.padding, 4),
             "stages": {name: round(value, 3) for name, value in self.shares.items()},
         }
+        says = {
+            name: value
+            for name, value in values.items()
+            if value not in (None, "", {}) and (value or name not in _SILENT_AT_0)
+        }
+        return cast(ProgressValues, says)

@@ -42,7 +42,11 @@ class BatchModel(ModuleRow):
             have no padding, and count nothing.
         places_run: the places of these tokens with their padding.
         fill_run: tokens that only filled packed batches up to a round number.
+        on_batch: called after each batch of `run` with the share of the call's tokens that is done,
+            and their number, 0 where they are not counted.
     """
+
+    on_batch: Callable[[float, int], None] | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -219,10 +223,13 @@ class BatchModel(ModuleRow):
             counts = is_transformer(self[0]) and not unread
             packed = packed and not unread and self.why_padded(tokens.task) is None
             budget = token_budget or self.default_token_budget(target)
-            worth_it = self.reproducible or int(tokens.lengths.sum()) >= WORTH_ORDERING
+            n_all = int(tokens.lengths.sum())
+            worth_it = self.reproducible or n_all >= WORTH_ORDERING
             weights = OrderedWeights() if worth_it else None
+            n_done = 0
 
             def forward(rows: np.ndarray) -> Output:
+                nonlocal n_done
                 lengths = tokens.lengths[rows]
                 n_tokens = int(lengths.sum())
                 least = budget if self.reproducible else 0
@@ -238,9 +245,13 @@ class BatchModel(ModuleRow):
                         features = self._features_of(
                             tokens, rows, size, extra=extra, arguments=arguments, weights=weights
                         )
-                        return collect(features)
+                        output = collect(features)
                     except KeyError as error:
                         raise self._lacks(error) from error
+                n_done += n_tokens
+                if self.on_batch is not None:
+                    self.on_batch(n_done / max(1, n_all), n_done if counts else 0)
+                return output
 
             yield from run_batches(
                 tokens.lengths,

@@ -17,12 +17,13 @@ from types import SimpleNamespace
 import pytest
 
 from stx.jobs.console import Console
+from stx.pipelines.running.activity import InFlight, set_in_flight
 from stx.pipelines.telemetry.progress import FinishedUnit, Progress, by_stage
 from stx_core.errors import SpecError
 
 KEYS = [
     "run", "units", "units_total", "rows", "rows_total", "tokens", "quarantined", "seconds",
-    "rows_per_s", "tokens_per_s", "eta_s", "eta_spread_s", "cost", "padding", "stages",
+    "rows_per_s", "tokens_per_s", "eta_s", "eta_spread_s", "cost", "padding", "stages", "phase",
 ]  # fmt: skip
 
 
@@ -48,7 +49,8 @@ def test_a_log_gets_one_line_at_the_end_with_all_counts(capsys):
     assert list(Console(3600.0).watch(iter(results), Amount())) == results
 
     (line,) = lines(capsys)
-    assert list(line) == KEYS
+    # Two units say nothing of a spread.
+    assert list(line) == [key for key in KEYS if key not in ("eta_spread_s", "phase")]
     assert (line["run"], line["units"], line["rows"], line["tokens"]) == ("r1", 2, 20, 200)
     assert (line["units_total"], line["rows_total"], line["quarantined"]) == (4, 40, 2)
     assert line["stages"] == {"read": 0.1, "encode": 0.8, "write": 0.1}
@@ -70,8 +72,9 @@ def test_a_log_gets_lines_while_a_unit_takes_long(capsys, monkeypatch):
     told = lines(capsys)
     assert len(told) >= 3
     assert [line["rows"] for line in told][-2:] == [10, 20]
-    assert all(list(line) == KEYS for line in told)
-    assert told[0]["cost"] is told[0]["padding"] is None
+    assert all([key for key in KEYS if key in line] == list(line) for line in told)
+    assert all(None not in line.values() and {} not in line.values() for line in told)
+    assert not {"cost", "padding"} & told[0].keys()
 
 
 def test_a_run_that_fails_gets_its_last_line_too(capsys):
@@ -118,6 +121,8 @@ def test_eta_follows_from_the_speed_so_far(monkeypatch):
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     progress = Progress(4, 40)
     assert progress.eta_s is None
+    always = ["units", "units_total", "rows", "rows_total", "seconds"]
+    assert list(progress.as_dict()) == always
 
     # Actors start for 10 seconds, the unit takes 10 more.
     now[0] += 20
@@ -144,6 +149,65 @@ def test_eta_counts_down_within_a_unit_and_has_a_spread(monkeypatch):
     assert progress.eta_s == pytest.approx(952)
 
 
+@pytest.fixture
+def in_flight():
+    yield set_in_flight
+    set_in_flight(None)
+
+
+def test_rows_within_a_unit_are_counted_and_give_an_eta(monkeypatch, in_flight):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    progress = Progress(2, 200, began=-30.0)
+    in_flight(InFlight(0.0, 0))
+    progress.look()
+    etas = []
+
+    for second in range(1, 9):
+        now[0] = 2.0 * second
+        in_flight(InFlight(10.0 * second + 0.5, 100 * second))
+        progress.look()
+        etas.append(progress.eta_s)
+
+    # Four intervals say nothing of the rest; then 0.2 s for each row that is left.
+    assert etas[:4] == [None] * 4
+    assert etas[4:] == pytest.approx([30, 28, 26, 24])
+    assert progress.eta_spread_s == pytest.approx(0)
+    assert (progress.units, progress.rows, progress.tokens) == (0, 80, 800)
+    assert progress.as_dict()["rows_per_s"] == 5
+    # One elapsed time: the command's.
+    assert progress.seconds == 46
+
+
+def test_counts_never_go_back(in_flight):
+    progress = Progress(2, 20)
+    in_flight(InFlight(8.0, 80))
+    progress.look()
+
+    in_flight(InFlight(3.0, 30))  # a node was lost
+    progress.look()
+    seen = progress.rows, progress.tokens
+    progress.add(unit())
+
+    assert seen == (8, 80)
+    assert (progress.units, progress.rows, progress.tokens) == (1, 10, 100)
+
+
+def test_the_eta_forgets_how_slow_the_start_was(monkeypatch, in_flight):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    progress = Progress(1, 100_000)
+    rows = 0
+    for rows_per_second in [1] * 100 + [100] * 600:
+        now[0] += 1
+        rows += rows_per_second
+        in_flight(InFlight(float(rows), 0))
+        progress.look()
+
+    # Over all of the time it would be 464 s.
+    assert progress.eta_s == pytest.approx((100_000 - rows) / 100, rel=0.02)
+
+
 def test_seconds_of_several_outputs_are_one_stage():
     parts = [{"read": 1.0, "encode.a": 2.0}, {"encode.b": 3.0, "write": 4.0}]
 
@@ -166,11 +230,27 @@ list(Console().watch(results(), Amount()))
 """
 
 
-def on_a_terminal(**environment):
-    """What the script writes to a terminal of 100 columns."""
+PHASES = """
+import sys, time
+from stx.jobs import exit_codes
+from stx.pipelines.running.activity import phase
+sys.argv = ["stx", "encode", "my.yaml"]
+def work():
+    with phase("starting Ray"):
+        time.sleep(1.6)
+        print("the plan")
+        time.sleep(0.6)
+    sys.exit(3)
+exit_codes.run_application(work)
+"""
+
+
+def on_a_terminal(script=SCRIPT, code=0, **environment):
+    """What a script writes to a terminal of 100 columns, and its exit code."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT],
+        [sys.executable, "-c", script],
+        stdout=theirs,
         stderr=theirs,
         env=os.environ | {"TERM": "xterm-256color", "COLUMNS": "100"} | environment,
     )
@@ -184,7 +264,7 @@ def on_a_terminal(**environment):
         if not parts[-1]:
             break
     os.close(ours)
-    assert process.wait() == 0
+    assert process.wait() == code
     return b"".join(parts).decode()
 
 
@@ -194,9 +274,9 @@ def written():
 
 
 def test_a_terminal_gets_a_view_that_is_redrawn_a_few_times_a_second(written):
-    assert "at work on the first units for" in written
+    assert "at work on the first units" in written
     assert "10 / 40 rows · 1 / 4 units" in written
-    assert "left" in written
+    assert re.search(r"tokens/s · ETA \d+ s", written)
     assert "1 quarantined · read 10% · encode 80% · write 10%" in written
     # 1.8 seconds at 4 a second, one for each end, and one more after each log line.
     assert 3 <= written.count("/ 40 rows") <= 15
@@ -204,6 +284,18 @@ def test_a_terminal_gets_a_view_that_is_redrawn_a_few_times_a_second(written):
     # A log line stands alone: what was drawn before it is gone, and it comes once for each unit.
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written)
     assert len(re.findall(r"[\r\n]INFO stx.pipelines: a line from a stage\r?\n", plain)) == 2
+
+
+def test_a_terminal_says_what_a_command_is_at_before_and_after_its_output():
+    written = on_a_terminal(PHASES, 3, NO_COLOR="1")
+
+    status = r"stx encode my.yaml: starting Ray · 0:0[0-9]"
+    before, _, after = written.partition("the plan\r\n")
+    assert re.search(status, before)
+    assert re.search(status, after)
+    # The lines make room for what is written, and are gone in the end.
+    assert before.endswith("\r\x1b[J")
+    assert after.endswith("\r\x1b[J")
 
 
 def test_no_color_is_respected(written):

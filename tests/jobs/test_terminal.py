@@ -4,13 +4,15 @@ import io
 import json
 import re
 import sys
+import time
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stx.jobs import console, terminal
+from stx.jobs import terminal
+from stx.jobs.status import progress_shown
 from stx.pipelines.telemetry.progress import Progress
 
 EVIL = "a\x1b[2J\x1b]0;title\x07\x9b31m\u202eb\u2066c\x7f\x08d"
@@ -98,7 +100,9 @@ def test_the_live_view_draws_and_what_is_printed_beside_it_is_filtered(monkeypat
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("TERM", "xterm")
 
-    with terminal.filtered(), console._live_view(Progress(2, 10)):
+    with terminal.filtered(), progress_shown(Progress(2, 10), began=0.0):
+        while "rows" not in screen.getvalue():
+            time.sleep(0.01)
         sys.stderr.write("name \x07\x1b]8;;http://x\x07\n")
 
     assert "\x1b[" in screen.getvalue()  # it draws

@@ -8,6 +8,7 @@ import time
 import pyarrow as pa
 
 from stx.pipelines.running import unit_table
+from stx.pipelines.running.activity import report
 from stx_core.errors import ModelError
 
 STALL_S = 3
@@ -27,6 +28,7 @@ class Fragile:
         for text in texts:
             self._on(text)
             self.progress()
+            report(0.5, len(text or ""))
         lengths = pa.array([None if text is None else len(text) for text in texts], pa.int32())
         return table.append_column("length", lengths)
 

@@ -6,7 +6,9 @@ import pytest
 import ray
 
 from stx.pipelines.running import unit_table
+from stx.pipelines.running.activity import InFlight, current_phase, in_flight, phase, report
 from stx.pipelines.running.cluster import check_fits, start_ray
+from stx.pipelines.running.gate import Gate
 from stx.pipelines.running.stream import StageSpec, run
 from stx.pipelines.running.watch import watched
 from stx_core.errors import InputError, SpecError, StoreError, StxError
@@ -24,6 +26,14 @@ class AddSum:
         numbers = table.column("number").to_pylist()
         table = table.append_column("sum", pa.array([n + self.offset for n in numbers]))
         return table.append_column("process", pa.array([os.getpid()] * len(numbers)))
+
+
+class HalfDone:
+    """A stage that reports on its way, and writes down what is known of it then."""
+
+    def __call__(self, table):
+        report(0.5, 7)
+        return table.append_column("seen", pa.array([str(in_flight())] * len(table)))
 
 
 class DropRow:
@@ -312,3 +322,48 @@ def test_a_ray_that_does_not_start_is_one_line(monkeypatch):
 
     with pytest.raises(StxError, match="Ray does not start on this machine: The current node"):
         start_ray(1)
+
+
+def test_what_a_stage_reports_within_a_unit_is_known_until_the_unit_is_finished():
+    def write_seen(unit, table):
+        return table.column("seen").to_pylist()
+
+    seen = []
+    for result in run([{"start": 0, "stop": 4}], read, [StageSpec(HalfDone)], write_seen, "local"):
+        seen.append((result, in_flight()))
+
+    assert seen == [([str(InFlight(2.0, 7))] * 4, None)]
+
+
+def test_the_gate_adds_up_what_actors_report_of_units_in_flight():
+    gate = Gate(None)
+    assert gate.work() is None
+    for unit in ("a", "b"):
+        gate.admit(unit)
+        gate.note(unit, InFlight(1.5, 10))
+    gate.note("a", InFlight(2.5, 20))
+    assert gate.work() == InFlight(4.0, 30)
+
+    gate.finish("a")
+    gate.note("a", InFlight(3.0, 25))  # it comes late
+
+    assert gate.work() == InFlight(1.5, 10)
+
+
+def test_while_ray_is_waited_for_somebody_may_look(monkeypatch):
+    monkeypatch.setattr("stx.pipelines.running.watch._WATCH_S", 0.05)
+    looked = threading.Event()
+
+    def items():
+        looked.wait(60)
+        yield 1
+
+    assert list(watched(items(), 60, lambda: 0.0, what=str, look=looked.set)) == [1]
+
+
+def test_the_innermost_phase_is_the_current_one():
+    with phase("outer"):
+        with phase("inner"):
+            assert current_phase() == "inner"
+        assert current_phase() == "outer"
+    assert current_phase() == ""

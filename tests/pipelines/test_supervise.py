@@ -15,6 +15,7 @@ import pytest
 from stx.pipelines.encode import run_encode
 from stx.pipelines.encoding.stages import Encode
 from stx.pipelines.running import unit_table
+from stx.pipelines.running.activity import reporting_to
 from stx.pipelines.running.supervise import Supervised
 from stx_core.errors import InputError, ModelError
 from stx_core.store.snapshot import open_snapshot, read_manifest
@@ -67,6 +68,15 @@ def test_a_sound_unit_comes_back_with_the_added_columns_and_its_notes(supervised
     assert unit_table.notes(result) == unit_table.notes(table)
     assert len(starts(tmp_path)) == 1
     assert int(starts(tmp_path)[0][0]) != os.getpid()
+
+
+def test_what_the_stage_reports_arrives_from_the_child(supervised):
+    reports = []
+
+    with reporting_to(lambda *work: reports.append(work)):
+        supervised()(unit(["a", "bb"]))
+
+    assert reports == [(0.5, 1), (0.5, 2)]
 
 
 @pytest.mark.parametrize("at", [0, 39])
