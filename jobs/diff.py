@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from stx.jobs.terminal import say
+from stx.pipelines.running.activity import phase
 
 # Ids of each kind that are shown unasked.
 _SHOWN = 5
@@ -26,7 +27,8 @@ def diff(
     """
     from stx_core.store.diff import snapshot_diff
 
-    seen = snapshot_diff(path, old, new, output)
+    with phase("comparing"):
+        seen = snapshot_diff(path, old, new, output)
     parts = {"added": seen.added, "removed": seen.removed, "changed": seen.changed}
     if ids:
         for sign, values in zip("+-~", parts.values(), strict=True):

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from stx.jobs.terminal import say
+from stx.pipelines.running.activity import phase
 
 
 def doctor(
@@ -26,8 +27,9 @@ def doctor(
     if kind not in ("dense", "sparse", "reranker"):
         raise SpecError(f"--type {kind}: it is one of dense, sparse, reranker")
     failed = False
-    for check in checks(output, model, kind):
-        failed = failed or check.state == "fail"
-        say(f"{check.state:<5} {check.name:<9} {check.text}")
+    with phase("looking at the machine"):
+        for check in checks(output, model, kind):
+            failed = failed or check.state == "fail"
+            say(f"{check.state:<5} {check.name:<9} {check.text}")
     if failed:
         raise typer.Exit(1)

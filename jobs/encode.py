@@ -19,6 +19,7 @@ from stx.jobs.runs import (
     spec_values,
 )
 from stx.jobs.terminal import say
+from stx.pipelines.running.activity import phase
 
 
 def encode(
@@ -60,7 +61,8 @@ def encode(
     stx encode SPEC.yaml [--set a.b=c], or stx encode INPUT OUTPUT --model NAME. The second looks
     for the columns of ids and texts by their usual names, and says which it takes.
     """
-    from stx.pipelines.encode import run_encode
+    with phase("loading the libraries"):
+        from stx.pipelines.encode import run_encode
     from stx.pipelines.spec.command_line import condition_of, overrides, usual_columns
     from stx.pipelines.spec.encode import EncodeSpec
     from stx.pipelines.spec.file import parse_spec

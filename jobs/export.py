@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from stx.jobs.terminal import say
+from stx.pipelines.running.activity import phase
 
 
 def export(
@@ -46,16 +47,17 @@ def export(
     from stx_core.store.files.urls import redact
 
     chosen = None if columns is None else tuple(filter(None, columns.split(",")))
-    n_rows = run_export(
-        dataset,
-        destination,
-        format,
-        output=output,
-        tag=tag,
-        columns=chosen,
-        name=name,
-        recipe=recipe,
-        catalog=catalog,
-        vocabulary=vocabulary,
-    )
+    with phase("writing"):
+        n_rows = run_export(
+            dataset,
+            destination,
+            format,
+            output=output,
+            tag=tag,
+            columns=chosen,
+            name=name,
+            recipe=recipe,
+            catalog=catalog,
+            vocabulary=vocabulary,
+        )
     say(f"wrote {n_rows:,} rows of {redact(dataset)} to {redact(destination)} as {format}")

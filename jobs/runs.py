@@ -9,6 +9,7 @@ import typer
 from stx.jobs.status import process_began, status_shown
 from stx.jobs.terminal import say
 from stx.pipelines.jobs import JOBS, job_of
+from stx.pipelines.running.activity import phase
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -48,7 +49,9 @@ def spec_command(name: str) -> Callable[..., None]:
         values = parse_spec(spec_values(name, spec), overrides, spec, job.spec_class())
         check_alerts(values, spec, allowed=allow_alerts or dry_run)
         prepare()
-        run_spec(name, job.run_function(), values, dry_run=dry_run)
+        with phase("loading the libraries"):
+            function = job.run_function()
+        run_spec(name, function, values, dry_run=dry_run)
 
     return command
 

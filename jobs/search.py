@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from stx.jobs.terminal import say
+from stx.pipelines.running.activity import phase
 
 
 def search(
@@ -24,7 +25,8 @@ def search(
     ] = False,
 ) -> None:
     """Show the rows nearest to each query."""
-    from stx.pipelines.search import search_snapshot
+    with phase("loading the libraries"):
+        from stx.pipelines.search import search_snapshot
 
     results = search_snapshot(
         path,

@@ -62,11 +62,10 @@ class Status:
         self.progress: Progress | None = None
         self._began = began
         self._ended = threading.Event()
-        # It draws past the filter.
-        stderr = sys.stderr
-        self._terminal = stderr.stream if isinstance(stderr, Filtered) else stderr
-        show = self._draw if can_draw(stderr) else self._print_lines
-        self._interval_s = 0.0 if can_draw(stderr) else _line_interval_s()
+        drawn = can_draw(sys.stderr)
+        self._interval_s = 0.0 if drawn else _line_interval_s()
+        show = self._draw if drawn else self._print_lines
+        self._stderr = _own_stderr()
         self._thread = threading.Thread(target=show, name="status", daemon=True)
 
     def start(self) -> None:
@@ -78,6 +77,7 @@ class Status:
         self._ended.set()
         self._thread.join()
         STATUS.clear()
+        self._stderr.flush()
 
     def print_line(self) -> None:
         """Print a JSON line; nothing on a terminal."""
@@ -91,8 +91,8 @@ class Status:
             values |= {"phase": name, "seconds": round(time.monotonic() - self._began, 1)}
         if values:
             # In one piece: other threads print, too.
-            sys.stderr.write(json.dumps(values) + "\n")
-            sys.stderr.flush()
+            self._stderr.write(json.dumps(values) + "\n")
+            self._stderr.flush()
 
     def _print_lines(self) -> None:
         while not self._ended.wait(self._interval_s):
@@ -102,27 +102,34 @@ class Status:
         wait_s = max(0.0, self._began + _FIRST_DRAWING_S - time.monotonic())
         while not self._ended.wait(wait_s):
             wait_s = _SECONDS_BETWEEN_DRAWINGS
-            STATUS.draw(self._terminal, self._picture())
+            STATUS.draw(self._stderr, self._picture())
 
     def _picture(self) -> list[str]:
-        width = _width(self._terminal)
+        width = _width(self._stderr)
         elapsed = _clock(time.monotonic() - self._began)
         now = self.progress
         if now is None:
             name = current_phase()
             text = f"{title()}{name and f': {name}'} · {elapsed}"
-            return [_style(_fit(text, width, self._terminal), "2")]
+            return [_style(_fit(text, width, self._stderr), "2")]
         now.look()
         rows = f" {now.rows:,} / {now.rows_total:,} rows"
         units = f"{now.units:,} / {now.units_total:,} units"
         n_full = int(_BAR_WIDTH * now.ratio)
-        full = _fit(" " + "━" * n_full, width, self._terminal)
-        rest = _fit("╌" * (_BAR_WIDTH - n_full), width - len(full), self._terminal)
-        counts = _fit(
-            f"{rows} · {units} · {elapsed}", width - len(full) - len(rest), self._terminal
-        )
-        facts = _fit("  " + " · ".join(_facts(now)), width, self._terminal)
+        full = _fit(" " + "━" * n_full, width, self._stderr)
+        rest = _fit("╌" * (_BAR_WIDTH - n_full), width - len(full), self._stderr)
+        counts = _fit(f"{rows} · {units} · {elapsed}", width - len(full) - len(rest), self._stderr)
+        facts = _fit("  " + " · ".join(_facts(now)), width, self._stderr)
         return [f"{_style(full, '36')}{_style(rest, '2')}{counts}", _style(facts, "2")]
+
+
+def _own_stderr() -> TextIO:
+    """Stderr past the filter, and open to the terminal while Ray's start closes it to others."""
+    stderr = sys.stderr.stream if isinstance(sys.stderr, Filtered) else sys.stderr
+    try:
+        return os.fdopen(os.dup(stderr.fileno()), "w", encoding=stderr.encoding)
+    except (OSError, ValueError):  # in a notebook, or a test
+        return stderr
 
 
 def _facts(now: "Progress") -> Iterator[str]:

@@ -6,6 +6,7 @@ import typer
 
 from stx.jobs.runs import prepare
 from stx.jobs.terminal import say
+from stx.pipelines.running.activity import phase
 
 
 def verify(
@@ -36,9 +37,10 @@ def verify(
     from stx_core.store.verify import verify as check
 
     n_problems = 0
-    for problem in check(path, version):
-        n_problems += 1
-        say(problem)
+    with phase("reading all files"):
+        for problem in check(path, version):
+            n_problems += 1
+            say(problem)
     if repair and version is not None:
         raise SpecError("stx verify: --repair goes with the current version only")
     if n_problems:

@@ -10,6 +10,7 @@ import torch
 
 from stx.pipelines.encoding.stages import Encoder
 from stx.pipelines.encoding.stored_encoder import stored_encoder
+from stx.pipelines.running.activity import phase
 from stx.pipelines.spec.parts import RESERVED_COLUMNS
 from stx_core.errors import SpecError
 from stx_core.search.sparse_rows import SparseRows, to_coo
@@ -79,14 +80,17 @@ def search_snapshot(
                 f"there is {', '.join(copied) or 'none'}"
             )
     columns = ["id", *(show or copied)]
-    embedded = Encoder(settings).embed(list(queries), task="query").values
+    with phase("loading the model"):
+        encoder = Encoder(settings)
+    embedded = encoder.embed(list(queries), task="query").values
     vector = "embedding" if isinstance(embedded, np.ndarray) else "sparse_embedding"
     best: list[list[_Hit]] = [[] for _ in queries]
-    for batch in read_batches(dataset, [*columns, vector], _ROWS_AT_ONCE):
-        table = pa.Table.from_batches([batch]).select(columns)
-        scores_QN = _scores(embedded, batch.column(vector), str(info["similarity"]))
-        for query, scores in enumerate(scores_QN):
-            best[query] = _merge(best[query], table, scores, top_k)
+    with phase("searching"):
+        for batch in read_batches(dataset, [*columns, vector], _ROWS_AT_ONCE):
+            table = pa.Table.from_batches([batch]).select(columns)
+            scores_QN = _scores(embedded, batch.column(vector), str(info["similarity"]))
+            for query, scores in enumerate(scores_QN):
+                best[query] = _merge(best[query], table, scores, top_k)
     return [[row for _, _, row in hits] for hits in best]
 
 
