@@ -21,6 +21,7 @@ from stx_core.store.files.apart import refuse_overlap
 from stx_core.store.files.filesystem import file_info
 from stx_core.store.files.local_disk import scratch_space
 from stx_core.store.files.urls import redact
+from stx_core.store.log_state import OutputFacts
 
 # Part of every key: raise it when the same work would give other files.
 _FORMAT = 1
@@ -70,7 +71,7 @@ class _Import(job.Job[Plan]):
 
     def prepare(self, plan: Plan, planning: job.Planning) -> Plan:  # noqa: ARG002
         spec, source = self._spec, redact(self._spec.source)
-        facts = {
+        facts: OutputFacts = {
             "type": "ranking",
             "fingerprint": self._fingerprint,
             "by": "import",

@@ -1,6 +1,8 @@
 """The sample job: rows of a snapshot with the lowest hashes of ids, each stratum its share."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import cast
 
 from stx.pipelines.engine import job
 from stx.pipelines.engine.passes import Passes
@@ -15,6 +17,7 @@ from stx_core.errors import SpecError
 from stx_core.store.corpus.units import Unit, Units, unit_key
 from stx_core.store.files.apart import refuse_overlap
 from stx_core.store.files.urls import redact
+from stx_core.store.log_state import OutputFacts
 from stx_core.store.snapshot import output_schema, snapshot_info, snapshot_state
 
 # What a snapshot says of an output by its vectors, not by its number of rows.
@@ -53,7 +56,9 @@ class _Sample(job.Job[Plan]):
                     f"{', '.join(self._schema.names)}"
                 )
         self._spec, facts = spec, info.outputs[output]
-        self._facts = {name: facts[name] for name in _FACTS if name in facts}
+        values: Mapping[str, object] = facts
+        chosen = {name: values[name] for name in _FACTS if name in values}
+        self._facts = cast(OutputFacts, chosen)
         files = snapshot_data(path, info.version, output)
         self._units = Units.of(
             Unit(number, file.url, file.checksum, format="parquet", start=0, stop=file.rows)

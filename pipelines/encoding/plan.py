@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import pyarrow as pa
 
@@ -15,6 +14,7 @@ from stx.pipelines.planning.plan import Part, Plan, make_part
 from stx.pipelines.spec.encode import EncodeSpec
 from stx_core.errors import SpecError
 from stx_core.store.corpus.units import Units
+from stx_core.store.log_state import OutputFacts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +114,7 @@ def make_plan(
 
 
 def find_source(
-    name: str, settings: EncoderSettings, outputs: Mapping[str, Mapping[str, Any]]
+    name: str, settings: EncoderSettings, outputs: Mapping[str, OutputFacts]
 ) -> Source | None:
     """The output of the current snapshot that an output's vectors can be taken from, if any.
 
@@ -131,9 +131,10 @@ def find_source(
     for output in order:
         if outputs[output]["fingerprint"] == fingerprint(settings):
             return Source(output)
-    for output in order if settings.truncate_dim else []:
+    cut = settings.truncate_dim or 0
+    for output in order if cut else []:
         facts = outputs[output]
-        if facts["type"] == "dense" and facts["dim"] > settings.truncate_dim:
+        if facts["type"] == "dense" and (facts["dim"] or 0) > cut:
             as_long = replace(settings, truncate_dim=facts["settings"]["truncate_dim"])
             if facts["fingerprint"] == fingerprint(as_long):
                 return Source(output, settings.truncate_dim, settings.normalize)

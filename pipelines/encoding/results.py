@@ -1,8 +1,7 @@
 """A unit's finished table as the results of its outputs: good rows, quarantined ones, counts."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,7 +10,7 @@ from stx.pipelines.encoding import carry
 from stx.pipelines.encoding.describe import check_schemas, plan_lines
 from stx.pipelines.encoding.estimate import EncoderProbe
 from stx.pipelines.encoding.plan import EncodePlan
-from stx.pipelines.engine.passes import Facts
+from stx.pipelines.engine.passes import Facts, to_facts
 from stx.pipelines.engine.unit_files import IdSet, UnitResult
 from stx.pipelines.models.settings import VECTOR_COLUMN, EncoderSettings
 from stx.pipelines.quality.statistics import measure
@@ -19,10 +18,9 @@ from stx.pipelines.running import unit_table
 from stx.pipelines.spec.parts import Inputs
 from stx.pipelines.telemetry.unit_counts import count_rows
 from stx_core.store.corpus.units import Unit
+from stx_core.store.log_state import OutputFacts
 from stx_core.store.schema import QUARANTINE, SPARSE_TYPE, dense_type, with_exact_ids
 from stx_core.store.snapshot import snapshot_schemas
-
-_METADATA = ("model", "fingerprint", "similarity")
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ def output_facts(plan: EncodePlan) -> Facts:
             settings=part.settings,
             probe=part.probe,
         )
-        facts[name] = asdict(encoded)
+        facts[name] = to_facts(encoded)
     return facts
 
 
@@ -100,8 +98,8 @@ def output_schemas(corpus: pa.Schema, inputs: Inputs, facts: Facts) -> dict[str,
     copied = [corpus.field(name) for name in inputs.columns if name in corpus.names]
     schemas = {}
     for name, of_output in facts.items():
-        sparse = of_output["type"] == "sparse"
-        vector = SPARSE_TYPE if sparse else dense_type(of_output["dim"], of_output["store_as"])
+        width = of_output["dim"]
+        vector = SPARSE_TYPE if width is None else dense_type(width, of_output["store_as"])
         columns = pa.schema(
             [
                 pa.field("id", id_type),
@@ -123,7 +121,7 @@ def output_result(
     output: str,
     key: str,
     schema: pa.Schema,
-    facts: Mapping[str, Any],
+    facts: OutputFacts,
 ) -> UnitResult:
     """The result of a unit for an output.
 
@@ -173,7 +171,11 @@ def output_result(
         quality=statistics.to_json(),
         counts=count_rows(good, output) | {"truncated_carried": carried.truncated},
         # A file that was copied away still says where its vectors come from.
-        metadata={f"stx.{name}": str(facts[name]) for name in _METADATA},
+        metadata={
+            "stx.model": facts["model"],
+            "stx.fingerprint": facts["fingerprint"],
+            "stx.similarity": facts["similarity"],
+        },
     )
 
 

@@ -1,18 +1,17 @@
 """The way from a dataset to the model that wrote it: a dataset decides nothing about trust."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from stx.pipelines.models.settings import EncoderSettings
 from stx_core.errors import ModelError, StoreError
+from stx_core.store.log_state import OutputFacts
 
 
 def stored_encoder(
-    facts: Mapping[str, Any],
+    facts: OutputFacts,
     source: str,
     *,
     model: str | None,

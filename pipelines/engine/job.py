@@ -29,6 +29,7 @@ from stx_core.errors import CommitConflict, SnapshotExpired
 from stx_core.store import clock
 from stx_core.store.commit import commit_snapshot
 from stx_core.store.files.s3 import use_options
+from stx_core.store.log_state import OutputFacts
 from stx_core.store.snapshot import SnapshotInfo
 
 logger = logging.getLogger(__name__)
@@ -186,7 +187,9 @@ def _run(job: Job[Any], plan: Plan, spec: Spec, *, view: View, began: float) -> 
         with span(start.job, run=start.claim.run, units=plan.n_due, rows=plan.n_due_rows):
             fresh, added = _stream(job.passes(plan, start), plan, start, view)
         seconds = time.monotonic() - streamed
-        facts = {name: {**facts, **added.get(name, {})} for name, facts in plan.facts.items()}
+        facts: dict[str, OutputFacts] = {
+            name: {**own, **added.get(name, {})} for name, own in plan.facts.items()
+        }
         records = pa.concat_tables([start.records, fresh])
         warnings = job.check(plan, records)
         keeps = None if job.scope == Scope() else job.scope.keeps

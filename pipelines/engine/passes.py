@@ -6,7 +6,7 @@ Units are dataclasses on both sides of the stream; on it they are JSON values.
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import pyarrow as pa
 
@@ -20,11 +20,20 @@ from stx_core.errors import Stopped
 from stx_core.store import ledger
 from stx_core.store.files.retries import add_counts, take_counts
 from stx_core.store.files.urls import redact
+from stx_core.store.log_state import OutputFacts
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Due = TypeVar("Due", bound=DueUnit)
 
-Facts = Mapping[str, Mapping[str, Any]]
+Facts = Mapping[str, OutputFacts]
 """By output, what a snapshot remembers of it, as JSON values."""
+
+
+def to_facts(values: "DataclassInstance") -> OutputFacts:
+    """The facts of an output, of which each job has a class of its own."""
+    return cast(OutputFacts, asdict(values))
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Settings of the writers of all forms."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+
+from stx_core.store.log_state import OutputFacts
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class ExportOptions:
     """
 
     source: str
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: OutputFacts = field(default_factory=OutputFacts)
     file_rows: tuple[int, ...] = ()
     checksums: tuple[str, ...] = ()
     tag: str = "stx"

@@ -1,13 +1,13 @@
 """Inputs of `mine`: rankings, judged pairs and texts; its units, and what decides their files."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
 import pyarrow as pa
 
-from stx.pipelines.engine.passes import Facts
+from stx.pipelines.engine.passes import Facts, to_facts
 from stx.pipelines.mining.formats import needs_texts
 from stx.pipelines.mining.stage import STATISTICS
 from stx.pipelines.planning.corpus import Corpus, list_corpus
@@ -122,7 +122,7 @@ class Mining:
             for name, ranking in self.rankings.items()
         }
         return {
-            name: asdict(
+            name: to_facts(
                 MinedFacts(
                     type=STATISTICS if name == STATISTICS else "mined",
                     fingerprint=fingerprint,

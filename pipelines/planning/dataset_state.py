@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from stx.pipelines.planning.scope import Scope
 from stx_core.store import damage, ledger, log
-from stx_core.store.log_state import unfinished_run
+from stx_core.store.log_state import OutputFacts, unfinished_run
 from stx_core.store.manifest import MANIFEST, split_shards
 from stx_core.store.snapshot import read_manifest, snapshot_info
 
@@ -35,7 +34,7 @@ class DatasetState:
     """
 
     version: int = 0
-    outputs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    outputs: Mapping[str, OutputFacts] = field(default_factory=dict)
     carried: pa.Table = field(default_factory=UNIT_KEYS.empty_table)
     done: pa.ChunkedArray = field(default_factory=lambda: pa.chunked_array([], pa.string()))
     run: str = ""

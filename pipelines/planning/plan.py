@@ -13,6 +13,7 @@ from stx.pipelines.planning.dataset_state import DatasetState
 from stx.pipelines.planning.pool import Pool
 from stx.pipelines.running.stream import StageSpec
 from stx_core.store.corpus.units import Unit, Units, to_unit
+from stx_core.store.log_state import OutputFacts
 from stx_core.store.manifest import planned_units
 
 _AT_ONCE = 1024
@@ -128,7 +129,7 @@ class Plan:
     rows_before: int = 0
     pool: Pool | None = None
     stages: tuple[StageSpec, ...] = ()
-    facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    facts: Mapping[str, OutputFacts] = field(default_factory=dict)
     schemas: Mapping[str, pa.Schema] = field(default_factory=dict)
     lines: tuple[str, ...] = ()
 

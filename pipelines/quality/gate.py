@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,7 @@ from stx.pipelines.spec.quality import ABOVE, LOW_IS_BAD, EmptyQuality, Quality
 from stx_core.errors import DamagedFile, QualityRefused
 from stx_core.store.commit import Base
 from stx_core.store.files.urls import redact
+from stx_core.store.log_state import OutputFacts
 
 
 @dataclass(frozen=True)
@@ -93,10 +94,10 @@ class QualityGate:
 
     root: str
     limits: EmptyQuality
-    facts: Mapping[str, Mapping[str, Any]]
+    facts: Mapping[str, OutputFacts]
     warnings: list[str] = field(default_factory=list, init=False)
 
-    def __call__(self, rows: pa.Table, base: Base) -> dict[str, dict[str, QualityFacts]]:
+    def __call__(self, rows: pa.Table, base: Base) -> dict[str, OutputFacts]:
         """Statistics and values of the checks by output, as facts to keep.
 
         Raises:
@@ -105,7 +106,7 @@ class QualityGate:
         """
         self.warnings = []
         refused: list[str] = []
-        added: dict[str, dict[str, QualityFacts]] = {}
+        added: dict[str, OutputFacts] = {}
         for name in self.facts:
             parts = _Parts.of(name, rows, base)
             checks = list(_row_checks(parts))

@@ -4,9 +4,8 @@ A bounded number of rows is read: those of a few new files, and of the files tha
 of the same shards in the snapshot before. Rows of shards with another name are not found.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +16,7 @@ from stx.pipelines.models.settings import VECTOR_COLUMN
 from stx.pipelines.quality.statistics import overlap
 from stx_core.store.data_file import read_columns
 from stx_core.store.files.urls import join
+from stx_core.store.log_state import OutputFacts
 from stx_core.store.schema import dense_matrix, sparse_csr
 
 _K = 10
@@ -34,7 +34,7 @@ class Version:
     """One output in one snapshot: manifest rows, and what is known of it."""
 
     rows: pa.Table
-    facts: Mapping[str, Any]
+    facts: OutputFacts
 
 
 def neighbour_overlap(root: str, before: Version, after: Version, n_rows: int) -> float | None:

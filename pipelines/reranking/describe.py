@@ -1,7 +1,6 @@
 """A rerank run in words: its plan, candidates and judged pairs that have no score."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,6 +14,7 @@ from stx.pipelines.spec.retrieval import RerankSpec
 from stx_core.evaluation.qrels import read_qrels
 from stx_core.store.data_file import read_columns
 from stx_core.store.files.urls import join, redact
+from stx_core.store.log_state import OutputFacts
 
 
 def plan_lines(spec: RerankSpec, task: RerankTask, plan: Plan, pool: Pool) -> Iterator[str]:
@@ -48,7 +48,7 @@ def plan_lines(spec: RerankSpec, task: RerankTask, plan: Plan, pool: Pool) -> It
 
 
 def quarantined_candidates(
-    root: str, records: pa.Table, outputs: Mapping[str, Mapping[str, Any]]
+    root: str, records: pa.Table, outputs: Mapping[str, OutputFacts]
 ) -> Iterator[str]:
     """Candidates that are in no ranking, with an example."""
     for output, facts in outputs.items():
@@ -64,7 +64,7 @@ def quarantined_candidates(
         yield f"{output}: {n_rows:,} candidates could not be scored{example}; see the quarantine"
 
 
-def unscored_pairs(spec: RerankSpec, outputs: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+def unscored_pairs(spec: RerankSpec, outputs: Mapping[str, OutputFacts]) -> Iterator[str]:
     """Judged pairs that were not scored."""
     if not spec.positives:
         return

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 
 import pyarrow as pa
 
-from stx.pipelines.engine.passes import Facts
+from stx.pipelines.engine.passes import Facts, to_facts
 from stx.pipelines.models.settings import RerankerSettings, fingerprint, reranker_settings
 from stx.pipelines.planning.corpus import Corpus, list_corpus
 from stx.pipelines.planning.dtype import settled
@@ -113,7 +113,7 @@ class RerankTask:
         """Facts of each output for the snapshot, see `RerankedFacts`."""
         candidates = {**asdict(self.candidates.source), "depth": self.settings.depth}
         return {
-            output: asdict(
+            output: to_facts(
                 RerankedFacts(
                     type="positives" if judged else "ranking",
                     fingerprint=self.fingerprint(name),

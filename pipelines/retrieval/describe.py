@@ -1,7 +1,6 @@
 """A retrieve run in words: its plan, the recall of its first passes, pairs that have no score."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,6 +12,7 @@ from stx.pipelines.retrieval.rankings import read_judged
 from stx.pipelines.retrieval.retrievers import CELLS, Cell, Grid, positives_output
 from stx.pipelines.spec.retrieval import RetrieveSpec
 from stx.pipelines.telemetry.unit_counts import read_json
+from stx_core.store.log_state import OutputFacts
 
 
 def plan_lines(
@@ -67,7 +67,7 @@ def recall_lines(fresh: pa.Table, k: int) -> Iterator[str]:
 
 
 def unscored_pairs(
-    spec: RetrieveSpec, grid: Grid, outputs: Mapping[str, Mapping[str, Any]]
+    spec: RetrieveSpec, grid: Grid, outputs: Mapping[str, OutputFacts]
 ) -> Iterator[str]:
     """Judged pairs that were not found in the datasets."""
     if not spec.positives:

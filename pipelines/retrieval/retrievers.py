@@ -3,11 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
 
 import pyarrow as pa
 
-from stx.pipelines.engine.passes import Facts
+from stx.pipelines.engine.passes import Facts, to_facts
 from stx.pipelines.models.settings import VECTOR_COLUMN
 from stx.pipelines.planning.plan import DueUnit
 from stx.pipelines.planning.snapshot_files import DataFile, digest, files_digest, snapshot_data
@@ -18,6 +17,7 @@ from stx_core.store.corpus.shards import Shard
 from stx_core.store.corpus.units import Units, plan_units, unit_key
 from stx_core.store.files.filesystem import file_info
 from stx_core.store.files.urls import redact
+from stx_core.store.log_state import OutputFacts
 from stx_core.store.snapshot import SnapshotInfo, output_schema, snapshot_info, snapshot_state
 
 HYBRID = "hybrid"
@@ -187,7 +187,7 @@ class Grid:
         """Facts of each output for the snapshot, see `RankingFacts`."""
         similarities = {leg.name: leg.similarity for leg in self.legs}
         return {
-            name: asdict(
+            name: to_facts(
                 RankingFacts(
                     type="positives" if name.endswith(POSITIVES) else "ranking",
                     fingerprint=self.fingerprint,
@@ -335,9 +335,7 @@ def _leg(
     )
 
 
-def _check_vectors(
-    spec: RetrieveSpec, name: str, left: Mapping[str, Any], right: Mapping[str, Any]
-) -> None:
+def _check_vectors(spec: RetrieveSpec, name: str, left: OutputFacts, right: OutputFacts) -> None:
     """Refuse vectors of queries and of the corpus that do not compare; takes the facts of both."""
     models = [
         f"{redact(str(facts['model']))} ({facts['fingerprint'][:12]})" for facts in (left, right)

@@ -5,7 +5,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,6 +13,7 @@ from stx.pipelines.telemetry.unit_counts import TRUNCATED_CARRIED, read_json
 from stx_core.store.files.filesystem import write_over
 from stx_core.store.files.retries import take_counts
 from stx_core.store.files.urls import join
+from stx_core.store.log_state import OutputFacts
 from stx_core.store.snapshot import SnapshotInfo
 
 
@@ -83,7 +83,7 @@ class Report:
         )
 
 
-def output_report(name: str, facts: Mapping[str, Any], fresh: pa.Table) -> OutputReport:
+def output_report(name: str, facts: OutputFacts, fresh: pa.Table) -> OutputReport:
     """Put together what the snapshot says of an output and what this start encoded for it.
 
     Args:

@@ -3,8 +3,7 @@
 import base64
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,6 +16,7 @@ from stx_core.store.ledger import find_problem, to_records
 from stx_core.store.log import Claim
 from stx_core.store.log_state import (
     Content,
+    OutputFacts,
     Segment,
     State,
     current_version,
@@ -48,10 +48,10 @@ class Base:
     version: int
     rows: pa.Table
     segments: list[Segment]
-    outputs: Mapping[str, Mapping[str, Any]]
+    outputs: Mapping[str, OutputFacts]
 
 
-Judge = Callable[[pa.Table, Base], Mapping[str, Mapping[str, Any]]]
+Judge = Callable[[pa.Table, Base], Mapping[str, OutputFacts]]
 """Looks at the manifest rows that are about to be published, and at the version that they follow:
 what to add to the facts of outputs, by name. Raises to refuse; asked again for another base."""
 
@@ -61,7 +61,7 @@ def commit_snapshot(
     claim: Claim,
     planned: Planned,
     records: pa.Table,
-    outputs: Mapping[str, Mapping[str, Any]],
+    outputs: Mapping[str, OutputFacts],
     schemas: Mapping[str, pa.Schema],
     keeps: Keeps | None = None,
     judge: Judge | None = None,
@@ -104,7 +104,9 @@ def commit_snapshot(
         # What the run does not speak about is no worse than it was.
         _check_files(root, rows, named_files(stays)["name"])
         added = judge(rows, base) if judge else {}
-        judged = {name: {**facts, **added.get(name, {})} for name, facts in outputs.items()}
+        judged: dict[str, OutputFacts] = {
+            name: {**facts, **added.get(name, {})} for name, facts in outputs.items()
+        }
         content = _content(root, rows, judged, schemas)
         content["segments"] = write_segments(
             root, claim.run, claim.epoch, rows=rows, base=base.segments
@@ -135,7 +137,7 @@ def _rows_that_stay(
     base: Base,
     planned: Planned,
     *,
-    outputs: Mapping[str, Mapping[str, Any]],
+    outputs: Mapping[str, OutputFacts],
     keeps: Keeps,
 ) -> pa.Table:
     """The rows of the base that stay; they must come from the outputs that the run writes."""
@@ -186,7 +188,7 @@ def _check_files(root: str, rows: pa.Table, spared: pa.ChunkedArray) -> list[str
 def _content(
     root: str,
     rows: pa.Table,
-    outputs: Mapping[str, Mapping[str, Any]],
+    outputs: Mapping[str, OutputFacts],
     schemas: Mapping[str, pa.Schema],
 ) -> Content:
     """Content of the new snapshot; its segments are not written yet."""
@@ -204,9 +206,14 @@ def _content(
                 **outputs[name],
                 "exact_ids": exact_ids(schemas[name]),
                 "schema": base64.b64encode(schemas[name].serialize().to_pybytes()).decode(),
-                **{key: n for key, n in asdict(totals[name]).items() if not key.endswith("_in")},
+                "rows": total.rows,
+                "bytes": total.bytes,
+                "files": total.files,
+                "file_rows": total.file_rows,
+                "rows_quarantined": total.rows_quarantined,
+                "id_hash": total.id_hash,
             }
-            for name in outputs
+            for name, total in totals.items()
         },
         "segments": [],
         "rows": n_rows,

@@ -1,8 +1,7 @@
 """What differs between two versions of a dataset, by id."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -10,6 +9,7 @@ import pyarrow.compute as pc
 from stx_core.errors import SpecError
 from stx_core.store.data_file import read_columns
 from stx_core.store.files.urls import redact
+from stx_core.store.log_state import OutputFacts
 from stx_core.store.snapshot import (
     exact_ids,
     output_schema,
@@ -116,7 +116,7 @@ def snapshot_diff(
     )
 
 
-def _read(facts: Mapping[str, Any], files: Sequence[str], others: Sequence[str]) -> pa.Table:
+def _read(facts: OutputFacts, files: Sequence[str], others: Sequence[str]) -> pa.Table:
     """Rows of the files that the other version has not, without vectors; ids are called ``id``."""
     ids = exact_ids(facts)
     schema = output_schema(facts).remove_metadata()

@@ -1,5 +1,6 @@
 """The state that each entry of a dataset's log carries, and how it changes. Pure."""
 
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -48,11 +49,52 @@ class RunFacts(TypedDict):
     """Number of the entry."""
 
 
+class OutputFacts(TypedDict, total=False):
+    """Facts of an output: what its job says of it, its schema and totals, see `commit`.
+
+    The first two are there in any case, and in a snapshot the totals; others as the job has them,
+    whose own class of facts says what they mean. JSON values: tuples have become lists.
+    """
+
+    type: str
+    fingerprint: str
+    schema: str
+    """Of the files: an Arrow IPC schema in base64; `snapshot_info` leaves it out."""
+    exact_ids: str | None
+    """See `snapshot.exact_ids`."""
+    rows: int
+    bytes: int
+    files: int
+    file_rows: int
+    rows_quarantined: int
+    id_hash: str
+    quality: Mapping[str, Any]
+    """Statistics and values of checks."""
+    model: str
+    dim: int | None
+    similarity: Literal["cosine", "dot", "euclidean", "manhattan"]
+    store_as: Literal["float32", "float16"]
+    settings: Mapping[str, Any]
+    """Of the model."""
+    probe: Mapping[str, Any]
+    by: str
+    source: str
+    k: int
+    top_k: int | None
+    queries: Mapping[str, Any]
+    corpus: Mapping[str, Any]
+    candidates: Mapping[str, Any]
+    judge: str
+    positives: str
+    rules: Mapping[str, Any]
+    notes: Sequence[str]
+
+
 class Content(TypedDict):
     """Content of a snapshot."""
 
-    outputs: dict[str, dict[str, Any]]
-    """By name, what the job said of it, its schema and totals, see `commit`."""
+    outputs: dict[str, OutputFacts]
+    """By name."""
     segments: list[Segment]
     rows: int
     id_hash: str

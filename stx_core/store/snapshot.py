@@ -1,7 +1,7 @@
 """Snapshots: what was published, described and opened."""
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from stx_core.store import log
 from stx_core.store.data_file import read_columns
 from stx_core.store.files.filesystem import arrow_filesystem
 from stx_core.store.files.urls import join, redact
-from stx_core.store.log_state import Snapshot, State, current_version
+from stx_core.store.log_state import OutputFacts, Snapshot, State, current_version
 from stx_core.store.manifest import read_segments
 from stx_core.store.schema import QUARANTINE
 
@@ -36,7 +36,7 @@ class SnapshotInfo:
     version: int
     run: str
     created: str
-    outputs: dict[str, dict[str, Any]]
+    outputs: dict[str, OutputFacts]
     rows: int
     id_hash: str
 
@@ -53,10 +53,9 @@ def snapshot_info(root: str, version: int | None = None) -> SnapshotInfo:
 def to_info(snapshot: Snapshot | None) -> SnapshotInfo:
     """A snapshot as the log keeps it, which must be there, without its schemas and segments."""
     assert snapshot is not None
-    outputs = {
-        name: {key: value for key, value in facts.items() if key != "schema"}
-        for name, facts in snapshot["outputs"].items()
-    }
+    outputs = {name: facts.copy() for name, facts in snapshot["outputs"].items()}
+    for facts in outputs.values():
+        facts.pop("schema", None)
     return SnapshotInfo(
         version=snapshot["version"],
         run=snapshot["run"],
@@ -170,7 +169,7 @@ def open_snapshot(
     )
 
 
-def exact_ids(facts: Mapping[str, Any]) -> str | None:
+def exact_ids(facts: OutputFacts) -> str | None:
     """The column of an output's files that has exactly the ids of the unit's rows, if there is one.
 
     The schema declares it; snapshots of an earlier stx do by the name of the column.
@@ -189,7 +188,7 @@ def snapshot_schemas(root: str, version: int) -> dict[str, pa.Schema]:
     return {name: output_schema(facts) for name, facts in outputs.items()}
 
 
-def output_schema(facts: Mapping[str, Any]) -> pa.Schema:
+def output_schema(facts: OutputFacts) -> pa.Schema:
     """Schema of an output's files, from what the log keeps of it."""
     return pa.ipc.read_schema(pa.BufferReader(base64.b64decode(facts["schema"])))
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -19,7 +19,7 @@ from stx_core.store.files.parallel import parallel
 from stx_core.store.files.retries import retry
 from stx_core.store.files.urls import join, redact
 from stx_core.store.id_hash import HASH_MODULUS, id_hash
-from stx_core.store.log_state import Segment, Snapshot
+from stx_core.store.log_state import OutputFacts, Segment, Snapshot
 from stx_core.store.manifest import ManifestRow, bucket, read_segments
 from stx_core.store.sealed import decode
 from stx_core.store.snapshot import exact_ids, output_schema, snapshot_state
@@ -171,7 +171,7 @@ def _log_problems(root: str) -> Iterator[str]:
         yield problem
 
 
-def _named_files(rows: list[ManifestRow], outputs: Mapping[str, Any]) -> list[_File]:
+def _named_files(rows: list[ManifestRow], outputs: Mapping[str, OutputFacts]) -> list[_File]:
     """Each file once: two outputs of the same encoder share theirs."""
     files: dict[str, _File] = {}
     for row in rows:
