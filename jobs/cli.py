@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 from inspect import getdoc
-from pkgutil import resolve_name
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from stx.jobs.bench import bench
 from stx.jobs.diff import diff
@@ -26,8 +26,9 @@ from stx.jobs.spec import spec
 from stx.jobs.submit import submit
 from stx.jobs.terminal import say
 from stx.jobs.verify import verify
-from stx.pipelines.jobs import with_commands
+from stx.pipelines.jobs import JOBS, JobEntry
 from stx.version import __version__
+from stx_core.errors import SpecError
 
 
 def _version(value: bool) -> None:  # noqa: FBT001  (typer calls it)
@@ -44,9 +45,64 @@ def _options(
     pass
 
 
+class _Commands(TyperGroup):
+    """The commands of stx, then jobs of plug-ins, which are imported when they are asked for.
+
+    Contexts and commands are click's, which typer has a copy of, or imports: by its version.
+    """
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401
+        own = super().list_commands(ctx)
+        return [*own, *sorted(JOBS.plugins.keys() - set(own))]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401
+        own = super().get_command(ctx, cmd_name)
+        if (plugin := JOBS.plugins.get(cmd_name)) is None:
+            return own
+        app = typer.Typer(
+            add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+        )
+        try:
+            if own is not None:
+                raise SpecError(
+                    f"job {cmd_name!r} of {plugin.distribution}: stx itself has a command of this "
+                    "name; rename the entry point, or uninstall it"
+                )
+            _add_command(app, cmd_name, JOBS[cmd_name])
+        except SpecError as error:
+            _add_failure(app, cmd_name, error)
+        return typer.main.get_command(app)
+
+
+def _add_command(app: typer.Typer, name: str, job: JobEntry) -> None:
+    """The command of a plug-in's job."""
+    if job.key is None:
+        raise SpecError(f"job {JOBS.with_origin(name)} is a step of flows only: use `stx run`")
+    command = job.command_function() or spec_command(name)
+    text = job.help or getdoc(command) or ""
+    app.command(name, help=f"{text}\n\nOf {JOBS.plugins[name].distribution}.")(command)
+
+
+def _add_failure(app: typer.Typer, name: str, error: SpecError) -> None:
+    """A command that says what is wrong: in the list of commands, and when it is run."""
+
+    def fail(ctx: typer.Context) -> None:  # noqa: ARG001  (takes what is given)
+        raise error
+
+    takes_all = {"ignore_unknown_options": True, "allow_extra_args": True}
+    command = app.command(
+        name,
+        short_help=f"Cannot be used: {error}",
+        add_help_option=False,
+        context_settings=takes_all,
+    )
+    command(fail)
+
+
 def application() -> typer.Typer:
     """All commands: of the table of jobs, then those that run no single job of a spec."""
     app = typer.Typer(
+        cls=_Commands,
         help="Turn data lakes of text into embeddings and sparse vectors.",
         no_args_is_help=True,
         rich_markup_mode=None,  # rich's help costs half a second at every start
@@ -60,11 +116,12 @@ def application() -> typer.Typer:
         short = " ".join(text.split("\n\n")[0].split())
         app.command(name, help=text, short_help=short)(command)
 
-    for name, job in with_commands().items():
-        command = spec_command(name) if job.command is None else resolve_name(job.command)
-        add(name, command, job.help)
+    for name, job in JOBS.own().items():
+        if job.key is not None:
+            add(name, job.command_function() or spec_command(name), job.help)
     add("run", run_flow, HELP)
     add("init", init)
+    command: Callable[..., None]
     for command in (submit, show, diff, search, evaluate, export):
         add(command.__name__, command)
     add("import", import_ranking)

@@ -9,11 +9,12 @@ import typer
 from stx.jobs.runs import (
     AcceptQuality,
     AllowAlerts,
+    AllowCode,
     DryRun,
     IdColumn,
     Sets,
     TextColumns,
-    check_alerts,
+    check_trust,
     prepare,
     run_spec,
     spec_values,
@@ -54,6 +55,7 @@ def encode(
     ] = None,
     accept_quality: AcceptQuality = False,
     allow_alerts: AllowAlerts = False,
+    allow_code: AllowCode = False,
     dry_run: DryRun = False,
 ) -> None:
     """Encode a corpus into a new snapshot; what is done already is not done again.
@@ -119,7 +121,7 @@ def encode(
     }
     where = source if model is None else "command line"
     spec = parse_spec(values, [*overrides(options), *(set_ or [])], source=where, kind=EncodeSpec)
-    check_alerts(spec, source, allowed=allow_alerts or dry_run)
+    check_trust(spec, source, alerts=allow_alerts or dry_run, code=allow_code)
     prepare()
     report = run_spec("encode", run_encode, spec, dry_run=dry_run)
     if report is not None and report.quarantined_share > spec.output.max_quarantined:

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from stx.jobs.terminal import say
+from stx.pipelines.exports.forms import forms_in_words
 from stx.pipelines.running.activity import phase
 
 
@@ -15,12 +16,7 @@ def export(
     ],
     format: Annotated[
         str,
-        typer.Option(
-            help="Any output: jsonl, parquet (a folder). Rankings: trec (run file), top_ranked "
-            "(MTEB; .parquet or .jsonl). Vectors: huggingface, lance, delta, iceberg, qdrant, "
-            "milvus, pinecone, pgvector, elasticsearch, opensearch, vespa, faiss, usearch, "
-            "anserini, seismic, ciff; see docs/export.md."
-        ),
+        typer.Option(help=f"For {forms_in_words()}; see docs/export.md."),
     ],
     output: Annotated[str | None, typer.Option(help="Output, if there are several.")] = None,
     tag: Annotated[str, typer.Option(help="Name of the ranking in a TREC run file.")] = "stx",
@@ -41,11 +37,19 @@ def export(
         str | None,
         typer.Option(help="Sparse: a tokenizer.json; its tokens name the dimensions."),
     ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="What only the form of a plug-in has."),
+    ] = None,
 ) -> None:
     """Write an output in the form of another tool, or into it."""
     from stx.pipelines.export import run_export
+    from stx_core.errors import SpecError
     from stx_core.store.files.urls import redact
 
+    if wrong := [text for text in option or () if "=" not in text]:
+        raise SpecError(f"--option {wrong[0]}: write it as NAME=VALUE")
+    own = dict(text.split("=", 1) for text in option or ())
     chosen = None if columns is None else tuple(filter(None, columns.split(",")))
     with phase("writing"):
         n_rows = run_export(
@@ -59,5 +63,6 @@ def export(
             recipe=recipe,
             catalog=catalog,
             vocabulary=vocabulary,
+            **own,
         )
     say(f"wrote {n_rows:,} rows of {redact(dataset)} to {redact(destination)} as {format}")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from stx.jobs.runs import AllowAlerts, Sets, check_alerts, prepare, run_spec, spec_values
+from stx.jobs.runs import AllowAlerts, AllowCode, Sets, check_trust, prepare, run_spec, spec_values
 from stx.jobs.terminal import say
 from stx.pipelines.jobs import JOBS
 
@@ -18,6 +18,7 @@ def run_flow(
     flow: Annotated[str, typer.Argument(help="Spec file (YAML) with `steps`.")],
     set_: Sets = None,
     allow_alerts: AllowAlerts = False,
+    allow_code: AllowCode = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the specs of all steps only.")
     ] = False,
@@ -33,7 +34,7 @@ def run_flow(
             say(f"step {number} of {len(steps)}: {step.job}, its spec is valid")
         return
     for step in steps:
-        check_alerts(step.spec, f"{flow} ({step.job})", allowed=allow_alerts)
+        check_trust(step.spec, f"{flow} ({step.job})", alerts=allow_alerts, code=allow_code)
     prepare()
     too_many = False
     for number, step in enumerate(steps, 1):

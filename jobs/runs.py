@@ -21,6 +21,10 @@ AllowAlerts = Annotated[
     bool,
     typer.Option("--allow-alerts", help="Trust the spec's `alerts`: a program, a URL, variables."),
 ]
+AllowCode = Annotated[
+    bool,
+    typer.Option("--allow-code", help="Trust the spec's `inputs.map`: run what it names."),
+]
 IdColumn = Annotated[str | None, typer.Option(help="Column of the ids.")]
 TextColumns = Annotated[
     list[str] | None, typer.Option(help="Column of the texts; of several, all are joined.")
@@ -39,6 +43,7 @@ def spec_command(name: str) -> Callable[..., None]:
         set_: Sets = None,
         accept_quality: AcceptQuality = False,
         allow_alerts: AllowAlerts = False,
+        allow_code: AllowCode = False,
         dry_run: DryRun = False,
     ) -> None:
         from stx.pipelines.spec.file import parse_spec
@@ -47,7 +52,7 @@ def spec_command(name: str) -> Callable[..., None]:
         accept = ["quality.accept=true"] if accept_quality else []
         overrides = [*(set_ or []), *accept]
         values = parse_spec(spec_values(name, spec), overrides, spec, job.spec_class())
-        check_alerts(values, spec, allowed=allow_alerts or dry_run)
+        check_trust(values, spec, alerts=allow_alerts or dry_run, code=allow_code)
         prepare()
         with phase("loading the libraries"):
             function = job.run_function()
@@ -77,17 +82,22 @@ def spec_values(name: str, path: str) -> dict[str, Any]:
         )
     values = read_values(path)
     other = job_of(values)
-    if other not in (None, name):
+    # The spec of a plug-in's job may have keys of jobs above it.
+    is_of_plugin = name in JOBS.plugins and JOBS[name].key in values
+    if other not in (None, name) and not is_of_plugin:
         raise SpecError(f"{path} is a spec of another job: run `stx {other} {path}`")
     return values
 
 
-def check_alerts(spec: "BaseModel", source: str, *, allowed: bool) -> None:
-    """Refuse a spec with alerts that the command line does not allow."""
+def check_trust(spec: "BaseModel", source: str, *, alerts: bool, code: bool) -> None:
+    """Refuse a spec with alerts, or code, that the command line does not allow."""
     from stx.pipelines.spec.alerts import refuse_alerts
+    from stx.pipelines.spec.code import refuse_code
 
-    if not allowed:
+    if not alerts:
         refuse_alerts(spec, source)
+    if not code:
+        refuse_code(spec, source)
 
 
 def prepare() -> None:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stx.jobs.runs import AllowAlerts, Sets
-from stx.pipelines.jobs import with_commands
+from stx.jobs.runs import AllowAlerts, AllowCode, Sets
+from stx.pipelines.jobs import command_names
 
 if TYPE_CHECKING:
     from stx.pipelines.submit.job_api import JobApi
@@ -20,7 +20,7 @@ def submit(
     spec: Annotated[str, typer.Argument(help="Spec file (YAML); it is shipped to the cluster.")],
     job: Annotated[
         str | None,
-        typer.Option(help=f"{', '.join(with_commands())} or run; else what the spec's keys say."),
+        typer.Option(help=f"{', '.join(command_names())} or run; else what the spec's keys say."),
     ] = None,
     address: Annotated[
         str | None, typer.Option(help="http://HEAD:8265; else RAY_ADDRESS, else this machine.")
@@ -35,6 +35,7 @@ def submit(
         typer.Option(metavar="KEY=VALUE", help="Kept by Ray with the job, readable by all."),
     ] = None,
     allow_alerts: AllowAlerts = False,
+    allow_code: AllowCode = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only, there.")] = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Print the id, do not wait.")] = False,
     stop: Annotated[bool, typer.Option("--stop", help="Stop the spec's job that runs.")] = False,
@@ -56,6 +57,7 @@ def submit(
         folder=working_dir,
         user_metadata=list(metadata or []),
         allow_alerts=allow_alerts,
+        allow_code=allow_code,
         dry_run=dry_run,
     )
     for hint in submission.hints:

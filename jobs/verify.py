@@ -26,6 +26,9 @@ def verify(
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Load pickled weights.")
     ] = False,
+    allow_code: Annotated[
+        bool, typer.Option("--allow-code", help="Run the `inputs.map` that it was encoded with.")
+    ] = False,
 ) -> None:
     """Read everything and count again; one line per problem, exit code 1 if there is any.
 
@@ -47,7 +50,13 @@ def verify(
         say(f"{path}: {counted(n_problems, 'problem')}")
         if not repair:
             raise typer.Exit(1)
-        _repair(path, model, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
+        _repair(
+            path,
+            model,
+            trust_remote_code=trust_remote_code,
+            allow_pickle=allow_pickle,
+            allow_code=allow_code,
+        )
         n_problems = 0
         for problem in check(path):
             n_problems += 1
@@ -72,6 +81,7 @@ def verify(
         model=model,
         trust_remote_code=trust_remote_code,
         allow_pickle=allow_pickle,
+        allow_code=allow_code,
     ):
         say(f"  {result}")
         all_same = all_same and result.is_same
@@ -79,7 +89,14 @@ def verify(
         raise typer.Exit(1)
 
 
-def _repair(path: str, model: str | None, *, trust_remote_code: bool, allow_pickle: bool) -> None:
+def _repair(
+    path: str,
+    model: str | None,
+    *,
+    trust_remote_code: bool,
+    allow_pickle: bool,
+    allow_code: bool,
+) -> None:
     from stx.jobs.console import Console
     from stx.pipelines.planning.words import counted
     from stx.pipelines.repair import repair
@@ -93,6 +110,7 @@ def _repair(path: str, model: str | None, *, trust_remote_code: bool, allow_pick
         model=model,
         trust_remote_code=trust_remote_code,
         allow_pickle=allow_pickle,
+        allow_code=allow_code,
     )
     if done.report is not None:
         console.report(done.report)

@@ -12,10 +12,15 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import psutil
 
+from stx.pipelines.exports.forms import FORMS
+from stx.pipelines.jobs import JOBS
 from stx.pipelines.planning.pool import available_cores
 from stx_core.errors import StxError
 from stx_core.inference import kernel_library
 from stx_core.machine import cpu_class, cpu_name
+from stx_core.models.module_types import MODULE_TYPES
+from stx_core.search.first_passes import FIRST_PASSES
+from stx_core.store.corpus.formats import READERS
 from stx_core.store.files.create import probe
 from stx_core.store.files.filesystem import file_info, read_bytes
 from stx_core.store.files.urls import LOCAL, join, redact, scheme
@@ -57,6 +62,7 @@ def checks(
         ("machine", _machine),
         ("disk", _disk),
         ("packages", _packages),
+        ("plug-ins", _plugins),
         ("kernels", _kernels),
         ("GPU", _gpu),
         ("Ray", _cluster),
@@ -97,6 +103,20 @@ def _disk() -> Check:
     if free < _LEAST_DISK_BYTES:
         return Check("disk", "fail", f"{text}; free some, or let TMPDIR name another folder")
     return Check("disk", "ok", text)
+
+
+def _plugins() -> Check:
+    """What entry points add, by kind; a note where some of it cannot be used."""
+    registries = (JOBS, FORMS, READERS, FIRST_PASSES, MODULE_TYPES)
+    names = [
+        f"{registry.what} {registry.with_origin(name)}"
+        for registry in registries
+        for name in sorted(registry.plugins)
+    ]
+    problems = [registry.problem(name) for registry in registries for name in registry.plugins]
+    if any(problems):
+        return Check("plug-ins", "note", "; ".join(filter(None, problems)))
+    return Check("plug-ins", "ok", ", ".join(names) or "none")
 
 
 def _store(output: str) -> Check:

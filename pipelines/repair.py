@@ -9,6 +9,7 @@ from stx.pipelines.encode import run_encode
 from stx.pipelines.encoding.stored_encoder import stored_encoder
 from stx.pipelines.engine.runs import View
 from stx.pipelines.planning.corpus import list_corpus, with_held_identities
+from stx.pipelines.spec.code import refuse_code
 from stx.pipelines.spec.encode import EncodeSpec
 from stx.pipelines.spec.file import read_spec
 from stx.pipelines.spec.parts import Output
@@ -41,6 +42,7 @@ def repair(
     model: str | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
+    allow_code: bool = False,
 ) -> Repaired:
     """Encode the units of files that are missing, cut or noted as damaged; commit a new version.
 
@@ -54,9 +56,10 @@ def repair(
         model: folder of the model, if it is not where the dataset says.
         trust_remote_code: run code of the model's folder, if the output was written that way.
         allow_pickle: load pickled weights, if the output was written that way.
+        allow_code: run the function that its ``inputs.map`` named.
 
     Raises:
-        SpecError: how its texts were read is not known any more.
+        SpecError: how its texts were read is not known any more, or needs more trust.
         ModelError: the model's files are not there, or need more trust.
         StoreError: there is no snapshot.
     """
@@ -67,6 +70,8 @@ def repair(
         return Repaired(None, 0, ())
     trust = {"trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
     spec = _spec(root, manifest, model, trust)
+    if not allow_code:
+        refuse_code(spec, redact(root))
     places = set(zip(*(rows[name].to_pylist() for name in ("url", "identity")), strict=True))
     corpus = with_held_identities(list_corpus(spec.inputs), places)
     same = {shard.url for shard in corpus.shards if (shard.url, shard.identity) in places}

@@ -33,7 +33,7 @@ def spec_model(kind: str) -> type[BaseModel]:
     """
     if kind == "flow":
         return FlowSpec
-    if kind not in JOBS:
+    if kind not in JOBS and kind not in JOBS.plugins:
         raise SpecError(f"spec {kind!r}: must be one of {', '.join([*JOBS, 'flow'])}")
     return JOBS[kind].spec_class()
 
@@ -45,15 +45,20 @@ def json_schema(kind: str) -> dict[str, Any]:
 
 
 def reference() -> str:
-    """A page in Markdown: each kind of spec, then each part that they are made of."""
-    schemas = {kind: json_schema(kind) for kind in (*JOBS, "flow")}
+    """A page in Markdown: each kind of spec, then each part that they are made of.
+
+    A plug-in that cannot be used is left out: `stx doctor` tells why.
+    """
+    schemas = {kind: json_schema(kind) for kind in [*JOBS.usable(), "flow"]}
     parts: dict[str, _Part] = {}
     for schema in schemas.values():
         parts |= schema.get("$defs", {})
     lines = [_HEAD]
     for kind, schema in schemas.items():
         command = "stx run" if kind == "flow" else f"stx {kind}"
-        lines += [f"## {kind}\n", f"`{command} SPEC`. {_sentence(schema)}\n", *_table(schema)]
+        origin = f" Of {plugin.distribution}." if (plugin := JOBS.plugins.get(kind)) else ""
+        about = f"`{command} SPEC`. {_sentence(schema)}{origin}\n"
+        lines += [f"## {kind}\n", about, *_table(schema)]
     lines.append("# Parts\n")
     for name, part in sorted(parts.items()):
         if "properties" in part:

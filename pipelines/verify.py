@@ -12,13 +12,14 @@ import torch
 from stx.pipelines.encoding.stages import Encoder, encode_texts
 from stx.pipelines.encoding.stored_encoder import stored_encoder
 from stx.pipelines.models.settings import VECTOR_COLUMN, EncoderSettings
-from stx.pipelines.planning.corpus import earlier_content_hashes, read_unit
+from stx.pipelines.planning.corpus import earlier_content_hashes, read_unit, schema_of
 from stx.pipelines.running import unit_table
+from stx.pipelines.spec.code import refuse_code
 from stx.pipelines.spec.file import read_spec
 from stx_core.errors import InputError, StoreError
 from stx_core.search.sparse_rows import SparseRows, to_coo
 from stx_core.store.corpus.arrow_dataset import is_dataset
-from stx_core.store.corpus.readers import format_of
+from stx_core.store.corpus.readers import find_files, format_of, shard_rows
 from stx_core.store.corpus.units import Unit
 from stx_core.store.data_file import read_columns
 from stx_core.store.files.urls import join, redact
@@ -80,6 +81,7 @@ def encode_again(
     model: str | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
+    allow_code: bool = False,
     seed: int | None = None,
 ) -> Iterator[Comparison]:
     """Read the texts of random rows again, encode them as the snapshot says, compare.
@@ -92,9 +94,11 @@ def encode_again(
         model: folder of the model, if it is not where the snapshot says.
         trust_remote_code: run code of the model's folder, if the output was written that way.
         allow_pickle: load pickled weights, if the output was written that way.
+        allow_code: run the function that its ``inputs.map`` named, as it is now.
         seed: of the choice of rows; None for other rows each time.
 
     Raises:
+        SpecError: it was encoded with a map, and code is not allowed.
         StoreError: there is no such snapshot or output, or a file cannot be read.
         ModelError: the model's files are not those that wrote the snapshot, or need more trust.
     """
@@ -111,18 +115,25 @@ def encode_again(
             trust_remote_code=trust_remote_code,
             allow_pickle=allow_pickle,
         )
-        rows, unread = _sample(root, files, VECTOR_COLUMN[settings.type], n_rows=n_rows, seed=seed)
+        chosen = _choose(files, n_rows, seed)
+        rows, unread = _sample(
+            root, files, VECTOR_COLUMN[settings.type], chosen=chosen, allow_code=allow_code
+        )
         yield _compare(name, rows, unread, settings)
 
 
+def _choose(manifest: pa.Table, n_rows: int, seed: int | None) -> np.ndarray:
+    """(N,) int64, ascending: places of random rows of all files."""
+    total = pc.sum(manifest["rows_out"]).as_py() or 0
+    random = np.random.default_rng(seed)
+    return np.sort(random.choice(total, min(n_rows, total), replace=False))
+
+
 def _sample(
-    root: str, manifest: pa.Table, vector: str, *, n_rows: int, seed: int | None
+    root: str, manifest: pa.Table, vector: str, *, chosen: np.ndarray, allow_code: bool
 ) -> tuple[list[pa.Table], list[str]]:
     """Tables of vector and text, text null where the shard has none of that hash; and problems."""
     ends = np.cumsum(manifest["rows_out"].to_numpy())
-    total = int(ends[-1]) if len(ends) else 0
-    random = np.random.default_rng(seed)
-    chosen = np.sort(random.choice(total, min(n_rows, total), replace=False))
     units = np.searchsorted(ends, chosen, side="right")
     tables: list[pa.Table] = []
     unread: list[str] = []
@@ -130,7 +141,7 @@ def _sample(
         row = manifest.slice(unit, 1).to_pylist()[0]
         rows = chosen[units == unit] - (ends[unit] - row["rows_out"])
         try:
-            texts_by_hash = _read_texts(root, row)
+            texts_by_hash = _read_texts(root, row, allow_code)
         except (InputError, FileNotFoundError) as error:
             unread += [redact(str(error))] * len(rows)
             continue
@@ -141,13 +152,22 @@ def _sample(
     return tables, unread
 
 
-def _read_texts(root: str, row: Mapping[str, Any]) -> dict[str, str]:
+def _read_texts(root: str, row: Mapping[str, Any], allow_code: bool) -> dict[str, str]:  # noqa: FBT001
     """Texts of a unit by their hash, read from the shard that was encoded."""
     spec = read_spec(root, row["run"])
-    inputs = spec.inputs.model_copy(update={"id_column": None, "columns": ()})
+    inputs = spec.inputs
+    if inputs.map is None:
+        inputs = inputs.model_copy(update={"id_column": None, "columns": ()})
+    elif not allow_code:
+        refuse_code(spec, redact(root))
     kind = inputs.format or ("arrow" if is_dataset(row["url"]) else format_of(row["url"]))
     unit = Unit(0, row["url"], row["identity"], kind, start=row["start"], stop=row["stop"])
     schema = pa.schema([(name, pa.string()) for name in inputs.text_columns])
+    if inputs.map is not None:
+        (file,) = find_files(row["url"], kind)
+        columns = [*inputs.text_columns, *inputs.columns, *inputs.map_columns]
+        shard = shard_rows(file, kind, inputs.max_text_bytes, columns, inputs.csv.form)
+        schema = schema_of([shard], inputs)
     table = read_unit(unit, schema, inputs, spec.output)
     texts = table.column(unit_table.TEXT)
     # Files of an earlier stx have its hashes; a text that only shares one has another vector.

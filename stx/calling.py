@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeAlias, Union, get_args, get_origin
 
 from stx.pipelines.jobs import JOBS
@@ -16,6 +17,9 @@ Source: TypeAlias = Union[str, "os.PathLike[str]", Mapping[str, Any], "Part"]
 # Keys that a string stands for, where a part of a spec has them.
 _MAIN_KEYS = ("path", "model")
 
+# Keywords that are no keys of a spec.
+_OPTIONS = ("view", "dry_run", "allow_code")
+
 
 def run_spec(job: str, source: Source | None, keys: Mapping[str, Any]) -> Any:  # noqa: ANN401
     """Run a job of the table; what it returns.
@@ -24,16 +28,20 @@ def run_spec(job: str, source: Source | None, keys: Mapping[str, Any]) -> Any:  
         job: its name.
         source: its spec, or a part of it.
         keys: of the spec, before those of the source; ``view`` and ``dry_run`` are options of
-            the job.
+            the job, ``allow_code`` says that ``inputs.map`` may run.
 
     Raises:
         StxError: of the spec, or of the job.
     """
+    from stx.pipelines.spec.code import refuse_code
+
     spec = to_spec(
         JOBS[job].spec_class(),
         source,
-        {name: value for name, value in keys.items() if name not in ("view", "dry_run")},
+        {name: value for name, value in keys.items() if name not in _OPTIONS},
     )
+    if not keys.get("allow_code"):
+        refuse_code(spec, "spec", "allow_code=True")
     options = {"dry_run": keys["dry_run"]} if "dry_run" in keys else {}
     return JOBS[job].run_function()(spec, keys.get("view"), **options)
 
@@ -67,6 +75,21 @@ def to_spec(kind: "type[Any]", source: Source | None, keys: Mapping[str, Any]) -
     return parse_spec(written, source=name, kind=kind)
 
 
+def _place(function: FunctionType) -> str:
+    """``module:name`` of a function.
+
+    Raises:
+        SpecError: other processes could not import it.
+    """
+    place = f"{function.__module__}:{function.__qualname__}"
+    if function.__module__ == "__main__" or not function.__qualname__.isidentifier():
+        raise SpecError(
+            f"{place}: workers import it by its name; write the function into a module that they "
+            "can import, at its top"
+        )
+    return place
+
+
 def _in_full(value: Any, annotation: Any) -> Any:  # noqa: ANN401
     """The value of a key; a string or list as the main key of the part that is wanted there."""
     from pydantic import BaseModel
@@ -82,9 +105,11 @@ def _in_full(value: Any, annotation: Any) -> Any:  # noqa: ANN401
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401
-    """The same with paths as strings, and the containers that YAML has."""
+    """The same with paths as strings, functions as their places, and the containers of YAML."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
+    if isinstance(value, FunctionType):
+        return _place(value)
     if isinstance(value, Mapping):
         return {name: _plain(item) for name, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -18,7 +18,8 @@ def encode(spec: Source | None = None, /, **keys: Any) -> "Report":  # noqa: ANN
     Args:
         spec: a YAML file, a dictionary, or a `stx.pipelines.spec.encode.EncodeSpec`.
         **keys: of the spec: ``inputs``, ``models``, ``output`` …; and ``dry_run=True`` to plan
-            only, ``view`` to watch (a `stx.pipelines.engine.runs.View`).
+            only, ``view`` to watch (a `stx.pipelines.engine.runs.View`), ``allow_code=True`` to run
+            what ``inputs.map`` names: the place of a function, or the function itself.
 
     Returns:
         The report: ``version``, ``committed``, and rows by output in ``parts``.
@@ -109,18 +110,24 @@ def evaluate(spec: Source | None = None, /, **keys: Any) -> "Evaluated":  # noqa
     return evaluated
 
 
-def run(flow: Source, /) -> "list[Report | Evaluated]":
+def run(flow: Source, /, *, allow_code: bool = False) -> "list[Report | Evaluated]":
     """Run the steps of a flow, one after the other; their reports.
 
     Args:
         flow: a YAML file with ``steps``, a dictionary, or a `stx.pipelines.flow.FlowSpec`.
+        allow_code: run what ``inputs.map`` of a step names.
 
     Raises:
         StxError: as `encode`. Finished steps stay finished.
     """
     from stx.pipelines.flow import FlowSpec, read_steps
+    from stx.pipelines.spec.code import refuse_code
 
-    return [step.run(step.spec) for step in read_steps(to_spec(FlowSpec, flow, {}))]
+    steps = read_steps(to_spec(FlowSpec, flow, {}))
+    for step in steps:
+        if not allow_code:
+            refuse_code(step.spec, step.job, "allow_code=True")
+    return [step.run(step.spec) for step in steps]
 
 
 def export(

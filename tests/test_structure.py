@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import stx
+import stx.plugins
 import stx_core
 from stx.pipelines.jobs import JOBS
 from stx_core import errors
@@ -17,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "transformers", "ray")
 STARTS_LIGHT = (
     "stx",
+    "stx.plugins",
     "stx_core",
     "stx_core.models",
     "stx_core.search",
@@ -76,7 +78,9 @@ def test_errors_survive_pickle_with_their_message(error):
     assert str(copy) == "what, where, what to do"
 
 
-@pytest.mark.parametrize("package", ["stx", "stx_core", "stx_core.models", "stx_core.util"])
+@pytest.mark.parametrize(
+    "package", ["stx", "stx.plugins", "stx_core", "stx_core.models", "stx_core.util"]
+)
 def test_every_public_name_resolves(package):
     module = import_module(package)
 
@@ -93,7 +97,9 @@ def test_an_unknown_name_is_an_attribute_error_and_known_ones_are_listed(package
         _ = package.SentenceTransfomer
 
 
-@pytest.mark.parametrize("package", [stx, stx_core], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "package", [stx, stx.plugins, stx_core], ids=lambda module: module.__name__
+)
 def test_type_checkers_see_each_lazy_name_where_it_is_imported_from(package):
     seen = {
         alias.asname: node.module

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence, Set
 import pyarrow as pa
 
 from stx.pipelines.models.settings import EncoderSettings, fingerprint
+from stx.pipelines.planning.mapping import map_code
 from stx.pipelines.spec.encode import EncodeSpec
 from stx.pipelines.spec.parts import Inputs
 from stx_core.store.corpus.units import Units, unit_key
@@ -56,7 +57,10 @@ def _reading(inputs: Inputs, exclude: Set[str] = frozenset()) -> dict[str, objec
         if name not in _FIRST_INPUTS
         and getattr(inputs, name) == field.get_default(call_default_factory=True)
     }
-    return inputs.model_dump(mode="json", exclude={*exclude, *later})
+    values = inputs.model_dump(mode="json", exclude={*exclude, *later})
+    if code := map_code(inputs):
+        values["map_code"] = code
+    return values
 
 
 def unit_keys(

@@ -20,6 +20,7 @@ class ExportOptions:
         recipe: description of an index as FAISS's index factory reads it.
         catalog: of Iceberg, as pyiceberg's own configuration names it.
         vocabulary: a ``tokenizer.json`` whose tokens name the dimensions of sparse vectors.
+        own: options that only a plug-in's form has, as texts.
     """
 
     source: str
@@ -32,3 +33,4 @@ class ExportOptions:
     recipe: str | None = None
     catalog: str | None = None
     vocabulary: str | None = None
+    own: Mapping[str, str] = field(default_factory=dict)

@@ -11,6 +11,7 @@ from stx.pipelines.engine.passes import Facts, to_facts
 from stx.pipelines.mining.formats import needs_texts
 from stx.pipelines.mining.stage import STATISTICS
 from stx.pipelines.planning.corpus import Corpus, list_corpus
+from stx.pipelines.planning.mapping import map_code
 from stx.pipelines.planning.snapshot_files import DataFile, digest, files_digest, snapshot_data
 from stx.pipelines.retrieval.query_spans import query_starts
 from stx.pipelines.retrieval.rankings import ranking_schema
@@ -173,7 +174,7 @@ def find_mining(spec: MineSpec) -> Mining:
     texts: dict[str, str | bool | None] = {"queries": None, "documents": None}
     for side, (inputs, corpus) in corpora.items():
         shards = [[shard.url, shard.identity] for shard in corpus.shards]
-        texts[side] = digest([inputs.model_dump(mode="json"), shards])
+        texts[side] = digest([inputs.model_dump(mode="json"), shards, *map_code(inputs)])
     texts["scores"] = spec.scores
     rules = {
         "rules": spec.rules.model_dump(mode="json"),

@@ -1,12 +1,18 @@
 """The corpus: its shards, a sample of its texts, and the rows of a unit as the unit's table."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
+from stx.pipelines.planning.mapping import (
+    columns_of_files,
+    mapped_schema,
+    schema_of_files,
+    through_map,
+)
 from stx.pipelines.planning.scope import Scope, find_scope, partition_filters
 from stx.pipelines.running import unit_table
 from stx.pipelines.spec.encode import Backfill
@@ -21,6 +27,9 @@ from stx_core.store.digests import blake2b
 from stx_core.store.files.filesystem import without_change_time
 from stx_core.store.files.urls import redact
 from stx_core.store.id_hash import id_hash
+
+# That a map is tried on when a run is planned; of units whose rows no filter leaves.
+_FIRST_ROWS, _FIRST_UNITS = 64, 16
 
 
 @dataclass(frozen=True)
@@ -46,14 +55,13 @@ def list_corpus(inputs: Inputs, backfill: Backfill | None = None) -> Corpus:
         SpecError: the backfill does not fit the inputs.
     """
     conditions = [*filters(inputs), *partition_filters(backfill)]
-    ids = [inputs.id_column] if inputs.id_column else []
-    columns = [*ids, *inputs.text_columns]
+    columns = [*_ids(inputs), *inputs.text_columns]
     shards = list_shards(
         inputs.paths,
         inputs.format,
         conditions,
         max_text_bytes=inputs.max_text_bytes,
-        columns=[*columns, *inputs.columns],
+        columns=[*columns, *inputs.columns, *inputs.map_columns],
         csv=inputs.csv.form,
     )
     if not any(shard.n_rows for shard in shards):
@@ -67,10 +75,52 @@ def list_corpus(inputs: Inputs, backfill: Backfill | None = None) -> Corpus:
                 f"{redact(shard.url)}: column {both[0]!r} stands in the file and in its path "
                 f"(…/{both[0]}=…/), whose value would be that of all rows; rename the folder"
             )
-    schema = corpus_schema(filled, [*columns, *inputs.columns], ids)
+    schema = schema_of(filled, inputs)
     check_types(schema, inputs.text_columns, inputs.id_column)
     scope = find_scope(backfill, shards, schema, inputs)
     return Corpus(tuple(shard for shard in shards if scope.holds(shard.url)), schema, scope)
+
+
+def schema_of(shards: Sequence[Shard], inputs: Inputs) -> pa.Schema:
+    """Columns of a corpus with the one type each has in all shards, see `mapping` for a map.
+
+    Args:
+        shards: with rows.
+        inputs: names the columns.
+
+    Raises:
+        InputError: a shard lacks a column, types do not go together, or the map fails.
+    """
+    names = [*_ids(inputs), *inputs.text_columns, *inputs.columns]
+    if inputs.map is None:
+        return corpus_schema(shards, names, _ids(inputs))
+    has = {name for shard in shards for name in shard.schema.names}
+    of_files = corpus_schema(shards, columns_of_files(names, inputs, has), _ids(inputs))
+    first_rows = of_files.empty_table()
+    units = plan_units(shards, _FIRST_ROWS)
+    for unit in units.take(range(len(units))[:_FIRST_UNITS]):
+        rows = read_rows(unit, of_files, filters(inputs), None, *limits(inputs))
+        if len(rows.table):
+            first_rows = rows.table
+            break
+    return mapped_schema(of_files, inputs, first_rows)
+
+
+def _ids(inputs: Inputs) -> list[str]:
+    return [inputs.id_column] if inputs.id_column else []
+
+
+def read_mapped(unit: Unit, schema: pa.Schema, inputs: Inputs) -> Rows:
+    """The rows of a unit, through ``inputs.map`` where there is one.
+
+    Raises:
+        InputError: see `read_rows` and `through_map`.
+    """
+    columns = schema_of_files(schema)
+    id_column = inputs.id_column if inputs.id_column in columns.names else None
+    rows = read_rows(unit, columns, filters(inputs), id_column, *limits(inputs))
+    where = f"{redact(unit.url)} rows {unit.start} to {unit.stop}"
+    return through_map(rows, schema, inputs, where)
 
 
 def priority(corpus: Corpus, order: str) -> dict[str, int]:
@@ -104,7 +154,7 @@ def sample_texts(corpus: Corpus, inputs: Inputs, n_rows: int) -> list[str]:
     for shard in chosen:
         share = -(-n_rows // len(chosen))
         unit = next(iter(plan_units([shard], share)))
-        rows = read_rows(unit, corpus.schema, filters(inputs), None, *limits(inputs))
+        rows = read_mapped(unit, corpus.schema, inputs)
         texts += [text for text in texts_of(rows.table, inputs).to_pylist() if text]
     return texts[:n_rows]
 
@@ -118,7 +168,7 @@ def read_unit(unit: Unit, schema: pa.Schema, inputs: Inputs, output: Output) -> 
     """
     seconds: dict[str, float] = {}
     with unit_table.timed(seconds, "read"):
-        rows = read_rows(unit, schema, filters(inputs), inputs.id_column, *limits(inputs))
+        rows = read_mapped(unit, schema, inputs)
         table = _readable_rows(unit, rows, inputs, output.empty_text == "quarantine")
         if rows.bad:
             # Those that could not be parsed: number, id where it is known, and a reason.

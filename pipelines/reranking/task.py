@@ -9,6 +9,7 @@ from stx.pipelines.engine.passes import Facts, to_facts
 from stx.pipelines.models.settings import RerankerSettings, fingerprint, reranker_settings
 from stx.pipelines.planning.corpus import Corpus, list_corpus
 from stx.pipelines.planning.dtype import settled
+from stx.pipelines.planning.mapping import map_code
 from stx.pipelines.planning.snapshot_files import digest
 from stx.pipelines.reranking.candidates import CandidateUnits, find_candidates
 from stx.pipelines.retrieval.rankings import pairs_schema, ranking_schema
@@ -156,7 +157,8 @@ def find_task(spec: RerankSpec) -> RerankTask:
     texts = {}
     for side, (inputs, corpus) in corpora.items():
         shards = digest([[shard.url, shard.identity] for shard in corpus.shards])
-        texts[side] = [inputs.model_dump(mode="json", exclude={"path", "columns"}), shards]
+        values = inputs.model_dump(mode="json", exclude={"path", "columns"})
+        texts[side] = [values, shards, *map_code(inputs)]
     settings = TaskSettings(
         top_k=spec.top_k,
         depth=spec.candidates.depth,

@@ -13,6 +13,8 @@ from stx.pipelines.planning.snapshot_files import DataFile, digest, files_digest
 from stx.pipelines.retrieval.rankings import pairs_schema, ranking_schema
 from stx.pipelines.spec.retrieval import Retriever, RetrieveSpec, Similarity
 from stx_core.errors import InputError, SpecError
+from stx_core.plugins import source_hash
+from stx_core.search.first_passes import FIRST_PASSES
 from stx_core.store.corpus.shards import Shard
 from stx_core.store.corpus.units import Units, plan_units, unit_key
 from stx_core.store.files.filesystem import file_info
@@ -57,10 +59,10 @@ class Leg:
     @property
     def how(self) -> list[object]:
         """JSON values that decide which documents are found, the vectors apart."""
-        return [
-            self.similarity,
-            {"first_pass": self.first_pass, "oversample": self.oversample},
-        ]
+        how = {"first_pass": self.first_pass, "oversample": self.oversample}
+        if self.first_pass in FIRST_PASSES.plugins:
+            how["code"] = source_hash(FIRST_PASSES[self.first_pass])
+        return [self.similarity, how]
 
 
 @dataclass(frozen=True)

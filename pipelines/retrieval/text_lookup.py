@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stx.pipelines.planning.corpus import Corpus, filters, ids_of, limits, list_corpus, texts_of
+from stx.pipelines.planning.mapping import schema_of_files, through_map
 from stx.pipelines.spec.parts import Inputs
 from stx_core.errors import InputError
 from stx_core.store.corpus.readers import read_rows, read_some
@@ -86,7 +87,9 @@ def index_texts(
         values = asdict(replace(shard, schema=pa.schema([]), modified_s=None, profiles=None))
         del values["schema"], values["profiles"]
         files.append(canonical_json({"shard": values, "rows": rows}).decode())
-    schema = pa.schema([corpus.schema.field(name) for name in inputs.text_columns])
+    schema = corpus.schema
+    if inputs.map is None:
+        schema = pa.schema([schema.field(name) for name in inputs.text_columns])
     if published and (url := published_index(published, files)):
         return TextSource(inputs, url, schema)
     path = os.path.join(scratch, f"{index_name(files)}.arrow")
@@ -130,7 +133,9 @@ def fetch_texts(source: TextSource, ids: pa.Array) -> pa.Array:
     def read(group: np.ndarray) -> tuple[np.ndarray, pa.ChunkedArray]:
         """Texts of a shard, and the place in them of each row of the group, -1 for none."""
         shard, of_group = _shard(index.files[files[group[0]]]), rows[group]
-        subset = read_some(shard, source.schema, of_group, *limits(inputs))
+        columns = schema_of_files(source.schema)
+        subset = read_some(shard, columns, of_group, *limits(inputs))
+        subset = through_map(subset, source.schema, inputs, redact(shard.url))
         numbers = subset.row_numbers
         if not len(numbers):
             return np.full(len(group), -1), pa.chunked_array([], pa.string())
@@ -170,8 +175,9 @@ def _shard(name: str) -> Shard:
 
 def _entries(shards: list[Shard], schema: pa.Schema, inputs: Inputs) -> Iterator[np.ndarray]:
     """Entries of all ids, shard after shard."""
-    names = [inputs.id_column] if inputs.id_column else inputs.text_columns
-    columns = pa.schema([schema.field(name) for name in names])
+    # Which rows there are does not depend on what a map makes of them.
+    of_files = schema_of_files(schema)
+    columns = pa.schema([of_files.field(inputs.id_column)]) if inputs.id_column else of_files
     units = []
     for number, shard in enumerate(shards):
         if shard.n_rows > _MAX_SHARD_ROWS:

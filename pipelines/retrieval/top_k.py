@@ -131,8 +131,8 @@ class TopKStage:
         if search.first_pass != "exact":
             from stx_core.search.approximate import RoughIndex
 
-            how: Any = search.first_pass
-            index = RoughIndex(np.asarray(vectors, np.float32), search.similarity, how)
+            matrix = np.asarray(vectors, np.float32)
+            index = RoughIndex(matrix, search.similarity, search.first_pass)
         return Group(table["id"].combine_chunks(), vectors, table.select(self.same), index)
 
     def _search(

@@ -70,6 +70,10 @@ def watched(
         yield item
 
 
+# Ray Data writes how it may be set to try again behind the message of whatever a function raises.
+_ADVICE = "\nFailed to apply UDF transform"
+
+
 @contextmanager
 def original_errors(in_flight: Callable[[], str]) -> Iterator[None]:
     """Raise the error that a worker raised, not the layers that Ray puts around it.
@@ -84,9 +88,14 @@ def original_errors(in_flight: Callable[[], str]) -> Iterator[None]:
     except ray.exceptions.RayError as error:
         cause: BaseException | None = error
         while cause is not None:
-            # An error of the operating system, not Ray's copy of one, which has lost its number.
+            # An error of the system, not Ray's copy of one, which has lost its number; and one
+            # of ours, not Ray's copy of it, whose text is a traceback.
             is_system = isinstance(cause, OSError) and cause.errno is not None
-            if is_system or isinstance(cause, StxError):
+            is_copy = isinstance(cause, ray.exceptions.RayError)
+            if isinstance(cause, StxError) and not is_copy:
+                cause.args = (str(cause).partition(_ADVICE)[0],)
+                raise cause from None
+            if is_system:
                 raise cause from None
             cause = getattr(cause, "cause", None) or cause.__cause__
         if isinstance(error, ray.exceptions.OutOfDiskError):

@@ -1,5 +1,6 @@
 """The parts of which specs are made: frozen, validated values; unknown keys are refused."""
 
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -23,6 +24,8 @@ from stx.pipelines.spec.checks import (
     trusted_code_is_pinned,
     without_secrets,
 )
+from stx.pipelines.spec.names import NameOf
+from stx_core.store.corpus.formats import READERS
 from stx_core.store.corpus.json_types import is_text
 from stx_core.store.corpus.shards import CsvForm
 from stx_core.store.files.s3 import S3Options
@@ -30,6 +33,8 @@ from stx_core.store.files.urls import scheme
 
 # Names that stx writes beside the pass-through columns.
 RESERVED_COLUMNS = ("id", "embedding", "sparse_embedding", "n_tokens", "truncated", "content_hash")
+
+_PLACE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", re.ASCII)
 
 Operator = Literal["==", "!=", "<", "<=", ">", ">=", "in", "not in", "is null", "is not null"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
@@ -108,7 +113,7 @@ class Inputs(Part):
     path: str | tuple[str, ...]
     """File, folder, glob or URL, or a list of them; ``hf-dataset://NAME[/CONFIG[/SPLIT]]``. Paths
     are seen from the folder that the command is started in; ``~`` is the home folder."""
-    format: Literal["parquet", "jsonl", "csv", "arrow"] | None = None
+    format: Annotated[str, NameOf(READERS)] | None = None
     """Derived from the file names when not given."""
     id_column: str | None = "id"
     """None: ids are made of shard name and row number."""
@@ -125,6 +130,12 @@ class Inputs(Part):
     """Rows with a longer text or copied value, or a longer line, go to quarantine: `too_large`."""
     filter: tuple[Filter, ...] = ()
     """Rows to take; also on hive partition columns, whose files are then not opened at all."""
+    map: str | None = None
+    """``package.module:function`` that is given the rows of each unit, those that pass the filters,
+    as a `pyarrow.Table`, and gives one with the same rows in order and the same ids: other texts,
+    other or more columns. Runs with ``--allow-code`` only, see docs/extending.md."""
+    map_columns: tuple[str, ...] = ()
+    """Columns that the function sees beside those of ids, texts and `columns`."""
 
     _filters = field_validator("filter", mode="before")(filters_from_lists)
 
@@ -142,22 +153,40 @@ class Inputs(Part):
             raise ValueError(f"{', '.join(taken)}: stx writes columns of this name; rename yours")
         return value
 
+    @field_validator("map")
+    @classmethod
+    def _is_a_place(cls, value: str | None) -> str | None:
+        if value is not None and not _PLACE.fullmatch(value):
+            raise ValueError("write it as package.module:function")
+        return value
+
     @model_validator(mode="after")
     def _names_something(self) -> Self:
         if not self.paths or not self.text_columns:
             raise ValueError("path and text_column name at least one each")
-        names = [*self.text_columns, *self.columns, *(item.column for item in self.filter)]
+        if self.map_columns and self.map is None:
+            raise ValueError("map_columns: goes with map")
+        names = [
+            *self.text_columns,
+            *self.columns,
+            *self.map_columns,
+            *(item.column for item in self.filter),
+        ]
         for name in [*names, *([] if self.id_column is None else [self.id_column]), *self.paths]:
             if not is_text(name):
                 raise ValueError("a name holds half a character (a lone surrogate)")
         return self
 
     @model_serializer(mode="wrap")
-    def _without_default_csv(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Hashes of specs written before there was this key stay the same.
+    def _without_later_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Hashes of specs written before there were these keys stay the same.
         values = dict(serialize(self))
         if self.csv == Csv():
             values.pop("csv", None)
+        if self.map is None:
+            values.pop("map", None)
+        if not self.map_columns:
+            values.pop("map_columns", None)
         return values
 
     @property

@@ -6,6 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from stx.pipelines.spec.alerts import Alerts
 from stx.pipelines.spec.checks import trusted_code_is_pinned, without_secrets
+from stx.pipelines.spec.names import NameOf
 from stx.pipelines.spec.parts import (
     Dataset,
     Inputs,
@@ -16,6 +17,7 @@ from stx.pipelines.spec.parts import (
 )
 from stx.pipelines.spec.quality import EmptyQuality
 from stx_core.mining.rules import Against, MiningRules, Sampling
+from stx_core.search.first_passes import FIRST_PASSES
 
 Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
 
@@ -40,7 +42,7 @@ class Retriever(Part):
     """Of the queries; None: the same name as `output`."""
     similarity: Similarity | None = None
     """None: the one that the model says."""
-    first_pass: Literal["exact", "int8", "binary", "ivf", "hnsw"] = "exact"
+    first_pass: Annotated[str, NameOf(FIRST_PASSES, first=("exact",))] = "exact"
     """Who proposes documents of dense vectors. Exact: all are compared. Else small codes, or an
     index of FAISS, propose some, which are scored exactly; the report tells the recall."""
     oversample: Annotated[int, Field(ge=1)] = 4

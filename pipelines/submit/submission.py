@@ -102,6 +102,7 @@ def describe(
     folder: str | None = None,
     user_metadata: Sequence[str] = (),
     allow_alerts: bool = False,
+    allow_code: bool = False,
     dry_run: bool = False,
 ) -> Submission:
     """Check a spec, and say what its job is sent as.
@@ -114,6 +115,7 @@ def describe(
             None: the spec alone, for a flow with the specs that it names.
         user_metadata: ``key=value`` to keep beside the job.
         allow_alerts: the spec's alerts are trusted there.
+        allow_code: the functions are that ``inputs.map`` names.
         dry_run: print the plan on the cluster.
 
     Raises:
@@ -134,7 +136,8 @@ def describe(
             )
     shipped, in_folder = _shipped(Path(path).expanduser(), folder)
     options = [word for override in overrides for word in ("--set", override)]
-    options += ["--allow-alerts"] * allow_alerts + ["--dry-run"] * dry_run
+    options += ["--allow-alerts"] * allow_alerts + ["--allow-code"] * allow_code
+    options += ["--dry-run"] * dry_run
     steps = [step for steps in values.get("steps") or [] for step in steps.values()]
     step_files = [step for step in steps if isinstance(step, str)]
     excludes = () if folder else _all_but([in_folder, *step_files], Path(shipped))

@@ -26,6 +26,8 @@ from stx_core.models.folder import (
     read_json,
     resolve_folder,
 )
+from stx_core.models.module_types import MODULE_TYPES
+from stx_core.plugins import source_hash
 
 MODULES = "modules.json"
 ROUTER_CONFIGS = ("router_config.json", "config.json")
@@ -324,7 +326,7 @@ def fingerprint_files(folder: Path, **options: Any) -> str:  # noqa: ANN401
     """Hash of all files that can change a model's output, see `files_of`: sha256, hex.
 
     A git clone and a download of the same model have the same one. The base of an adapter is part
-    of it, wherever it lies.
+    of it, wherever it lies; so is the code of plug-ins whose module types it names.
 
     Args:
         folder: the model.
@@ -344,4 +346,20 @@ def fingerprint_files(folder: Path, **options: Any) -> str:  # noqa: ANN401
     for module, path in module_folders(folder).items():
         if base := adapter_base(path, **options):
             digest.update(f"base of {module}\0{fingerprint_files(base.folder)}\n".encode())
+    for type_string in _types_of_plugins(folder):
+        code = source_hash(MODULE_TYPES[type_string])
+        digest.update(f"code of {type_string}\0{code}\n".encode())
     return digest.hexdigest()
+
+
+def _types_of_plugins(folder: Path) -> list[str]:
+    """Module types of a model that are a plug-in's, sorted."""
+    if not MODULE_TYPES.plugins:
+        return []
+    entries = read_any_json(folder / MODULES) if (folder / MODULES).is_file() else []
+    types = [entry.get("type") for entry in entries]
+    for path in module_folders(folder).values():
+        for config in (_json_if_there(path / name) for name in ROUTER_CONFIGS):
+            routes = config.get("types")
+            types += routes.values() if isinstance(routes, dict) else ()
+    return sorted({name for name in types if isinstance(name, str)} & MODULE_TYPES.plugins.keys())

@@ -6,17 +6,19 @@ propose are missed. How many, a sample of the queries tells, which is also searc
 Q queries, N corpus rows, D width, C candidates of a query.
 """
 
-from typing import Any, Literal, get_args
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 
 from stx_core.errors import SpecError
+from stx_core.plugins import foreign_code
 from stx_core.search.dense import dense_top_k
 from stx_core.search.exact import scores_of_rows, viewed
+from stx_core.search.first_passes import FIRST_PASSES
 from stx_core.search.results import NO_ROW, TopK, best_of
-
-FirstPass = Literal["int8", "binary", "ivf", "hnsw"]
 
 OVERSAMPLE = 4
 SAMPLE = 64
@@ -36,27 +38,21 @@ class RoughIndex:
     Args:
         corpus: (N, D) float32.
         similarity: "cosine", "dot" or "euclidean"; manhattan has no rough form here.
-        kind: "int8" (a byte per dimension), "binary" (a bit), "ivf" or "hnsw" (of FAISS).
+        kind: "int8" (a byte per dimension), "binary" (a bit), "ivf" or "hnsw" (of FAISS), or what a
+            plug-in calls its own.
 
     Raises:
         SpecError: the kind does not go with the similarity, or faiss is not installed.
+        InputError: code of a plug-in fails.
     """
 
-    def __init__(self, corpus: np.ndarray, similarity: str, kind: FirstPass) -> None:
-        if kind not in get_args(FirstPass):
-            raise SpecError(f"no first pass is called {kind!r}; choose of {get_args(FirstPass)}")
+    def __init__(self, corpus: np.ndarray, similarity: str, kind: str) -> None:
         if similarity == "manhattan" or (kind == "binary" and similarity != "cosine"):
             raise SpecError(f"a first pass by {kind} does not go with {similarity}")
         self.corpus, self.similarity, self.kind = corpus, similarity, kind
-        if kind == "binary":
-            self._codes: Any = np.packbits(corpus > 0, axis=1)
-        elif kind == "int8":
-            self._step = np.abs(corpus).max(axis=0, initial=0) / 127
-            safe = np.where(self._step > 0, self._step, 1)
-            self._codes = torch.from_numpy(np.rint(corpus / safe).astype(np.int8))
-            self._lengths = np.linalg.norm(corpus, axis=1)
-        else:
-            self._codes = _faiss_index(self._alike(corpus), similarity, kind)
+        made_by = FIRST_PASSES.named(kind, f"first pass {kind!r}")
+        with foreign_code(f"first pass {kind}"):
+            self.first_pass = made_by(corpus, similarity)
 
     def top_k(
         self,
@@ -75,15 +71,7 @@ class RoughIndex:
             oversample: the more, the fewer rows are missed, and the more are scored.
         """
         n_candidates = min(len(self.corpus), oversample * k + 1)
-        if self.kind in ("ivf", "hnsw"):
-            rows = self._codes.search(self._alike(queries), n_candidates)[1]
-        else:
-            rows = np.empty((len(queries), n_candidates), np.int64)
-            step = max(1, _BLOCK_PAIRS // max(1, len(self.corpus)))
-            for start in range(0, len(queries), step):
-                rough = self._rough_scores(queries[start : start + step])
-                best = rough.topk(n_candidates, dim=1, sorted=False)
-                rows[start : start + step] = best.indices.numpy()
+        rows = self._propose(queries, n_candidates)
         if excluded is not None:
             rows = np.where(rows == excluded[:, None], NO_ROW, rows)
         used = rows != NO_ROW
@@ -116,22 +104,71 @@ class RoughIndex:
         pairs = zip(exact, approximate, strict=True)
         return sum(len(np.intersect1d(a[a != NO_ROW], b)) for a, b in pairs) / n_exact
 
-    def _rough_scores(self, queries: np.ndarray) -> torch.Tensor:
+    def _propose(self, queries: np.ndarray, count: int) -> np.ndarray:
+        """(Q, C) int64 rows, -1 where there are fewer."""
+        with foreign_code(f"first pass {self.kind}"):
+            rows = np.asarray(self.first_pass.propose(queries, count), np.int64)
+            if rows.shape != (len(queries), count) or rows.max(initial=-1) >= len(self.corpus):
+                raise ValueError(f"{rows.shape} rows proposed up to {rows.max(initial=-1)}, for "
+                                 f"{(len(queries), count)} of {len(self.corpus)}")  # fmt: skip
+        return rows
+
+
+class Signs:
+    """A bit per dimension, its sign: rows with the fewest that differ. For "cosine"."""
+
+    def __init__(self, corpus: np.ndarray, similarity: str) -> None:  # noqa: ARG002  (FirstPass)
+        self.codes = np.packbits(corpus > 0, axis=1)
+
+    def propose(self, queries: np.ndarray, count: int) -> np.ndarray:
+        """See `FirstPass`."""
+        return _best(self._scores, queries, len(self.codes), count)
+
+    def _scores(self, queries: np.ndarray) -> torch.Tensor:
+        """(B, N) minus the number of signs that differ."""
+        signs = np.packbits(queries > 0, axis=1)
+        counts = np.zeros((len(queries), len(self.codes)), np.int16)
+        for byte in range(signs.shape[1]):
+            counts += np.bitwise_count(signs[:, byte, None] ^ self.codes[None, :, byte])
+        return torch.from_numpy(-counts)
+
+
+class Bytes:
+    """A byte per dimension, in steps of a 127th of the largest number there."""
+
+    def __init__(self, corpus: np.ndarray, similarity: str) -> None:
+        self.similarity = similarity
+        self.step = np.abs(corpus).max(axis=0, initial=0) / 127
+        safe = np.where(self.step > 0, self.step, 1)
+        self.codes = torch.from_numpy(np.rint(corpus / safe).astype(np.int8))
+        self.lengths = np.linalg.norm(corpus, axis=1)
+
+    def propose(self, queries: np.ndarray, count: int) -> np.ndarray:
+        """See `FirstPass`."""
+        return _best(self._scores, queries, len(self.codes), count)
+
+    def _scores(self, queries: np.ndarray) -> torch.Tensor:
         """(B, N) numbers in the order of the similarity, of the codes."""
-        if self.kind == "binary":
-            # Minus the number of signs that differ.
-            signs = np.packbits(queries > 0, axis=1)
-            counts = np.zeros((len(queries), len(self.corpus)), np.int16)
-            for byte in range(signs.shape[1]):
-                counts += np.bitwise_count(signs[:, byte, None] ^ self._codes[None, :, byte])
-            return torch.from_numpy(-counts)
-        scaled = torch.from_numpy((queries * self._step).astype(np.float32))
-        scores: torch.Tensor = scaled @ self._codes.float().T
+        scaled = torch.from_numpy((queries * self.step).astype(np.float32))
+        scores: torch.Tensor = scaled @ self.codes.float().T
         if self.similarity == "cosine":
-            scores /= torch.from_numpy(np.maximum(self._lengths, 1e-30).astype(np.float32))
+            scores /= torch.from_numpy(np.maximum(self.lengths, 1e-30).astype(np.float32))
         if self.similarity == "euclidean":
-            scores -= torch.from_numpy(np.square(self._lengths).astype(np.float32)) / 2
+            scores -= torch.from_numpy(np.square(self.lengths).astype(np.float32)) / 2
         return scores
+
+
+class FaissIndex:
+    """An index of FAISS, by "ivf" or "hnsw"."""
+
+    def __init__(self, corpus: np.ndarray, similarity: str, kind: str) -> None:
+        self.similarity = similarity
+        self.index = _faiss_index(self._alike(corpus), similarity, kind)
+
+    def propose(self, queries: np.ndarray, count: int) -> np.ndarray:
+        """See `FirstPass`."""
+        rows: np.ndarray = self.index.search(self._alike(queries), count)[1]
+        return rows
 
     def _alike(self, vectors: np.ndarray) -> np.ndarray:
         """Vectors as FAISS takes them: of length one for cosines."""
@@ -141,7 +178,23 @@ class RoughIndex:
         return np.ascontiguousarray(vectors / np.maximum(lengths, 1e-30), np.float32)
 
 
-def _faiss_index(corpus: np.ndarray, similarity: str, kind: FirstPass) -> Any:  # noqa: ANN401
+ivf = partial(FaissIndex, kind="ivf")
+hnsw = partial(FaissIndex, kind="hnsw")
+
+
+def _best(
+    scores_of: Callable[[np.ndarray], torch.Tensor], queries: np.ndarray, n_rows: int, count: int
+) -> np.ndarray:
+    """(Q, count) int64 rows with the highest scores, some queries at a time."""
+    best = np.empty((len(queries), count), np.int64)
+    step = max(1, _BLOCK_PAIRS // max(1, n_rows))
+    for start in range(0, len(queries), step):
+        scores = scores_of(queries[start : start + step])
+        best[start : start + step] = scores.topk(count, dim=1, sorted=False).indices.numpy()
+    return best
+
+
+def _faiss_index(corpus: np.ndarray, similarity: str, kind: str) -> Any:  # noqa: ANN401
     try:
         import faiss
     except ImportError:

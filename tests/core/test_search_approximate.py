@@ -51,7 +51,8 @@ def test_with_enough_candidates_nothing_is_missed(vectors, kind):
     queries, corpus = vectors
     index = RoughIndex(corpus, "cosine", kind)
     if kind == "ivf":
-        index._codes.nprobe = index._codes.nlist
+        faiss_index = index.first_pass.index
+        faiss_index.nprobe = faiss_index.nlist
 
     found = index.top_k(queries, 5, oversample=400)
 

@@ -21,8 +21,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from stx.pipelines.export import WRITERS, run_export
+from stx.pipelines.export import run_export
 from stx.pipelines.exports import lakes, parts, qdrant, vectors
+from stx.pipelines.exports.forms import FORMS as ALL_FORMS
 from stx.pipelines.exports.qdrant import PART_KEY, point_id
 from stx_core.errors import InputError, SpecError
 from stx_core.search.dense import dense_top_k
@@ -37,7 +38,7 @@ K, N_ROWS, N_QUERIES = 10, 200, 12
 # Of ASCII: Pinecone takes no others.
 ODD_IDS = ['quo"te\\', "tab\tid", "line\nid", "uni id", "-1", "1e3", "$9"]
 # What has to be read is in docs/export.md; these are all forms that hold vectors.
-FORMS = [name for name in WRITERS if name not in ("trec", "top_ranked", "jsonl", "parquet")]
+FORMS = [name for name in ALL_FORMS.table if name not in ("trec", "top_ranked", "jsonl", "parquet")]
 SPARSE_ONLY, DENSE_ONLY = ("seismic", "ciff"), ("faiss", "usearch")
 BARE = ("anserini", "seismic", "ciff")
 

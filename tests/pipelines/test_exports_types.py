@@ -19,7 +19,7 @@ import pytest
 from pyiceberg.catalog import load_catalog
 from qdrant_client import QdrantClient
 
-from stx.pipelines.export import WRITERS
+from stx.pipelines.exports.forms import FORMS as ALL_FORMS
 from stx.pipelines.exports.options import ExportOptions
 from stx_core.errors import StxError
 from stx_core.store.data_file import hash_bytes
@@ -61,7 +61,9 @@ TYPES = {
     "map": (pa.map_(pa.string(), pa.int64()), [("k", 1)]),
 }  # fmt: skip
 FORMS = [
-    form for form in WRITERS if form not in ("trec", "top_ranked", "anserini", "seismic", "ciff")
+    form
+    for form in ALL_FORMS.table
+    if form not in ("trec", "top_ranked", "anserini", "seismic", "ciff")
 ]
 
 
@@ -88,7 +90,7 @@ def export(form, dataset, folder, **more):
     options = ExportOptions(
         source=str(folder), facts=facts, file_rows=(3,), checksums=checksums, **more
     )
-    WRITERS[form](dataset, str(target), options)
+    ALL_FORMS[form].writer()(dataset, str(target), options)
     return target
 
 

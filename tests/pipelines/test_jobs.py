@@ -93,7 +93,7 @@ def test_commands_of_the_table_come_first_and_in_its_order(stx):
 @pytest.mark.parametrize("name", JOBS)
 def test_a_job_without_an_entry_is_unknown_everywhere(name, stx, tmp_path, monkeypatch):
     (tmp_path / "spec.yaml").write_text("{}")
-    monkeypatch.delitem(JOBS, name)
+    monkeypatch.delitem(JOBS.table, name)
 
     assert commands(stx)[: len(with_commands()) + 1] == [*with_commands(), "run"]
     with pytest.raises(SpecError, match="step 1: name one job"):
@@ -124,7 +124,7 @@ def new_job(tmp_path, monkeypatch):
     for package in (stx.pipelines, stx.pipelines.spec):
         folder = tmp_path / "example" / package.__name__.removeprefix("stx.").replace(".", "/")
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
-    monkeypatch.setitem(JOBS, *entry)
+    monkeypatch.setitem(JOBS.table, *entry)
     (test,) = (path for path in files if path.startswith("tests/"))
     spec = spec_from_file_location("test_example", tmp_path / "example" / test)
     module = module_from_spec(spec)

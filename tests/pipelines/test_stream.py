@@ -10,7 +10,7 @@ from stx.pipelines.running.activity import InFlight, current_phase, in_flight, p
 from stx.pipelines.running.cluster import check_fits, start_ray
 from stx.pipelines.running.gate import Gate
 from stx.pipelines.running.stream import StageSpec, run
-from stx.pipelines.running.watch import watched
+from stx.pipelines.running.watch import original_errors, watched
 from stx_core.errors import InputError, SpecError, StoreError, StxError
 from stx_core.store.files import retries
 from stx_core.store.files.s3 import S3Options, current_options, use_options
@@ -367,3 +367,14 @@ def test_the_innermost_phase_is_the_current_one():
             assert current_phase() == "inner"
         assert current_phase() == "outer"
     assert current_phase() == ""
+
+
+def test_an_error_of_ours_in_a_worker_is_one_line_whatever_ray_writes_around_it():
+    advice = "Failed to apply UDF transform after 1/1 attempts (total backoff 0.0s).\nTo change …"
+    raised = InputError(f"a.parquet row 3: column 'text' is null\n{advice}")
+    from_ray = ray.exceptions.RayTaskError("read", "Traceback …", raised).as_instanceof_cause()
+
+    with pytest.raises(InputError) as seen, original_errors(lambda: "unit 1"):
+        raise from_ray
+
+    assert str(seen.value) == "a.parquet row 3: column 'text' is null"

@@ -1,105 +1,14 @@
-"""The closed table of module types: which class a type string of a model folder means.
+"""Modules of models; `module_types` is the table of them."""
 
-The whole string is looked up; nothing is imported by a name that a folder gives. Each class has
-the spelling of Sentence Transformers up to 5.3, and the later one, under which it is saved.
-"""
-
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from stx_core.errors import ModelError
+from stx_core.models.module_types import CLASSES, MODULE_TYPES, TYPES
 
 if TYPE_CHECKING:
     from stx_core.models.modules.module import Module
 
-_BASE = "sentence_transformers.base.modules"
-_DENSE = "sentence_transformers.sentence_transformer.modules"
-_SPARSE = "sentence_transformers.sparse_encoder.modules"
-_CROSS = "sentence_transformers.cross_encoder.modules"
-_OLD = "sentence_transformers.models"
-_OLD_SPARSE = "sentence_transformers.sparse_encoder.models"
-
-# Class -> its file here, and all spellings; the last one is written.
-_CLASSES: dict[str, tuple[str, list[str]]] = {
-    "Transformer": (
-        "transformer",
-        [
-            # The oldest folders name the architecture; it is in config.json too.
-            *(
-                f"{_OLD}.{name}"
-                for name in (
-                    "Transformer",
-                    "BERT",
-                    "RoBERTa",
-                    "DistilBERT",
-                    "ALBERT",
-                    "XLNet",
-                    "XLMRoBERTa",
-                    "CamemBERT",
-                    "T5",
-                )
-            ),
-            f"{_BASE}.transformer.Transformer",
-        ],
-    ),
-    "MLMTransformer": (
-        "transformer",
-        [f"{_OLD_SPARSE}.MLMTransformer", f"{_SPARSE}.mlm_transformer.MLMTransformer"],
-    ),
-    "Pooling": ("pooling", [f"{_OLD}.Pooling", f"{_DENSE}.pooling.Pooling"]),
-    "Normalize": (
-        "normalize",
-        [
-            f"{_OLD}.Normalize",
-            f"{_DENSE}.normalize.Normalize",  # 5.4 to 5.7
-            f"{_BASE}.normalize.Normalize",
-        ],
-    ),
-    "Dense": ("dense", [f"{_OLD}.Dense", f"{_BASE}.dense.Dense"]),
-    "Router": ("router", [f"{_OLD}.Asym", f"{_OLD}.Router", f"{_BASE}.router.Router"]),
-    "StaticEmbedding": (
-        "static_embedding",
-        [f"{_OLD}.StaticEmbedding", f"{_DENSE}.static_embedding.StaticEmbedding"],
-    ),
-    "WordEmbeddings": (
-        "word_embeddings",
-        [f"{_OLD}.WordEmbeddings", f"{_DENSE}.word_embeddings.WordEmbeddings"],
-    ),
-    "WordWeights": (
-        "word_weights",
-        [f"{_OLD}.WordWeights", f"{_DENSE}.word_weights.WordWeights"],
-    ),
-    "WeightedLayerPooling": (
-        "weighted_layer_pooling",
-        [f"{_OLD}.WeightedLayerPooling", f"{_DENSE}.weighted_layer_pooling.WeightedLayerPooling"],
-    ),
-    "BoW": ("bow", [f"{_OLD}.BoW", f"{_DENSE}.bow.BoW"]),
-    "CNN": ("cnn", [f"{_OLD}.CNN", f"{_DENSE}.cnn.CNN"]),
-    "LSTM": ("lstm", [f"{_OLD}.LSTM", f"{_DENSE}.lstm.LSTM"]),
-    "LayerNorm": ("layer_norm", [f"{_OLD}.LayerNorm", f"{_DENSE}.layer_norm.LayerNorm"]),
-    "Dropout": ("dropout", [f"{_OLD}.Dropout", f"{_DENSE}.dropout.Dropout"]),
-    "SpladePooling": (
-        "splade_pooling",
-        [f"{_OLD_SPARSE}.SpladePooling", f"{_SPARSE}.splade_pooling.SpladePooling"],
-    ),
-    "SparseAutoEncoder": (
-        "sparse_auto_encoder",
-        [f"{_OLD_SPARSE}.SparseAutoEncoder", f"{_SPARSE}.sparse_auto_encoder.SparseAutoEncoder"],
-    ),
-    "SparseStaticEmbedding": (
-        "sparse_static_embedding",
-        [
-            f"{_OLD_SPARSE}.SparseStaticEmbedding",
-            f"{_SPARSE}.sparse_static_embedding.SparseStaticEmbedding",
-        ],
-    ),
-    "LogitScore": ("logit_score", [f"{_CROSS}.logit_score.LogitScore"]),
-}
-
-TYPES: dict[str, str] = {
-    spelling: name for name, (_, spellings) in _CLASSES.items() for spelling in spellings
-}
-"""Type string of a model folder -> name of our class."""
+__all__ = ["TYPES", "module_class", "saved_type"]
 
 
 def module_class(type_string: str, where: str) -> "type[Module]":
@@ -110,15 +19,23 @@ def module_class(type_string: str, where: str) -> "type[Module]":
         where: the file that names it, for the message.
 
     Raises:
-        ModelError: the string is not in the table.
+        ModelError: the string is not in the table, and no plug-in's.
+        SpecError: the plug-in cannot be used.
     """
-    if not isinstance(type_string, str) or type_string not in TYPES:
+    if not isinstance(type_string, str) or type_string not in MODULE_TYPES:
         raise ModelError(
             f"{where}: module type {type_string!r} is unknown; code from model folders is not run, "
-            f"so only the module types of Sentence Transformers itself can be loaded"
+            f"so only the module types of Sentence Transformers itself can be loaded, and those of "
+            "installed plug-ins"
         )
-    name = TYPES[type_string]
-    loaded: type[Module] = getattr(import_module(f"{__name__}.{_CLASSES[name][0]}"), name)
+    loaded = MODULE_TYPES[type_string]
+    if type_string in TYPES:
+        return loaded
+    from stx_core.models.modules.module import Module
+
+    if not issubclass(loaded, Module):
+        origin = MODULE_TYPES.with_origin(type_string)
+        raise ModelError(f"{where}: module type {origin} is no subclass of Module")
     return loaded
 
 
@@ -128,8 +45,12 @@ def saved_type(module: object) -> str:
     Raises:
         ModelError: the module is not of a known type, so no folder could bring it back.
     """
-    name = getattr(module, "saved_as", type(module).__name__)
-    home = f"{__name__}.{_CLASSES[name][0]}" if name in _CLASSES else None
-    if type(module).__module__ != home:
-        raise ModelError(f"{type(module).__module__}.{name} cannot be saved: not a known module")
-    return _CLASSES[name][1][-1]
+    cls = type(module)
+    for type_string, plugin in MODULE_TYPES.plugins.items():
+        if plugin.value == f"{cls.__module__}:{cls.__qualname__}":
+            return type_string
+    name = getattr(module, "saved_as", cls.__name__)
+    home = f"{__name__}.{CLASSES[name][0]}" if name in CLASSES else None
+    if cls.__module__ != home:
+        raise ModelError(f"{cls.__module__}.{name} cannot be saved: not a known module")
+    return CLASSES[name][1][-1]

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from stx_core.errors import InputError
-from stx_core.store.corpus import arrow_dataset, parquet
+from stx_core.store.corpus import arrow_dataset
 from stx_core.store.corpus.csv_rows import header
 from stx_core.store.corpus.foreign import refuse_foreign
 from stx_core.store.corpus.json_scan import scan
 from stx_core.store.corpus.json_types import type_of
 from stx_core.store.corpus.lines import open_lines, read_line
-from stx_core.store.corpus.readers import find_files, format_of
+from stx_core.store.corpus.readers import find_files, format_of, shard_rows
 from stx_core.store.corpus.shards import CsvForm, Format, with_partitions
 from stx_core.store.files.filesystem import FileInfo
 from stx_core.store.files.retries import retry
@@ -67,7 +67,10 @@ def peek(
     first = min(files, key=lambda file: file.url)
     if format is None:
         format = "arrow" if arrow_dataset.is_dataset(first.url) else format_of(first.url)
-    schema, delimiter = retry(lambda: _look(first, format, csv), first.url)
+    if format in ("jsonl", "csv"):
+        schema, delimiter = retry(lambda: _look_at_lines(first, format, csv), first.url)
+    else:
+        schema, delimiter = shard_rows(first, format).schema, None
     columns = {field.name: str(field.type) for field in with_partitions(schema, first.url)}
     n_bytes = sum(file.size or 0 for file in files)
     return Peek(
@@ -75,12 +78,10 @@ def peek(
     )
 
 
-def _look(file: FileInfo, format: Format, csv: CsvForm) -> tuple[pa.Schema, str | None]:
+def _look_at_lines(
+    file: FileInfo, format: Format, csv: CsvForm
+) -> tuple[pa.Schema, str | None]:
     """Columns of a file, and `Peek.delimiter`."""
-    if format == "parquet":
-        return parquet.shard(file).schema, None
-    if format == "arrow":
-        return arrow_dataset.shard(file).schema, None
     with open_lines(file.url) as stream:
         refuse_foreign(stream, file.url)
         lines = [read_line(stream, _LINE_BYTES)[0] or b"" for _ in range(_LINES)]

@@ -1,18 +1,17 @@
 """Corpus files to shards and rows, whatever their format."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
-from typing import get_args
 
 import numpy as np
 import pyarrow as pa
 
 from stx_core import failpoints
 from stx_core.errors import InputError, SpecError
-from stx_core.store.corpus import arrow_dataset, csv_rows, jsonl, parquet
+from stx_core.store.corpus import arrow_dataset, parquet
 from stx_core.store.corpus.filters import Filter, check_filters, keep_file
+from stx_core.store.corpus.formats import READERS, Look
 from stx_core.store.corpus.select_rows import Selection, concat
 from stx_core.store.corpus.shards import CsvForm, Format, Rows, Shard
 from stx_core.store.corpus.table_folders import refuse_tables
@@ -42,12 +41,6 @@ _GONE = "gone since it was planned; plan again"
 # Longer strings than any document that a model reads; short enough to hold some in memory.
 MAX_TEXT_BYTES = 64 << 20
 
-_READERS: dict[Format, Callable[[Unit, Selection], Rows]] = {
-    "parquet": parquet.read,
-    "jsonl": jsonl.read,
-    "arrow": arrow_dataset.read,
-}
-
 
 def format_of(url: str) -> Format:
     """Tell a file's format by its name.
@@ -59,9 +52,13 @@ def format_of(url: str) -> Format:
     for ending, kind in _ENDINGS.items():
         if name.endswith(ending) and not (kind == "parquet" and name != url.lower()):
             return kind
+    ending = url.lower().rpartition("/")[2].rpartition(".")[2]
+    if ending in READERS.plugins and ending in READERS:
+        return ending
+    added = [f".{kind}" for kind in READERS if kind in READERS.plugins]
     raise InputError(
-        f"{redact(url)}: cannot tell its format; expected one of {', '.join(_ENDINGS)} "
-        f"(.gz allowed for lines), or set the format: {', '.join(get_args(Format))}"
+        f"{redact(url)}: cannot tell its format; expected one of {', '.join([*_ENDINGS, *added])} "
+        f"(.gz allowed for lines), or set the format: {', '.join(READERS)}"
     )
 
 
@@ -137,14 +134,10 @@ def shard_rows(
     kind = format
     if kind is None:
         kind = "arrow" if arrow_dataset.is_dataset(file.url) else format_of(file.url)
-    looks: dict[Format, Callable[[], Shard]] = {
-        "jsonl": lambda: jsonl.shard(file, max_text_bytes, columns),
-        "csv": lambda: csv_rows.shard(file, max_text_bytes, csv),
-        "parquet": lambda: parquet.shard(file),
-        "arrow": lambda: arrow_dataset.shard(file),
-    }
+    reader = READERS.named(kind, f"{redact(file.url)}: format {kind!r}")
+    look = Look(max_text_bytes, columns, csv)
     try:
-        return replace(retry(looks[kind], file.url), modified_s=file.modified_s)
+        shard = retry(lambda: reader.shard(file, look), file.url)
     except InputError as error:
         if format is None or file.url.lower().removesuffix(".gz").endswith(f".{format}"):
             raise
@@ -152,6 +145,7 @@ def shard_rows(
             f"{error}; format: {format} goes for every file of the inputs, name them by a glob "
             f"(**/*.{format}) if others lie beside them"
         ) from error
+    return replace(shard, format=kind, modified_s=file.modified_s)
 
 
 def read_rows(
@@ -183,10 +177,10 @@ def read_rows(
     check_identity(unit)
     failpoints.hit("read.before")
     # Opening is retried below; here it is what fails half-way through a file.
-    read = partial(csv_rows.read, form=csv) if unit.format == "csv" else _READERS[unit.format]
+    reader = READERS.named(unit.format, f"{redact(unit.url)}: format {unit.format!r}")
     selection = Selection(schema, filters, id_column, max_text_bytes)
     try:
-        rows = retry(lambda: read(unit, selection), unit.url)
+        rows = retry(lambda: reader.read(unit, selection, csv), unit.url)
     except FileNotFoundError as error:
         raise InputError(f"{redact(unit.url)}: {_GONE}") from error
     # Again after reading: an overwrite half-way would mix two versions.

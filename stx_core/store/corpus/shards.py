@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Literal
 from urllib.parse import unquote
 
 import numpy as np
@@ -11,7 +10,8 @@ import pyarrow as pa
 
 from stx_core.store.corpus.json_types import Profile
 
-Format = Literal["parquet", "jsonl", "csv", "arrow"]
+# A name of `stx_core.store.corpus.formats.READERS`.
+Format = str
 
 # Rows of a unit are held in memory as Arrow strings, whose offsets end at 2 GiB.
 MAX_UNIT_BYTES = 2**31 - 1

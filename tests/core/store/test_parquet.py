@@ -216,18 +216,18 @@ def test_a_shard_that_changed_since_the_plan_is_refused(tmp_path):
 
 
 def test_a_shard_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):
-    from stx_core.store.corpus import readers
+    from stx_core.store.corpus.formats import READERS, Reader
 
     url = corpus(tmp_path)
     unit = plan_units(list_shards([url]), 100)[0]
-    read = readers._READERS["parquet"]
+    reader = READERS["parquet"]
 
     def read_and_touch(*args):
-        rows = read(*args)
+        rows = reader.read(*args)
         os.utime(url, ns=(1, 1))
         return rows
 
-    monkeypatch.setitem(readers._READERS, "parquet", read_and_touch)
+    monkeypatch.setitem(READERS.table, "parquet", Reader(reader.shard, read_and_touch))
 
     with pytest.raises(InputError, match="changed since it was planned"):
         read_rows(unit, SCHEMA)
