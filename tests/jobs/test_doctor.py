@@ -28,7 +28,7 @@ def test_a_machine_a_store_and_a_model_that_are_fine(stx, model, tmp_path, monke
 
     assert (code, errors) == (0, "")
     assert list(states(printed)) == [
-        *("machine", "disk", "store", "packages", "kernels", "GPU", "Ray", "model")
+        *("machine", "disk", "store", "packages", "plug-ins", "kernels", "GPU", "Ray", "model")
     ]
     assert set(states(printed).values()) <= {"ok", "note"}
     assert "4 dimensions" in printed
