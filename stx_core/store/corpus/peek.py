@@ -78,9 +78,7 @@ def peek(
     )
 
 
-def _look_at_lines(
-    file: FileInfo, format: Format, csv: CsvForm
-) -> tuple[pa.Schema, str | None]:
+def _look_at_lines(file: FileInfo, format: Format, csv: CsvForm) -> tuple[pa.Schema, str | None]:
     """Columns of a file, and `Peek.delimiter`."""
     with open_lines(file.url) as stream:
         refuse_foreign(stream, file.url)
