@@ -1,5 +1,6 @@
 """Settings of the writers of all forms."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from stx_core.store.log_state import OutputFacts
