@@ -149,7 +149,9 @@ def _facts(now: "Progress") -> Iterator[str]:
             yield f"ETA {duration(eta_s)}"
         elif spread_s <= max(eta_s, 1.0):
             low, high = duration(max(0.0, eta_s - spread_s)), duration(eta_s + spread_s)
-            yield f"ETA {duration(eta_s)}" + (f" ({low}–{high})" if low != high else "")
+            same_unit = low.split()[1] == high.split()[1]
+            both = f" ({low.split()[0] if same_unit else low}–{high})"
+            yield f"ETA {duration(eta_s)}" + (both if low != high else "")
     if now.cost is not None:
         yield f"cost {now.cost:,.4g}"
     if now.quarantined:

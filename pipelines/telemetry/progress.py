@@ -16,7 +16,7 @@ from stx_core.store.ledger import Record
 # far, so that they reach back over three quarters of it. What was slow at first is forgotten.
 _INTERVALS, _LEAST_S, _LEAST_SHARE = 64, 1.0, 0.02
 # Within the first unit so many must have passed before they say something about the rest.
-_ENOUGH = 5
+_ENOUGH = 3
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Progress:
         self.stages: dict[str, float] = {}
         self._finished_rows = self._finished_tokens = 0
         self._run_tokens = self._run_places = 0
-        self._created = self._worked_since = self._last = time.monotonic()
+        self._created = self._worked_since = self._last = self._news = time.monotonic()
         self._began = self._created if began is None else began
         # Seconds and rows between news of the speed, the rows at the last one.
         self._intervals: deque[tuple[float, int]] = deque(maxlen=_INTERVALS)
@@ -154,6 +154,8 @@ class Progress:
 
     def _advance(self, rows: int, tokens: int, now: float) -> None:
         """Count on, never back: what a lost node has done is done again."""
+        if rows > self.rows or tokens > self.tokens:
+            self._news = now
         self.rows = max(self.rows, min(rows, self.rows_total or rows))
         self.tokens = max(self.tokens, tokens)
         interval, news = now - self._last, self.rows - self._last_rows
@@ -198,7 +200,7 @@ class Progress:
             return None
         n, n_rows = len(pairs), sum(rows for _, rows in pairs)
         mean = sum(seconds for seconds, _ in pairs) / n_rows
-        if n < 3:
+        if n < _ENOUGH:
             return mean, None
         squares = sum((seconds - mean * rows) ** 2 for seconds, rows in pairs)
         return mean, math.sqrt(squares * n / (n - 1)) / n_rows
@@ -226,8 +228,8 @@ class Progress:
 
     def as_dict(self) -> ProgressValues:
         """All of it that says something, as JSON values; see docs/seeing.md."""
-        # Since the first unit was begun.
-        worked_s = max(time.monotonic() - self._worked_since, 1e-9)
+        # From the first unit's begin to the last batch: speeds do not sink while one is at work.
+        worked_s = max(self._news - self._worked_since, 1e-9)
         values: dict[str, object] = {
             "run": self.run,
             "units": self.units,
