@@ -14,6 +14,7 @@ from stx.jobs.ending import end_after
 from stx.jobs.evaluate import evaluate
 from stx.jobs.exit_codes import run_application
 from stx.jobs.export import export
+from stx.jobs.forget import forget
 from stx.jobs.gc import gc
 from stx.jobs.import_ranking import import_ranking
 from stx.jobs.init import init
@@ -125,7 +126,7 @@ def application() -> typer.Typer:
     for command in (submit, show, diff, search, evaluate, export):
         add(command.__name__, command)
     add("import", import_ranking)
-    for command in (doctor, bench, verify, rollback, gc):
+    for command in (doctor, bench, verify, rollback, forget, gc):
         add(command.__name__, command)
     app.add_typer(spec, name="spec")
     return app

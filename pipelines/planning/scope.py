@@ -84,7 +84,7 @@ def find_scope(
     if inputs.id_column is None:
         raise SpecError("backfill.ids: the spec has inputs.id_column: null; name the id column")
     column = inputs.id_column
-    ids = _read_ids(backfill.ids, schema.field(column).type, column)
+    ids = read_ids(backfill.ids, schema.field(column).type, column)
 
     def has_id(shard: Shard) -> bool:
         if not shard.n_rows:
@@ -100,7 +100,17 @@ def find_scope(
     return Scope(conditions, urls)
 
 
-def _read_ids(ids: str | Sequence[str | int], kind: pa.DataType, column: str) -> pa.Array:
+def read_ids(ids: str | Sequence[str | int], kind: pa.DataType, column: str) -> pa.Array:
+    """Ids as an array.
+
+    Args:
+        ids: themselves, or the URL of a file with a column of them.
+        kind: their type.
+        column: of the file.
+
+    Raises:
+        InputError: the file has no such column, or ids of another type.
+    """
     if not isinstance(ids, str):
         return _typed(pa.array(list(ids)), kind, "backfill.ids")
     parts = []

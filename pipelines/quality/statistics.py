@@ -8,7 +8,7 @@ import functools
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
 import numpy as np
@@ -189,6 +189,31 @@ def from_json(values: Mapping[str, Any] | None) -> Statistics | None:
     ]
     counts = {name: tuple(values[name]) for name in ("lengths", "scripts")}
     return Statistics(**{**values, **counts, "smallest": tuple(smallest)})
+
+
+def without_texts(values: Mapping[str, Any], hashes: Sequence[str]) -> Mapping[str, Any]:
+    """Statistics without rows that are gone: of these no number of rows and no hash is left.
+
+    Histograms and norms still count them: their texts are not there to be measured.
+
+    Args:
+        values: see `Statistics.to_json`.
+        hashes: (N,) content hashes of the rows that are gone.
+
+    Returns:
+        JSON values; {} for what another version of stx wrote.
+    """
+    statistics = from_json(values)
+    if statistics is None:
+        return {}
+    gone = Counter(int(digits[: 2 * _HASH_BYTES], 16) for digits in hashes)
+    smallest = ((text_hash, n - gone[text_hash]) for text_hash, n in statistics.smallest)
+    left = replace(
+        statistics,
+        rows=max(0, statistics.rows - len(hashes)),
+        smallest=tuple((text_hash, n) for text_hash, n in smallest if n > 0),
+    )
+    return dict(left.to_json())
 
 
 def measure(

@@ -106,12 +106,10 @@ def gc(
         if fence is not None:
             state, now_s = fence.state, modified_s(log.entry_url(root, fence.n))
         failpoints.hit("gc.after_fence")
-    unneeded = list(_unneeded(root, state))
-    garbage = [file for file in unneeded if file.modified_s < now_s - margin_s]
+    useless = list(unneeded(root, state))
+    garbage = [file for file in useless if file.modified_s < now_s - margin_s]
     # S3 tells the time of one object in whole seconds: those in a listing may be a bit later.
-    young = [
-        min(file.modified_s, now_s) for file in unneeded if file.modified_s >= now_s - margin_s
-    ]
+    young = [min(file.modified_s, now_s) for file in useless if file.modified_s >= now_s - margin_s]
     if not dry_run and not deletes:
         # Nothing was old enough when it was decided that no fence is needed.
         garbage = []
@@ -127,13 +125,13 @@ def gc(
         runs=tuple(run for run, facts in state["runs"].items() if facts["state"] == "abandoned"),
         files=tuple(file.name for file in garbage),
         size=sum(file.size for file in garbage),
-        n_uploads=_abort_uploads(root, now_s - margin_s, dry_run=dry_run),
+        n_uploads=abort_uploads(root, now_s - margin_s, dry_run=dry_run),
         n_spared=len(young),
         next_in_s=max(0.0, min(young) + margin_s - now_s) if young else None,
     )
 
 
-def _abort_uploads(root: str, before_s: float, *, dry_run: bool) -> int:
+def abort_uploads(root: str, before_s: float, *, dry_run: bool) -> int:
     """Abort multipart uploads that were begun before some time of the store; how many."""
     try:
         old = [upload for upload in unfinished_uploads(root) if upload.begun_s < before_s]
@@ -158,7 +156,7 @@ def _fence(
     def expire(state: State, number: int) -> State | None:
         after = _without_expired(root, state, number - 1, keep=keep, keep_for_s=keep_for_s)
         before_s = clock.now() - margin_s
-        if after == state and not any(x.modified_s < before_s for x in _unneeded(root, state)):
+        if after == state and not any(x.modified_s < before_s for x in unneeded(root, state)):
             return None
         return after
 
@@ -238,7 +236,18 @@ def _without_runs(state: State, given_up: Mapping[str, int]) -> State:
     return {**state, "runs": runs}
 
 
-def _unneeded(root: str, state: State) -> Iterator[Listed]:
+def written_by(path: str) -> str | None:
+    """Run that wrote an object of a dataset, by its path; None where that does not say."""
+    if path.startswith("_stx/runs/"):
+        return path.split("/")[2]
+    # What a killed writer left has the name of a file inside its own.
+    name = path.rpartition("/")[2]
+    temporary = _TEMPORARY.match(name)
+    match = _FILE.match(temporary[1] if temporary else name)
+    return match["run"] if match else None
+
+
+def unneeded(root: str, state: State) -> Iterator[Listed]:
     """Objects that no kept version names, and that no run which may go on has written.
 
     Names that stx does not give are left alone.
@@ -256,11 +265,8 @@ def _unneeded(root: str, state: State) -> Iterator[Listed]:
     for folder in ("data", "quarantine", "_stx/segments"):
         for file in list_objects(join(root, folder)):
             path = f"{folder}/{file.name}"
-            # What a killed writer left has the name of a file inside its own.
-            name = path.rpartition("/")[2]
-            temporary = _TEMPORARY.match(name)
-            match = _FILE.match(temporary[1] if temporary else name)
-            if path not in needed and match and match["run"] not in spared:
+            run = written_by(path)
+            if path not in needed and run and run not in spared:
                 yield replace(file, name=path)
     for file in list_objects(join(root, "_stx/runs")):
         run, _, name = file.name.partition("/")

@@ -56,7 +56,8 @@ class Entry:
 
     Attributes:
         n: its number, from 1 without gaps.
-        kind: ``claim``, ``pause``, ``commit``, ``rollback``, ``release`` or ``gc``.
+        kind: ``claim``, ``pause``, ``commit``, ``rollback``, ``release``, ``forget`` or
+            ``gc``.
         digest: SHA-256 of its content.
         previous: digest of the entry before; empty for the first.
         state: the whole state after it.

@@ -10,11 +10,13 @@ Result = TypeVar("Result")
 _THREADS = 32
 
 
-def parallel(call: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+def parallel(
+    call: Callable[[Item], Result], items: Iterable[Item], threads: int = _THREADS
+) -> list[Result]:
     """Map a call over items by threads; results in the order of the items.
 
     Raises:
         Exception: the first one that a call raised.
     """
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(call, items))
