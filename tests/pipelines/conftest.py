@@ -51,7 +51,7 @@ def spec_of(static_model, tmp_path):
             "resources": {"runner": "local", "rows_per_unit": 64, "supervised": False},
         }
         for name, part in parts.items():
-            values[name] = values[name] | part
+            values[name] = values.get(name, {}) | part
         return parse_spec(values)
 
     return build
