@@ -48,9 +48,9 @@ def forget(
     for run in done.runs:
         say(f"  given up   run {run}, interrupted")
     say(f"  files      {done.n_files:,} {'have some of the rows' if dry_run else 'deleted'}")
-    if done.left:
+    if done.rewritten:
         say(
-            f"{path}: {counted(len(done.left), 'file')} of a run that began meanwhile has them "
-            "again; delete the rows in the source, and run this again"
+            f"{path}: {counted(len(done.rewritten), 'file')} of a run that began meanwhile has "
+            "them again; delete the rows in the source, and run this again"
         )
         raise typer.Exit(1)

@@ -12,7 +12,7 @@
         ├── CommitConflict          another run committed first: plan again
         ├── Fenced                  a newer start of this run took over: stop
         ├── DamagedFile             bytes of a dataset are missing or not those that were written
-        └── SnapshotExpired         gc removed this version: open a kept one
+        └── SnapshotExpired         gc or forget removed this version: open a kept one
 
 They cross process borders (Ray pickles them), so each takes one message and nothing else.
 """
@@ -67,4 +67,4 @@ class DamagedFile(StoreError):
 
 
 class SnapshotExpired(StoreError):
-    """This version was removed by gc; open one that is kept."""
+    """This version was removed by gc or forget; open one that is kept."""

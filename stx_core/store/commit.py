@@ -197,7 +197,8 @@ def _content(
     if len(reads) > 1:
         raise StoreError(
             f"{redact(root)}: the outputs {', '.join(outputs)} were made from different rows "
-            f"({sorted(read[0] for read in reads)}); run again"
+            f"({sorted(read[0] for read in reads)}); run again, or, where `stx forget` took rows "
+            "out, delete them in the source too: its files are then read anew for all outputs"
         )
     (n_rows, id_hash) = reads.pop() if reads else (0, f"{0:032x}")
     return {

@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stx_core import failpoints
 from stx_core.errors import CommitConflict, DamagedFile, Fenced, SpecError, StoreError
 from stx_core.store import log
 from stx_core.store.beat import wait_until_silent
@@ -52,7 +51,7 @@ class Forgotten:
         versions: older ones that had some of the rows and cannot be opened any more.
         runs: interrupted ones that had, and were given up.
         n_files: deleted; for a dry run those that have some of the rows.
-        left: files that have some of the ids again: a run wrote them meanwhile.
+        rewritten: files that have some of the ids again: a run wrote them meanwhile.
     """
 
     run: str | None
@@ -63,7 +62,7 @@ class Forgotten:
     versions: tuple[int, ...]
     runs: tuple[str, ...]
     n_files: int
-    left: tuple[str, ...] = ()
+    rewritten: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ class _Look:
 
     def outcome(self) -> Forgotten:
         """What there is to do, as if it was done."""
-        seen = {each for in_file in self.ids.values() for each in in_file}
+        seen = {text for texts in self.ids.values() for text in texts}
         return Forgotten(
             run=None,
             version=None,
@@ -148,8 +147,7 @@ def _look(root: str, ids: pa.Array, *, watch: bool) -> _Look:
     if entry is None:
         raise StoreError(f"{redact(root)}: no dataset of stx is here")
     state = entry.state
-    column, kind = _id_column(root, state)
-    sought = _typed(ids, kind).unique()
+    column, sought = _sought(root, state, ids)
     for run, facts in state["runs"].items():
         if watch and facts["state"] == "open" and facts["spec_hash"] != _RUN_HASH:
             wait_until_silent(root, run, facts["epoch"], facts["writer"])
@@ -184,26 +182,21 @@ def _look(root: str, ids: pa.Array, *, watch: bool) -> _Look:
     )
 
 
-def _id_column(root: str, state: State) -> tuple[str, pa.DataType]:
-    """Name and type of the column that has the ids of all outputs."""
+def _sought(root: str, state: State, ids: pa.Array) -> tuple[str, pa.Array]:
+    """Name of the column of ids, and the ids as its values are spelt: 07 is 7 in one of numbers."""
     column, kind = "id", pa.string()
     for name, facts in (state["snapshot"]["outputs"] if state["snapshot"] else {}).items():
-        ids = exact_ids(facts)
-        if ids is None:
+        own = exact_ids(facts)
+        if own is None:
             raise SpecError(
                 f"{redact(root)}: rows of output {name} are not of one id each (rankings, training "
                 "rows); forget the ids in the datasets that it was made of and in files with "
                 "judgements, run its job again, and then delete the version before: stx gc PATH "
                 "--keep 1 --older-than 0 --abandon-after 0"
             )
-        column, kind = ids, output_schema(facts).field(ids).type
-    return column, kind
-
-
-def _typed(ids: pa.Array, kind: pa.DataType) -> pa.Array:
-    """Ids as files have them, as text again: an integer may be written with a zero before it."""
+        column, kind = own, output_schema(facts).field(own).type
     try:
-        return ids.cast(kind).cast(pa.string())
+        return column, ids.cast(kind).cast(pa.string()).unique()
     except pa.ArrowInvalid as error:
         raise SpecError(f"ids of the dataset are {kind}: {error}") from error
 
@@ -271,7 +264,6 @@ def _forget(root: str, look: _Look, amend: Amend) -> Forgotten:
                 amend=amend,
             )
         entry = _commit(root, look, claim, content)
-        failpoints.hit("gc.after_fence")
         deleted = _delete(root, entry)
         again = [file for file in _files(root) if file not in look.clean]
         is_left = parallel(lambda file: _ids_in(root, file, look.column, look.sought), again)
@@ -279,11 +271,13 @@ def _forget(root: str, look: _Look, amend: Amend) -> Forgotten:
         "run": claim.run,
         "version": current_version(entry.state) if content else None,
         "n_files": len(deleted),
-        "left": tuple(f for f, has in zip(again, is_left, strict=True) if has is not None),
+        "rewritten": tuple(f for f, has in zip(again, is_left, strict=True) if has is not None),
     }
-    result = Forgotten(**done)
-    _note(root, result)
-    return result
+    # The record that all is done, for audits: numbers, and no id.
+    facts = done | {name: len(done[name]) for name in ("absent", "rewritten")}
+    facts["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
+    write_over(join(root, FOLDER, f"{claim.run}.json"), json.dumps(facts).encode())
+    return Forgotten(**done)
 
 
 def _commit(root: str, look: _Look, claim: log.Claim, content: Content | None) -> log.Entry:
@@ -307,7 +301,6 @@ def _commit(root: str, look: _Look, claim: log.Claim, content: Content | None) -
             state["runs"][run]["state"] = "abandoned"
             state["runs"][run]["epoch"] = epoch + 1
         facts["state"], facts["committed"] = "done", number
-        failpoints.hit("commit.before")
         return state
 
     return log.append(root, "forget", change)
@@ -324,19 +317,9 @@ def _delete(root: str, entry: log.Entry) -> list[Listed]:
             return int(file.name.split("/")[2]) <= current_version(entry.state)
         return written_by(file.name) in entry.state["runs"] or file.modified_s < fence_s
 
-    def delete(file: Listed) -> None:
-        failpoints.hit("gc.mid")
-        remove(join(root, file.name))
-
     over = list(filter(is_over, unneeded(root, entry.state)))
     for has_rows in (False, True):
-        parallel(delete, [file for file in over if file.name.startswith(_FOLDERS) == has_rows])
+        names = [file.name for file in over if file.name.startswith(_FOLDERS) == has_rows]
+        parallel(lambda name: remove(join(root, name)), names)
     abort_uploads(root, fence_s, dry_run=False)
     return over
-
-
-def _note(root: str, result: Forgotten) -> None:
-    """Write the record that all is done, for audits: numbers, and no id."""
-    facts = asdict(result) | {"absent": len(result.absent), "left": len(result.left)}
-    facts["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
-    write_over(join(root, FOLDER, f"{result.run}.json"), json.dumps(facts).encode())

@@ -1,4 +1,4 @@
-"""Delete what no version that is kept and no run that may go on needs. Nothing else ever deletes.
+"""Delete what no version that is kept and no run that may go on needs.
 
 First an entry goes into the log (the fence): from then on nobody can publish what is about to be
 deleted. Only then objects are deleted, and only old ones: a run that was claimed after the fence

@@ -113,7 +113,7 @@ def check_kept(root: str, state: State, version: int) -> None:
     versions = ", ".join(sorted(state["kept"], key=int))
     if 0 < version < current_version(state):
         raise SnapshotExpired(
-            f"{redact(root)}: version {version} was removed by gc; kept are {versions}"
+            f"{redact(root)}: version {version} was removed by gc or forget; kept are {versions}"
         )
     raise StoreError(f"{redact(root)}: no version {version}; kept are {versions}")
 

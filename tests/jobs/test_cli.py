@@ -88,7 +88,7 @@ def test_versions_can_be_listed_rolled_back_and_collected(stx, dataset, minilm):
     assert "would delete" in planned.stdout
     assert "  versions   1, 2\n" in collected.stdout
     assert expired.returncode == 1
-    assert "version 2 was removed by gc; kept are 3" in expired.stderr
+    assert "version 2 was removed by gc or forget; kept are 3" in expired.stderr
     assert "kind" in stx("show", out).stdout
 
 

@@ -127,7 +127,12 @@ def test_no_byte_of_a_forgotten_row_is_left_and_nothing_else_is_lost(people, out
     assert list(quarantined_rows(out)) == []
     assert list(find_problems(out)) == []
     assert (done.rows, done.quarantined) == ({"dense": 1, "short": 1}, {"dense": 1, "short": 1})
-    assert (done.version, done.versions, done.absent, done.left) == (4, (2, 3), ("nobody",), ())
+    assert (done.version, done.versions, done.absent, done.rewritten) == (
+        4,
+        (2, 3),
+        ("nobody",),
+        (),
+    )
     assert len(done.runs) == 1
     assert snapshot_info(out).rows == 250 + 18 + 1
 
@@ -183,7 +188,7 @@ def fail_after(monkeypatch, name):
     monkeypatch.setattr(forget, name, failing)
 
 
-@pytest.mark.parametrize("step", ["content_without", "_commit", "remove", "_delete", "_note"])
+@pytest.mark.parametrize("step", ["content_without", "_commit", "remove", "_delete", "write_over"])
 def test_a_deletion_that_died_is_finished_by_the_same_call(
     people, out, corpus, spec, monkeypatch, step
 ):
