@@ -3,7 +3,7 @@
 import json
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +16,7 @@ from stx_core.store.files.retries import retry
 from stx_core.store.files.urls import join
 from stx_core.store.id_hash import HASH_MODULUS, id_hash
 from stx_core.store.log import Claim
-from stx_core.store.log_state import Content, Snapshot
+from stx_core.store.log_state import Content, OutputFacts, Snapshot
 from stx_core.store.manifest import (
     MANIFEST,
     ManifestRow,
@@ -175,14 +175,16 @@ def _content(
     rows: pa.Table, snapshot: Snapshot, hashes: Mapping[str, Sequence[str]], amend: Amend
 ) -> Content:
     """Content of the new snapshot; its segments are not written yet."""
-    outputs = {}
+    outputs: dict[str, OutputFacts] = {}
     totals = {name: summarise(rows, name) for name in snapshot["outputs"]}
-    for name, facts in snapshot["outputs"].items():
-        counts = {key: n for key, n in asdict(totals[name]).items() if not key.endswith("_in")}
-        outputs[name] = {**facts, **counts}
+    for name, total in totals.items():
+        facts = outputs[name] = snapshot["outputs"][name].copy()
+        facts["rows"], facts["file_rows"] = total.rows, total.file_rows
+        facts["bytes"], facts["files"] = total.bytes, total.files
+        facts["rows_quarantined"], facts["id_hash"] = total.rows_quarantined, total.id_hash
         if quality := facts.get("quality"):
             statistics = amend(quality.get("statistics", {}), hashes[name])
-            outputs[name]["quality"] = {**quality, "statistics": statistics}
+            facts["quality"] = {**quality, "statistics": statistics}
     # All outputs were made from the same rows.
     total = next(iter(totals.values()))
     return {"outputs": outputs, "segments": [], "rows": total.rows_in, "id_hash": total.id_hash_in}
