@@ -8,12 +8,22 @@ import pyarrow.compute as pc
 
 from stx.pipelines.planning.scope import Scope
 from stx_core.store import damage, ledger, log
+from stx_core.store.corpus.units import UNITS
 from stx_core.store.log_state import OutputFacts, unfinished_run
 from stx_core.store.manifest import MANIFEST, split_shards
 from stx_core.store.snapshot import read_manifest, snapshot_info
 
 UNIT_KEYS = pa.schema([MANIFEST.field("output"), MANIFEST.field("key")])
 """Units of a snapshot, a row each."""
+
+# A plan asks only this of records, which are three times as large.
+_RECORDS = pa.schema(
+    [
+        MANIFEST.field("key"),
+        *map(UNITS.field, ("url", "identity")),
+        *map(MANIFEST.field, damage.NAMING),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -61,18 +71,20 @@ def read_state(root: str, run_hash: str, scope: Scope = Scope()) -> DatasetState
     if entry is None:
         return DatasetState()
     run = unfinished_run(entry.state, run_hash) or ""
-    records = ledger.load(root, run) if run else ledger.RECORDS.empty_table()
+    records = ledger.load(root, run, schema=_RECORDS) if run else _RECORDS.empty_table()
     version, outputs, manifest = 0, {}, MANIFEST.empty_table()
     if entry.state["snapshot"] is not None:
         info = snapshot_info(root)
         version, outputs = info.version, info.outputs
         manifest = read_manifest(root, version)
-    names = ["url", "identity", *damage.NAMING]
-    both = pa.concat_tables([manifest.select(names), records.select(names)])
+    both = pa.concat_tables([manifest.select(_RECORDS.names).cast(_RECORDS), records])
     damaged_files = damage.damaged_files(root, both)
+    # It keeps what it freed: the plan that follows is to come in its place, not on top.
+    pa.default_memory_pool().release_unused()
     if run and damaged_files:
-        records = ledger.load(root, run, damaged_files)
-    shards = both.group_by(["url", "identity"]).aggregate([])
+        records = ledger.load(root, run, damaged_files, _RECORDS)
+    shards = both.select(["url", "identity"]).unify_dictionaries()
+    shards = shards.group_by(["url", "identity"]).aggregate([])
     kept, in_scope = split_shards(manifest, scope.keeps)
     is_damaged = damage.names_one(in_scope, damaged_files)
     return DatasetState(

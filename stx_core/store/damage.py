@@ -30,6 +30,7 @@ Kind = Literal["bytes", "rows"]
 
 _FOLDERS = ("data", "quarantine")
 _FILES = ("file", "quarantine_file")
+_SIZES = ("size", "quarantine_size")
 NAMING = (
     *("file", "size", "checksum"),
     *("quarantine_file", "quarantine_size", "quarantine_checksum"),
@@ -53,17 +54,18 @@ def missing_or_resized(root: str, rows: pa.Table) -> pa.Table:
 
     Costs a listing of the folders.
     """
-    folders = [size_table(join(root, folder)) for folder in _FOLDERS]
-    names = [
-        pc.binary_join_element_wise(folder, listed["name"], "/")
-        for folder, listed in zip(_FOLDERS, folders, strict=True)
-    ]
-    there = pa.chunked_array([chunk for part in names for chunk in part.chunks], pa.string())
-    sizes = pa.concat_tables(folders)["size"]
-    files = named_files(rows)
-    actual = sizes.take(pc.index_in(files["name"], value_set=there))
-    files = files.append_column("actual", actual)
-    return files.filter(pc.fill_null(pc.not_equal(actual, files["size"]), True))
+    listed = pa.concat_tables([size_table(root, folder) for folder in _FOLDERS])
+    places = np.arange(len(rows))
+    tables = []
+    for file, size in zip(_FILES, _SIZES, strict=True):
+        # Columns of the rows are looked at where they are: millions are named, few are missing.
+        is_named = pc.not_equal(rows[file], "")
+        actual = listed["size"].take(pc.index_in(rows[file], value_set=listed["name"]))
+        differs = pc.fill_null(pc.not_equal(actual, rows[size]), True)
+        columns = [places, rows[file], rows[size], actual]
+        table = pa.table(columns, ["row", "name", "size", "actual"])
+        tables.append(table.filter(pc.and_(is_named, differs)))
+    return pa.concat_tables(tables)
 
 
 def names_one(rows: pa.Table, files: Collection[str]) -> pa.ChunkedArray:
@@ -97,7 +99,7 @@ def damaged_files(root: str, rows: pa.Table) -> frozenset[str]:
 
     notes = map(decode, parallel(read, list_names(folder)))
     noted = {n["file"]: n["kind"] for n in notes if n.get("kind") in get_args(Kind)}
-    files = named_files(rows)
+    files = named_files(rows.filter(names_one(rows, noted)))
     suspects = files.filter(pc.is_in(files["name"], value_set=pa.array(noted, pa.string())))
     for name, checksum in zip(
         *suspects.select(["name", "checksum"]).to_pydict().values(), strict=True

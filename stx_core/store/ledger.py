@@ -2,7 +2,7 @@
 
 Workers create one small JSON object per unit. The driver copies them into larger files as it goes
 (folds them), so that a run of many units is read back in seconds. In memory they are Arrow tables:
-some 600 bytes a unit.
+some 600 bytes a unit, a third of that for a plan.
 """
 
 import json
@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 # one by one.
 _FOLD_RECORDS = 1000
 _FOLD_S = 60.0
+_FOLDS_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -177,46 +178,68 @@ def find(root: str, run: str, key: str, damaged: Collection[str] = ()) -> Record
     raise AssertionError("count() has no end")
 
 
-def load(root: str, run: str, damaged: Collection[str] = ()) -> pa.Table:
-    """Read the valid records of a run, one row per unit key, see `RECORDS`; `damaged` as there."""
-    folded = _load_folds(root, run)
+def load(
+    root: str, run: str, damaged: Collection[str] = (), schema: pa.Schema = RECORDS
+) -> pa.Table:
+    """Read the valid records of a run, one row per unit key.
+
+    Args:
+        root: the dataset.
+        run: id of the run.
+        damaged: as in `record`.
+        schema: columns of `RECORDS` to read, ``key`` among them, and as which types; with
+            ``damaged`` also those of `damage.NAMING`.
+    """
+    folded = _load_folds(root, run, schema)
     if damaged:
         folded = folded.filter(pc.invert(names_one(folded, damaged)))
     folder = join(root, "_stx/runs", run, "units")
-    groups = parallel(
-        lambda prefix: pa.array(list_names(join(folder, prefix)), pa.string()),
-        list_names(folder, "directory"),
-    )
-    names = pa.chunked_array(groups, pa.string())
-    recorded = pc.replace_substring_regex(names, pattern="\\..*", replacement="").unique()
-    unfolded = recorded.filter(pc.invert(pc.is_in(recorded, value_set=folded["key"])))
-    keys = sorted(unfolded.to_pylist())
+
+    def unfolded(prefix: str) -> set[str]:
+        # Folder by folder: the names of all would be as large as the records.
+        recorded = {name.partition(".")[0] for name in list_names(join(folder, prefix))}
+        in_fold = folded["key"].filter(pc.starts_with(folded["key"], prefix))
+        return recorded.difference(in_fold.to_pylist())
+
+    keys = sorted(set[str]().union(*parallel(unfolded, list_names(folder, "directory"))))
     tables = [folded]
     for start in range(0, len(keys), _FOLD_RECORDS):
         records = parallel(
             partial(find, root, run, damaged=damaged), keys[start : start + _FOLD_RECORDS]
         )
-        tables.append(to_table([item for item in records if item is not None]))
+        table = to_table([item for item in records if item is not None])
+        tables.append(table.select(schema.names).cast(schema))
+    pa.default_memory_pool().release_unused()
     return pa.concat_tables(tables)
 
 
-def _load_folds(root: str, run: str) -> pa.Table:
-    folder, tables = join(root, "_stx/runs", run, "done"), [RECORDS.empty_table()]
+def _load_folds(root: str, run: str, schema: pa.Schema) -> pa.Table:
+    folder, tables = join(root, "_stx/runs", run, "done"), [schema.empty_table()]
     urls = [join(folder, name) for name in list_names(folder)]
-    # Decoded in one thread: each of many would keep the memory that it took for that.
-    for url, data in zip(urls, parallel(read_bytes, urls), strict=True):
-        checksum = url.rpartition("-")[2].removesuffix(".parquet")
-        if xxhash.xxh3_128_hexdigest(data) != checksum:
-            logger.warning("%s: damaged, reading the records that it was made of", redact(url))
-            continue
-        fold = from_parquet(data)
-        # Folds of an earlier stx lack columns; their records still exist one by one.
-        if set(RECORDS.names) <= set(fold.column_names):
-            tables.append(fold.select(RECORDS.names).cast(RECORDS))
+    for start in range(0, len(urls), _FOLDS_AT_ONCE):
+        part = urls[start : start + _FOLDS_AT_ONCE]
+        # Decoded in one thread: each of many would keep the memory that it took for that.
+        folds = map(partial(_read_fold, schema=schema), part, parallel(read_bytes, part))
+        # Small buffers, with room to grow, would take half as much again as what is in them.
+        whole = pa.concat_tables([schema.empty_table(), *folds])
+        tables.append(whole.combine_chunks())
+        pa.default_memory_pool().release_unused()
     table = pa.concat_tables(tables)
     # Two starts may have folded the same record.
     keys = table["key"].unique()
     return table if len(keys) == len(table) else table.take(pc.index_in(keys, table["key"]))
+
+
+def _read_fold(url: str, data: bytes, schema: pa.Schema) -> pa.Table:
+    checksum = url.rpartition("-")[2].removesuffix(".parquet")
+    if xxhash.xxh3_128_hexdigest(data) != checksum:
+        logger.warning("%s: damaged, reading the records that it was made of", redact(url))
+        return schema.empty_table()
+    fold = from_parquet(data, schema.names)
+    # Folds of an earlier stx lack columns; their records still exist one by one.
+    if len(fold.column_names) < len(schema):
+        return schema.empty_table()
+    return fold.select(schema.names).cast(schema)
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """Arrow types of what is written, Parquet settings, and the way between columns and arrays."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypedDict, get_args
 
 import numpy as np
@@ -223,13 +223,13 @@ def to_parquet(table: pa.Table, metadata: Mapping[str, str] | None = None) -> by
     return data
 
 
-def from_parquet(data: bytes) -> pa.Table:
-    """Read a file that `to_parquet` wrote, in this thread.
+def from_parquet(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a file that `to_parquet` wrote, in this thread: those of some columns that it has.
 
     Not by `pq.read_table`: that goes through a scanner whose threads may still hold the bytes when
     the interpreter ends, which aborts the process.
     """
     source = pa.BufferReader(data)
     with pq.ParquetFile(source, page_checksum_verification=True) as parquet:
-        table: pa.Table = parquet.read(use_threads=False)
+        table: pa.Table = parquet.read(columns, use_threads=False)
     return table

@@ -1,6 +1,7 @@
 """Create an object only if it is absent: the one thing the commit protocol needs of a store."""
 
 import json
+import os
 import threading
 import uuid
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from typing import Any, Literal
 import tenacity
 
 from stx_core.errors import StoreError
-from stx_core.store.files.filesystem import connect, read_bytes, refuse_links
+from stx_core.store.files.filesystem import connect, read_bytes
 from stx_core.store.files.local_disk import is_full, link_new
 from stx_core.store.files.retries import DEADLINE_S, add_counts, answer, explain, is_final, kind_of
 from stx_core.store.files.urls import LOCAL, join, local_path, redact, scheme
@@ -154,7 +155,7 @@ def probe(root: str) -> None:
     Raises:
         StoreError: it does not, or cannot be written; or a local folder in it is a link.
     """
-    refuse_links(root)
+    _refuse_links(root)
     url = join(root, "_stx", "probe.json")
     create(url, {"purpose": "a second write of this object must be refused"})
     if create(url, {"purpose": "must not be seen"}).won:
@@ -162,3 +163,20 @@ def probe(root: str) -> None:
             f"{redact(root)}: the store overwrote an object that was to be created only if absent "
             "(If-None-Match is ignored); runs would not be safe here, write to another store"
         )
+
+
+def _refuse_links(root: str) -> None:
+    """Check that what is written below a local folder stays there.
+
+    Raises:
+        StoreError: one of the folders below it is a link. The folder itself may be one.
+    """
+    if scheme(root) != LOCAL:
+        return
+    for folder, names, _ in os.walk(local_path(root)):
+        for name in names:
+            if os.path.islink(path := os.path.join(folder, name)):
+                raise StoreError(
+                    f"{redact(path)}: a link in an output folder; stx does not write through "
+                    "links, put a real folder there"
+                )

@@ -8,7 +8,7 @@ and through fsspec for other stores.
 import functools
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,13 +21,14 @@ import pyarrow.fs
 
 from stx_core.errors import SpecError, StoreError
 from stx_core.store.files import s3
-from stx_core.store.files.local_disk import copy, find, link_new, replace
+from stx_core.store.files.local_disk import copy, find, link_new, names_in, replace
 from stx_core.store.files.retries import retry
 from stx_core.store.files.urls import (
     LOCAL,
     S3,
     credentials_in,
     has_credentials,
+    join,
     local_path,
     normal,
     redact,
@@ -197,23 +198,6 @@ def without_change_time(identity: str) -> str:
     return identity.rpartition("-")[0] if _LOCAL_IDENTITY.fullmatch(identity) else identity
 
 
-def refuse_links(root: str) -> None:
-    """Check that what is written below a local folder stays there.
-
-    Raises:
-        StoreError: one of the folders below it is a link. The folder itself may be one.
-    """
-    if scheme(root) != LOCAL:
-        return
-    for folder, names, _ in os.walk(local_path(root)):
-        for name in names:
-            if os.path.islink(path := os.path.join(folder, name)):
-                raise StoreError(
-                    f"{redact(path)}: a link in an output folder; stx does not write through "
-                    "links, put a real folder there"
-                )
-
-
 def _is_hidden(path: str) -> bool:
     return any(part.startswith(("_", ".")) for part in path.split("/"))
 
@@ -225,6 +209,10 @@ def list_names(folder: str, kind: Literal["file", "directory"] = "file") -> list
     """
     filesystem, path = connect(folder)
     try:
+        if scheme(folder) == LOCAL and os.path.isdir(path):
+            # fsspec's asks for the status of each file.
+            names = retry(lambda: names_in(path, kind), folder)
+            return [name for name in names if not _is_hidden(name)]
         entries = retry(lambda: filesystem.ls(path, detail=True), folder)
     except FileNotFoundError:
         return []
@@ -246,20 +234,20 @@ def list_sizes(folder: str) -> dict[str, int]:
     )
 
 
-def size_table(folder: str) -> pa.Table:
-    """`list_sizes` as columns, for folders of millions of files: name, size."""
+def size_table(root: str, folder: str) -> pa.Table:
+    """`list_sizes` as columns, for folders of millions of files: name, relative to root, size."""
 
     def to_table(files: Iterator[tuple[str, Info]]) -> pa.Table:
         shown = ((name, info) for name, info in files if not _is_hidden(name))
         batches = []
         while batch := list(islice(shown, _LISTED_AT_ONCE)):
             # What is no UTF-8 is no file of ours.
-            names = [name.encode(errors="replace") for name, _ in batch]
+            names = [f"{folder}/{name}".encode(errors="replace") for name, _ in batch]
             sizes = [int(info["size"]) for _, info in batch]
             batches.append(pa.record_batch([names, sizes], schema=_SIZES))
         return pa.Table.from_batches(batches, _SIZES)
 
-    return _walk(folder, to_table)
+    return _walk(join(root, folder), to_table)
 
 
 def list_objects(folder: str) -> list[Listed]:
@@ -277,12 +265,16 @@ def _walk(folder: str, collect: Callable[[Iterator[tuple[str, Info]]], Result]) 
         # Not fsspec's, which leaves out in silence what it cannot list.
         return retry(lambda: collect(find(path)), folder)
     try:
-        objects = retry(lambda: filesystem.find(path, detail=True), folder)
+        if scheme(folder) in S3:
+            # Not s3fs's, which has a kilobyte of each object in memory at once.
+            objects: Iterable[tuple[str, Info]] = s3.find(filesystem, path, folder)
+        else:
+            objects = retry(lambda: filesystem.find(path, detail=True), folder).items()
+        below = ((name[len(path) :].lstrip("/"), info) for name, info in objects)
+        # A name that ends in "/" is the marker of a folder, which some tools leave there.
+        return collect((name, info) for name, info in below if name and not name.endswith("/"))
     except FileNotFoundError:
         return collect(iter(()))
-    below = ((name[len(path) :].lstrip("/"), info) for name, info in objects.items())
-    # A name that ends in "/" is the marker of a folder, which some tools leave in object stores.
-    return collect((name, info) for name, info in below if name and not name.endswith("/"))
 
 
 def modified_s(url: str) -> float:

@@ -9,6 +9,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Literal
 
 from stx_core import failpoints
 from stx_core.errors import StoreError
@@ -151,6 +152,13 @@ def find(folder: str) -> Iterator[tuple[str, dict[str, float]]]:
                     if entry.is_symlink() and os.path.exists(entry.path):
                         size = entry.stat().st_size
                     yield prefix + entry.name, {"size": size, "mtime": status.st_mtime}
+
+
+def names_in(folder: str, kind: Literal["file", "directory"]) -> list[str]:
+    """Names of the files, or of the folders, in a folder, sorted; links are neither."""
+    with os.scandir(folder) as entries:
+        look = os.DirEntry.is_dir if kind == "directory" else os.DirEntry.is_file
+        return sorted(entry.name for entry in entries if look(entry, follow_symlinks=False))
 
 
 def _sync_folder(folder: str) -> None:

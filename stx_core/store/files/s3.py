@@ -7,8 +7,9 @@ Each process has one client of a kind per set of options.
 import atexit
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, cast
 from urllib.parse import urlsplit
 
@@ -114,6 +115,31 @@ def _count_retry(
         status, code = retries.parsed_answer(response[1])
         if status in (429, 500, 502, 503, 504) or code == "RequestTimeout":
             retries.add_counts({str(status): 1})
+
+
+def find(client: Any, path: str, url: str) -> Iterator[tuple[str, Mapping[str, Any]]]:  # noqa: ANN401
+    """Path of each object below a folder, with facts as s3fs gives them; a page at a time.
+
+    Args:
+        client: see `control_client`.
+        path: bucket and folder.
+        url: the same, for messages.
+
+    Raises:
+        FileNotFoundError: there is no such bucket.
+        StoreError: it cannot be listed.
+    """
+    bucket, _, folder = path.partition("/")
+    below = f"{folder.rstrip('/')}/" if folder else ""
+    ask = partial(client.call_s3, "list_objects_v2", Bucket=bucket, Prefix=below)
+    marker: dict[str, str] = {}
+    while True:
+        page = retries.retry(partial(ask, **marker), url)
+        for item in page.get("Contents", []):
+            yield f"{bucket}/{item['Key']}", {**item, "size": item["Size"]}
+        if not page.get("IsTruncated"):
+            return
+        marker = {"ContinuationToken": page["NextContinuationToken"]}
 
 
 def data_client(options: S3Options, bucket: str) -> Any:  # noqa: ANN401  (a pyarrow filesystem)

@@ -3,6 +3,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 
+import pyarrow as pa
 import pytest
 import xxhash
 
@@ -162,6 +163,23 @@ def test_folded_records_and_those_that_are_not_are_loaded_once_each(root, job, t
 
     assert len(fold_names(root)) == 2
     assert loaded(root) == sorted(records, key=lambda each: each.key)
+
+
+def test_only_the_columns_that_are_asked_for_are_read_folded_and_not(root, job, time):
+    records = [job.finish(unit, RUN) for unit in job.units]
+    for each in records:
+        ledger.record(root, RUN, each)
+    folds = ledger.Folds(root, RUN, 1)
+    folds.add(records[0])
+    time.sleep(61)
+    folds.add(records[1])
+    schema = pa.schema([("key", pa.string()), ("url", pa.dictionary(pa.int32(), pa.string()))])
+
+    rows = ledger.load(root, RUN, schema=schema)
+
+    assert rows.schema == schema
+    pairs = zip(rows["key"].to_pylist(), rows["url"].to_pylist(), strict=True)
+    assert sorted(pairs) == sorted((each.key, each.url) for each in records)
 
 
 @pytest.mark.parametrize("data", [b"", b"PAR1 no Parquet"])

@@ -142,7 +142,9 @@ def test_more_names_than_fit_into_one_answer_are_all_listed(s3_root):
     with ThreadPoolExecutor(32) as pool:
         list(pool.map(lambda n: write_new(join(s3_root, f"{n:04}"), b""), range(1010)))
 
-    assert list_names(s3_root) == [f"{n:04}" for n in range(1010)]
+    names = [f"{n:04}" for n in range(1010)]
+    assert list_names(s3_root) == names
+    assert list(list_sizes(s3_root)) == names
 
 
 @pytest.mark.parametrize("name", ["with space", "per%20cent", "plus+and&", "ünïcode-語", "a=b/c@d"])
@@ -152,6 +154,7 @@ def test_odd_names_are_written_and_read_by_both_clients(s3_root, name):
 
     assert read_bytes(url) == b"data"
     assert [file.url for file in list_files(s3_root)] == [url]
+    assert list_sizes(s3_root) == {f"{name}/x.parquet": 4}
     with open_file(url) as file:
         assert file.read() == b"data"
 
