@@ -2,34 +2,39 @@
 
 from collections.abc import Callable
 from inspect import getdoc
+from pkgutil import resolve_name
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from stx.jobs.bench import bench
-from stx.jobs.diff import diff
-from stx.jobs.doctor import doctor
 from stx.jobs.ending import end_after
-from stx.jobs.evaluate import evaluate
 from stx.jobs.exit_codes import run_application
-from stx.jobs.export import export
-from stx.jobs.forget import forget
-from stx.jobs.gc import gc
-from stx.jobs.import_ranking import import_ranking
-from stx.jobs.init import init
-from stx.jobs.rollback import rollback
 from stx.jobs.run import HELP, run_flow
 from stx.jobs.runs import spec_command
-from stx.jobs.search import search
-from stx.jobs.show import show
 from stx.jobs.spec import spec
-from stx.jobs.submit import submit
 from stx.jobs.terminal import say
-from stx.jobs.verify import verify
-from stx.pipelines.jobs import JOBS, JobEntry
+from stx.pipelines.jobs import JOBS
 from stx.version import __version__
 from stx_core.errors import SpecError
+
+# Commands that run no single job of a spec, in the order of the help; `run` stands before them.
+_COMMANDS = {
+    "init": "stx.jobs.init:init",
+    "submit": "stx.jobs.submit:submit",
+    "show": "stx.jobs.show:show",
+    "diff": "stx.jobs.diff:diff",
+    "search": "stx.jobs.search:search",
+    "evaluate": "stx.jobs.evaluate:evaluate",
+    "export": "stx.jobs.export:export",
+    "import": "stx.jobs.import_ranking:import_ranking",
+    "doctor": "stx.jobs.doctor:doctor",
+    "bench": "stx.jobs.bench:bench",
+    "verify": "stx.jobs.verify:verify",
+    "rollback": "stx.jobs.rollback:rollback",
+    "forget": "stx.jobs.forget:forget",
+    "gc": "stx.jobs.gc:gc",
+}
 
 
 def _version(value: bool) -> None:  # noqa: FBT001  (typer calls it)
@@ -69,19 +74,17 @@ class _Commands(TyperGroup):
                     f"job {cmd_name!r} of {plugin.distribution}: stx itself has a command of this "
                     "name; rename the entry point, or uninstall it"
                 )
-            _add_command(app, cmd_name, JOBS[cmd_name])
+            job = JOBS[cmd_name]
+            if job.key is None:
+                raise SpecError(
+                    f"job {JOBS.with_origin(cmd_name)} is a step of flows only: use `stx run`"
+                )
+            command = job.command_function() or spec_command(cmd_name)
+            text = job.help or getdoc(command) or ""
+            app.command(cmd_name, help=f"{text}\n\nOf {plugin.distribution}.")(command)
         except SpecError as error:
             _add_failure(app, cmd_name, error)
         return typer.main.get_command(app)
-
-
-def _add_command(app: typer.Typer, name: str, job: JobEntry) -> None:
-    """The command of a plug-in's job."""
-    if job.key is None:
-        raise SpecError(f"job {JOBS.with_origin(name)} is a step of flows only: use `stx run`")
-    command = job.command_function() or spec_command(name)
-    text = job.help or getdoc(command) or ""
-    app.command(name, help=f"{text}\n\nOf {JOBS.plugins[name].distribution}.")(command)
 
 
 def _add_failure(app: typer.Typer, name: str, error: SpecError) -> None:
@@ -121,13 +124,8 @@ def application() -> typer.Typer:
         if job.key is not None:
             add(name, job.command_function() or spec_command(name), job.help)
     add("run", run_flow, HELP)
-    add("init", init)
-    command: Callable[..., None]
-    for command in (submit, show, diff, search, evaluate, export):
-        add(command.__name__, command)
-    add("import", import_ranking)
-    for command in (doctor, bench, verify, rollback, forget, gc):
-        add(command.__name__, command)
+    for name, function in _COMMANDS.items():
+        add(name, resolve_name(function))
     app.add_typer(spec, name="spec")
     return app
 

@@ -29,8 +29,14 @@ def end_after(command: Callable[[], None]) -> None:
                 stream.flush()
         os._exit(code & 0xFF)
 
+    def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        """Print an error that is none of ours, as Python does, without what is secret in it."""
+        for part in traceback.format_exception(kind, error, trace):
+            for line in part.rstrip("\n").split("\n"):
+                print(redact(line), file=sys.stderr)
+
     atexit.register(end)
-    sys.excepthook = _show
+    sys.excepthook = show
     try:
         command()
         code = 0
@@ -38,10 +44,3 @@ def end_after(command: Callable[[], None]) -> None:
         # As the interpreter: without a code it is 0, and 1 where there is a message instead.
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
         raise
-
-
-def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print an error that is none of ours, as Python does, without what is secret in it."""
-    for part in traceback.format_exception(kind, error, trace):
-        for line in part.rstrip("\n").split("\n"):
-            print(redact(line), file=sys.stderr)

@@ -62,11 +62,15 @@ class Status:
         self.progress: Progress | None = None
         self._began = began
         self._ended = threading.Event()
-        drawn = can_draw(sys.stderr)
-        self._interval_s = 0.0 if drawn else _line_interval_s()
-        show = self._draw if drawn else self._print_lines
-        self._stderr = _own_stderr()
-        self._thread = threading.Thread(target=show, name="status", daemon=True)
+        self._interval_s = 0.0 if can_draw(sys.stderr) else _line_interval_s()
+        # Past the filter, and open to the terminal while Ray's start closes it to others.
+        stderr = sys.stderr.stream if isinstance(sys.stderr, Filtered) else sys.stderr
+        self._stderr: TextIO
+        try:
+            self._stderr = os.fdopen(os.dup(stderr.fileno()), "w", encoding=stderr.encoding)
+        except (OSError, ValueError):  # in a notebook, or a test
+            self._stderr = stderr
+        self._thread = threading.Thread(target=self._show, name="status", daemon=True)
 
     def start(self) -> None:
         """Begin to show."""
@@ -94,19 +98,20 @@ class Status:
             self._stderr.write(json.dumps(values) + "\n")
             self._stderr.flush()
 
-    def _print_lines(self) -> None:
-        while not self._ended.wait(self._interval_s):
-            self.print_line()
-
-    def _draw(self) -> None:
-        wait_s = max(0.0, self._began + _FIRST_DRAWING_S - time.monotonic())
+    def _show(self) -> None:
+        wait_s = self._interval_s or max(0.0, self._began + _FIRST_DRAWING_S - time.monotonic())
         while not self._ended.wait(wait_s):
-            wait_s = _SECONDS_BETWEEN_DRAWINGS
-            STATUS.draw(self._stderr, self._picture())
+            if self._interval_s:
+                self.print_line()
+            else:
+                STATUS.draw(self._stderr, self._picture())
+                wait_s = _SECONDS_BETWEEN_DRAWINGS
 
     def _picture(self) -> list[str]:
         width = _width(self._stderr)
-        elapsed = _clock(time.monotonic() - self._began)
+        minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
+        hours, minutes = divmod(minutes, 60)
+        elapsed = f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
         now = self.progress
         if now is None:
             name = current_phase()
@@ -121,15 +126,6 @@ class Status:
         counts = _fit(f"{rows} · {units} · {elapsed}", width - len(full) - len(rest), self._stderr)
         facts = _fit("  " + " · ".join(_facts(now)), width, self._stderr)
         return [f"{_style(full, '36')}{_style(rest, '2')}{counts}", _style(facts, "2")]
-
-
-def _own_stderr() -> TextIO:
-    """Stderr past the filter, and open to the terminal while Ray's start closes it to others."""
-    stderr = sys.stderr.stream if isinstance(sys.stderr, Filtered) else sys.stderr
-    try:
-        return os.fdopen(os.dup(stderr.fileno()), "w", encoding=stderr.encoding)
-    except (OSError, ValueError):  # in a notebook, or a test
-        return stderr
 
 
 def _facts(now: "Progress") -> Iterator[str]:
@@ -160,13 +156,6 @@ def _facts(now: "Progress") -> Iterator[str]:
         yield f"{name} {share:.0%}"
     if now.padding is not None:
         yield f"padding {now.padding:.0%}"
-
-
-def _clock(seconds: float) -> str:
-    """``0:07``, ``1:02:09``: it moves every second."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _width(stream: TextIO) -> int:
