@@ -178,6 +178,7 @@ def name(unit):
     return f"unit at {unit['start']}"
 
 
+@pytest.mark.faults
 def test_a_unit_that_ends_its_actors_ends_the_run_and_is_named(cluster):
     with pytest.raises(StoreError, match="unit at 3: 4 actors or nodes were lost"):
         list(run(UNITS, read, [StageSpec(EndActor)], only_start, "ray", name=name))

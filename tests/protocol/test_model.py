@@ -40,6 +40,8 @@ from stx_core.store.snapshot import (
 )
 from stx_core.store.verify import find_problems
 
+pytestmark = pytest.mark.faults
+
 ROOT = "sim://bucket/out"
 SCHEMA = pa.schema(
     [("id", pa.string()), ("embedding", pa.list_(pa.field("element", pa.float32()), 1))]

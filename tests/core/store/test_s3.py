@@ -281,6 +281,7 @@ def test_beyond_the_clients_attempts_the_whole_call_is_repeated_and_counted(trou
     assert retries.take_counts() == {"503": 4}
 
 
+@pytest.mark.faults
 def test_a_store_that_slows_us_down_for_long_is_not_taken_for_empty(troubled):
     troubled(*[SLOW_DOWN] * 1000)
 
