@@ -71,6 +71,7 @@ def _show_quarantined(
 
 def _show_snapshot(path: str, output: str | None, version: int | None) -> None:
     """Describe a version and its outputs; also whether one is held, and the last `verify`."""
+    from stx.pipelines.telemetry.history import history_url
     from stx.pipelines.telemetry.report import page_url
     from stx_core.store import log
     from stx_core.store.files.filesystem import list_names
@@ -91,6 +92,9 @@ def _show_snapshot(path: str, output: str | None, version: int | None) -> None:
     page = page_url(path, info.version)
     if list_names(page.rpartition("/")[0]):
         say(f"  report: {page}")
+    folder, _, history = history_url(path).rpartition("/")
+    if history in list_names(folder):
+        say(f"  history: {folder}/{history}")
     for name, part in info.outputs.items():
         if output not in (None, name):
             continue

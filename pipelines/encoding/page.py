@@ -1,23 +1,31 @@
 """The page of an encode run, beside its snapshot: HTML that needs no other file, and Markdown.
 
-All of it comes from the run's records, whose counts add up, and from the log; no data file is read.
+All of it comes from the run's records, whose counts add up, and from the log. Only for the nearest
+neighbours of some rows are a few data files read.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from stx.pipelines.encoding.plan import EncodePlan
 from stx.pipelines.engine.job import Committed
+from stx.pipelines.quality.neighbours import Version, sample_neighbours
 from stx.pipelines.spec.parts import Resources
 from stx.pipelines.telemetry import sections
 from stx.pipelines.telemetry.report import Report
 from stx.pipelines.telemetry.unit_counts import Totals, add_up
 from stx_core.page import Section, share
 from stx_core.store.files.urls import redact
+
+_ROWS_WITH_NEIGHBOURS = 8
+# A vector of float16 numbers that was normalised is as near to 1.
+_ROUNDING_OF_NORMS = 1e-3
+_PLACES = ("nearest", "second", "third")
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,8 @@ def with_encode_page(run: EncodeRun) -> Report:
             "are in the counts of rows, not in times, speeds and cost."
         )
     notes.append(
-        "Lengths and norms are of the rows in files that the run wrote, carried or encoded."
+        "Lengths and norms are of the rows in files that the run wrote, carried or encoded. All "
+        "versions beside each other: history.html, one folder above this page."
     )
     return sections.with_page(
         run.report,
@@ -92,6 +101,8 @@ def _sections(run: EncodeRun) -> Iterator[Section]:
     yield from sections.throughput(run.committed.fresh, run.committed.began)
     for name, facts in run.committed.info.outputs.items():
         yield from _histograms(run, name, facts["type"])
+    for name, facts in run.committed.info.outputs.items():
+        yield from _neighbours(run, Version(run.units(name), facts), name)
     units = {name: run.units(name) for name in run.committed.info.outputs}
     yield from sections.quarantine(run.report.output, units)
     yield sections.stages(run.committed.fresh)
@@ -161,13 +172,26 @@ def _total(records: pa.Table, name: str) -> int:
 def _histograms(run: EncodeRun, name: str, kind: str) -> Iterator[Section]:
     """How long the texts are, and the vectors."""
     totals = run.totals[name]
-    tokens = totals.tokens
+    tokens, norms = totals.tokens, totals.norms
     cut = _total(run.units(name), "n_truncated")
     extra = [("texts cut", cut), ("share cut", share(cut, tokens.n))]
-    yield from sections.histogram(f"Tokens per text: {name}", "texts", tokens, extra)
+    yield from sections.histogram(f"Tokens per text: {name}", "texts", tokens, "token", extra=extra)
     if kind == "sparse":
         yield from sections.histogram(
-            f"Non-zero numbers per vector: {name}", "vectors", totals.entries
+            f"Non-zero numbers per vector: {name}", "vectors", totals.entries, "number"
         )
+    elif norms.n and max(norms.high - 1, 1 - norms.low) <= _ROUNDING_OF_NORMS:
+        yield Section(f"Norms: {name}", ("what", "number"), [("vectors, each of norm 1", norms.n)])
     else:
-        yield from sections.histogram(f"Norms: {name}", "vectors", totals.norms)
+        yield from sections.histogram(f"Norms: {name}", "vectors", norms, "norm")
+
+
+def _neighbours(run: EncodeRun, output: Version, name: str) -> Iterator[Section]:
+    """A few rows and the rows nearest to them: a person sees whether they belong together."""
+    rows = []
+    for row in sample_neighbours(run.report.output, output, _ROWS_WITH_NEIGHBOURS):
+        cells = [(redact(id_), f"{cosine:.3f}") for id_, cosine in row.nearest]
+        rows.append([redact(row.id), *chain.from_iterable(cells)])
+    if rows and len(rows[0]) > 1:
+        header = ["row", *chain.from_iterable((place, "cosine") for place in _PLACES)]
+        yield Section(f"Nearest rows in a sample: {name}", header[: len(rows[0])], rows)

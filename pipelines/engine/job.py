@@ -23,13 +23,13 @@ from stx.pipelines.quality.gate import QualityGate
 from stx.pipelines.running import cluster, stream
 from stx.pipelines.running.activity import phase
 from stx.pipelines.spec.parts import Resources
+from stx.pipelines.telemetry.history import with_history
 from stx.pipelines.telemetry.report import Report, snapshot_report
 from stx.pipelines.telemetry.tracing import span
 from stx_core.errors import CommitConflict, SnapshotExpired
 from stx_core.store import clock
 from stx_core.store.commit import commit_snapshot
 from stx_core.store.files.s3 import use_options
-from stx_core.store.log_state import OutputFacts
 from stx_core.store.snapshot import SnapshotInfo
 
 logger = logging.getLogger(__name__)
@@ -187,9 +187,7 @@ def _run(job: Job[Any], plan: Plan, spec: Spec, *, view: View, began: float) -> 
         with span(start.job, run=start.claim.run, units=plan.n_due, rows=plan.n_due_rows):
             fresh, added = _stream(job.passes(plan, start), plan, start, view)
         seconds = time.monotonic() - streamed
-        facts: dict[str, OutputFacts] = {
-            name: {**own, **added.get(name, {})} for name, own in plan.facts.items()
-        }
+        facts: Facts = {name: {**own, **added.get(name, {})} for name, own in plan.facts.items()}
         records = pa.concat_tables([start.records, fresh])
         warnings = job.check(plan, records)
         keeps = None if job.scope == Scope() else job.scope.keeps
@@ -213,7 +211,8 @@ def _run(job: Job[Any], plan: Plan, spec: Spec, *, view: View, began: float) -> 
         report, warnings=[*warnings, *gate.warnings, *retention.warnings], lines=[*retention.lines]
     )
     with phase("writing the report"):
-        return job.report(report, plan, Committed(spec, info, records, fresh, worked))
+        report = job.report(report, plan, Committed(spec, info, records, fresh, worked))
+        return with_history(report, info, records, spec.resources.cost(report.seconds))
 
 
 def _stream(passes: Passes, plan: Plan, start: Start, view: View) -> tuple[pa.Table, Facts]:

@@ -1,10 +1,10 @@
-"""Overlap of nearest neighbours: a sample of rows, with their vectors in two snapshots.
+"""Nearest neighbours in a sample of rows: who they are, and how many of them stay.
 
 A bounded number of rows is read: those of a few new files, and of the files that hold the same rows
 of the same shards in the snapshot before. Rows of shards with another name are not found.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,11 @@ _FEWEST_ROWS = 5 * _K
 _FILES = 16
 _OLD_FILES_OF_ONE = 4
 
+# To be looked at: files, rows of each, neighbours of a row.
+_SHOWN_FILES = 4
+_SHOWN_ROWS = 128
+_SHOWN = 3
+
 # Norms below are those of vectors without direction.
 _SMALLEST_NORM = 1e-12
 
@@ -35,6 +40,19 @@ class Version:
 
     rows: pa.Table
     facts: OutputFacts
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """A row of an output, and those of a sample that are nearest to it.
+
+    Attributes:
+        id: of the row.
+        nearest: their ids and cosines, the nearest first.
+    """
+
+    id: str
+    nearest: Sequence[tuple[str, float]]
 
 
 def neighbour_overlap(root: str, before: Version, after: Version, n_rows: int) -> float | None:
@@ -64,6 +82,41 @@ def neighbour_overlap(root: str, before: Version, after: Version, n_rows: int) -
     old = _read(root, sample["old_file"], sample["old_row"], VECTOR_COLUMN[before.facts["type"]])
     new = _read(root, sample["file"], sample["row"], VECTOR_COLUMN[after.facts["type"]])
     return overlap(_cosines(old), _cosines(new), _K)
+
+
+def sample_neighbours(root: str, output: Version, n_rows: int) -> Iterator[Neighbours]:
+    """Rows of a few files with those nearest to them, by cosine, within a sample of these files.
+
+    Args:
+        root: the dataset.
+        output: rows of `ledger.RECORDS` or of the manifest, and what is known of the output.
+        n_rows: for so many rows, chosen by hashes; each text once.
+
+    Raises:
+        StoreError: a file cannot be read.
+    """
+    full = output.rows.filter(pc.greater(output.rows["file_rows"], 0))
+    # Keys are hashes: the first ones are a random choice.
+    files = full.sort_by("key").slice(0, _SHOWN_FILES)["file"].to_pylist()
+    columns = ["id", "content_hash", VECTOR_COLUMN[output.facts["type"]]]
+    tables = [_sampled_rows(join(root, file), columns) for file in files]
+    if not tables:
+        return
+    # Equal texts have equal vectors, and which of them is nearer is chance.
+    sample = pa.concat_tables(tables)
+    _, first = np.unique(sample["content_hash"].to_pylist(), return_index=True)
+    sample = sample.take(pa.array(first))
+    ids, cosines_SS = sample["id"].to_pylist(), _cosines(sample[columns[-1]])
+    np.fill_diagonal(cosines_SS, -np.inf)
+    for row, cosines_S in enumerate(cosines_SS[:n_rows]):
+        nearest = np.argsort(-cosines_S, kind="stable")[: min(_SHOWN, len(ids) - 1)].tolist()
+        yield Neighbours(str(ids[row]), [(str(ids[at]), float(cosines_S[at])) for at in nearest])
+
+
+def _sampled_rows(url: str, columns: Sequence[str]) -> pa.Table:
+    """The rows of a file with the smallest hashes of texts."""
+    hashes = read_columns(url, ["content_hash"])["content_hash"].to_pylist()
+    return read_columns(url, columns, np.sort(np.argsort(hashes, kind="stable")[:_SHOWN_ROWS]))
 
 
 def _common_rows(root: str, before: pa.Table, after: pa.Table) -> Iterator[pa.Table]:

@@ -74,7 +74,7 @@ def _sections(run: RankingRun) -> Iterator[Section]:
     yield from sections.throughput(run.timed, run.committed.began, run.rows_are)
     for name in run.committed.info.outputs:
         scores = add_up(run.units(name)).scores
-        yield from sections.histogram(f"Scores: {name}", "pairs", scores)
+        yield from sections.histogram(f"Scores: {name}", "pairs", scores, "score")
     yield from sections.quarantine(
         run.report.output, {name: run.units(name) for name in run.committed.info.outputs}
     )

@@ -18,9 +18,10 @@ from stx.pipelines.spec.file import public_values
 from stx.pipelines.telemetry.progress import by_stage
 from stx.pipelines.telemetry.report import Report, write_page
 from stx.pipelines.telemetry.unit_counts import FINISHED, read_json
+from stx_core.charts import bar_chart
 from stx_core.errors import StoreError
 from stx_core.histogram import Histogram, Lengths
-from stx_core.page import Section, bar_chart, html_page, markdown_page, share
+from stx_core.page import Section, html_page, markdown_page, share
 from stx_core.store.data_file import read_columns
 from stx_core.store.files.urls import join, redact
 
@@ -100,8 +101,9 @@ def throughput(records: pa.Table, began: float, rows_are: str = "rows") -> Itera
         "Throughput over time",
         {name: dict(enumerate(numbers.tolist()))},
         lambda place: place * step,
-        lambda edge: f"{edge:,.1f} s",
-        caption=[(f"Height: {name} per second, of units that were finished then.", "")],
+        "{:,.1f}".format,
+        axes=("seconds since the first unit was begun", f"{name} per second"),
+        caption=[(f"The {name} of a unit count when it is finished.", "")],
     )
     speeds = {f"{rows_are}/s": rows, "tokens/s": tokens}
     columns = {name: counts for name, counts in speeds.items() if counts.any()}
@@ -118,7 +120,12 @@ def computed(records: pa.Table, count: str, carried: str) -> pa.ChunkedArray:
 
 
 def histogram(
-    heading: str, what: str, counts: Histogram, extra: Sequence[tuple[str, object]] = ()
+    heading: str,
+    what: str,
+    counts: Histogram,
+    unit: str,
+    *,
+    extra: Sequence[tuple[str, object]] = (),
 ) -> Iterator[Section]:
     """Distribution of numbers: a chart and a table; nothing of no numbers.
 
@@ -126,6 +133,7 @@ def histogram(
         heading: of the section.
         what: is counted.
         counts: of it.
+        unit: of one of the numbers, a word whose plural ends in s.
         extra: more rows of the table.
     """
     if not counts.n:
@@ -146,7 +154,8 @@ def histogram(
         ("highest", format(counts.high, exact)),
         *extra,
     ]
-    chart = bar_chart(heading, {what: counts.bins}, counts.edge, label)
+    axes = (f"{unit}s", f"{what} per {unit}") if whole else (unit, f"{what} per 1 of the {unit}")
+    chart = bar_chart(heading, {what: counts.bins}, counts.edge, label, axes=axes)
     yield Section(heading, ("what", "number"), rows, chart)
 
 

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import pyarrow as pa
 
+from stx_core.charts import Chart, bar_chart
 from stx_core.mining.rules import REASONS, MiningRules
 from stx_core.mining.statistics import MEASURES, MiningCounts, ScoreCounts
-from stx_core.page import Chart, Section, bar_chart, html_page, markdown_page, share
+from stx_core.page import Section, html_page, markdown_page, share
 
 _SHORT_QUERIES = 20
 
@@ -110,6 +111,7 @@ def _histogram(positives: ScoreCounts, negatives: ScoreCounts) -> Chart:
         "Scores of positives and negatives",
         {"positive": positives.bins, "negative": negatives.bins},
         ScoreCounts.edge,
+        axes=("score", "share of the highest bar of its colour"),
         caption=[
             ("Scores of ", ""),
             ("■ positives", "first"),

@@ -7,6 +7,7 @@ import struct
 import subprocess
 import xml.etree.ElementTree as ElementTree
 import zlib
+from html import escape
 
 import numpy as np
 import pyarrow as pa
@@ -119,6 +120,16 @@ def test_sparse_outputs_show_their_entries_and_the_padding(corpus, spec_of, spla
     assert 0 < float(filling.rstrip("%")) < 100
     assert found["Outputs"][1] == ["computed in", "float32", "float32"]
     assert found["Outputs"][0] == ["what", "dense", "splade"]
+
+
+def test_vectors_of_norm_1_have_a_line_instead_of_a_chart(corpus, spec_of, static_model, tmp_path):
+    run_encode(spec_of(corpus, models={"dense": {"model": str(static_model), "normalize": True}}))
+
+    assert tables(page(tmp_path / "out"))["Norms: dense"][1:] == [
+        ["vectors, each of norm 1", "250"]
+    ]
+    assert page(tmp_path / "out", ending="html").count("<rect") > 0
+    assert "of the norm<" not in page(tmp_path / "out", ending="html")
 
 
 def test_quarantined_rows_are_shown_by_reason_and_id_and_never_with_their_text(
@@ -333,6 +344,36 @@ def test_a_browser_draws_it_without_complaint(bad_corpus, spec_of, tmp_path, sch
     assert done.returncode == 0, done.stderr
     assert "CONSOLE" not in done.stderr
     assert (max(corner(tmp_path / "page.png")) < 80) == is_dark
+
+
+WINDOW = """<iframe style="border:0;width:{width}px;height:900px" srcdoc="{page}"></iframe><script>
+onload = () => {{
+  const page = document.querySelector("iframe").contentDocument.documentElement
+  document.title = `${{page.scrollWidth}} of ${{page.clientWidth}}`
+}}</script>"""
+
+
+@pytest.mark.programs
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+@pytest.mark.parametrize("width", [375, 1280])
+def test_a_page_is_as_wide_as_its_window(bad_corpus, spec_of, tmp_path, width):
+    run_encode(spec_of(bad_corpus))
+    folder = tmp_path / "out/_stx/reports"
+
+    for file in (folder / "1/report.html", folder / "history.html"):
+        window = tmp_path / "window.html"
+        window.write_text(WINDOW.format(width=width, page=escape(file.read_text())))
+        done = subprocess.run(
+            [
+                CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom",
+                f"--user-data-dir={tmp_path / 'profile'}", window.as_uri(),
+            ],
+            capture_output=True, text=True, timeout=120, check=True,
+        )  # fmt: skip
+        content, inner = map(int, re.search(r"<title>(\d+) of (\d+)<", done.stdout).groups())
+        # A bar to scroll may take some of it.
+        assert width - 20 <= inner <= width
+        assert content <= inner
 
 
 def corner(png):
