@@ -45,6 +45,7 @@ soak: $(VENV)/dev.done
 	OMP_NUM_THREADS=2 SEED=$(SEED) FAULTS=$(FAULTS) $(BIN)/pytest -m soak tests/faults
 
 docs: $(VENV)/docs.done
+	$(BIN)/jupytext --quiet --to md --opt cell_metadata_filter=-all docs/notebooks/*.py
 	$(BIN)/zensical build --strict
 	@echo "open site/index.html"
 
@@ -69,4 +70,4 @@ $(VENV)/%.done: pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .venv-clients demo dist site .cache .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) .venv-clients demo dist site .cache .pytest_cache .ruff_cache .mypy_cache docs/notebooks/*.md
