@@ -55,6 +55,7 @@ def test_blocks_do_not_change_the_ranking(tmp_path, datasets, resources):
         assert_same(read_ranking(spec.output.path, output), expected)
 
 
+@pytest.mark.faults
 def test_ray_actors_give_the_same_files(tmp_path, datasets):
     here = spec_for(tmp_path / "here", *datasets)
     there = spec_for(
