@@ -101,9 +101,9 @@ def _sections(run: EncodeRun) -> Iterator[Section]:
     yield from sections.throughput(run.committed.fresh, run.committed.began)
     for name, facts in run.committed.info.outputs.items():
         yield from _histograms(run, name, facts["type"])
-    for name, facts in run.committed.info.outputs.items():
-        yield from _neighbours(run, Version(run.units(name), facts), name)
     units = {name: run.units(name) for name in run.committed.info.outputs}
+    for name, facts in run.committed.info.outputs.items():
+        yield from _neighbours(run, Version(units[name], facts), name)
     yield from sections.quarantine(run.report.output, units)
     yield sections.stages(run.committed.fresh)
     yield from sections.slowest(run.committed.fresh)

@@ -167,7 +167,7 @@ def _read(root: str) -> list[Figures]:
 
 def _complete(root: str, figures: Sequence[Figures]) -> list[Figures]:
     """The newest versions in their order, with those that only the log knows."""
-    by_version = {each.version: each for each in figures}
+    by_version = {version.version: version for version in figures}
     last = log.latest(root)
     kept = {int(version): entry for version, entry in last.state["kept"].items()} if last else {}
     # Where a dataset was deleted and made again, the file may know later versions of the old one.
